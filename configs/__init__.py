@@ -1,0 +1,1 @@
+"""Vocabulary, typed schema and loading of configurations."""

@@ -1,0 +1,215 @@
+"""Every option of an experiment, its type, its range and its default; the one home of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+
+from configs.vocabulary import Family
+
+
+def _require(condition: bool, key: str, value: Any, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{key} = {value!r}: must be {rule}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the data are and how they are read."""
+
+    dataset: str = "orbench"
+    """Name of the dataset's reader."""
+    root: str = "data"
+    """Folder that holds the dataset's own folder (for ORBench: the folder that contains ORBench/)."""
+    val_fraction: float = 0.1
+    """Share of training identities cut off for validation when train.select is val."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What an unreadable image does: end the run, or be left out, counted and listed."""
+    workers: int = -1
+    """Loader processes for each loader; -1 chooses by the cores left beside the compute threads."""
+    cache_dir: str = ""
+    """Folder of the memory-mapped uint8 cache of decoded images; empty = no cache."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of training images and captions; each modality draws its own."""
+
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    pad_crop: int = 0
+    """Black border in pixels, from which a window of the input size is cropped at random."""
+    erase: float = 0.0
+    """Probability of erasing one box (2 to 40 % of the area), filled with CLIP's mean after normalisation, as released."""
+    caption_mask: float = 0.0
+    """Share of caption tokens that are masked (80 %), replaced (10 %) or kept (10 %)."""
+    keep_eot: bool = True
+    """Never mask the end token of an empty caption. False is the released form."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank experts of the shared vision transformer, one per image modality."""
+
+    enabled: bool = True
+    mode: Literal["mlp", "all"] = "mlp"
+    """mlp: the two linears of the MLP. all: these and the attention's projections."""
+    layers: int = 2
+    """The last k blocks have experts."""
+    rank: int = 4
+    num_experts: int = 4
+    scale: Optional[float] = None
+    """Factor of the low-rank product; empty = 1/rank."""
+    train_base: bool = False
+    """Train the base weights under the experts as well."""
+
+
+@dataclass(frozen=True)
+class Reid5oConfig:
+    """Sizes of ReID5o. The defaults are CLIP ViT-B/16 at 384x128."""
+
+    init: str = "random"
+    """Initial weights: random, FILE.pt (OpenAI archive), hf:DIRECTORY-OR-HUB-ID, open_clip:MODEL/TAG, run:DIRECTORY."""
+    image_size: tuple[int, int] = (384, 128)
+    """Height and width in pixels."""
+    patch_size: int = 16
+    stride: int = 16
+    embed_dim: int = 512
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: Optional[int] = None
+    """Empty = vision_width / 64. 8 reproduces checkpoints trained before 2026-01-08."""
+    text_width: int = 512
+    text_layers: int = 12
+    text_heads: Optional[int] = None
+    text_length: int = 77
+    vocab_size: int = 49408
+    mmt_depth: int = 4
+    """Transformer blocks of the fusion."""
+    position_resize: Literal["bilinear", "bicubic"] = "bilinear"
+    """Interpolation of CLIP's position embedding; bilinear is the reference's."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        _require(min(self.image_size) >= self.patch_size, "model.image_size", self.image_size, "at least the patch size")
+        for name in ("patch_size", "stride", "embed_dim", "vision_width", "vision_layers", "text_width", "text_layers",
+                     "vocab_size", "mmt_depth"):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        _require(self.text_length >= 3, "model.text_length", self.text_length, "at least 3 (start, one piece, end)")
+        _require(self.lora.rank >= 1, "model.lora.rank", self.lora.rank, "at least 1")
+        _require(self.lora.num_experts >= 4, "model.lora.num_experts", self.lora.num_experts, "at least 4, one per image modality")
+        _require(0 <= self.lora.layers <= self.vision_layers, "model.lora.layers", self.lora.layers, "0..model.vision_layers")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    losses: dict[str, float] = field(default_factory=lambda: {"mm_sdm": 1.0, "id": 1.0})
+    """Weight of each loss. A losses table in a child file replaces the parent's."""
+    temperature: float = 0.02
+    """Temperature of sdm and itc in all forms (supitc keeps the reference's 0.07)."""
+    combinations_per_step: int = 11
+    """How many of the 11 fused combinations take part in a step, at least one of each size (3..11)."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over time."""
+
+    name: Literal["cosine", "linear", "exp", "poly", "poly_released", "step"] = "cosine"
+    interval: Literal["epoch", "step"] = "epoch"
+    """Change the rate once per epoch, as the reference, or at every optimiser step."""
+    warmup_epochs: float = 5.0
+    warmup_factor: float = 0.1
+    warmup_method: Literal["linear", "constant"] = "linear"
+    target_lr: float = 0.0
+    power: float = 0.9
+    milestones: tuple[int, ...] = (20, 50)
+    gamma: float = 0.1
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser and the multipliers of the parameter policy."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-5
+    eps: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    bias_weight_decay: float = 0.0
+    new_module_lr_factor: float = 5.0
+    """Multiplier for LoRA, fusion and classifier weights."""
+    bias_lr_factor: float = 2.0
+    """Multiplier for every bias; it replaces the factor for new modules, as released."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run itself."""
+
+    epochs: int = 60
+    batch_size: int = 64
+    """Rows of one forward pass; the effective batch is batch_size x accumulate for every loss but the contrastive ones."""
+    accumulate: int = 1
+    sampler: Literal["random", "identity"] = "random"
+    instances: int = 4
+    """Rows per identity under the identity sampler."""
+    drop_last: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    clip_norm: float = 0.0
+    """Largest gradient norm; 0 = no clipping."""
+    checkpoint_activations: bool = False
+    compile: bool = False
+    freeze: tuple[str, ...] = ()
+    """Patterns (regular expressions that match the whole name) of parameters that are not trained."""
+    init_from: str = ""
+    """Run directory whose weights (best, else last) start this run; nothing else is taken from it."""
+    select: Literal["val", "test", "last"] = "val"
+    """What chooses `best`: an identity-disjoint validation split, the test set (then every result says so), or the last epoch."""
+    eval_period: int = 5
+    """Epochs between two evaluations during training."""
+    log_period: int = 20
+    """Steps between two log lines; metrics.jsonl has every step."""
+    max_steps: int = 0
+    """Stop after so many steps; 0 = no limit. For trials and benchmarks."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation."""
+
+    batch_size: int = 512
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ap: Literal["sum", "trapezoid"] = "sum"
+    """Average precision: the reference's sum form, or the trapezoid of the Oxford protocol."""
+    memory_mb: int = 1024
+    """Budget of one block of similarities and its working copies."""
+    cache_device_mb: int = 2048
+    """Token cache on the compute device; what exceeds it goes to host memory, then to disk."""
+    cache_host_mb: int = 8192
+    max_rank: int = 50
+
+
+MODEL_CONFIGS: dict[Family, type] = {Family.REID5O: Reid5oConfig}
+"""Section `model` of each family."""
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment, complete. Sections are dataclasses of this module."""
+
+    family: Family
+    name: str
+    output_dir: str
+    seed: int
+    data: DataConfig
+    augment: AugmentConfig
+    model: Any
+    objective: ObjectiveConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    train: TrainConfig
+    eval: EvalConfig

@@ -1,0 +1,1 @@
+"""Records, readers, transforms, loaders and the rendered population."""

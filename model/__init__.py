@@ -1,0 +1,1 @@
+"""Models: inputs in, representations out; no loss."""

@@ -1,0 +1,1 @@
+"""Losses, objectives, training, evaluation and retrieval."""

@@ -1,0 +1,1 @@
+"""Objectives: a batch in, named weighted losses out; one file per family."""

@@ -1,0 +1,1 @@
+"""Tools that know nothing of ReID models or datasets; the lowest layer."""
