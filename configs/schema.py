@@ -30,6 +30,10 @@ class DataConfig:
     cache_dir: str = ""
     """Folder of the memory-mapped uint8 cache of decoded images; empty = no cache."""
 
+    def __post_init__(self) -> None:
+        _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "at least 0 and below 1")
+        _require(self.workers >= -1, "data.workers", self.workers, "-1 (choose) or a number of processes")
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -45,6 +49,11 @@ class AugmentConfig:
     """Share of caption tokens that are masked (80 %), replaced (10 %) or kept (10 %)."""
     keep_eot: bool = True
     """Never mask the end token of an empty caption. False is the released form."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "erase", "caption_mask"):
+            _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
+        _require(self.pad_crop >= 0, "augment.pad_crop", self.pad_crop, "0 or larger")
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,11 @@ class ObjectiveConfig:
     combinations_per_step: int = 11
     """How many of the 11 fused combinations take part in a step, at least one of each size (3..11)."""
 
+    def __post_init__(self) -> None:
+        _require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
+        _require(self.temperature > 0, "objective.temperature", self.temperature, "larger than 0")
+        _require(3 <= self.combinations_per_step <= 11, "objective.combinations_per_step", self.combinations_per_step, "3..11")
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -127,6 +141,10 @@ class ScheduleConfig:
     power: float = 0.9
     milestones: tuple[int, ...] = (20, 50)
     gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or larger")
+        _require(self.target_lr >= 0, "schedule.target_lr", self.target_lr, "0 or larger")
 
 
 @dataclass(frozen=True)
@@ -144,6 +162,12 @@ class OptimizerConfig:
     """Multiplier for LoRA, fusion and classifier weights."""
     bias_lr_factor: float = 2.0
     """Multiplier for every bias; it replaces the factor for new modules, as released."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optimizer.lr", self.lr, "larger than 0")
+        _require(self.eps > 0, "optimizer.eps", self.eps, "larger than 0")
+        for name in ("weight_decay", "bias_weight_decay", "new_module_lr_factor", "bias_lr_factor"):
+            _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or larger")
 
 
 @dataclass(frozen=True)
@@ -176,6 +200,16 @@ class TrainConfig:
     max_steps: int = 0
     """Stop after so many steps; 0 = no limit. For trials and benchmarks."""
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "accumulate", "eval_period", "log_period"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2")
+        _require(self.instances >= 1, "train.instances", self.instances, "at least 1")
+        _require(self.sampler == "random" or self.batch_size % self.instances == 0, "train.batch_size", self.batch_size,
+                 "a multiple of train.instances")
+        _require(self.clip_norm >= 0, "train.clip_norm", self.clip_norm, "0 (off) or larger")
+        _require(self.max_steps >= 0, "train.max_steps", self.max_steps, "0 (no limit) or larger")
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -191,6 +225,12 @@ class EvalConfig:
     """Token cache on the compute device; what exceeds it goes to host memory, then to disk."""
     cache_host_mb: int = 8192
     max_rank: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "memory_mb", "max_rank"):
+            _require(getattr(self, name) >= 1, f"eval.{name}", getattr(self, name), "at least 1")
+        for name in ("cache_device_mb", "cache_host_mb"):
+            _require(getattr(self, name) >= 0, f"eval.{name}", getattr(self, name), "0 or larger")
 
 
 MODEL_CONFIGS: dict[Family, type] = {Family.REID5O: Reid5oConfig}

@@ -1,0 +1,81 @@
+"""Checkpoints as files: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import atomic_path
+
+DISK_FULL_WORDS = ("no space left", "unexpected pos", "enforce fail", "file write failed", "disk quota")
+
+
+def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write `payload` (tensors and plain values) atomically: the previous file survives a full disk.
+
+    Raises UserError when the disk is full or the folder cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(dict(payload), temporary)
+    except (RuntimeError, OSError) as error:
+        # torch's zip writer reports a full disk as a RuntimeError with a text of its own.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or any(word in str(error).lower() for word in DISK_FULL_WORDS):
+            raise UserError(f"cannot write {path}: no space left on the device; the previous file is unchanged, "
+                            "free some space and start again") from error
+        raise
+
+
+def load_tensors(path: str | Path) -> Any:
+    """Read a file of torch.save with tensors and plain values only; nothing in it is executed.
+
+    Raises UserError when it is absent, truncated, or holds anything else (a pickle with code in it).
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no such checkpoint: {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} is refused: it holds more than tensors and plain values ({_first_line(error)}); "
+                        "nothing in it was executed; save the state dict alone") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} cannot be read as a checkpoint ({_first_line(error)}); it is truncated or damaged, "
+                        "copy it again") from error
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of ours: keys model, config, family, num_identities, epoch, step, and what the run recorded.
+
+    Raises UserError when the file is not one.
+    """
+    payload = load_tensors(path)
+    missing = [key for key in ("model", "config", "family", "num_identities") if not isinstance(payload, dict) or key not in payload]
+    if missing:
+        raise UserError(f"{path} is not a checkpoint of this project (no {', '.join(missing)}); for an official ReID5o "
+                        "checkpoint pass the flat configs.yaml beside it as --config")
+    return payload
+
+
+def fingerprint_state(state: Mapping[str, Tensor]) -> str:
+    """Return a 16-digit digest of names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]

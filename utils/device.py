@@ -1,0 +1,43 @@
+"""The compute device and its arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import torch
+
+from utils.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(text: str) -> torch.device:
+    """Return the device for auto, cpu, cuda, cuda:N or mps. Raises UserError for another word or an absent device."""
+    if text == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(name)
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
+        raise UserError(f"unknown device {text!r}: use auto, cpu, cuda, cuda:N or mps")
+    if text == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps is not available here: use --device auto")
+    if text.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(text.partition(":")[2] or 0)
+        if index >= count:
+            raise UserError(f"device {text} is not available here ({count} CUDA devices): use --device auto")
+    return torch.device(text)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """Return the autocast context of a precision fp32, bf16 or fp16; weights stay float32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def describe_device(device: torch.device) -> str:
+    """One phrase for the log: `cuda:0 (NVIDIA H100)` or `cpu`."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
