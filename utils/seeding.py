@@ -6,7 +6,6 @@ import hashlib
 import random
 
 import numpy as np
-import torch
 
 
 def stream_seed(*key: int | str) -> int:
@@ -22,6 +21,9 @@ def stream(*key: int | str) -> random.Random:
 
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators."""
+    # Imported here: whoever only draws streams (rendering processes) need not wait seconds for torch.
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
