@@ -1,0 +1,234 @@
+"""Token embeddings of encoded sources, kept on the compute device, then in host memory, then on disk.
+
+Shapes: N slots (one per encoded source), n rows of one request, L tokens of a source, K width of a stored token.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheBudget:
+    """Bytes of token embeddings on the compute device and in host memory; what exceeds both goes to disk.
+
+    directory: where the file of the disk tier is made, empty = the system's temporary folder.
+    """
+
+    device_bytes: int
+    host_bytes: int
+    directory: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BankShape:
+    """Token embeddings of equal shape: which slots (n,) int64, how many tokens each, how wide a plain and a prepared one."""
+
+    slots: Tensor
+    length: int
+    plain_width: int
+    prepared_width: int
+    dtype: torch.dtype
+
+    def bytes(self, prepared: bool) -> int:
+        """Bytes of all rows in that form."""
+        width = self.prepared_width if prepared else self.plain_width
+        return len(self.slots) * self.length * width * self.dtype.itemsize
+
+
+def store_prepared(shapes: Sequence[BankShape], budget: CacheBudget) -> bool:
+    """Whether to keep prepared tokens (True) or plain ones.
+
+    Rule: prepared when all of them fit the device and host budgets together. A prepared token is wider (three times, for
+    a query-key-value projection) but computed once per source; reading that much more from disk would cost more than
+    the projection it saves.
+    """
+    return sum(shape.bytes(prepared=True) for shape in shapes) <= budget.device_bytes + budget.host_bytes
+
+
+class TokenCache:
+    """Rows of token embeddings by slot; equal values whichever tier holds them.
+
+    Sources of equal shape share a bank, so that one request may mix modalities. Rows fill the tiers in the order of
+    the shapes given. A context manager: leaving it removes the disk tier's file.
+    """
+
+    def __init__(self, num_slots: int, shapes: Sequence[BankShape], *, device: torch.device, budget: CacheBudget) -> None:
+        """Allocate every tier. Raises UserError when the disk tier does not fit its folder."""
+        self.device = device
+        self.prepared = store_prepared(shapes, budget)
+        self._bank_of = torch.full((num_slots,), -1, dtype=torch.int64)
+        self._row_of = torch.full((num_slots,), -1, dtype=torch.int64)
+        self._left = {"device": budget.device_bytes, "host": budget.host_bytes}
+        self._used = {"device": 0, "host": 0, "disk": 0}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._directory = budget.directory
+        self._banks: list[_Bank] = []
+        grouped: dict[tuple[int, int, torch.dtype], list[Tensor]] = {}
+        for shape in shapes:
+            width = shape.prepared_width if self.prepared else shape.plain_width
+            grouped.setdefault((shape.length, width, shape.dtype), []).append(shape.slots)
+        try:
+            for (length, width, dtype), slots in grouped.items():
+                self._add_bank(torch.cat(slots), length, width, dtype)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add_bank(self, slots: Tensor, length: int, width: int, dtype: torch.dtype) -> None:
+        self._bank_of[slots] = len(self._banks)
+        self._row_of[slots] = torch.arange(len(slots))
+        row_bytes = length * width * dtype.itemsize
+        tiers: list[_Tier] = []
+        start = 0
+        for name in ("device", "host", "disk"):
+            remaining = len(slots) - start
+            rows = remaining if name == "disk" else min(remaining, self._left[name] // row_bytes)
+            if rows:
+                tiers.append(_Tier(start, start + rows, self._allocate(name, rows * length * width, dtype).view(rows, length, width)))
+                self._used[name] += rows * row_bytes
+                if name != "disk":
+                    self._left[name] -= rows * row_bytes
+                start += rows
+        self._banks.append(_Bank(length, width, dtype, tuple(tiers)))
+
+    def _allocate(self, tier: str, numel: int, dtype: torch.dtype) -> Tensor:
+        if tier == "device":
+            return torch.empty(numel, dtype=dtype, device=self.device)
+        if tier == "host":
+            return torch.empty(numel, dtype=dtype, pin_memory=self.device.type == "cuda")
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="tokens-", dir=self._directory or None)
+        path = Path(self._folder.name) / f"bank{len(self._banks)}.bin"
+        reserve_file(path, numel * dtype.itemsize)
+        return torch.from_file(str(path), shared=True, size=numel, dtype=dtype)
+
+    def put(self, slots: Tensor, values: Tensor) -> None:
+        """Store `values` (n, L, K) under `slots` (n,) int64 on the CPU, all of one bank."""
+        bank = self._bank(slots)
+        bank.write(self._row_of[slots], values.to(bank.dtype))
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """Return the rows of `slots` (n,) int64 on the CPU, all of one bank, as (n, L, K) on the compute device."""
+        return self._bank(slots).read(self._row_of[slots], self.device)
+
+    def length(self, slot: int) -> int:
+        """Number of tokens of a slot."""
+        return self._banks[int(self._bank_of[slot])].length
+
+    def lengths(self, slots: Tensor) -> Tensor:
+        """Number of tokens of each slot (n,) int64."""
+        per_bank = torch.tensor([bank.length for bank in self._banks], dtype=torch.int64)
+        return per_bank[self._bank_of[slots]]
+
+    @property
+    def used_mb(self) -> dict[str, float]:
+        """Megabytes allocated per tier."""
+        return {name: round(size / MEGABYTE, 1) for name, size in self._used.items()}
+
+    def close(self) -> None:
+        """Free every tier and remove the disk tier's file."""
+        self._banks = []
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> TokenCache:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _bank(self, slots: Tensor) -> _Bank:
+        index = int(self._bank_of[slots[0]])
+        assert index >= 0 and bool((self._bank_of[slots] == index).all()), "slots of one request must be stored in one bank"
+        return self._banks[index]
+
+
+def reserve_file(path: Path, size: int) -> None:
+    """Create a file of `size` bytes whose blocks exist. Raises UserError when the disk has no room.
+
+    A sparse file would end the process by a signal at the first write that finds the disk full.
+    """
+    try:
+        with open(path, "wb") as stream:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, size)
+            else:
+                stream.truncate(size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(f"no room for {size / MEGABYTE:.0f} MB of cached tokens in {path.parent.parent}: raise "
+                            "eval.cache_host_mb, or point TMPDIR to a larger disk") from error
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Tier:
+    """Rows start..stop of a bank: data (stop - start, L, K)."""
+
+    start: int
+    stop: int
+    data: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Bank:
+    length: int
+    width: int
+    dtype: torch.dtype
+    tiers: tuple[_Tier, ...]
+
+    def write(self, rows: Tensor, values: Tensor) -> None:
+        for tier, selected in self._split(rows):
+            data = values if selected is None else values[selected.to(values.device)]
+            own = rows if selected is None else rows[selected]
+            tier.data.index_copy_(0, (own - tier.start).to(tier.data.device), data.to(tier.data.device))
+
+    def read(self, rows: Tensor, device: torch.device) -> Tensor:
+        parts = self._split(rows)
+        if len(parts) == 1:
+            return _fetch(parts[0][0], rows, device)
+        found = torch.empty((len(rows), self.length, self.width), dtype=self.dtype, device=device)
+        for tier, selected in parts:
+            assert selected is not None
+            found.index_copy_(0, selected.to(device), _fetch(tier, rows[selected], device))
+        return found
+
+    def _split(self, rows: Tensor) -> list[tuple[_Tier, Tensor | None]]:
+        """Return the tiers that hold some of `rows` with the positions they hold; None = all of them."""
+        if len(self.tiers) == 1:
+            return [(self.tiers[0], None)]
+        parts: list[tuple[_Tier, Tensor | None]] = []
+        for tier in self.tiers:
+            positions = torch.nonzero((rows >= tier.start) & (rows < tier.stop)).squeeze(1)
+            if len(positions) == len(rows):
+                return [(tier, None)]
+            if len(positions):
+                parts.append((tier, positions))
+        return parts
+
+
+def _fetch(tier: _Tier, rows: Tensor, device: torch.device) -> Tensor:
+    own = rows - tier.start
+    if tier.data.device == device:
+        return tier.data.index_select(0, own.to(device))
+    if device.type != "cuda":
+        return tier.data.index_select(0, own).to(device)
+    # A pinned staging buffer lets the copy overlap with the computation before it.
+    staging = torch.empty((len(own), *tier.data.shape[1:]), dtype=tier.data.dtype, pin_memory=True)
+    torch.index_select(tier.data, 0, own, out=staging)
+    return staging.to(device, non_blocking=True)
