@@ -1,0 +1,81 @@
+"""Learning rates against the reference's lists and hand-worked values."""
+
+from __future__ import annotations
+
+import json
+import typing
+from pathlib import Path
+
+import pytest
+
+from configs.schema import ScheduleConfig
+from solver.lr_schedule import SHAPES, ScheduleSpec, learning_rate, schedule_position
+from utils.errors import UserError
+
+GOLDEN = json.loads((Path(__file__).parent / "golden/reid5o/schedules.json").read_text(encoding="utf-8"))["schedules"]
+OPTIONS: dict[str, dict] = {
+    "cosine": {"name": "cosine"},
+    "step": {"name": "step"},
+    "linear": {"name": "linear"},
+    "exp": {"name": "exp"},
+    "poly": {"name": "poly_released"},
+    "cosine_constant_warmup": {"name": "cosine", "warmup_method": "constant"},
+    "cosine_target_lr_1e-6": {"name": "cosine", "target_lr": 1e-6},
+    "poly_target_lr_1e-6": {"name": "poly_released", "target_lr": 1e-6},
+}
+
+
+@pytest.mark.parametrize("key", GOLDEN)
+def test_golden(key: str) -> None:
+    spec = ScheduleSpec(epochs=60, **OPTIONS[key])
+    rates = [learning_rate(epoch, 1e-5, spec) for epoch in range(61)]
+    assert rates == pytest.approx(GOLDEN[key], rel=1e-12, abs=1e-22)
+
+
+def test_poly_falls_to_the_target() -> None:
+    spec = ScheduleSpec(name="poly", epochs=10, warmup_epochs=0, power=2.0, target_lr=1.0)
+    assert [learning_rate(epoch, 5.0, spec) for epoch in (0, 5, 9, 10)] == pytest.approx([5.0, 2.0, 1.04, 1.0])
+
+
+def test_the_released_poly_rises() -> None:
+    spec = ScheduleSpec(name="poly_released", epochs=60)
+    rates = [learning_rate(epoch, 1.0, spec) for epoch in range(5, 61)]
+    assert rates == sorted(rates) and rates[0] == pytest.approx(0.9) and rates[-1] == pytest.approx(1.0)
+
+
+def test_fractions_of_an_epoch_lie_between_its_ends() -> None:
+    spec = ScheduleSpec(name="cosine", epochs=12, warmup_epochs=2, warmup_factor=0.5)
+    assert learning_rate(0.0, 8.0, spec) == 4.0
+    assert learning_rate(1.0, 8.0, spec) == 6.0
+    assert learning_rate(1.5, 8.0, spec) == 7.0
+    assert learning_rate(2.0, 8.0, spec) == 8.0
+    assert learning_rate(7.0, 8.0, spec) == pytest.approx(4.0)
+    assert learning_rate(11.9, 8.0, spec) < learning_rate(11.5, 8.0, spec)
+
+
+def test_position_of_a_step() -> None:
+    assert [schedule_position(step, 4, "epoch") for step in (0, 3, 4, 11)] == [0, 0, 1, 2]
+    assert [schedule_position(step, 4, "step") for step in (0, 3, 4, 11)] == [0, 0.75, 1, 2.75]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_is_defined_without_and_within_and_beyond_the_run(name: str) -> None:
+    for epochs, warmup in ((3, 0), (3, 5), (5, 5), (8, 2.5)):
+        spec = ScheduleSpec(name=name, epochs=epochs, warmup_epochs=warmup)
+        rates = [learning_rate(quarter / 4, 1e-3, spec) for quarter in range(4 * epochs + 8)]
+        assert all(0.0 <= rate <= 1e-3 * (1 + 1e-12) for rate in rates)
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        ScheduleSpec(name="cosin", epochs=3)
+    with pytest.raises(UserError, match="warmup_method = 'linaer' is not known: did you mean 'linear'"):
+        ScheduleSpec(name="cosine", epochs=3, warmup_method="linaer")
+    with pytest.raises(UserError, match="has no effect under step"):
+        ScheduleSpec(name="step", epochs=3, target_lr=1e-6)
+    with pytest.raises(UserError, match="ascending"):
+        ScheduleSpec(name="step", epochs=3, milestones=(5, 2))
+
+
+def test_the_schema_names_exactly_these_shapes() -> None:
+    assert set(typing.get_args(typing.get_type_hints(ScheduleConfig)["name"])) == set(SHAPES)
