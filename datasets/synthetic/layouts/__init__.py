@@ -1,0 +1,1 @@
+"""One module per dataset layout; each plans which picture goes to which path and writes the annotation files."""
