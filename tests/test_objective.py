@@ -1,0 +1,234 @@
+"""ReID5o's objective against sums written out over separate encodings and fusions."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import solver.objectives.reid5o as module
+from configs.schema import LoraConfig, ObjectiveConfig, Reid5oConfig
+from configs.vocabulary import COMBINATIONS, Combination, Family, Modality
+from datasets.structures import Batch
+from model.build import build_reid5o, initialise_reid5o
+from model.interface import RetrievalModel, Tokens
+from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
+from solver.objectives.build import OBJECTIVES, build_objective
+from solver.objectives.reid5o import FUSED, Reid5oObjective, batch_rank1, fuse_combinations
+from utils.errors import UserError
+
+NIR, CP, SK, TEXT = (Modality.NIR, Modality.CP, Modality.SK, Modality.TEXT)
+PERSON_IDS = torch.tensor([2, 0, 2, 1, 3])
+ALL_LOSSES = {"itc": 0.5, "sdm": 2.0, "mm_itc": 1.0, "mm_sdm": 0.25, "mm_supitc": 1.5, "mm_cmpm": 0.75, "id": 3.0}
+
+
+class CountingModel(nn.Module):
+    """A small model in float64 that counts its calls; images have four tokens, texts three."""
+
+    embed_dim = 6
+    num_identities = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.mix = nn.Parameter(torch.randn(6, 6, generator=generator, dtype=torch.float64))
+        self.classifier = nn.Parameter(torch.randn(4, 6, generator=generator, dtype=torch.float64))
+        self.calls: Counter[str] = Counter()
+
+    def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
+        return self.encode_batch({Modality(modality): inputs})[Modality(modality)]
+
+    def encode_batch(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tokens]:
+        self.calls["encode_batch"] += 1
+        tokens = {kind: rows.double() * (1 + 0.1 * index) @ self.mix for index, (kind, rows) in enumerate(inputs.items())}
+        return {kind: Tokens(tokens=rows, pooled=rows[:, 0]) for kind, rows in tokens.items()}
+
+    def prepare(self, tokens: Tensor) -> Tensor:
+        self.calls["prepare"] += 1
+        return torch.cat([tokens, tokens.sin()], dim=2)
+
+    def fuse_prepared(self, prepared: Tensor) -> Tensor:
+        self.calls["fuse_prepared"] += 1
+        self.calls["fused rows"] += len(prepared)
+        return (prepared[:, :, :6] * prepared[:, :, 6:]).tanh().mean(dim=1) @ self.mix
+
+    def fuse(self, members: Sequence[Tokens]) -> Tensor:
+        return self.fuse_prepared(self.prepare(torch.cat([member.tokens for member in members], dim=1)))
+
+    def identity_logits(self, features: Tensor) -> Tensor:
+        self.calls["classified rows"] += len(features)
+        return features @ self.classifier.T
+
+
+def example_inputs() -> dict[Modality, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    lengths = {Modality.RGB: 4, NIR: 4, CP: 4, SK: 4, TEXT: 3}
+    return {kind: torch.randn(5, length, 6, generator=generator, dtype=torch.float64) for kind, length in lengths.items()}
+
+
+def expected_terms(model: RetrievalModel, inputs: Mapping[Modality, Tensor], fused: Sequence[Combination],
+                   temperature: float) -> dict[str, Tensor]:
+    """Every unweighted term, each modality encoded and each combination fused on its own."""
+    encoded = model.encode_batch(inputs)
+    rgb = encoded[Modality.RGB].pooled
+    features = {(kind,): encoded[kind].pooled for kind in (NIR, CP, SK, TEXT)}
+    features |= {combination: model.fuse([encoded[kind] for kind in combination]) for combination in fused}
+    pair = {
+        "itc": lambda other: itc_loss(rgb, other, temperature=temperature),
+        "sdm": lambda other: sdm_loss(rgb, other, PERSON_IDS, temperature=temperature),
+        "supitc": lambda other: supitc_loss(rgb, other, PERSON_IDS),
+        "cmpm": lambda other: cmpm_loss(rgb, other, PERSON_IDS),
+    }
+    terms = {f"{name}/{kind.value}": pair[name](features[kind,]) for name in ("itc", "sdm") for kind in (NIR, CP, SK, TEXT)}
+    for name, loss in pair.items():
+        for size, group in enumerate(("one", "two", "three", "four"), start=1):
+            values = [loss(feature) for combination, feature in features.items() if len(combination) == size]
+            if values:
+                terms[f"mm_{name}/{group}"] = sum(values) / len(values)
+    each = [identity_loss(model.identity_logits(feature), PERSON_IDS) for feature in (rgb, *features.values())]
+    terms["id"] = sum(each) / len(each)
+    return terms
+
+
+@pytest.mark.parametrize("losses", [ALL_LOSSES, {"mm_sdm": 1.0, "id": 1.0}, {"mm_itc": 1.0}, {"sdm": 1.0, "id": 0.5}])
+def test_every_term_and_the_total(losses: dict[str, float]) -> None:
+    model, inputs = CountingModel(), example_inputs()
+    output = Reid5oObjective(losses=losses, temperature=0.3).evaluate(model, inputs, PERSON_IDS, FUSED)
+    expected = expected_terms(model, inputs, FUSED, 0.3)
+    wanted = {name: losses[name.split("/")[0]] * value for name, value in expected.items() if name.split("/")[0] in losses}
+    assert set(output.losses) == set(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(output.losses[name], value, rtol=1e-12, atol=1e-12, msg=name)
+    torch.testing.assert_close(output.total, sum(wanted.values()))
+
+
+def test_the_real_model_gives_the_same_stacked_and_apart() -> None:
+    config = Reid5oConfig(image_size=(32, 16), embed_dim=64, vision_width=64, vision_layers=2, text_width=64, text_layers=1,
+                          text_length=7, vocab_size=50, mmt_depth=1, lora=LoraConfig(layers=1))
+    torch.manual_seed(0)
+    model = build_reid5o(config, num_identities=4)
+    initialise_reid5o(model, config)
+    inputs = {kind: torch.randn(5, 3, 32, 16) for kind in (Modality.RGB, NIR, CP, SK)}
+    inputs[TEXT] = torch.randint(1, 50, (5, 7))
+    combinations = FUSED[1:9]
+    output = Reid5oObjective(losses={"mm_sdm": 1.0, "id": 1.0}, temperature=0.3).evaluate(
+        model, inputs, PERSON_IDS, combinations)
+    expected = expected_terms(model, inputs, combinations, 0.3)
+    for name, value in output.losses.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+    output.total.backward()
+    untouched = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert not untouched
+
+
+def test_each_combination_gets_its_own_fusion() -> None:
+    model = CountingModel()
+    encoded = model.encode_batch(example_inputs())
+    for combinations in (FUSED, FUSED[3:8]):
+        fused = fuse_combinations(model, encoded, combinations)
+        assert list(fused) == list(combinations)
+        for combination, feature in fused.items():
+            torch.testing.assert_close(feature, model.fuse([encoded[kind] for kind in combination]))
+
+
+def batch_of(inputs: dict[Modality, Tensor]) -> Batch:
+    boxes = {NIR: torch.ones(5, 4, dtype=torch.int64)}
+    return Batch(inputs=inputs, erased=boxes, person_ids=PERSON_IDS, record_ids=torch.arange(5))
+
+
+def test_a_step_encodes_once_prepares_once_and_fuses_equal_lengths_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Modality, bool]] = []
+
+    def double_it(kind: Modality, rows: Tensor, erased: Tensor | None = None) -> Tensor:
+        seen.append((kind, erased is not None))
+        return 2 * rows
+
+    monkeypatch.setattr(module, "model_input", double_it)
+    model, inputs = CountingModel(), example_inputs()
+    output = Reid5oObjective(losses={"mm_sdm": 1.0, "id": 1.0}, temperature=0.3).step(model, batch_of(inputs), 0)
+    assert seen == [(kind, kind is NIR) for kind in inputs]
+    assert model.calls == {"encode_batch": 1, "prepare": 4, "fuse_prepared": 5, "fused rows": 55, "classified rows": 80}
+    doubled = {kind: 2 * rows for kind, rows in inputs.items()}
+    torch.testing.assert_close(output.losses["id"], expected_terms(model, doubled, FUSED, 0.3)["id"])
+
+
+def test_single_losses_alone_fuse_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "model_input", lambda kind, rows, erased=None: rows)
+    for losses, fused in (({"itc": 1.0, "sdm": 1.0, "id": 0.0}, 0), ({"itc": 1.0, "id": 1.0}, 5), ({"mm_cmpm": 1.0}, 5)):
+        model = CountingModel()
+        Reid5oObjective(losses=losses, temperature=0.3).step(model, batch_of(example_inputs()), 7)
+        assert model.calls["fuse_prepared"] == fused
+
+
+def test_rows_may_be_permuted() -> None:
+    model, inputs, order = CountingModel(), example_inputs(), torch.tensor([4, 2, 0, 3, 1])
+    objective = Reid5oObjective(losses=ALL_LOSSES, temperature=0.3)
+    plain = objective.evaluate(model, inputs, PERSON_IDS, FUSED)
+    permuted = objective.evaluate(model, {kind: rows[order] for kind, rows in inputs.items()}, PERSON_IDS[order], FUSED)
+    torch.testing.assert_close(permuted.losses, plain.losses)
+    torch.testing.assert_close(permuted.diagnostics, plain.diagnostics)
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+def test_drawn_combinations(count: int) -> None:
+    objective = Reid5oObjective(losses={"mm_sdm": 1.0}, temperature=0.1, combinations_per_step=count, seed=3)
+    draws = [objective.combinations(step) for step in range(300)]
+    for drawn in draws:
+        assert len(set(drawn)) == len(drawn) == count and {len(combination) for combination in drawn} == {2, 3, 4}
+        assert sorted(drawn, key=COMBINATIONS.index) == list(drawn)
+    assert draws == [objective.combinations(step) for step in range(300)]
+    shares = Counter(itertools.chain.from_iterable(draws))
+    assert set(shares) == set(FUSED)
+    pairs = [shares[combination] for combination in FUSED if len(combination) == 2]
+    assert max(pairs) - min(pairs) < 90
+
+
+def test_seed_and_step_decide_the_draw() -> None:
+    one, two = (Reid5oObjective(losses={"id": 1.0}, temperature=0.1, combinations_per_step=3, seed=seed) for seed in (1, 2))
+    assert len({one.combinations(step) for step in range(40)}) > 10
+    assert [one.combinations(step) for step in range(9)] != [two.combinations(step) for step in range(9)]
+
+
+def test_a_mean_is_taken_over_the_drawn_combinations() -> None:
+    model, inputs = CountingModel(), example_inputs()
+    drawn = ((NIR, TEXT), (CP, SK), (NIR, CP, SK), (NIR, CP, SK, TEXT))
+    output = Reid5oObjective(losses=ALL_LOSSES, temperature=0.3).evaluate(model, inputs, PERSON_IDS, drawn)
+    expected = expected_terms(model, inputs, drawn, 0.3)
+    for name in ("mm_sdm/two", "mm_supitc/three", "mm_itc/one", "id"):
+        torch.testing.assert_close(output.losses[name], ALL_LOSSES[name.split("/")[0]] * expected[name], msg=name)
+
+
+def test_rank1_in_the_batch() -> None:
+    gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    query = torch.tensor([[2.0, 0.1], [3.0, 0.1], [0.1, 5.0], [0.0, -4.0]])
+    assert batch_rank1(query, gallery, torch.tensor([0, 0, 1, 3])).item() == pytest.approx(75.0)
+    output = Reid5oObjective(losses={"sdm": 1.0}, temperature=0.3).evaluate(CountingModel(), example_inputs(), PERSON_IDS, ())
+    assert list(output.diagnostics) == ["batch_rank1/one"] and not output.diagnostics["batch_rank1/one"].requires_grad
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"losses": {"mm_sdn": 1.0}}, "mm_sdn.*did you mean 'mm_sdm'"),
+    ({"losses": {"id": -1.0}}, "objective.losses.id = -1.0"),
+    ({"losses": {"id": float("nan")}}, "finite"),
+    ({"losses": {"id": 0.0}}, "no loss with a weight above 0"),
+    ({"losses": {}}, "no loss"),
+    ({"temperature": 0.0}, "temperature = 0.0"),
+    ({"combinations_per_step": 2}, "3 to 11"),
+    ({"combinations_per_step": 12}, "3 to 11"),
+])
+def test_wrong_options_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Reid5oObjective(**({"losses": {"id": 1.0}, "temperature": 0.1} | change))
+
+
+def test_the_table_builds_every_family() -> None:
+    assert set(OBJECTIVES) == set(Family)
+    config = ObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4)
+    objective = build_objective(Family.REID5O, config, seed=6)
+    assert isinstance(objective, Reid5oObjective)
+    twin = Reid5oObjective(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4, seed=6)
+    assert objective.weights == twin.weights and objective.combinations(5) == twin.combinations(5)
