@@ -1,0 +1,277 @@
+"""Metrics against hand-worked 5 x 5 cases, and against a plain loop over sorted rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import UserError
+from utils.exclusion import RULES
+from utils.metrics import Labels, MetricOptions, evaluate, evaluate_features
+
+# Five queries and five gallery items; every row of scores ranks the gallery 0, 1, 2, 3, 4.
+DESCENDING = [[5.0, 4.0, 3.0, 2.0, 1.0]] * 5
+QUERY = {"ids": [1, 1, 2, 3, 9], "cameras": [1, 3, 1, 3, 1], "clothes": [0, 1, 5, 7, 2]}
+GALLERY = {"ids": [2, 1, 1, 3, 1], "cameras": [2, 1, 3, 2, 2], "clothes": [5, 0, 1, 8, 1]}
+
+# Per query the ranks of the matches that the rule keeps, worked out by hand from the two tables above.
+KEPT_RANKS = {
+    "none": [[2, 3, 5], [2, 3, 5], [1], [4], []],
+    # Query 0 (camera 1) loses item 1, query 1 (camera 3) loses item 2.
+    "same_camera": [[2, 4], [2, 4], [1], [4], []],
+    # Query 0 loses item 1 (camera, clothes 0), query 1 items 2 and 4 (clothes 1), query 2 item 0 (clothes 5).
+    "same_camera_or_clothes": [[2, 4], [2], [], [4], []],
+    # Query 0 loses 1 (camera), 2 and 4 (clothes 1); query 1 loses 1 (clothes 0) and 2 (camera); query 3 loses 3.
+    "same_camera_or_other_clothes": [[], [3], [1], [], []],
+    "same_clothes": [[2, 4], [2], [], [4], []],
+    "other_clothes": [[2], [2, 4], [1], [], []],
+    # Queries 1 and 3 (camera 3) lose items 0, 3 and 4 (camera 2), whoever they show.
+    "sysu": [[2, 3, 5], [1, 2], [1], [], []],
+}
+
+
+def run_case(rule: str, **options: object) -> object:
+    return evaluate(
+        DESCENDING, QUERY["ids"], GALLERY["ids"], query_cameras=QUERY["cameras"], gallery_cameras=GALLERY["cameras"],
+        query_clothes=QUERY["clothes"], gallery_clothes=GALLERY["clothes"], rule=rule, **options,
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_five_by_five(rule: str) -> None:
+    result = run_case(rule, max_rank=5)
+    kept = [ranks for ranks in KEPT_RANKS[rule] if ranks]
+    assert result.unmatched == tuple(row for row, ranks in enumerate(KEPT_RANKS[rule]) if not ranks)
+    assert (result.queries, result.gallery, result.absent) == (len(kept), 5, (4,))
+    assert result.first_rank.tolist() == [ranks[0] if ranks else 0 for ranks in KEPT_RANKS[rule]]
+    expected_ap = [sum((place + 1) / rank for place, rank in enumerate(ranks)) / len(ranks) for ranks in kept]
+    assert result.mAP == pytest.approx(100 * sum(expected_ap) / len(kept), abs=1e-12)
+    assert result.mINP == pytest.approx(100 * sum(len(ranks) / ranks[-1] for ranks in kept) / len(kept), abs=1e-12)
+    for rank in range(1, 6):
+        assert result[f"R{rank}"] == pytest.approx(100 * sum(ranks[0] <= rank for ranks in kept) / len(kept), abs=1e-12)
+
+
+def test_figures_written_out() -> None:
+    result = run_case("none")
+    # AP 1/3 (1/2 + 2/3 + 3/5) = 53/90 twice, 1 and 1/4; INP 3/5 twice, 1 and 1/4; first ranks 2, 2, 1, 4.
+    assert result.ap[:4] == pytest.approx([100 * 53 / 90, 100 * 53 / 90, 100.0, 25.0], abs=1e-12)
+    assert math.isnan(result.ap[4]) and math.isnan(result.inp[4])
+    assert result.mAP == pytest.approx((53 / 90 * 2 + 1.25) / 4 * 100, abs=1e-12)
+    assert result["mINP"] == pytest.approx((0.6 * 2 + 1.25) / 4 * 100, abs=1e-12)
+    assert (result.R1, result.R5, result.R10) == (25.0, 100.0, 100.0)
+    assert result.cmc[:4].tolist() == [25.0, 75.0, 75.0, 100.0] and len(result.cmc) == 50
+
+
+def test_trapezoid_by_hand() -> None:
+    result = run_case("none", ap="trapezoid")
+    # Ranks 2, 3, 5: before/at 0/1, 1/2; 1/2, 2/3; 2/4, 3/5. Rank 1: 1, 1. Rank 4: 0, 1/4.
+    three = ((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2 + (2 / 4 + 3 / 5) / 2) / 3
+    assert result.ap[:4] == pytest.approx([100 * three, 100 * three, 100.0, 12.5], abs=1e-12)
+
+
+def test_persons_counted_once_under_the_identity_curve() -> None:
+    result = run_case("none", cmc="identity")
+    # Persons by their best item: 2, 1, 3. Person 3 stands at place 3 although its item has rank 4.
+    assert result.first_rank.tolist() == [2, 2, 1, 3, 0]
+    assert result.mAP == run_case("none").mAP
+    # Camera 3 drops items 0, 3, 4: persons left are 1 alone.
+    assert run_case("sysu", cmc="identity").first_rank.tolist() == [2, 1, 1, 0, 0]
+
+
+def test_cut_before_and_after_the_exclusion() -> None:
+    # Without item 1, query 0 has matches at ranks 2 and 4, which were 3 and 5.
+    before = run_case("same_camera", ap_topk=3)
+    assert before.ap[0] == pytest.approx(100 * 1 / 2, abs=1e-12)
+    after = run_case("same_camera", ap_depth=3)
+    assert after.ap[0] == pytest.approx(100 * 1 / 2, abs=1e-12)
+    assert math.isnan(run_case("same_camera", ap_topk=2).ap[0])
+    assert run_case("same_camera", ap_depth=2).ap[0] == pytest.approx(100 * 1 / 2, abs=1e-12)
+    # The curve and INP do not see the cut.
+    assert before.mINP == run_case("same_camera").mINP and before.R5 == run_case("same_camera").R5
+
+
+def test_matched_queries_without_a_positive_in_the_cut() -> None:
+    # Only query 2 has its match at rank 1; query 4 has none at all.
+    assert run_case("none", ap_depth=1).mAP == pytest.approx(100 / 4)
+    assert run_case("none", ap_depth=1, no_positive="zero_matched").mAP == pytest.approx(100 / 4)
+    assert run_case("none", ap_depth=1, no_positive="skip").mAP == pytest.approx(100)
+
+
+INSTRUCTIONS = {
+    "query_instructions": [[1.0, 0.0]] * 5,
+    # Cosines with every query: 1, 0.8, 0.6, 0, -1.
+    "gallery_instructions": [[2.0, 0.0], [0.8, 0.6], [0.3, 0.4], [0.0, 3.0], [-1.0, 0.0]],
+}
+
+
+def test_thresholds_by_hand() -> None:
+    taus = (-1, 0.5, 0.7, 1.0, 1.1)
+    result = run_case("none", thresholds=taus, **INSTRUCTIONS)
+    # Queries 0 and 1 have matches at ranks 2, 3, 5 with cosines 0.8, 0.6, -1; query 2 at rank 1 with 1; query 3 at 4 with 0.
+    expected = {-1: [53 / 90, 53 / 90, 1, 1 / 4], 0.5: [7 / 12, 7 / 12, 1, 0], 0.7: [1 / 2, 1 / 2, 1, 0], 1.0: [0, 0, 1, 0],
+                1.1: [0, 0, 0, 0]}
+    positives = {-1: 4, 0.5: 3, 0.7: 3, 1.0: 1, 1.1: 0}
+    share = {-1: 8 / 8, 0.5: 5 / 8, 0.7: 3 / 8, 1.0: 1 / 8, 1.1: 0}
+    for tau in taus:
+        name = f"mAP@{tau:g}"
+        assert result[name] == pytest.approx(100 * sum(expected[tau]) / 5, abs=1e-12)
+        assert result.kept_share[name] == pytest.approx(share[tau])
+        assert result.threshold_queries[name] == 5
+        matched = run_case("none", thresholds=taus, no_positive="zero_matched", **INSTRUCTIONS)
+        assert matched[name] == pytest.approx(100 * sum(expected[tau]) / 4, abs=1e-12)
+        skipped = run_case("none", thresholds=taus, no_positive="skip", **INSTRUCTIONS)
+        assert skipped.threshold_queries[name] == positives[tau]
+        if positives[tau]:
+            assert skipped[name] == pytest.approx(100 * sum(expected[tau]) / positives[tau], abs=1e-12)
+        else:
+            assert math.isnan(skipped[name])
+
+
+def test_threshold_invariances() -> None:
+    random = np.random.default_rng(0)
+    similarity, ids, gallery_ids = random.standard_normal((20, 60)), random.integers(0, 5, 20), random.integers(0, 5, 60)
+    query, gallery = random.standard_normal((20, 7)), random.standard_normal((60, 7))
+    options = {"thresholds": (-1.0, 0.25, 1.0), "ap_depth": 30}
+    result = evaluate(similarity, ids, gallery_ids, query_instructions=query, gallery_instructions=gallery, **options)
+    scaled = evaluate(similarity, ids, gallery_ids, query_instructions=query * 1e-3,
+                      gallery_instructions=gallery * np.arange(1, 61)[:, None], **options)
+    assert dict(scaled) == pytest.approx(dict(result), abs=1e-12)
+    assert result["mAP@-1"] == result.mAP and result["mAP@1"] == 0.0 and result.mAP > result["mAP@0.25"] > 0
+    alike = evaluate(similarity, ids, gallery_ids, query_instructions=np.tile(query[:1], (20, 1)),
+                     gallery_instructions=np.tile(3 * query[:1], (60, 1)), **options)
+    assert alike["mAP@1"] == alike.mAP == result.mAP and alike.kept_share["mAP@1"] == 1.0
+
+
+def loop_metrics(similarity: np.ndarray, ids: np.ndarray, gallery_ids: np.ndarray, dropped: np.ndarray) -> dict[str, float]:
+    """AP, INP, CMC by walking down each sorted row."""
+    values: dict[str, list[float]] = {"mAP": [], "mINP": [], "R1": [], "R5": [], "R10": []}
+    for row in range(len(similarity)):
+        order = [item for item in np.argsort(-similarity[row], kind="stable") if not dropped[row, item]]
+        good = [place + 1 for place, item in enumerate(order) if gallery_ids[item] == ids[row]]
+        if not good:
+            continue
+        values["mAP"].append(np.mean([np.sum(np.array(good) <= rank) / rank for rank in good]))
+        values["mINP"].append(len(good) / max(good))
+        for rank in (1, 5, 10):
+            values[f"R{rank}"].append(min(good) <= rank)
+    return {name: 100 * float(np.mean(entries)) for name, entries in values.items()}
+
+
+@pytest.mark.parametrize("digits", [None, 1, 0])
+@pytest.mark.parametrize("gallery_size", [1, 7, 120])
+def test_random_rankings_equal_the_loop(digits: int | None, gallery_size: int) -> None:
+    random = np.random.default_rng(gallery_size)
+    similarity = random.standard_normal((40, gallery_size)).astype(np.float32)
+    similarity = similarity if digits is None else np.round(similarity, digits)
+    ids, gallery_ids = random.integers(0, 8, 40), random.integers(0, 6, gallery_size)
+    ids[0] = gallery_ids[0]
+    cameras, gallery_cameras = random.integers(0, 3, 40), random.integers(0, 3, gallery_size)
+    cameras[0] = gallery_cameras[0] + 1
+    for rule in ("none", "same_camera"):
+        dropped = (ids[:, None] == gallery_ids) & (cameras[:, None] == gallery_cameras) & (rule == "same_camera")
+        result = evaluate(similarity, ids, gallery_ids, query_cameras=cameras, gallery_cameras=gallery_cameras, rule=rule)
+        assert dict(result) == pytest.approx(loop_metrics(similarity, ids, gallery_ids, dropped), abs=1e-9)
+
+
+def test_perfect_worst_and_tied_rankings() -> None:
+    ids, gallery_ids = [0, 1], [0, 1] * 6
+    perfect = evaluate(np.equal.outer(ids, gallery_ids).astype(float), ids, gallery_ids)
+    assert set(perfect.values()) == {100.0}
+    worst = evaluate(-np.equal.outer(ids, gallery_ids).astype(float), ids, gallery_ids)
+    assert worst.R5 == 0.0 and worst.R10 == 100.0 and worst.mINP == 50.0
+    # All scores equal: the ranking is the gallery's order, so item 0 leads.
+    tied = evaluate(np.zeros((2, 12)), ids, gallery_ids)
+    assert tied.first_rank.tolist() == [1, 2] and tied.R1 == 50.0
+
+
+def test_input_kinds_and_block_sizes_agree() -> None:
+    random = np.random.default_rng(2)
+    features, gallery = torch.from_numpy(random.standard_normal((30, 12))).float(), torch.from_numpy(random.standard_normal((90, 12))).float()
+    ids, gallery_ids = random.integers(0, 9, 30), random.integers(0, 9, 90)
+    similarity = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(gallery, dim=1).t()
+    names = np.array([f"person {label}" for label in range(9)])
+    expected = evaluate(similarity, ids, gallery_ids)
+    others = [
+        evaluate(similarity.tolist(), ids.tolist(), gallery_ids.tolist()),
+        evaluate(similarity.numpy(), names[ids].tolist(), names[gallery_ids].astype(object)),
+        evaluate(similarity, torch.from_numpy(ids), torch.from_numpy(gallery_ids).int(), memory_mb=0.001),
+        evaluate_features(features, gallery, Labels(ids=ids), Labels(ids=gallery_ids), memory_mb=0.001),
+        evaluate_features(features * 3, gallery, Labels(ids=ids), Labels(ids=gallery_ids), memory_mb=1000),
+    ]
+    for other in others:
+        assert dict(other) == dict(expected)
+        assert np.array_equal(other.ap, expected.ap, equal_nan=True)
+        assert np.array_equal(other.first_rank, expected.first_rank)
+
+
+def test_unknown_cameras_never_match_and_strings_name_clothes() -> None:
+    result = evaluate([[1.0, 2.0]], [1], [1, 1], query_cameras=[-1], gallery_cameras=[-1, 4], rule="same_camera")
+    assert result.mINP == 100.0
+    clothes = {"query_clothes": ["1"], "gallery_clothes": ["1", "1C"]}
+    assert evaluate([[2.0, 1.0]], [1], [1, 1], rule="same_clothes", **clothes).mINP == 100.0
+    assert evaluate([[2.0, 1.0]], [1], [2, 1], rule="same_clothes", **clothes).mINP == 50.0
+
+
+def test_nothing_matches() -> None:
+    result = evaluate([[1.0, 2.0]], [5], [1, 2])
+    assert result.queries == 0 and result.unmatched == (0,) and math.isnan(result.mAP) and math.isnan(result.R1)
+    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert document["mAP"] is None and document["unmatched"] == [0] and document["per_query"]["first_rank"] == [0]
+    assert evaluate(np.zeros((0, 2)), [], [1, 2]).queries == 0
+
+
+def test_result_is_frozen_and_a_mapping() -> None:
+    result = run_case("none", thresholds=(0.25,), **INSTRUCTIONS)
+    assert list(result) == ["R1", "R5", "R10", "mAP", "mINP", "mAP@0.25"] and len(result) == 6
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.queries = 3
+    with pytest.raises(KeyError, match="R51"):
+        result["R51"]
+    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert document["mAP@0.25"] == result["mAP@0.25"] and document["kept_share"]["mAP@0.25"] == 5 / 8
+    assert document["per_query"]["ap"][2] == 100.0 and document["per_query"]["ap"][4] is None
+
+
+SIMILARITY = np.zeros((2, 3))
+WRONG = {
+    "query_ids has 3 entries": lambda: evaluate(SIMILARITY, [1, 2, 3], [1, 2, 3]),
+    "gallery_ids has 2 entries": lambda: evaluate(SIMILARITY, [1, 2], [1, 2]),
+    "query_cameras has 1 entries": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], query_cameras=[1],
+                                                    gallery_cameras=[1, 2, 3], rule="same_camera"),
+    "needs query_cameras": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], rule="same_camera"),
+    "did you mean 'same_camera'": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], rule="same_cam"),
+    "gallery is empty": lambda: evaluate(np.zeros((2, 0)), [1, 2], []),
+    "not finite in row 1": lambda: evaluate([[0.0], [math.nan]], [1, 2], [1]),
+    "matrix": lambda: evaluate([0.0, 1.0], [1, 2], [1]),
+    "real numbers": lambda: evaluate([["a"]], [1], [1]),
+    "they never match": lambda: evaluate(SIMILARITY, ["1", "2"], [1, 2, 3]),
+    "integers or strings": lambda: evaluate(SIMILARITY, [1.5, 2.0], [1.0, 2.0, 3.0]),
+    "flat lists": lambda: evaluate(SIMILARITY, [[1], [2]], [1, 2, 3]),
+    "ap = 'area'": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], ap="area"),
+    "no_positive = 'drop'": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], no_positive="drop"),
+    "ap_depth = 0": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], ap_depth=0),
+    "max_rank = None": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], max_rank=None),
+    "memory_mb = 0": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], memory_mb=0),
+    "thresholds need": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5]),
+    "query_instructions row 1 is zero": lambda: evaluate(
+        SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], query_instructions=[[1.0], [0.0]], gallery_instructions=[[1.0]] * 3),
+    "gallery_instructions has 2 rows": lambda: evaluate(
+        SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], query_instructions=[[1.0]] * 2, gallery_instructions=[[1.0]] * 2),
+    "3 dimensions": lambda: evaluate_features(torch.ones(2, 3), torch.ones(3, 4), Labels(ids=[1, 2]), Labels(ids=[1, 2, 3])),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_input_is_one_sentence(message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        WRONG[message]()
+
+
+def test_options_are_checked_when_made() -> None:
+    with pytest.raises(UserError, match="cmc = 'person'"):
+        MetricOptions(cmc="person")
