@@ -20,6 +20,9 @@ from utils.errors import UserError
 
 MEGABYTE = 1 << 20
 
+PINNED_BLOCK_BYTES = 256 * MEGABYTE
+"""Pinned memory is taken in blocks: the allocator rounds each up to a power of two, which would double a large one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheBudget:
@@ -68,7 +71,8 @@ class TokenCache:
 
     def __init__(self, num_slots: int, shapes: Sequence[BankShape], *, device: torch.device, budget: CacheBudget) -> None:
         """Allocate every tier. Raises UserError when the disk tier does not fit its folder."""
-        self.device = device
+        # With its index: `cuda` and `cuda:0` are the same device but not equal.
+        self.device = torch.empty(0, device=device).device
         self.prepared = store_prepared(shapes, budget)
         self._bank_of = torch.full((num_slots,), -1, dtype=torch.int64)
         self._row_of = torch.full((num_slots,), -1, dtype=torch.int64)
@@ -97,12 +101,14 @@ class TokenCache:
         for name in ("device", "host", "disk"):
             remaining = len(slots) - start
             rows = remaining if name == "disk" else min(remaining, self._left[name] // row_bytes)
-            if rows:
-                tiers.append(_Tier(start, start + rows, self._allocate(name, rows * length * width, dtype).view(rows, length, width)))
-                self._used[name] += rows * row_bytes
-                if name != "disk":
-                    self._left[name] -= rows * row_bytes
-                start += rows
+            block = max(1, PINNED_BLOCK_BYTES // row_bytes) if name == "host" and self.device.type == "cuda" else max(1, rows)
+            for first in range(start, start + rows, block):
+                count = min(block, start + rows - first)
+                tiers.append(_Tier(first, first + count, self._allocate(name, count * length * width, dtype).view(count, length, width)))
+            self._used[name] += rows * row_bytes
+            if name != "disk":
+                self._left[name] -= rows * row_bytes
+            start += rows
         self._banks.append(_Bank(length, width, dtype, tuple(tiers)))
 
     def _allocate(self, tier: str, numel: int, dtype: torch.dtype) -> Tensor:

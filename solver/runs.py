@@ -1,0 +1,125 @@
+"""Trained models as files: a run directory, a checkpoint of ours with its configuration, or a released checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from configs.load import build_experiment, load_experiment, parse_overrides
+from configs.schema import ExperimentConfig
+from configs.vocabulary import Family
+from model.build import build_model
+from model.interface import RetrievalModel
+from model.official import build_official, is_flat_config, read_flat_config, read_official_state, reid5o_sizes
+from utils.checkpoint_io import fingerprint_state, load_checkpoint
+from utils.errors import UserError
+
+CONFIG_FILE, BEST_FILE, LAST_FILE = "config.yaml", "best.pth", "last.pth"
+SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedModel:
+    """A model with its weights, in eval mode, and where they came from.
+
+    fingerprint: digest of the weights. selected_on: the split that chose this checkpoint, empty = unknown.
+    trained_on: fingerprint of the training data, empty = unknown.
+    """
+
+    config: ExperimentConfig
+    model: RetrievalModel
+    checkpoint: Path
+    fingerprint: str
+    selected_on: str = ""
+    epoch: int | None = None
+    step: int | None = None
+    trained_on: str = ""
+
+
+def open_run(run: str | Path, checkpoint: str = "", overrides: Sequence[str] = (), device: torch.device | None = None) -> TrainedModel:
+    """Load a run directory. checkpoint: best, last or a file; empty = best, else last. Raises UserError."""
+    directory = Path(run)
+    if not directory.is_dir():
+        raise UserError(f"no such run directory: {directory}; train one, or use --config FILE --checkpoint FILE")
+    if not (directory / CONFIG_FILE).is_file():
+        raise UserError(f"{directory} is not a run directory: it has no {CONFIG_FILE}; give the folder that train.py made")
+    return open_checkpoint(directory / CONFIG_FILE, find_checkpoint(directory, checkpoint), overrides, device)
+
+
+def find_checkpoint(directory: Path, name: str) -> Path:
+    """Return the file of `best`, `last`, a file name, or (empty) best, else last. Raises UserError when it is absent."""
+    candidates = {"": (BEST_FILE, LAST_FILE), "best": (BEST_FILE,), "last": (LAST_FILE,)}.get(name)
+    paths = [directory / entry for entry in candidates] if candidates else [Path(name), directory / name]
+    for path in paths:
+        if path.is_file():
+            return path
+    present = ", ".join(sorted(path.name for path in directory.glob("*.pth"))) or "none"
+    raise UserError(f"no checkpoint {name or BEST_FILE} in {directory}; there: {present}")
+
+
+def open_checkpoint(
+    config: str | Path, checkpoint: str | Path, overrides: Sequence[str] = (), device: torch.device | None = None
+) -> TrainedModel:
+    """Load a checkpoint with its configuration: ours, or the flat configs.yaml of a released run with its best.pth."""
+    if is_flat_config(config):
+        trained = _open_official(Path(config), Path(checkpoint), overrides)
+    else:
+        trained = _open_ours(Path(config), Path(checkpoint), overrides)
+    if isinstance(trained.model, nn.Module):
+        trained.model.eval().to(device or torch.device("cpu"))
+    return trained
+
+
+def _open_ours(config_file: Path, checkpoint: Path, overrides: Sequence[str]) -> TrainedModel:
+    config = load_experiment(config_file, overrides)
+    content = load_checkpoint(checkpoint)
+    if content["family"] != config.family.value:
+        raise UserError(f"{checkpoint} is of family {content['family']}, {config_file} of {config.family.value}; "
+                        "give the configuration that lies beside the checkpoint")
+    model = build_model(config.family, config.model, int(content["num_identities"]))
+    load_weights(model, content["model"], str(checkpoint))
+    return TrainedModel(
+        config=config, model=model, checkpoint=checkpoint, fingerprint=fingerprint_state(content["model"]),
+        selected_on=str(content.get("selected_on") or ""), epoch=content.get("epoch"), step=content.get("step"),
+        trained_on=str(content.get("data_fingerprint") or ""),
+    )
+
+
+def _open_official(config_file: Path, checkpoint: Path, overrides: Sequence[str]) -> TrainedModel:
+    flat = read_flat_config(config_file)
+    state = read_official_state(checkpoint)
+    released: dict[str, Any] = {"family": Family.REID5O.value, "name": str(flat.get("name", "released")),
+                                "model": dataclasses.asdict(reid5o_sizes(state, flat)), "data": {}, "eval": {}}
+    for section, key, source in (("data", "root", "root_dir"), ("eval", "batch_size", "test_batch_size")):
+        if source in flat:
+            released[section][key] = flat[source]
+    config = build_experiment([(str(config_file), released), ("command line", parse_overrides(overrides))])
+    model = build_official(state, config.model, str(checkpoint))
+    return TrainedModel(config=config, model=model, checkpoint=checkpoint, fingerprint=fingerprint_state(state))
+
+
+def load_weights(model: RetrievalModel, state: Mapping[str, Tensor], where: str) -> None:
+    """Copy a state dict into a model, every entry accounted for. Raises UserError that lists what does not fit."""
+    assert isinstance(model, nn.Module)
+    own = model.state_dict()
+    shapes = [f"{name} {tuple(state[name].shape)} (the model: {tuple(own[name].shape)})"
+              for name in sorted(own.keys() & state.keys()) if own[name].shape != state[name].shape]
+    problems = [_listed("missing", sorted(own.keys() - state.keys())), _listed("unexpected", sorted(state.keys() - own.keys())),
+                _listed("of another shape", shapes)]
+    if any(problems):
+        raise UserError(f"{where} does not fit its configuration: {'; '.join(filter(None, problems))}; "
+                        "give the configuration that it was trained with")
+    model.load_state_dict(state, strict=True)
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} entries {what}: {', '.join(names[:SHOWN])}{more}"
