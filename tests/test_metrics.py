@@ -142,9 +142,12 @@ def test_threshold_invariances() -> None:
                       gallery_instructions=gallery * np.arange(1, 61)[:, None], **options)
     assert dict(scaled) == pytest.approx(dict(result), abs=1e-12)
     assert result["mAP@-1"] == result.mAP and result["mAP@1"] == 0.0 and result.mAP > result["mAP@0.25"] > 0
-    alike = evaluate(similarity, ids, gallery_ids, query_instructions=np.tile(query[:1], (20, 1)),
-                     gallery_instructions=np.tile(3 * query[:1], (60, 1)), **options)
-    assert alike["mAP@1"] == alike.mAP == result.mAP and alike.kept_share["mAP@1"] == 1.0
+    # One direction per person, at many lengths: cosines of 1 up to rounding, and of -1 from the opposite side.
+    person, lengths = random.standard_normal((5, 7)), np.arange(1, 61)[:, None] / 7
+    for tau, sign in ((1.0, 1), (-1.0, -1)):
+        alike = evaluate(similarity, ids, gallery_ids, query_instructions=person[ids], thresholds=(tau,), ap_depth=30,
+                         gallery_instructions=sign * lengths * person[gallery_ids])
+        assert alike[f"mAP@{tau:g}"] == result.mAP and alike.kept_share[f"mAP@{tau:g}"] == 1.0
 
 
 def loop_metrics(similarity: np.ndarray, ids: np.ndarray, gallery_ids: np.ndarray, dropped: np.ndarray) -> dict[str, float]:
@@ -191,7 +194,7 @@ def test_perfect_worst_and_tied_rankings() -> None:
 
 def test_input_kinds_and_block_sizes_agree() -> None:
     random = np.random.default_rng(2)
-    features, gallery = torch.from_numpy(random.standard_normal((30, 12))).float(), torch.from_numpy(random.standard_normal((90, 12))).float()
+    features, gallery = (torch.from_numpy(random.standard_normal((count, 12))).float() for count in (30, 90))
     ids, gallery_ids = random.integers(0, 9, 30), random.integers(0, 9, 90)
     similarity = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(gallery, dim=1).t()
     names = np.array([f"person {label}" for label in range(9)])
@@ -210,8 +213,9 @@ def test_input_kinds_and_block_sizes_agree() -> None:
 
 
 def test_unknown_cameras_never_match_and_strings_name_clothes() -> None:
-    result = evaluate([[1.0, 2.0]], [1], [1, 1], query_cameras=[-1], gallery_cameras=[-1, 4], rule="same_camera")
-    assert result.mINP == 100.0
+    for cameras, queries in ((-1, 1), (4, 0)):
+        seen = {"query_cameras": [cameras], "gallery_cameras": [cameras]}
+        assert evaluate([[1.0]], [1], [1], rule="same_camera", **seen).queries == queries
     clothes = {"query_clothes": ["1"], "gallery_clothes": ["1", "1C"]}
     assert evaluate([[2.0, 1.0]], [1], [1, 1], rule="same_clothes", **clothes).mINP == 100.0
     assert evaluate([[2.0, 1.0]], [1], [2, 1], rule="same_clothes", **clothes).mINP == 50.0

@@ -49,6 +49,7 @@ def as_bf16(similarity: np.ndarray) -> np.ndarray:
 SCORES = {
     "random": lambda scores: scores,
     "float64": lambda scores: scores.astype(np.float64) / 3,
+    "float64, tied": lambda scores: np.round(scores.astype(np.float64), 1),
     "bf16": as_bf16,
     "three values": lambda scores: np.clip(np.round(scores), -1, 1),
     "two zeros": lambda scores: np.where(scores > 0, np.float32(0.0), np.float32(-0.0)),

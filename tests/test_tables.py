@@ -48,8 +48,14 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     assert float(read[1][1]) == 1 / 3
 
 
-FIRST = {"rows": [{"task": "NIR", "mAP": 50.0, "R1": 40.0}, {"task": "CP", "mAP": 10.0, "R1": 5.0}], "averages": [{"task": "ALL", "mAP": 30.0}]}
-SECOND = {"rows": [{"task": "NIR", "mAP": 52.5, "R1": None}, {"task": "SK", "mAP": 1.0}], "averages": [{"task": "ALL", "mAP": 26.75}]}
+FIRST = {
+    "rows": [{"task": "NIR", "mAP": 50.0, "R1": 40.0}, {"task": "CP", "mAP": 10.0, "R1": 5.0}],
+    "averages": [{"task": "ALL", "mAP": 30.0}],
+}
+SECOND = {
+    "rows": [{"task": "NIR", "mAP": 52.5, "R1": None}, {"task": "SK", "mAP": 1.0}],
+    "averages": [{"task": "ALL", "mAP": 26.75}],
+}
 
 
 def queries(precision: list[float], ranks: list[int], persons: list[int]) -> dict[str, dict[str, np.ndarray]]:

@@ -22,7 +22,7 @@ from utils.exclusion import Array, Labels, comparable_labels, get_rule, to_numpy
 from utils.ranking import RankedMatches, RankingPlan, rank_blocks, rank_similarity
 
 REPORTED_RANKS = (1, 5, 10)
-# Instructions that are equal up to rounding keep a cosine of 1 at a threshold of 1.
+# Rounding neither drops equal instructions at a threshold of 1 nor opposite ones at -1.
 COSINE_SLACK = 1e-12
 COSINE_CHUNK_VALUES = 1 << 21
 
@@ -197,13 +197,13 @@ class _Instructions:
                             f"{self.gallery.shape[1]}; both must come from one encoder")
 
     def cosines(self, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-        """Cosine of each pair (M,), within [-1, 1]."""
+        """Cosine of each pair (M,)."""
         step = max(COSINE_CHUNK_VALUES // self.query.shape[1], 1)
         values = np.empty(len(queries))
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
             values[part] = np.einsum("md,md->m", self.query[queries[part]], self.gallery[gallery[part]])
-        return np.clip(values, -1.0, 1.0)
+        return values
 
 
 def _unit_rows(values: Array, name: str) -> np.ndarray:

@@ -239,10 +239,16 @@ def _check_finite(scores: Tensor, first: int, name: str) -> None:
         raise UserError(f"{name} has a value that is not finite in row {first + row}; check what computed it")
 
 
-def _rankable(block: Tensor | np.ndarray) -> Tensor:
-    """A block of similarities as float32, or as float64 when it is float64 or integer."""
+def _ranking_device(device: torch.device) -> torch.device:
+    """Where to rank what was computed on `device`: there, when it is a CPU or a CUDA GPU; others lack operations."""
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
+def _rankable(block: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    """A block of similarities on `device` as float32, or as float64 when it is float64 or integer."""
     if isinstance(block, np.ndarray):
         block = torch.from_numpy(np.require(block, requirements=["C", "W"]))
+    block = block.to(device)
     if block.dtype in (torch.float32, torch.float64):
         return block.detach().contiguous()
     return block.detach().to(torch.float32 if block.is_floating_point() else torch.float64)
@@ -256,11 +262,11 @@ def rank_similarity(similarity: Tensor | np.ndarray, plan: RankingPlan) -> Itera
     """
     workspace = _Workspace()
     index = _MatchIndex(plan.gallery.persons.cpu().numpy())
-    device = similarity.device if isinstance(similarity, Tensor) else torch.device("cpu")
+    device = _ranking_device(similarity.device if isinstance(similarity, Tensor) else torch.device("cpu"))
     plan = _on_device(plan, device)
     step = _chunk_rows(similarity.shape[1], device, plan.memory_bytes)
     for start in range(0, len(similarity), step):
-        scores = _rankable(similarity[start:start + step])
+        scores = _rankable(similarity[start:start + step], device)
         _check_finite(scores, start, "similarity")
         yield _rank_block(scores, start, plan, index, workspace)
 
@@ -277,14 +283,13 @@ def rank_blocks(query_features: Tensor, gallery_features: Tensor, plan: RankingP
     device = gallery_features.device
     workspace = _Workspace()
     index = _MatchIndex(plan.gallery.persons.cpu().numpy())
-    plan = _on_device(plan, device if device.type == "cuda" else torch.device("cpu"))
+    plan = _on_device(plan, _ranking_device(device))
     gallery = gallery_features.detach().float().t()
     rows = max(PRODUCT_SCORES.get(device.type, PRODUCT_SCORES["cpu"]) // max(gallery.shape[1], 1), MIN_PRODUCT_ROWS)
     for start in range(0, len(query_features), rows):
         with _true_float32(device):
             scores = query_features[start:start + rows].detach().to(device).float() @ gallery
-        if device.type != "cuda":
-            scores = scores.cpu()
+        scores = scores.to(_ranking_device(device))
         _check_finite(scores, start, "the similarity of the features")
         step = _chunk_rows(scores.shape[1], scores.device, plan.memory_bytes)
         for offset in range(0, len(scores), step):

@@ -184,15 +184,17 @@ def _change_text(row: Row, name: str) -> str:
 def _same_queries(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> bool:
     if len(first["average_precision"]) != len(second["average_precision"]):
         return False
-    return "person_ids" not in first or "person_ids" not in second or np.array_equal(first["person_ids"], second["person_ids"])
+    if "person_ids" not in first or "person_ids" not in second:
+        return True
+    return np.array_equal(first["person_ids"], second["person_ids"])
 
 
 def _changes(task: str, first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> TaskChange:
     # A query without a match has no average precision; finding one, or losing it, is a change from or to 0.
     before, after = (np.nan_to_num(np.asarray(side["average_precision"], dtype=np.float64)) for side in (first, second))
-    difference = after - before
-    order = np.argsort(-np.abs(difference), kind="stable")
-    moved = [(int(index), float(before[index]), float(after[index])) for index in order if abs(difference[index]) > SAME_VALUE]
+    difference = np.abs(after - before)
+    order = np.argsort(-difference, kind="stable")
+    moved = [(int(index), float(before[index]), float(after[index])) for index in order if difference[index] > SAME_VALUE]
     ranks = tuple(
         (int(index), int(first["first_rank"][index]), int(second["first_rank"][index])) for index in order
         if first["first_rank"][index] != second["first_rank"][index]
