@@ -1,0 +1,163 @@
+"""From configuration to benchmark, readers and loaders. The one place where a dataset is registered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from configs.schema import AugmentConfig, DataConfig, TrainConfig
+from configs.vocabulary import Modality
+from datasets.image_cache import build_cache
+from datasets.modalities import MODALITIES
+from datasets.orbench import load_orbench
+from datasets.readers import PillowReader, SourceReader
+from datasets.record_dataset import CaptionMasking, RecordDataset, collate
+from datasets.samplers import IdentityBatches, Key, RandomBatches
+from datasets.structures import Batch, Benchmark, Source, distinct_sources
+from datasets.tokenizers import ClipTokenizer
+from datasets.transforms import ImageAugmentation
+from utils.errors import UserError, nearest
+from utils.threads import available_cores
+
+logger = logging.getLogger(__name__)
+
+DATASETS: dict[str, Callable[..., Benchmark]] = {"orbench": load_orbench}
+SAMPLERS: dict[str, Callable[..., RandomBatches | IdentityBatches]] = {
+    "random": lambda ids, train, seed: RandomBatches(ids, train.batch_size, seed, train.drop_last),
+    "identity": lambda ids, train, seed: IdentityBatches(ids, train.batch_size, seed, train.instances),
+}
+PREFETCH = 4
+
+SourceBatch = tuple[Tensor, Tensor, list[tuple[int, str]]]
+
+
+def build_benchmark(data: DataConfig, *, select: str, need_train: bool) -> Benchmark:
+    """Read the annotations of data.dataset. select: val cuts validation identities from train, test and last do not.
+
+    Raises UserError for an unknown dataset and for whatever its reader refuses.
+    """
+    if data.dataset not in DATASETS:
+        raise UserError(f"data.dataset = {data.dataset!r}: {nearest(data.dataset, DATASETS)}")
+    if select == "val" and need_train and data.val_fraction <= 0:
+        raise UserError("train.select = 'val' needs data.val_fraction > 0; set it, or select test or last")
+    fraction = data.val_fraction if select == "val" and need_train else 0.0
+    return DATASETS[data.dataset](data.root, need_train=need_train, val_fraction=fraction, check_files=data.on_error == "raise")
+
+
+def build_source_reader(data: DataConfig, model: Any, benchmark: Benchmark | None = None) -> SourceReader:
+    """Return the reader of single sources at the model's input size.
+
+    With data.cache_dir and a benchmark, every image of it is decoded into the cache first.
+    """
+    tokenizer = ClipTokenizer()
+    if model.vocab_size < tokenizer.vocab_size:
+        raise UserError(f"model.vocab_size = {model.vocab_size}: the tokenizer has {tokenizer.vocab_size} ids")
+    images: Any = PillowReader(tuple(model.image_size))
+    if data.cache_dir and benchmark is not None:
+        images = build_cache(image_paths(benchmark), tuple(model.image_size), data.cache_dir, available_cores())
+    return SourceReader(images, partial(_tokenize, tokenizer, model.text_length))
+
+
+def _tokenize(tokenizer: ClipTokenizer, length: int, text: str) -> Tensor:
+    return tokenizer(text, length)
+
+
+def image_paths(benchmark: Benchmark) -> list[str]:
+    """Return every distinct image file of a benchmark, sorted."""
+    sources = [source for record in benchmark.train for source in record.sources.values()]
+    for partners in {id(record.partners): record.partners for record in benchmark.train}.values():
+        sources += [source for candidates in partners.values() for source in candidates]
+    for split in benchmark.splits.values():
+        sources += [source for group in distinct_sources(split).values() for source in group]
+    return sorted({source.value for source in sources if MODALITIES[source.modality].is_image})
+
+
+class TrainLoader:
+    """Batches of an epoch, the same for the same (seed, epoch) whatever the number of workers."""
+
+    def __init__(self, dataset: RecordDataset, batches: RandomBatches | IdentityBatches, workers: int, skip: bool) -> None:
+        self.records, self.steps_per_epoch, self.skipped = dataset.records, len(batches), []  # type: ignore[var-annotated]
+        self._skip, self._batches = skip, _EpochBatches(batches)
+        self._loader = DataLoader(dataset, batch_sampler=self._batches, num_workers=workers, collate_fn=collate,
+                                  persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
+                                  pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of one epoch. Raises UserError for an unreadable image unless data.on_error is skip."""
+        self._batches.current = epoch
+        for batch, failures in self._loader:
+            for failure in failures:
+                if not self._skip:
+                    raise UserError(failure.reason)
+                if failure.reason not in self.skipped:
+                    self.skipped.append(failure.reason)
+                    logger.warning("skipped: %s", failure.reason)
+            # One row has no negative; losses would be undefined.
+            if batch is not None and len(batch.person_ids) > 1:
+                yield batch
+
+
+class _EpochBatches:
+    def __init__(self, batches: RandomBatches | IdentityBatches) -> None:
+        self.batches, self.current = batches, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.batches.epoch(self.current)
+
+
+def build_train_loader(benchmark: Benchmark, data: DataConfig, augment: AugmentConfig, reader: SourceReader,
+                       train: TrainConfig, *, seed: int, workers: int) -> TrainLoader:
+    """Return the loader of training batches. Raises UserError when no whole batch can be formed."""
+    masking = CaptionMasking(share=augment.caption_mask, mask_id=ClipTokenizer.mask_id, keep_eot=augment.keep_eot)
+    images = ImageAugmentation(flip=augment.flip, pad=augment.pad_crop, erase=augment.erase)
+    batches = SAMPLERS[train.sampler]([record.person_id for record in benchmark.train], train, seed)
+    if not len(batches):
+        raise UserError(f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "
+                        f"{len(benchmark.train)} records of {benchmark.num_identities} identities; lower it")
+    dataset = RecordDataset(benchmark.train, reader, images, masking, seed)
+    return TrainLoader(dataset, batches, workers, data.on_error == "skip")
+
+
+class _SourceDataset(Dataset[tuple[int, Tensor | None, str]]):
+    def __init__(self, sources: Sequence[Source], reader: SourceReader) -> None:
+        self.sources, self.reader = sources, reader
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
+        try:
+            return index, self.reader(self.sources[index]), ""
+        except UserError as error:
+            return index, None, str(error)
+
+
+def source_loader(sources: Sequence[Source], reader: SourceReader, batch_size: int, workers: int) -> DataLoader[SourceBatch]:
+    """Return a loader over sources of ONE modality, in order.
+
+    It yields (indices (b,) int64, inputs (b, ...), failures [(index, reason)]); b may be smaller than batch_size, even 0.
+    """
+    modalities = {Modality(source.modality) for source in sources}
+    assert len(modalities) <= 1, "sources of one loader share a modality"
+    return DataLoader(_SourceDataset(sources, reader), batch_size=batch_size, num_workers=workers, collate_fn=_collate_sources,
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread)
+
+
+def _collate_sources(items: Sequence[tuple[int, Tensor | None, str]]) -> SourceBatch:
+    good = [(index, value) for index, value, _ in items if value is not None]
+    failures = [(index, reason) for index, value, reason in items if value is None]
+    inputs = torch.stack([value for _, value in good]) if good else torch.empty(0)
+    return torch.tensor([index for index, _ in good], dtype=torch.int64), inputs, failures
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,126 @@
+"""Decoded images as one memory-mapped uint8 array, found again only when the files' bytes are the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from datasets.readers import PillowReader
+from utils.errors import UserError
+from utils.files import atomic_path, fingerprint, sha256_of, write_json
+from utils.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+CHUNK = 256
+
+
+class CachedReader:
+    """An ImageReader over a built cache; a file that is not in it is decoded."""
+
+    def __init__(self, array_file: Path, rows: dict[str, int], failures: dict[str, str], image_size: tuple[int, int]) -> None:
+        self.array_file, self.rows, self.failures = array_file, rows, failures
+        self.fallback = PillowReader(image_size)
+        self._array: np.ndarray | None = None
+
+    def __call__(self, path: str, record: str = "") -> np.ndarray:
+        """Return (3, H, W) uint8. Raises UserError for a file that could not be decoded when the cache was built."""
+        if path in self.failures or path not in self.rows:
+            # Decoding again gives the error its record.
+            return self.fallback(path, record)
+        if self._array is None:
+            self._array = np.load(self.array_file, mmap_mode="r", allow_pickle=False)
+        return np.array(self._array[self.rows[path]])
+
+    def __getstate__(self) -> dict[str, object]:
+        # A worker maps the file itself instead of receiving the array.
+        return {**self.__dict__, "_array": None}
+
+
+def build_cache(paths: Iterable[str], image_size: tuple[int, int], directory: str | Path, processes: int) -> CachedReader:
+    """Decode every path once into `directory` and return the reader; an existing cache of the same contents is reused.
+
+    The key is made of the files' names and SHA-256, the image size, this format's version and Pillow's: a file whose
+    size or modification time changed is hashed again. processes: 0 or 1 = decode in this process.
+    Raises UserError when the disk is full.
+    """
+    unique = sorted(set(paths))
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    key = fingerprint([VERSION, list(image_size), PIL.__version__, *_hashes(unique, directory)])
+    array_file, index_file = directory / f"{key}.npy", directory / f"{key}.json"
+    if not (array_file.is_file() and index_file.is_file()):
+        failures = _decode_all(unique, image_size, array_file, processes)
+        write_json(index_file, failures)
+    failures = json.loads(index_file.read_text(encoding="utf-8"))
+    logger.info("decode cache %s: %d images, %.1f MiB", array_file, len(unique), array_file.stat().st_size / 2**20)
+    return CachedReader(array_file, {path: row for row, path in enumerate(unique)}, failures, image_size)
+
+
+def _hashes(paths: Sequence[str], directory: Path) -> list[list[str]]:
+    """Return [path, sha256] of every file; hashes are remembered by size and modification time."""
+    memory_file = directory / "hashes.json"
+    try:
+        memory = json.loads(memory_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        memory = {}
+    found, changed = [], False
+    for path in progress_bar(paths, len(paths), "hashing images", "file"):
+        try:
+            stat = os.stat(path)
+        except OSError:
+            found.append([path, "absent"])
+            continue
+        known = memory.get(path)
+        if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
+            known = memory[path] = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
+            changed = True
+        found.append([path, known[2]])
+    if changed:
+        write_json(memory_file, memory)
+    return found
+
+
+def _decode_all(paths: Sequence[str], image_size: tuple[int, int], target: Path, processes: int) -> dict[str, str]:
+    failures: dict[str, str] = {}
+    chunks = [(paths[start:start + CHUNK], image_size) for start in range(0, len(paths), CHUNK)]
+    with atomic_path(target) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(paths), 3, *image_size))
+        row = 0
+        with progress_bar(None, len(paths), "decoding images", "image") as bar:
+            for images, errors in _run(chunks, processes):
+                array[row:row + len(images)] = images
+                row += len(images)
+                failures |= errors
+                bar.update(len(images))
+        array.flush()
+    return failures
+
+
+def _run(chunks: Sequence[tuple[Sequence[str], tuple[int, int]]], processes: int) -> Iterable[tuple[np.ndarray, dict[str, str]]]:
+    if processes <= 1 or len(chunks) < 2 * processes:
+        yield from map(_decode_chunk, chunks)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_decode_chunk, chunks)
+
+
+def _decode_chunk(chunk: tuple[Sequence[str], tuple[int, int]]) -> tuple[np.ndarray, dict[str, str]]:
+    paths, image_size = chunk
+    read, failures = PillowReader(image_size), {}
+    images = np.zeros((len(paths), 3, *image_size), dtype=np.uint8)
+    for row, path in enumerate(paths):
+        try:
+            images[row] = read(path)
+        except UserError as error:
+            failures[path] = str(error)
+    return images, failures

@@ -1,0 +1,83 @@
+"""Reading one source: one attempt, a size limit, and an error that names file and record."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from configs.vocabulary import Modality
+from datasets.modalities import MODALITIES
+from datasets.structures import Source
+from utils.errors import UserError
+
+MAX_PIXELS = 50_000_000
+"""Larger pictures are refused unread: no person crop has so many, and a small file can claim them."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+class ImageReader(Protocol):
+    """Path and record in, (3, H, W) uint8 out."""
+
+    def __call__(self, path: str, record: str = "") -> np.ndarray:
+        """Read one image."""
+
+
+def open_image(path: str | Path, record: str = "") -> Image.Image:
+    """Open and decode an image file as RGB. Raises UserError naming file and record for anything that is not a whole image."""
+    where = f"{path}{f' ({record})' if record else ''}"
+    try:
+        with warnings.catch_warnings():
+            # PIL warns of pictures above its own limit; ours is lower and refuses them below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UserError(f"{where}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; "
+                                    "crop or shrink it")
+                return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: no such image; restore the file or remove its record") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where}: not an image, or an empty file; restore the file or set data.on_error=skip") from error
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where}: cannot be decoded ({error}); it may be truncated, copy it again or set "
+                        "data.on_error=skip") from error
+
+
+class PillowReader:
+    """Decodes and resizes with Pillow: bilinear with antialiasing, the reference's evaluation transform."""
+
+    def __init__(self, image_size: tuple[int, int]) -> None:
+        self.image_size = image_size
+
+    def __call__(self, path: str, record: str = "") -> np.ndarray:
+        """Return (3, H, W) uint8, RGB. Raises UserError for an unreadable file."""
+        height, width = self.image_size
+        image = open_image(path, record)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+class SourceReader:
+    """Reads any source: images through an ImageReader, texts through a tokenizer of a fixed length."""
+
+    def __init__(self, images: ImageReader, tokenize: Callable[[str], np.ndarray]) -> None:
+        self.images = images
+        self.tokenize = tokenize
+
+    def __call__(self, source: Source) -> Tensor:
+        """Return (3, H, W) uint8 or (T,) int64. Raises UserError for an unreadable image."""
+        if MODALITIES[Modality(source.modality)].is_image:
+            return torch.from_numpy(self.images(source.value, source.record))
+        return torch.as_tensor(self.tokenize(source.value), dtype=torch.int64)

@@ -1,0 +1,81 @@
+"""Pixels from file to model: uint8 on the loader's side, float32 on the compute device."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.vocabulary import Modality
+from datasets.modalities import MODALITIES
+
+ERASE_AREA = (0.02, 0.4)
+ERASE_ASPECT = (0.3, 3.3)
+ERASE_ATTEMPTS = 10
+NO_BOX = (0, 0, 0, 0)
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ImageAugmentation:
+    """Flip, pad-and-crop, erase, drawn from one generator per image. Source: the reference's training transforms.
+
+    flip, erase: probabilities. pad: width in pixels of the black border out of which the window is cropped.
+    """
+
+    flip: float = 0.0
+    pad: int = 0
+    erase: float = 0.0
+
+    def __call__(self, image: np.ndarray, rng: random.Random) -> tuple[np.ndarray, Box]:
+        """Augment (3, H, W) uint8; return the image and the box (top, left, height, width) to erase after normalising."""
+        _, height, width = image.shape
+        if rng.random() < self.flip:
+            image = image[:, :, ::-1]
+        if self.pad:
+            top, left = rng.randint(0, 2 * self.pad), rng.randint(0, 2 * self.pad)
+            padded = np.pad(image, ((0, 0), (self.pad, self.pad), (self.pad, self.pad)))
+            image = padded[:, top:top + height, left:left + width]
+        box = _erase_box(height, width, rng) if rng.random() < self.erase else NO_BOX
+        return np.ascontiguousarray(image), box
+
+
+def _erase_box(height: int, width: int, rng: random.Random) -> Box:
+    for _ in range(ERASE_ATTEMPTS):
+        area = height * width * rng.uniform(*ERASE_AREA)
+        aspect = math.exp(rng.uniform(math.log(ERASE_ASPECT[0]), math.log(ERASE_ASPECT[1])))
+        box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if box_height < height and box_width < width:
+            return rng.randint(0, height - box_height), rng.randint(0, width - box_width), box_height, box_width
+    return NO_BOX
+
+
+def model_input(modality: Modality, inputs: Tensor, erased: Tensor | None = None) -> Tensor:
+    """Turn a loader's rows into a model's: (B, 3, H, W) uint8 -> normalised float32; token ids pass unchanged.
+
+    erased: (B, 4) int64 boxes (top, left, height, width), filled with the modality's mean AFTER normalisation, as the
+    reference does (so the fill is not the mean colour). Zero area = nothing.
+    """
+    spec = MODALITIES[Modality(modality)]
+    if not spec.is_image:
+        return inputs
+    shape = (1, 3, 1, 1)
+    mean = torch.tensor(spec.mean, device=inputs.device).view(shape)
+    std = torch.tensor(spec.std, device=inputs.device).view(shape)
+    images = (inputs.float() / 255.0 - mean) / std
+    if erased is None or not bool((erased[:, 2] > 0).any()):
+        return images
+    return torch.where(_box_mask(erased, *images.shape[-2:]), mean, images)
+
+
+def _box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return (B, 1, H, W) bool, True inside each row's box."""
+    top, left, box_height, box_width = (column.view(-1, 1, 1, 1) for column in boxes.unbind(1))
+    rows = torch.arange(height, device=boxes.device).view(1, 1, -1, 1)
+    columns = torch.arange(width, device=boxes.device).view(1, 1, 1, -1)
+    return (rows >= top) & (rows < top + box_height) & (columns >= left) & (columns < left + box_width)
