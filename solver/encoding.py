@@ -24,6 +24,7 @@ from model.interface import RetrievalModel, Tokens
 from solver.evaluation_plan import SourceTable
 from solver.token_cache import BankShape, CacheBudget, TokenCache
 from utils.device import autocast
+from utils.errors import UserError
 from utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,15 @@ EncodedBatch = tuple[Tensor, Tokens]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderSpec:
-    """How sources are read and encoded. precision: fp32, bf16 or fp16. workers: loader processes."""
+    """How sources are read and encoded.
+
+    precision: fp32, bf16 or fp16. workers: loader processes. skip_unreadable: leave unreadable sources out.
+    """
 
     batch_size: int
     precision: str
     workers: int
+    skip_unreadable: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,13 +101,15 @@ class SourceEncoder:
     ) -> Iterator[EncodedBatch]:
         """Yield (slots (B,) int64 on the CPU, Tokens) of at most `rows` rows, in order.
 
-        Unreadable sources go to `failures`.
+        Unreadable sources go to `failures` when they may be skipped; else the first one raises UserError.
         """
         if not len(slots):
             return
         sources = [table.sources[slot] for slot in slots]
         known = torch.from_numpy(slots)
         for indices, inputs, failures in source_loader(sources, self.reader, rows, workers):
+            if failures and not self.spec.skip_unreadable:
+                raise UserError(failures[0][1])
             self.failures.update({int(slots[index]): reason for index, reason in failures})
             if not len(indices):
                 continue
@@ -123,6 +130,8 @@ class _EncodingPass:
 
     def run(self, budget: CacheBudget) -> EncodedSources:
         spaces = self.table.by_space()
+        # Loaders yield one source a row; a family that reads an instruction beside it needs pairs.
+        assert all(instruction is None for _, instruction in spaces), "sources with instructions cannot be loaded yet"
         probed = {key: self._probe(key[0], slots) for key, slots in spaces.items()}
         shapes = [self._shape(batches[0][1], spaces[key]) for key, (batches, _) in probed.items()
                   if batches and bool(self.needs_tokens[spaces[key]].any())]

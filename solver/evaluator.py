@@ -22,7 +22,8 @@ from solver.encoding import EncodedSources, EncoderSpec, Reader, SourceEncoder, 
 from solver.evaluation_plan import EvaluationPlan, Integers, ListPlan, SplitPlan, plan_evaluation
 from solver.evaluation_result import EvaluationResult, ListResult, RankedSplit, SkippedSource
 from solver.token_cache import MEGABYTE, CacheBudget, TokenCache
-from utils.metrics import Labels, MetricOptions, RetrievalResult, evaluate_features
+from utils.exclusion import Labels
+from utils.metrics import MetricOptions, RetrievalResult, evaluate_features
 from utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSpec:
-    """How to evaluate; see configs.schema.EvalConfig. workers: loader processes."""
+    """How to evaluate; see configs.schema.EvalConfig.
+
+    workers: loader processes. skip_unreadable: leave unreadable sources out, counted and listed, instead of stopping.
+    """
 
     batch_size: int = 512
     precision: str = "fp32"
@@ -40,11 +44,13 @@ class EvaluationSpec:
     cache_host_mb: int = 8192
     max_rank: int = 50
     workers: int = 0
+    skip_unreadable: bool = False
 
     @property
     def encoder(self) -> EncoderSpec:
         """The part that reading and encoding need."""
-        return EncoderSpec(batch_size=self.batch_size, precision=self.precision, workers=self.workers)
+        return EncoderSpec(batch_size=self.batch_size, precision=self.precision, workers=self.workers,
+                           skip_unreadable=self.skip_unreadable)
 
     @property
     def budget(self) -> CacheBudget:
@@ -57,7 +63,7 @@ def evaluate_splits(
 ) -> tuple[EvaluationResult, ...]:
     """Evaluate `model` on splits; a source that several splits share is encoded once.
 
-    Raises UserError for an unreadable source unless the reader's loader skips it.
+    Raises UserError for an unreadable source unless the specification skips it.
     """
     started = time.perf_counter()
     plan = plan_evaluation(splits)

@@ -143,7 +143,7 @@ class TokenCache:
     @property
     def used_mb(self) -> dict[str, float]:
         """Megabytes allocated per tier."""
-        return {name: round(size / MEGABYTE, 1) for name, size in self._used.items()}
+        return {name: round(size / MEGABYTE, 3) for name, size in self._used.items()}
 
     def close(self) -> None:
         """Free every tier and remove the disk tier's file."""

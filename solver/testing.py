@@ -1,0 +1,64 @@
+"""What test.py does: load a trained model, evaluate it on the test split, write the results, return the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from configs.schema import ExperimentConfig
+from datasets.build import build_benchmark, build_source_reader
+from datasets.structures import Benchmark
+from solver.evaluator import EvaluationSpec, evaluate_split
+from solver.results import Provenance, format_result, write_results
+from solver.runs import TrainedModel, open_checkpoint, open_run
+from utils.device import describe_device, resolve_device
+from utils.errors import UserError
+from utils.log import configure_logging, library_versions
+from utils.threads import plan_threads
+
+logger = logging.getLogger(__name__)
+
+TEST_SPLIT = "test"
+
+
+def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str, overrides: Sequence[str]) -> str:
+    """Evaluate a run or a checkpoint, write the result files and return what is to be printed.
+
+    run: a run directory, or empty when config and checkpoint are files. output: folder of the results, empty = beside
+    the checkpoint. Raises UserError for wrong input; then no result file is written.
+    """
+    configure_logging()
+    place = resolve_device(device)
+    trained = open_run(run, checkpoint, overrides, place) if run else open_checkpoint(config, checkpoint, overrides, place)
+    plan = plan_threads(place.type, trained.config.data.workers)
+    torch.set_num_threads(plan.threads)
+    logger.info("%s; %s", describe_device(place), plan.describe())
+    benchmark = load_test_benchmark(trained.config)
+    spec = EvaluationSpec(**dataclasses.asdict(trained.config.eval), workers=plan.workers,
+                          skip_unreadable=trained.config.data.on_error == "skip")
+    reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
+    result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, spec, place)
+    folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
+    written = write_results(folder, result, provenance_of(trained, benchmark))
+    return f"{format_result(result)}\nwritten: {written}"
+
+
+def load_test_benchmark(config: ExperimentConfig) -> Benchmark:
+    """Read the lists of the test split. Raises UserError when the data set has none."""
+    benchmark = build_benchmark(config.data, select="test", need_train=False)
+    if TEST_SPLIT not in benchmark.splits:
+        raise UserError(f"data set {benchmark.name} has no test split; there: {', '.join(benchmark.splits) or 'none'}")
+    return benchmark
+
+
+def provenance_of(trained: TrainedModel, benchmark: Benchmark) -> Provenance:
+    """Return what the result file says about the weights and the data."""
+    return Provenance(
+        checkpoint=str(trained.checkpoint), checkpoint_fingerprint=trained.fingerprint, selected_on=trained.selected_on,
+        dataset=benchmark.name, data_fingerprint=benchmark.fingerprint, epoch=trained.epoch, step=trained.step,
+        notes=benchmark.notes, versions=library_versions(),
+    )

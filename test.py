@@ -1,0 +1,54 @@
+"""Evaluate a trained model: the benchmark table, results.json, results.csv and per-query results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from utils.errors import run_script
+from utils.threads import configure_threads
+
+EXAMPLES = """examples:
+  python test.py --run runs/quickstart
+  python test.py --run runs/orbench --checkpoint last --output results/last eval.precision=bf16
+  python test.py --config configs.yaml --checkpoint best.pth data.root=/data model.vision_heads=8
+  python test.py --compare runs/a/results.json runs/b/results.json
+"""
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line. Exits with code 2 for a wrong one."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", metavar="DIR", help="run directory made by train.py")
+    what.add_argument("--config", metavar="FILE", help="a configuration of ours, or the flat configs.yaml of a released checkpoint")
+    what.add_argument("--compare", nargs=2, metavar=("A.json", "B.json"), help="list what changed from one results.json to another")
+    parser.add_argument("--checkpoint", default="", metavar="best|last|FILE", help="with --run: default best, else last; with --config: a file")
+    parser.add_argument("--output", default="", metavar="DIR", help="folder of the result files; default the folder of the checkpoint")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that replace those of the configuration")
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.config and not parsed.checkpoint:
+        parser.error("--config needs --checkpoint FILE")
+    return parsed
+
+
+def main() -> int:
+    """Run the script."""
+    parsed = parse_arguments(sys.argv[1:])
+    configure_threads()
+    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy is set.
+    if parsed.compare:
+        from solver.results import compare_files
+
+        print(compare_files(*parsed.compare))
+        return 0
+    from solver.testing import run_test
+
+    print(run_test(run=parsed.run or "", config=parsed.config or "", checkpoint=parsed.checkpoint, output=parsed.output,
+                   device=parsed.device, overrides=parsed.overrides))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,136 @@
+"""Result files: the same numbers in JSON and CSV, per-query arrays that come back, comparison, the script's manners."""
+
+import csv
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import EvalConfig
+from configs.vocabulary import Modality, combination_name
+from datasets.structures import EvalSplit, QueryList, Source
+from solver.evaluation_result import EvaluationResult, ListResult, RankedSplit, SkippedSource
+from solver.evaluator import EvaluationSpec
+from solver.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
+from utils.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+PROVENANCE = Provenance(checkpoint="runs/x/best.pth", checkpoint_fingerprint="0123", selected_on="test", dataset="orbench",
+                        data_fingerprint="4567", epoch=3, step=9, versions={"torch": "x"})
+NIR, TEXT, CP = (Modality.NIR,), (Modality.TEXT,), (Modality.NIR, Modality.CP)
+
+
+def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> EvaluationResult:
+    """Three lists: scored, without any match, and with one unmatched and one unreadable entry."""
+    nan = math.nan
+    values = {NIR: ([1, 2, 6], nir_precision, (100.0, 25.0, 10.0)), TEXT: ([0, 0], (nan, nan), (nan, nan)),
+              CP: ([1, 0, -1, 11], (70.0, nan, nan, 10.0), (40.0, nan, nan, 20.0))}
+    lists = tuple(
+        ListResult(task=combination_name(key), combination=key, gallery=20, first_rank=np.array(ranks),
+                   average_precision=np.array(precision), inverse_penalty=np.array(penalty))
+        for key, (ranks, precision, penalty) in values.items()
+    )
+    split = EvalSplit(name="test", protocol="made up", gallery=(), gallery_ids=(), query_lists=tuple(
+        QueryList(combination=key, entries=(), person_ids=tuple(range(len(values[key][0])))) for key in values))
+    ranked = RankedSplit(split=split, features=torch.empty(0, 2), gallery_features=torch.empty(0, 2), gallery=np.empty(0, dtype=np.int64), rows={})
+    skipped = SkippedSource(source=Source(modality=Modality.CP, value="cp/1.jpg", record="entry 7"), reason="damaged")
+    return EvaluationResult(name="test", protocol="made up", lists=lists, missing_lists=("CP", "SK"), ap_form="sum", precision="fp32",
+                            counts={"sources_encoded_total": 5}, cache={"stored": "nothing"}, skipped=(skipped,), seconds={}, ranked=ranked)
+
+
+def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
+    document = json.loads(write_results(tmp_path, make_result(), PROVENANCE).read_text())
+    nir, text, pair = document["rows"]
+    assert nir == pytest.approx({"task": "NIR", "R1": 100 / 3, "R5": 200 / 3, "R10": 100, "mAP": 162.5 / 3, "mINP": 45, "queries": 3, "gallery": 20})
+    assert text == {"task": "TEXT", "R1": None, "R5": None, "R10": None, "mAP": None, "mINP": None, "queries": 0, "gallery": 20}
+    assert pair == {"task": "NIR+CP", "R1": 50, "R5": 50, "R10": 50, "mAP": 40, "mINP": 30, "queries": 2, "gallery": 20}
+    one, two, total = document["averages"]
+    assert (one["task"], one["lists"], one["expected_lists"]) == ("ONE_AVER", 1, 4) and one["mAP"] == nir["mAP"]
+    assert (two["task"], two["lists"], two["expected_lists"]) == ("TWO_AVER", 1, 1)
+    assert total["task"] == "ALL_AVER" and total["mAP"] == pytest.approx((162.5 / 3 + 40) / 2)
+    assert document["without_match"] == {"TEXT": [0, 1], "NIR+CP": [1]} and document["counts"]["entries_left_out"] == 1
+    assert document["unreadable_sources"] == [{"modality": "cp", "record": "entry 7", "reason": "damaged"}]
+    assert document["selected_on"] == "test" and any(note.startswith("selected on test") for note in document["notes"])
+    assert document["protocol"] == "made up" and document["ap"] == "sum" and document["checkpoint"]["fingerprint"] == "0123"
+
+
+def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
+    document = json.loads(write_results(tmp_path, make_result(), PROVENANCE).read_text())
+    with open(tmp_path / "results.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    expected = [*document["rows"], *document["averages"]]
+    assert [row["task"] for row in rows] == [row["task"] for row in expected]
+    for row, wanted in zip(rows, expected):
+        assert [float(row[name]) if row[name] else None for name in ("R1", "R5", "R10", "mAP", "mINP")] == [
+            wanted[name] for name in ("R1", "R5", "R10", "mAP", "mINP")]
+
+
+def test_per_query_results_come_back(tmp_path: Path) -> None:
+    path = write_results(tmp_path, make_result(), PROVENANCE)
+    found = read_per_query(path, read_results(path))
+    assert list(found) == ["NIR", "TEXT", "NIR+CP"]
+    for entry in make_result().lists:
+        assert np.array_equal(found[entry.task]["first_rank"], entry.first_rank)
+        assert np.array_equal(found[entry.task]["average_precision"], entry.average_precision, equal_nan=True)
+        assert np.array_equal(found[entry.task]["inverse_penalty"], entry.inverse_penalty, equal_nan=True)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["per_query.npz", "results.csv", "results.json"]
+
+
+def test_printed_table_has_the_references_columns() -> None:
+    lines = format_result(make_result()).splitlines()
+    assert [cell.strip() for cell in lines[1].strip("|").split("|")] == ["task", "R1", "R5", "R10", "mAP", "mINP"]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert ["NIR", "33.333", "66.667", "100.000", "54.167", "45.000"] in cells
+    assert cells[-1][0].startswith("ALL_AVER (over 2 of 5)") and any("CP, SK" in line for line in lines)
+
+
+def test_compare_lists_what_changed(tmp_path: Path) -> None:
+    first = write_results(tmp_path / "a", make_result(), PROVENANCE)
+    other = dataclasses.replace(PROVENANCE, checkpoint_fingerprint="89ab")
+    second = write_results(tmp_path / "b", make_result((100.0, 20.0, 62.5)), other)
+    text = compare_files(first, second)
+    assert "different checkpoint" in text and "89ab" in text
+    assert "NIR: 1 queries better, 1 worse, 1 equal" in text
+    assert f"{182.5 / 3:.3f} ({20 / 3:+.3f})" in text
+    (tmp_path / "b" / "per_query.npz").unlink()
+    assert "queries are not compared" in compare_files(first, second)
+
+
+def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
+    path = write_results(tmp_path, make_result(), PROVENANCE)
+    (tmp_path / "per_query.npz").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(UserError, match="per_query.npz cannot be read"):
+        compare_files(path, path)
+    path.write_text('{"rows": 1}')
+    with pytest.raises(UserError, match="not a results.json"):
+        read_results(path)
+    with pytest.raises(UserError, match="no such file"):
+        read_results(tmp_path / "absent.json")
+
+
+def test_the_specification_takes_the_section_of_the_configuration_whole() -> None:
+    spec = EvaluationSpec(**dataclasses.asdict(EvalConfig()), workers=2)
+    assert (spec.batch_size, spec.max_rank, spec.workers) == (512, 50, 2)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--run", "x", "--config", "y"], ["--config", "y"], ["--compare", "a"]])
+def test_wrong_command_lines_are_refused(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "test.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    best = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-X", "importtime", "test.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+        best = min(best, time.perf_counter() - start)
+        assert done.returncode == 0 and "--compare" in done.stdout and " torch" not in done.stderr
+    assert best < 0.5
