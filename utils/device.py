@@ -41,3 +41,20 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return str(device)
+
+
+def exact_float32() -> None:
+    """Compute float32 products and convolutions in float32 on every device, not in TF32."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def require_compiler(device: torch.device) -> None:
+    """Compile one trivial function for `device`. Raises UserError when torch.compile does not work there."""
+    trial = torch.compile(lambda values: values.sin() + 1, options={"force_disable_caches": True})
+    try:
+        trial(torch.zeros(8, device=device))
+    except (RuntimeError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"torch.compile does not work on {device} here ({reason}); install a C++ compiler (and Triton for "
+                        "cuda) or set train.compile=false") from error

@@ -1,0 +1,40 @@
+"""Train a model from a configuration file; the run directory holds everything about the run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from utils.errors import run_script
+from utils.threads import configure_threads
+
+EXAMPLES = """examples:
+  python train.py --config configs/reid5o/quickstart.yaml
+  python train.py --config configs/reid5o/orbench.yaml --device cuda:1 data.root=/data train.batch_size=32
+  python train.py --config configs/reid5o/orbench.yaml name=finetune train.init_from=runs/orbench optimizer.lr=2e-6
+"""
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line. Exits with code 2 for a wrong one."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="FILE", help="configuration, for instance configs/reid5o/orbench.yaml")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the previous run in output_dir/name")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that replace those of the file")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main() -> int:
+    """Run the script."""
+    parsed = parse_arguments(sys.argv[1:])
+    configure_threads()
+    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy is set.
+    from solver.engine import run_training
+
+    print(run_training(config_file=parsed.config, overrides=parsed.overrides, device=parsed.device, overwrite=parsed.overwrite))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
