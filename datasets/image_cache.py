@@ -6,8 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +45,11 @@ class CachedReader:
         return {**self.__dict__, "_array": None}
 
 
-def build_cache(paths: Iterable[str], image_size: tuple[int, int], directory: str | Path, processes: int) -> CachedReader:
+def build_cache(paths: Iterable[str], image_size: tuple[int, int], directory: str | Path, threads: int) -> CachedReader:
     """Decode every path once into `directory` and return the reader; an existing cache of the same contents is reused.
 
     The key is made of the files' names and SHA-256, the image size, this format's version and Pillow's: a file whose
-    size or modification time changed is hashed again. processes: 0 or 1 = decode in this process.
+    size or modification time changed is hashed again.
     Raises UserError when the disk is full.
     """
     unique = sorted(set(paths))
@@ -59,7 +58,7 @@ def build_cache(paths: Iterable[str], image_size: tuple[int, int], directory: st
     key = fingerprint([VERSION, list(image_size), PIL.__version__, *_hashes(unique, directory)])
     array_file, index_file = directory / f"{key}.npy", directory / f"{key}.json"
     if not (array_file.is_file() and index_file.is_file()):
-        failures = _decode_all(unique, image_size, array_file, processes)
+        failures = _decode_all(unique, image_size, array_file, threads)
         write_json(index_file, failures)
     failures = json.loads(index_file.read_text(encoding="utf-8"))
     logger.info("decode cache %s: %d images, %.1f MiB", array_file, len(unique), array_file.stat().st_size / 2**20)
@@ -90,28 +89,21 @@ def _hashes(paths: Sequence[str], directory: Path) -> list[list[str]]:
     return found
 
 
-def _decode_all(paths: Sequence[str], image_size: tuple[int, int], target: Path, processes: int) -> dict[str, str]:
+def _decode_all(paths: Sequence[str], image_size: tuple[int, int], target: Path, threads: int) -> dict[str, str]:
     failures: dict[str, str] = {}
     chunks = [(paths[start:start + CHUNK], image_size) for start in range(0, len(paths), CHUNK)]
     with atomic_path(target) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(paths), 3, *image_size))
         row = 0
-        with progress_bar(None, len(paths), "decoding images", "image") as bar:
-            for images, errors in _run(chunks, processes):
+        # Pillow decodes and resizes outside Python's global lock.
+        with ThreadPoolExecutor(threads) as pool, progress_bar(None, len(paths), "decoding images", "image") as bar:
+            for images, errors in pool.map(_decode_chunk, chunks):
                 array[row:row + len(images)] = images
                 row += len(images)
                 failures |= errors
                 bar.update(len(images))
         array.flush()
     return failures
-
-
-def _run(chunks: Sequence[tuple[Sequence[str], tuple[int, int]]], processes: int) -> Iterable[tuple[np.ndarray, dict[str, str]]]:
-    if processes <= 1 or len(chunks) < 2 * processes:
-        yield from map(_decode_chunk, chunks)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_decode_chunk, chunks)
 
 
 def _decode_chunk(chunk: tuple[Sequence[str], tuple[int, int]]) -> tuple[np.ndarray, dict[str, str]]:
