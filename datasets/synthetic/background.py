@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from datasets.synthetic import textures
+from datasets.synthetic import nuisance, textures
 from datasets.synthetic.person import RGB
 
 # A background is drawn at this height and enlarged: out of focus, and cheap.
@@ -20,12 +20,13 @@ DRAWN_HEIGHT = 32
 def _style(place: int) -> tuple[RGB, RGB, float, tuple[RGB, ...]]:
     """Return wall colour, floor colour, horizon (0..1) and the colours of the things of a place."""
     rng = random.Random(place)
-    wall, floor = _muted(rng, 90, 215), _muted(rng, 70, 190)
-    things = tuple(_muted(rng, 30, 230, 45) for _ in range(5))
+    plain, colourful = nuisance.BACKGROUND_TINT
+    wall, floor = _muted(rng, 90, 215, plain), _muted(rng, 70, 190, plain)
+    things = tuple(_muted(rng, 50, 220, colourful) for _ in range(5))
     return wall, floor, rng.uniform(0.45, 0.8), things
 
 
-def _muted(rng: random.Random, low: int, high: int, tint: int = 22) -> RGB:
+def _muted(rng: random.Random, low: int, high: int, tint: int) -> RGB:
     level = rng.randint(low, high)
     red, green, blue = (min(255, max(0, level + rng.randint(-tint, tint))) for _ in range(3))
     return red, green, blue

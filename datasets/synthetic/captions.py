@@ -13,7 +13,7 @@ from datasets.synthetic.person import Person, View
 from datasets.synthetic.wardrobe import Extra, Garment, Outfit
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "man": ("man", "man", "male", "guy"), "woman": ("woman", "woman", "female", "lady"),
+    "man": ("man", "male", "guy"), "woman": ("woman", "female", "lady"),
     "t-shirt": ("t-shirt", "tee", "short sleeve shirt"), "shirt": ("shirt", "long sleeve shirt", "blouse"),
     "sweater": ("sweater", "pullover", "jumper"), "hoodie": ("hoodie", "hooded sweatshirt"), "jacket": ("jacket", "short jacket"),
     "coat": ("coat", "long coat", "overcoat"), "vest": ("vest", "sleeveless jacket", "gilet"), "dress": ("dress", "one-piece dress"),
@@ -28,8 +28,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "bald": ("a bald head", "no hair"), "short": ("short {} hair", "cropped {} hair"), "curly": ("curly {} hair", "a big {} afro"),
     "bob": ("a {} bob", "shoulder-length {} hair"), "long": ("long {} hair",), "ponytail": ("a {} ponytail", "{} hair tied back"),
     "bun": ("a {} bun", "{} hair in a bun"),
-    "red": ("red", "crimson", "scarlet"), "navy": ("navy", "dark blue"), "turquoise": ("turquoise", "teal", "cyan"),
-    "purple": ("purple", "violet"), "beige": ("beige", "cream", "khaki"), "grey": ("grey", "gray"), "blond": ("blond", "blonde", "fair"),
+    "red": ("red", "crimson", "scarlet"), "turquoise": ("turquoise", "teal", "cyan"),
+    "purple": ("purple", "violet"), "grey": ("grey", "gray"), "blond": ("blond", "blonde", "fair"),
     "blue": ("blue",), "brown": ("brown", "chestnut"), "wide stripes": ("striped", "with broad stripes"),
     "thin stripes": ("striped", "with thin stripes"), "vertical stripes": ("vertically striped", "with vertical stripes"),
     "checks": ("checked", "checkered", "plaid"), "dots": ("dotted", "polka dot"), "block": ("two-tone", "colour-block"),
@@ -37,7 +37,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 """Words for a thing; `{}` stands for a colour."""
 
-DARK = frozenset({"black", "navy", "brown", "purple", "blue"})
+DARK = frozenset({"black", "brown", "purple", "blue", "green"})
 AGES = {"young": ("young", "youthful"), "adult": ("", "middle-aged"), "older": ("older", "elderly")}
 BUILDS = {"slim": ("slim", "thin", "slender"), "average": ("", "medium-built"), "heavy": ("heavy", "stout", "broad")}
 VIEWS = {View.FRONT: ("facing the camera", "walking towards the camera"), View.BACK: ("seen from behind", "walking away"),
@@ -54,7 +54,8 @@ def make_caption(person: Person, outfit: Outfit, view: View, rng: random.Random)
 
 
 def _say(key: str, rng: random.Random) -> str:
-    return rng.choice(SYNONYMS.get(key, (key,)))
+    words = SYNONYMS.get(key, (key,))
+    return words[0] if rng.random() < nuisance.TEXT_CANONICAL else rng.choice(words)
 
 
 def _colour(word: str, rng: random.Random) -> str:

@@ -37,31 +37,32 @@ def colour_pencil(person: Person, outfit: Outfit, view: View, size: tuple[int, i
     ink = np.clip(ink - np.float32(rng.uniform(*nuisance.CP_PALENESS)), 0.0, 1.0)
     # `colours` is already weighted by the cover, hence paper for the rest of the pixel.
     picture = colours * ink[..., None] + np.float32(PAPER) * (np.float32(1.0) - cover * ink)[..., None]
-    line = contours(labels)[0]
+    line = contours(labels)
     picture *= (np.float32(1.0) - line * np.float32(nuisance.CP_LINE * 0.9))[..., None]
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8), "RGB")
 
 
 def sketch(person: Person, outfit: Outfit, view: View, size: tuple[int, int], rng: random.Random, pen: random.Random) -> Image.Image:
-    """Return a grey (mode L) sketch of `size`: the edges of the colour-pencil drawing of the stream `rng`, some of them lost.
+    """Return a grey (mode L) sketch of `size`: the edges and strokes of the colour-pencil drawing of the stream `rng`.
 
-    pen: the sketch's own stream (strength and gaps of the lines).
+    Each pixel is divided by its surroundings, as drawing filters do: areas turn white, whatever their colour, and lines
+    stay. pen: the sketch's own stream (strength and gaps of the lines).
     """
-    labels = drawn_labels(person, outfit, view, size, rng)
-    outline, pattern = contours(labels)
-    line = np.maximum(outline, pattern * np.float32(nuisance.SK_PATTERN_LINE)) * np.float32(pen.uniform(*nuisance.SK_LINE))
+    grey = colour_pencil(person, outfit, view, size, rng).convert("L")
+    around = np.asarray(grey.filter(ImageFilter.BoxBlur(nuisance.SK_SOFTNESS * size[0] / 128)), dtype=np.float32)
+    line = np.clip(np.float32(1.0) - np.asarray(grey, dtype=np.float32) / around, 0.0, 1.0)
     gaps = textures.window(textures.clouds(8), *size, pen)
-    line = line * np.clip((gaps + np.float32(1.0 - 2.0 * nuisance.SK_GAP)) * np.float32(4.0), 0.15, 1.0)
+    line *= np.clip((gaps + np.float32(1.0 - 2.0 * nuisance.SK_GAP)) * np.float32(4.0), 0.15, 1.0)
+    line *= np.float32(pen.uniform(*nuisance.SK_LINE))
     return Image.fromarray(np.clip(np.float32(PAPER) * (np.float32(1.0) - line), 0, 255).astype(np.uint8))
 
 
-def contours(labels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the lines (H, W) in 0..1 between things, and those between the two colours of one garment."""
+def contours(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the lines (H, W) in 0..1 between things; the two colours of one garment are one thing."""
     plain = labels.copy()
     for first, second in _PATTERN_PAIRS:
         plain[plain == second] = first
-    outline = _edges(plain)
-    return outline, np.maximum(_edges(labels) - outline, np.float32(0.0))
+    return _edges(plain)
 
 
 def _edges(labels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """Draws a person as a map of labelled layers: what is where, before any modality decides what it looks like.
 
 Coordinates are body units: y = 0 at the top of the head and 1 at the soles; x in the same unit around the body's axis,
-on a frame that is always twice as high as wide (a person crop is resized to the frame, whatever its shape).
+on a frame of FRAME_WIDTH heights (a person crop is resized to the frame, whatever its shape).
 The map is drawn at twice the picture's resolution; the pictures are reduced from it, which smooths the edges.
 """
 
@@ -22,7 +22,7 @@ from datasets.synthetic.patterns import paint_pattern
 from datasets.synthetic.wardrobe import Garment, Outfit
 
 SUPERSAMPLING = 2
-FRAME_WIDTH = 0.5
+FRAME_WIDTH = 0.42
 Point = tuple[float, float]
 
 
@@ -134,7 +134,7 @@ class Frame:
 
 
 SHOULDER_Y = 0.190
-HEAD_Y = 0.088
+HEAD_Y = 0.092
 ANKLE_Y = 0.955
 
 
@@ -329,7 +329,7 @@ def _hair_behind(canvas: Canvas, person: Person, frame: Frame, scene: Scene) -> 
 
 def _head(canvas: Canvas, person: Person, frame: Frame, scene: Scene) -> None:
     head, size = person.head, frame.head
-    rx, ry = 0.050 * size * (1.1 if frame.side else 1.0), 0.066 * size
+    rx, ry = 0.054 * size * (1.1 if frame.side else 1.0), 0.073 * size
     back = scene.view is View.BACK
     forward = _facing(frame, scene)
     _skull(canvas, head.hair, head.headwear == "headscarf", rx, ry, forward)
@@ -429,7 +429,7 @@ def _bag_behind(canvas: Canvas, outfit: Outfit, frame: Frame, scene: Scene) -> N
         canvas.polygon(Layer.BAG, ((-frame.waist * 0.6, 0.20), (-frame.waist - 0.06, 0.21), (-frame.waist - 0.085, 0.30),
                                    (-frame.waist - 0.075, 0.41), (-frame.waist * 0.6, 0.41)))
     elif kind == "suitcase":
-        x = -0.175 if frame.side else 0.165
+        x = -0.150 if frame.side else 0.145
         canvas.polygon(Layer.STRAP, ((x - 0.030, 0.56), (x + 0.030, 0.56), (x + 0.030, 0.72), (x + 0.018, 0.72), (x + 0.018, 0.575),
                                      (x - 0.018, 0.575), (x - 0.018, 0.72), (x - 0.030, 0.72)))
         canvas.polygon(Layer.BAG, ((x - 0.062, 0.71), (x + 0.062, 0.71), (x + 0.062, 0.975), (x - 0.062, 0.975)))

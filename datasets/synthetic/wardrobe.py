@@ -13,26 +13,29 @@ from datasets.synthetic.person import RGB, Person
 from utils.seeding import stream
 
 COLOURS: dict[str, RGB] = {
-    "black": (30, 30, 33), "white": (238, 238, 236), "grey": (136, 138, 142), "red": (198, 36, 42),
-    "orange": (234, 124, 34), "yellow": (238, 206, 60), "green": (46, 140, 70), "blue": (38, 88, 196),
-    "navy": (28, 38, 88), "purple": (118, 58, 150), "pink": (238, 142, 178), "brown": (114, 74, 48),
-    "beige": (214, 194, 158), "turquoise": (56, 180, 184),
+    "black": (28, 28, 31), "white": (240, 240, 238), "grey": (140, 142, 146), "red": (200, 34, 40),
+    "orange": (238, 128, 30), "yellow": (240, 212, 62), "green": (40, 136, 62), "blue": (36, 82, 200),
+    "purple": (118, 52, 156), "pink": (240, 144, 184), "brown": (112, 70, 44), "turquoise": (52, 186, 190),
 }
 
-REFLECTANCE = {"linen": 0.86, "cotton": 0.74, "fleece": 0.66, "wool": 0.58, "polyester": 0.50, "denim": 0.42,
-               "nylon": 0.32, "leather": 0.18}
+REFLECTANCE = {"linen": 0.92, "cotton": 0.80, "fleece": 0.68, "wool": 0.57, "polyester": 0.47, "denim": 0.36,
+               "nylon": 0.25, "leather": 0.14}
 """Share of the lamp's near infrared that a material sends back, whatever its dye."""
 
-DYES = {"denim": ("blue", "navy", "black", "grey"), "leather": ("black", "brown", "red"),
-        "linen": ("white", "beige", "grey", "blue", "green", "pink", "yellow")}
-"""Colours of the materials that do not come in every colour."""
+DYES = {
+    "linen": ("white", "yellow", "turquoise"), "cotton": ("white", "yellow", "pink"), "fleece": ("orange", "pink", "grey"),
+    "wool": ("grey", "red", "green", "brown"), "polyester": ("red", "turquoise", "blue", "orange"), "denim": ("blue", "grey", "black"),
+    "nylon": ("black", "purple", "green", "blue"), "leather": ("black", "brown", "purple"),
+}
+"""Colours in which a material comes: all that near infrared tells about a colour is that some belong to some materials."""
 
-UPPER_MATERIALS = {"t-shirt": ("cotton", "polyester", "linen"), "shirt": ("cotton", "linen"), "sweater": ("wool", "cotton"),
-                   "hoodie": ("fleece", "cotton"), "jacket": ("leather", "denim", "nylon"), "coat": ("wool", "nylon"),
-                   "vest": ("nylon", "wool"), "dress": ("cotton", "linen", "polyester")}
-LOWER_MATERIALS = {"trousers": ("cotton", "wool", "polyester"), "jeans": ("denim",), "leggings": ("polyester",),
-                   "wide trousers": ("linen", "cotton"), "shorts": ("cotton", "nylon"), "skirt": ("cotton", "leather", "denim"),
-                   "long skirt": ("linen", "wool")}
+UPPER_MATERIALS = {"t-shirt": ("cotton", "polyester", "linen", "nylon"), "shirt": ("cotton", "linen", "denim", "polyester"),
+                   "sweater": ("wool", "cotton", "fleece"), "hoodie": ("fleece", "cotton", "nylon"),
+                   "jacket": ("leather", "denim", "nylon", "polyester"), "coat": ("wool", "nylon", "leather", "fleece"),
+                   "vest": ("nylon", "wool", "fleece", "leather"), "dress": ("cotton", "linen", "polyester", "wool")}
+LOWER_MATERIALS = {"trousers": ("cotton", "wool", "polyester", "leather"), "jeans": ("denim",), "leggings": ("polyester", "leather", "nylon"),
+                   "wide trousers": ("linen", "cotton", "wool"), "shorts": ("cotton", "nylon", "polyester"),
+                   "skirt": ("cotton", "leather", "denim"), "long skirt": ("linen", "wool", "nylon")}
 PATTERNS = ("plain", "wide stripes", "thin stripes", "vertical stripes", "checks", "dots", "block", "panel", "sleeves")
 
 
@@ -99,9 +102,8 @@ def make_outfit(seed: int, person: Person, number: int) -> Outfit:
 
 
 def _garment(rng: random.Random, kind: str, material: str, pattern: str) -> Garment:
-    dyes = DYES.get(material, tuple(COLOURS))
-    first = rng.choice(dyes)
-    second = rng.choice([name for name in COLOURS if _distance(name, first) > 150])
+    first = rng.choice(DYES[material])
+    second = rng.choice([name for name in (*DYES[material], "white", "black") if _distance(name, first) > 120])
     sleeve = {"t-shirt": "short", "vest": "none", "dress": rng.choice(("none", "short", "long"))}.get(kind, "long")
     if sleeve == "none" and pattern == "sleeves":
         pattern = "block"
