@@ -1,0 +1,102 @@
+"""What is searched for: a query from files and a text, from a JSON file of queries, or from the test lists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.vocabulary import Combination, Modality, combination_name
+from datasets.modalities import MODALITIES
+from datasets.structures import EvalSplit, Source
+from utils.errors import UserError, nearest
+from utils.files import read_json
+
+PART_KEYS: dict[str, Modality] = {**{modality.value: modality for modality in Modality}, "image": Modality.RGB}
+"""Keys of a query's parts; `image` is another word for `rgb`."""
+PERSON_KEY = "person_id"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """One query. name: where it came from. sources: its parts, one of each modality. person_id: None = unknown."""
+
+    name: str
+    sources: tuple[Source, ...]
+    person_id: int | None = None
+
+    @property
+    def combination(self) -> Combination:
+        """The modalities of the parts, in their order."""
+        return tuple(source.modality for source in self.sources)
+
+    @property
+    def task(self) -> str:
+        """The combination's name, for instance NIR+TEXT."""
+        return combination_name(self.combination)
+
+
+def query_from_parts(parts: Mapping[str, str], name: str, folder: str | Path = "", person_id: int | None = None) -> Query:
+    """Return the query of `parts`: key of PART_KEYS -> image file or text.
+
+    folder: what relative image paths are relative to. Raises UserError for no part, for rgb beside another part, and
+    for an image file that does not exist.
+    """
+    found: dict[Modality, Source] = {}
+    for key, value in parts.items():
+        modality = PART_KEYS[key]
+        if modality in found:
+            raise UserError(f"{name}: rgb and image are the same thing; give one of them")
+        if MODALITIES[modality].is_image:
+            value = os.path.join(folder, value)
+            if not os.path.isfile(value):
+                raise UserError(f"{name}: no such image: {value} (key {key}); correct the path")
+        found[modality] = Source(modality=modality, value=value, record=f"{name}, key {key}")
+    if not found:
+        raise UserError(f"{name}: nothing to search for; give rgb alone or any of nir, cp, sk, text")
+    if Modality.RGB in found and len(found) > 1:
+        others = ", ".join(modality.value for modality in found if modality is not Modality.RGB)
+        raise UserError(f"{name}: rgb cannot be mixed with {others}: RGB never took part in the fusion; "
+                        "give rgb alone, or leave it out")
+    return Query(name=name, sources=tuple(found[modality] for modality in Modality if modality in found), person_id=person_id)
+
+
+def read_queries(path: str | Path) -> tuple[Query, ...]:
+    """Read a JSON list of objects with the keys of PART_KEYS and an optional person_id; entries count from 0.
+
+    Relative image paths are relative to the file. Raises UserError naming entry and key.
+    """
+    content = read_json(path, "a list of queries")
+    if not isinstance(content, list) or not content:
+        raise UserError(f"{path}: must be a list with at least one query, for instance [{{\"nir\": \"a.jpg\", \"text\": \"a red coat\"}}]")
+    return tuple(_read_entry(entry, f"{Path(path).name} entry {index}", Path(path).parent) for index, entry in enumerate(content))
+
+
+def _read_entry(entry: Any, where: str, folder: Path) -> Query:
+    valid = [*PART_KEYS, PERSON_KEY]
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: must be an object with keys out of {', '.join(valid)}")
+    for key, value in entry.items():
+        if key not in valid:
+            raise UserError(f"{where}: unknown key {key!r}, {nearest(key, valid)}")
+        if key == PERSON_KEY:
+            if isinstance(value, bool) or not isinstance(value, int | None):
+                raise UserError(f"{where}: key {key} = {value!r}: must be a whole number")
+        elif not isinstance(value, str):
+            raise UserError(f"{where}: key {key} = {value!r}: must be {'an image path' if key != 'text' else 'a text'}")
+    parts = {key: value for key, value in entry.items() if key != PERSON_KEY}
+    return query_from_parts(parts, where, folder, entry.get(PERSON_KEY))
+
+
+def listed_query(split: EvalSplit, task: str, index: int) -> Query:
+    """Return entry `index`, from 0, of a query list of the split. Raises UserError with what there is."""
+    lists = {queries.name: queries for queries in split.query_lists}
+    name = task.strip().upper()
+    if name not in lists:
+        raise UserError(f"--task {task}: no such query list in split {split.name}: {nearest(name, lists)}")
+    entries = lists[name].entries
+    if not 0 <= index < len(entries):
+        raise UserError(f"--index {index}: the list {name} has the entries 0 to {len(entries) - 1}")
+    return Query(name=f"{name} entry {index}", sources=entries[index], person_id=lists[name].person_ids[index])
