@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.checkpoint_io import DAMAGE_ERRORS
 from utils.errors import UserError
 
 _STORAGE_DTYPES: dict[str, torch.dtype] = {
@@ -29,11 +30,12 @@ _STORAGE_DTYPES: dict[str, torch.dtype] = {
 
 
 def is_torchscript(path: str | Path) -> bool:
-    """Return whether the file is a TorchScript archive (a zip that holds code)."""
-    if not zipfile.is_zipfile(path):
+    """Return whether the file is a TorchScript archive (a zip that holds code). A damaged zip is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+    except DAMAGE_ERRORS:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
 def read_torchscript(path: str | Path) -> dict[str, Tensor]:
@@ -50,8 +52,7 @@ def read_torchscript(path: str | Path) -> dict[str, Tensor]:
                 root = _TensorUnpickler(stream, archive, record[: -len(".pkl")], file).load()
     except UserError:
         raise
-    except (zipfile.BadZipFile, pickle.UnpicklingError, StopIteration, EOFError, OSError, KeyError, IndexError,
-            ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (StopIteration, *DAMAGE_ERRORS) as error:
         raise UserError(f"{file} is not a readable TorchScript archive: {error}; copy it again") from error
     if not isinstance(root, _Module):
         raise UserError(f"{file} holds no module; give an archive of a CLIP model")

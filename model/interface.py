@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -32,6 +32,10 @@ class RetrievalModel(Protocol):
 
     embed_dim: int
     num_identities: int
+    checkpoint_activations: bool
+    """Recompute blocks in the backward pass instead of keeping what they computed. May be set at any time."""
+    frozen_names: tuple[str, ...]
+    """Parameters that the family never trains; their requires_grad is False."""
 
     def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
         """Encode normalised images (B, 3, H, W) or token ids (B, T) of one modality."""
@@ -47,6 +51,9 @@ class RetrievalModel(Protocol):
 
     def fuse(self, members: Sequence[Tokens]) -> Tensor:
         """Fuse the sources of mixed queries, member by member, into (B, D) float32, un-normalised."""
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the repeated blocks in place with torch.compile's `options`; the names of the state stay."""
 
     def identity_logits(self, features: Tensor) -> Tensor:
         """Class scores of the training identities, (B, D) -> (B, num_identities) float32."""

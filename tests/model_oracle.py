@@ -47,69 +47,78 @@ class Sizes:
                 "lora_r": self.rank, "num_loras": self.experts, "lora_layers": self.lora_layers, "mmt_depth": self.depth}
 
 
-def released_state(sizes: Sizes, seed: int = 0) -> State:
-    """Random weights under the released names, second names included; nothing is zero."""
-    generator = torch.Generator().manual_seed(seed)
-    state: State = {}
+class _Draw:
+    """Random tensors by name; nothing is zero."""
 
-    def draw(name: str, *shape: int, mean: float = 0.0, std: float = 0.2) -> None:
-        state[name] = mean + std * torch.randn(*shape, generator=generator)
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.state: State = {}
 
-    def norm(name: str, width: int) -> None:
-        draw(f"{name}.weight", width, mean=1.0)
-        draw(f"{name}.bias", width)
+    def tensor(self, name: str, *shape: int, mean: float = 0.0, std: float = 0.2) -> None:
+        self.state[name] = mean + std * torch.randn(*shape, generator=self.generator)
 
-    def linear(name: str, inputs: int, outputs: int) -> None:
-        draw(f"{name}.weight", outputs, inputs, std=inputs**-0.5)
-        draw(f"{name}.bias", outputs)
+    def norm(self, name: str, width: int) -> None:
+        self.tensor(f"{name}.weight", width, mean=1.0)
+        self.tensor(f"{name}.bias", width)
 
-    def attention(name: str, width: int) -> None:
-        draw(f"{name}.in_proj_weight", 3 * width, width, std=1.5 * width**-0.5)
-        draw(f"{name}.in_proj_bias", 3 * width)
-        linear(f"{name}.out_proj", width, width)
+    def linear(self, name: str, inputs: int, outputs: int) -> None:
+        self.tensor(f"{name}.weight", outputs, inputs, std=inputs**-0.5)
+        self.tensor(f"{name}.bias", outputs)
 
-    def blocks(prefix: str, width: int, count: int) -> None:
+    def attention(self, name: str, width: int) -> None:
+        self.tensor(f"{name}.in_proj_weight", 3 * width, width, std=1.5 * width**-0.5)
+        self.tensor(f"{name}.in_proj_bias", 3 * width)
+        self.linear(f"{name}.out_proj", width, width)
+
+    def blocks(self, prefix: str, width: int, count: int) -> None:
         for index in range(count):
-            name = f"{prefix}.transformer.resblocks.{index}" if "cross" not in prefix else f"{prefix}.resblocks.{index}"
-            attention(f"{name}.attn", width)
-            norm(f"{name}.ln_1", width)
-            linear(f"{name}.mlp.c_fc", width, 4 * width)
-            linear(f"{name}.mlp.c_proj", 4 * width, width)
-            norm(f"{name}.ln_2", width)
+            name = f"{prefix}.resblocks.{index}"
+            self.attention(f"{name}.attn", width)
+            self.norm(f"{name}.ln_1", width)
+            self.linear(f"{name}.mlp.c_fc", width, 4 * width)
+            self.linear(f"{name}.mlp.c_proj", 4 * width, width)
+            self.norm(f"{name}.ln_2", width)
 
-    width, rank = sizes.vision_width, sizes.rank
-    draw("clip_text_encoder.positional_embedding", sizes.text_length, sizes.text_width)
-    draw("clip_text_encoder.text_projection", sizes.text_width, sizes.embed)
-    draw("clip_text_encoder.token_embedding.weight", sizes.vocab, sizes.text_width)
-    blocks("clip_text_encoder", sizes.text_width, sizes.text_layers)
-    norm("clip_text_encoder.ln_final", sizes.text_width)
-    for kind in IMAGES:
-        draw(f"{kind}_tokenizer.class_embedding", width)
-        draw(f"{kind}_tokenizer.positional_embedding", 1 + sizes.grid[0] * sizes.grid[1], width)
-        draw(f"{kind}_tokenizer.conv1.weight", width, 3, sizes.patch, sizes.patch, std=0.05)
-        norm(f"{kind}_tokenizer.ln_pre", width)
-    draw("vision_encoder.proj", width, sizes.embed)
-    blocks("vision_encoder", width, sizes.vision_layers)
-    norm("vision_encoder.ln_post", width)
-    attention("cross_attn", sizes.embed)
-    blocks("cross_modal_transformer", sizes.embed, sizes.depth)
-    for name in ("ln_pre", "ln_post", "mm_head.ln"):
-        norm(name, sizes.embed)
-    linear("mm_head.dense", sizes.embed, sizes.embed)
-    linear("mm_head.fc", sizes.embed, sizes.embed)
-    linear("classifier", sizes.embed, sizes.identities)
-    for index in range(sizes.vision_layers - sizes.lora_layers if sizes.lora else sizes.vision_layers, sizes.vision_layers):
-        name = f"vision_encoder.transformer.resblocks.{index}"
+    def experts(self, block: str, sizes: Sizes) -> None:
+        width, rank = sizes.vision_width, sizes.rank
         for expert in range(sizes.experts):
             for layer, inputs, outputs in (("c_fc", width, 4 * width), ("c_proj", 4 * width, width)):
-                draw(f"{name}.mlp.{layer}.loras_A.{expert}", rank, inputs)
-                draw(f"{name}.mlp.{layer}.loras_B.{expert}", outputs, rank)
+                self.tensor(f"{block}.mlp.{layer}.loras_A.{expert}", rank, inputs)
+                self.tensor(f"{block}.mlp.{layer}.loras_B.{expert}", outputs, rank)
             if sizes.lora == "all":
                 for layer, outputs, base in (("in_proj", 3 * width, "in_proj_weight"), ("out_proj", width, "out_proj.weight")):
-                    draw(f"{name}.attn.{layer}_weight_withloras.{expert}.lora_A_param", rank, outputs)
-                    draw(f"{name}.attn.{layer}_weight_withloras.{expert}.lora_B_param", width, rank)
-                    state[f"{name}.attn.{layer}_weight_withloras.{expert}.orig_param"] = state[f"{name}.attn.{base}"]
-    return state
+                    name = f"{block}.attn.{layer}_weight_withloras.{expert}"
+                    self.tensor(f"{name}.lora_A_param", rank, outputs)
+                    self.tensor(f"{name}.lora_B_param", width, rank)
+                    self.state[f"{name}.orig_param"] = self.state[f"{block}.attn.{base}"]
+
+
+def released_state(sizes: Sizes, seed: int = 0) -> State:
+    """Random weights under the released names, second names included."""
+    draw, width = _Draw(seed), sizes.vision_width
+    draw.tensor("clip_text_encoder.positional_embedding", sizes.text_length, sizes.text_width)
+    draw.tensor("clip_text_encoder.text_projection", sizes.text_width, sizes.embed)
+    draw.tensor("clip_text_encoder.token_embedding.weight", sizes.vocab, sizes.text_width)
+    draw.blocks("clip_text_encoder.transformer", sizes.text_width, sizes.text_layers)
+    draw.norm("clip_text_encoder.ln_final", sizes.text_width)
+    for kind in IMAGES:
+        draw.tensor(f"{kind}_tokenizer.class_embedding", width)
+        draw.tensor(f"{kind}_tokenizer.positional_embedding", 1 + sizes.grid[0] * sizes.grid[1], width)
+        draw.tensor(f"{kind}_tokenizer.conv1.weight", width, 3, sizes.patch, sizes.patch, std=0.05)
+        draw.norm(f"{kind}_tokenizer.ln_pre", width)
+    draw.tensor("vision_encoder.proj", width, sizes.embed)
+    draw.blocks("vision_encoder.transformer", width, sizes.vision_layers)
+    draw.norm("vision_encoder.ln_post", width)
+    draw.attention("cross_attn", sizes.embed)
+    draw.blocks("cross_modal_transformer", sizes.embed, sizes.depth)
+    for name in ("ln_pre", "ln_post", "mm_head.ln"):
+        draw.norm(name, sizes.embed)
+    draw.linear("mm_head.dense", sizes.embed, sizes.embed)
+    draw.linear("mm_head.fc", sizes.embed, sizes.embed)
+    draw.linear("classifier", sizes.embed, sizes.identities)
+    for index in range(sizes.vision_layers - (sizes.lora_layers if sizes.lora else 0), sizes.vision_layers):
+        draw.experts(f"vision_encoder.transformer.resblocks.{index}", sizes)
+    return draw.state
 
 
 def encode_image(state: State, sizes: Sizes, kind: str, images: Tensor) -> Tensor:

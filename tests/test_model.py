@@ -185,7 +185,8 @@ def test_training_never_builds_a_merged_weight() -> None:
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
             result = function(*args, **(kwargs or {}))
-            if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.add, torch.ops.aten.addmm, torch.ops.aten.baddbmm):
+            aten = torch.ops.aten
+            if function.overloadpacket in (aten.mm, aten.bmm, aten.add, aten.addmm, aten.baddbmm):
                 produced.append(tuple(result.shape)[-2:])
             return result
 

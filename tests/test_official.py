@@ -111,18 +111,20 @@ def test_entries_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
     state = oracle.released_state(ALL)
     alias = "vision_encoder.transformer.resblocks.2.attn.out_proj_weight_withloras.3.orig_param"
     wrong = {
-        "1 entries missing: vision_encoder.ln_post.weight": {name: value for name, value in state.items() if name != "vision_encoder.ln_post.weight"},
+        "1 entries missing: vision_encoder.ln_post.weight": {
+            name: value for name, value in state.items() if name != "vision_encoder.ln_post.weight"},
         "1 entries unexpected: vision_encoder.ln_post.gain": {**state, "vision_encoder.ln_post.gain": torch.zeros(1)},
-        r"1 entries of another shape: mm_head.fc.weight \(64, 32\) \(the model: \(64, 64\)\)": {**state, "mm_head.fc.weight": torch.zeros(64, 32)},
+        r"1 entries of another shape: mm_head.fc.weight \(64, 32\) \(the model: \(64, 64\)\)": {
+            **state, "mm_head.fc.weight": torch.zeros(64, 32)},
         f"1 entries unlike the entry they repeat: {alias}": {**state, alias: state[alias] + 1},
         "unexpected: .*withloras.4.orig_param": {**state, alias.replace("loras.3", "loras.4"): state[alias]},
     }
     for words, content in wrong.items():
         with pytest.raises(UserError, match=words):
             load_reid5o(write(tmp_path, content), ALL.flat())
-    for change, words in (({"stride_size": 16}, "positional_embedding"), ({"add_lora": False}, "unexpected"), ({"lora_mode": "mlp"}, "unexpected"),
-                          ({"lora_r": 4}, "another shape"), ({"num_loras": 5}, "missing"), ({"mmt_depth": 3}, "missing"),
-                          ({"lora_layers": 1}, "unexpected")):
+    for change, words in (({"stride_size": 16}, "positional_embedding"), ({"add_lora": False}, "unexpected"),
+                          ({"lora_mode": "mlp"}, "unexpected"), ({"lora_r": 4}, "another shape"),
+                          ({"num_loras": 5}, "missing"), ({"mmt_depth": 3}, "missing"), ({"lora_layers": 1}, "unexpected")):
         with pytest.raises(UserError, match=words):
             load_reid5o(write(tmp_path, state), {**ALL.flat(), **change})
 
@@ -186,8 +188,9 @@ def test_flat_configurations_that_are_refused(tmp_path: Path, text: str, words: 
 
 def test_impossible_values_and_missing_files(tmp_path: Path) -> None:
     state = oracle.released_state(ALL)
-    for change, words in (({"img_size": "(384,128)"}, "height and width"), ({"lora_mode": "some"}, "mlp or all"), ({"stride_size": "x"}, "invalid literal"),
-                          ({"img_size": (8, 8)}, "image_size"), ({"stride_size": 0}, "at least 1"), ({"lora_layers": 9}, "vision_layers")):
+    for change, words in (({"img_size": "(384,128)"}, "height and width"), ({"lora_mode": "some"}, "mlp or all"),
+                          ({"stride_size": "x"}, "invalid literal"), ({"img_size": (8, 8)}, "image_size"),
+                          ({"stride_size": 0}, "at least 1"), ({"lora_layers": 9}, "vision_layers")):
         with pytest.raises(UserError, match=words):
             reid5o_sizes(state, {**ALL.flat(), **change})
     with pytest.raises(UserError, match="no such configuration"):

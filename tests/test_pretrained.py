@@ -312,7 +312,8 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
         "is not a CLIP vision transformer": {"layer1.weight": torch.zeros(3)},
         "1 tensors are missing .visual.ln_post.bias": {name: value for name, value in state.items() if name != "visual.ln_post.bias"},
         "1 tensors have no place .visual.extra": {**state, "visual.extra": torch.zeros(1)},
-        "vision_width 64 .the model: 128..*embed_dim": {**state, "visual.class_embedding": torch.zeros(64), "text_projection": torch.zeros(64, 32)},
+        "vision_width 64 .the model: 128..*embed_dim": {
+            **state, "visual.class_embedding": torch.zeros(64), "text_projection": torch.zeros(64, 32)},
         "no square grid": {**state, "visual.positional_embedding": torch.zeros(16, 128)},
         "has shape .4, 4. where the model has .128, 64.": {**state, "visual.proj": torch.zeros(4, 4)},
         "vision_layers 3": {**state, "visual.transformer.resblocks.2.ln_1.bias": torch.zeros(128)},

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from utils.errors import UserError
 from utils.files import atomic_path
 
 DISK_FULL_WORDS = ("no space left", "unexpected pos", "enforce fail", "file write failed", "disk quota")
+DAMAGE_ERRORS = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ImportError,
+                 OverflowError, OSError, struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError)
+"""What readers of pickles and archives raise on damaged bytes."""
 
 
 def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
@@ -48,7 +53,7 @@ def load_tensors(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is refused: it holds more than tensors and plain values ({_first_line(error)}); "
                         "nothing in it was executed; save the state dict alone") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+    except DAMAGE_ERRORS as error:
         raise UserError(f"{path} cannot be read as a checkpoint ({_first_line(error)}); it is truncated or damaged, "
                         "copy it again") from error
 
