@@ -31,11 +31,11 @@ article { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; paddi
 h3 { font-size: 15px; margin: 0 0 10px; overflow-wrap: anywhere; }
 .list { display: flex; flex-wrap: wrap; gap: 12px; align-items: flex-start; }
 .parts { border-bottom: 1px solid #dfe3e8; padding-bottom: 12px; margin-bottom: 12px; }
-figure { margin: 0; width: 84px; font-size: 12px; }
+figure { margin: 0; width: 94px; font-size: 12px; }
 figure img { display: block; width: 64px; height: 128px; border: 4px solid #969ca4; padding: 2px; background: #fff; }
-figure.match img { border-color: #1a8c46; } figure.other img { border-color: #c83028; border-style: dashed; }
+figure.match img { border-color: #1a8c46; } figure.other img { border-color: #c83028; }
 figcaption { overflow-wrap: anywhere; } figure.match figcaption b { color: #1a8c46; } figure.other figcaption b { color: #c83028; }
-.name { color: #5c636b; font-size: 11px; }
+.name { color: #5c636b; font-size: 11px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 blockquote { margin: 0; padding: 8px 12px; background: #f4f5f7; border-left: 4px solid #969ca4; max-width: 560px; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 0 0 12px; background: #fff; } th, td { border: 1px solid #dfe3e8; padding: 3px 10px; text-align: right; }
 th:first-child, td:first-child { text-align: left; }

@@ -12,6 +12,7 @@ import torch
 from configs.schema import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
 from datasets.structures import Benchmark
+from solver.evaluation_report import write_report
 from solver.evaluator import EvaluationSpec, evaluate_split
 from solver.results import Provenance, format_result, write_results
 from solver.runs import TrainedModel, open_checkpoint, open_run
@@ -43,8 +44,10 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, spec, place)
     folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
-    written = write_results(folder, result, provenance_of(trained, benchmark))
-    return f"{format_result(result)}\nwritten: {written}"
+    provenance = provenance_of(trained, benchmark)
+    written = write_results(folder, result, provenance)
+    report = write_report(folder, result, provenance, trained.config.seed)
+    return f"{format_result(result)}\nwritten: {written}, {report}"
 
 
 def load_test_benchmark(config: ExperimentConfig) -> Benchmark:
