@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,23 +44,27 @@ def query_from_parts(parts: Mapping[str, str], name: str, folder: str | Path = "
     folder: what relative image paths are relative to. Raises UserError for no part, for rgb beside another part, and
     for an image file that does not exist.
     """
+    _check_mix([PART_KEYS[key] for key in parts], name)
     found: dict[Modality, Source] = {}
     for key, value in parts.items():
         modality = PART_KEYS[key]
-        if modality in found:
-            raise UserError(f"{name}: rgb and image are the same thing; give one of them")
         if MODALITIES[modality].is_image:
             value = os.path.join(folder, value)
             if not os.path.isfile(value):
                 raise UserError(f"{name}: no such image: {value} (key {key}); correct the path")
         found[modality] = Source(modality=modality, value=value, record=f"{name}, key {key}")
-    if not found:
+    return Query(name=name, sources=tuple(found[modality] for modality in Modality if modality in found), person_id=person_id)
+
+
+def _check_mix(modalities: Sequence[Modality], name: str) -> None:
+    if not modalities:
         raise UserError(f"{name}: nothing to search for; give rgb alone or any of nir, cp, sk, text")
-    if Modality.RGB in found and len(found) > 1:
-        others = ", ".join(modality.value for modality in found if modality is not Modality.RGB)
+    if len(set(modalities)) < len(modalities):
+        raise UserError(f"{name}: rgb and image are the same thing; give one of them")
+    if Modality.RGB in modalities and len(modalities) > 1:
+        others = ", ".join(modality.value for modality in modalities if modality is not Modality.RGB)
         raise UserError(f"{name}: rgb cannot be mixed with {others}: RGB never took part in the fusion; "
                         "give rgb alone, or leave it out")
-    return Query(name=name, sources=tuple(found[modality] for modality in Modality if modality in found), person_id=person_id)
 
 
 def read_queries(path: str | Path) -> tuple[Query, ...]:

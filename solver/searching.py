@@ -43,7 +43,8 @@ EXTENSIONS = (".png", ".html", ".json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchOptions:
-    """The command line of infer.py. parts: key -> file or text of one query. task, index: an entry of the test lists.
+    """The command line of infer.py. parts: key -> file or text of one query. task, index: an entry of the test lists
+    (None = the first).
 
     gallery: a folder, empty = the test gallery of the run's data set. gallery_cache: folder of encoded galleries,
     empty = gallery_cache/ beside the checkpoint. output: name of the picture, empty = retrieval.png beside it.
@@ -56,7 +57,7 @@ class SearchOptions:
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     queries: str = ""
     task: str = ""
-    index: int = 0
+    index: int | None = None
     gallery: str = ""
     gallery_cache: str = ""
     top_k: int = 10
@@ -102,6 +103,8 @@ def run_search(options: SearchOptions) -> str:
     configure_logging()
     if options.top_k < 1:
         raise UserError(f"--top-k {options.top_k}: must be at least 1")
+    if options.index is not None and not options.task:
+        raise UserError("--index needs --task NAME, the list that it counts in")
     # Whatever is wrong with files that the user names is said before the weights are read.
     queries = _named_queries(options)
     gallery = folder_gallery(options.gallery) if options.gallery else None
@@ -130,7 +133,7 @@ def _named_queries(options: SearchOptions) -> tuple[Query, ...]:
 
 
 def _test_query(benchmark: Benchmark, options: SearchOptions) -> tuple[Query, ...]:
-    return (listed_query(benchmark.splits[TEST_SPLIT], options.task, options.index),)
+    return (listed_query(benchmark.splits[TEST_SPLIT], options.task, options.index or 0),)
 
 
 def output_path(name: str, home: Path) -> Path:
