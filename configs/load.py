@@ -37,7 +37,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> schema.E
     return build_experiment(layers, name=str(name))
 
 
-def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str = "") -> schema.ExperimentConfig:
+def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str = "unnamed") -> schema.ExperimentConfig:
     """Merge layers of (where it stands, nested values), later ones first in rank, into a checked configuration."""
     family = _family(layers)
     tree = OmegaConf.create({**SCALARS, "name": name})
