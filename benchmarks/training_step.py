@@ -71,7 +71,7 @@ class Step:
         self.device, self.precision, identities = device, precision, max(2, batch // 4)
         torch.manual_seed(0)
         self.model: RetrievalModel = build_model(config.family, config.model, identities)
-        initialise(self.model, config.family, config.model)
+        initialise(config.family, self.model, config.model)
         self.model.to(device).train()
         self.objective = build_objective(config.family, config.objective, 0)
         height, width = config.model.image_size

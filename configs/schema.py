@@ -31,6 +31,7 @@ class DataConfig:
     """Folder of the memory-mapped uint8 cache of decoded images; empty = no cache."""
 
     def __post_init__(self) -> None:
+        _require(bool(self.root), "data.root", self.root, "the folder that holds the dataset's own folder")
         _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "at least 0 and below 1")
         _require(self.workers >= -1, "data.workers", self.workers, "-1 (choose) or a number of processes")
 
@@ -78,7 +79,7 @@ class Reid5oConfig:
     """Sizes of ReID5o. The defaults are CLIP ViT-B/16 at 384x128."""
 
     init: str = "random"
-    """Initial weights: random, FILE.pt (OpenAI archive), hf:DIRECTORY-OR-HUB-ID, open_clip:MODEL/TAG, run:DIRECTORY."""
+    """Initial weights: random, FILE.pt (OpenAI archive), hf:DIRECTORY-OR-HUB-ID, open_clip:MODEL/TAG."""
     image_size: tuple[int, int] = (384, 128)
     """Height and width in pixels."""
     patch_size: int = 16
@@ -144,7 +145,10 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or larger")
-        _require(self.target_lr >= 0, "schedule.target_lr", self.target_lr, "0 or larger")
+        for name in ("warmup_factor", "target_lr", "power", "gamma"):
+            _require(getattr(self, name) >= 0, f"schedule.{name}", getattr(self, name), "0 or larger")
+        _require(all(epoch >= 0 for epoch in self.milestones) and list(self.milestones) == sorted(self.milestones),
+                 "schedule.milestones", self.milestones, "epochs in ascending order")
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optimizer.lr", self.lr, "larger than 0")
         _require(self.eps > 0, "optimizer.eps", self.eps, "larger than 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), "optimizer.betas", self.betas, "at least 0 and below 1")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "at least 0 and below 1")
         for name in ("weight_decay", "bias_weight_decay", "new_module_lr_factor", "bias_lr_factor"):
             _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or larger")
 
