@@ -133,7 +133,10 @@ def _lead(person: Person, outfit: Outfit, view: View, rng: random.Random) -> str
     age = rng.choice(AGES[person.age])
     build = "" if _omitted("build", rng) else rng.choice(BUILDS[person.body.build])
     words = " ".join(f"{build} {age} {_say(person.sex, rng)}".split())
-    return f"{_article(words).capitalize()} {' '.join(_phrases(person, outfit, view, rng))}".strip() + "."
+    phrases = _phrases(person, outfit, view, rng)
+    if len(phrases) > 2:
+        phrases[-1] = f"and {phrases[-1]}"
+    return " ".join([_article(words).capitalize(), *phrases]) + "."
 
 
 def _details(person: Person, outfit: Outfit, view: View, rng: random.Random) -> list[str]:

@@ -59,7 +59,7 @@ class Layer(IntEnum):
 class Scene:
     """Pose and framing. phase: stride, -1..1; arm: -1..1; left: a side view faces left, other views mirror the bag's side;
     scale: figure height over frame height; centre: x in frame widths; top: y in frame heights; lean: sideways shift of the
-    head; pitch: enlargement of the upper body; wobble: error of every drawn point; girth: drawn over true width."""
+    head; pitch: enlargement of the upper body; wobble: largest error of a drawn point along x and y; girth: drawn over true width."""
 
     view: View
     left: bool
@@ -85,13 +85,13 @@ class Canvas:
         self._scene = scene
         self._sign = -1.0 if scene.left else 1.0
         self._x_scale = scene.scale / FRAME_WIDTH * self.width * scene.girth
-        self._gauss = rng.gauss if scene.wobble else None
+        self._random = rng.random if scene.wobble else None
 
     def pixel(self, x: float, y: float) -> Point:
         """Return the pixel of a point in body units."""
         scene = self._scene
-        if self._gauss is not None:
-            x, y = x + self._gauss(0.0, scene.wobble), y + self._gauss(0.0, scene.wobble)
+        if self._random is not None:
+            x, y = x + (self._random() - 0.5) * 2 * scene.wobble, y + (self._random() - 0.5) * 2 * scene.wobble
         x *= self._sign * (1.0 + scene.pitch * (0.5 - y))
         y -= scene.pitch * 0.25 * y * (1.0 - y)
         column = scene.centre * self.width + (x + scene.lean * (1.0 - y)) * self._x_scale
@@ -160,12 +160,12 @@ def draw_labels(person: Person, outfit: Outfit, scene: Scene, size: tuple[int, i
 def _measure(person: Person, scene: Scene) -> Frame:
     body = person.body
     side = scene.view is View.SIDE
-    depth = 0.62 if side else 1.0
+    depth = 0.72 if side else 1.0
     leg = body.leg
     return Frame(
         side=side,
-        shoulder=0.104 * (0.62 + 0.38 * body.girth) * body.shoulders * (0.55 if side else 1.0),
-        waist=0.076 * body.girth * (0.80 if side else 1.0),
+        shoulder=0.104 * (0.62 + 0.38 * body.girth) * body.shoulders * (0.68 if side else 1.0),
+        waist=0.076 * body.girth * (0.88 if side else 1.0),
         hip=0.086 * (0.45 + 0.55 * body.girth) * body.hips * (depth + 0.1 if side else 1.0),
         hip_y=1.0 - leg,
         waist_y=1.0 - leg - 0.10,
@@ -184,7 +184,7 @@ def _leg_joints(person: Person, frame: Frame, scene: Scene, near: int) -> list[P
     stride = scene.phase * (0.5 + 0.5 * person.body.swing)
     knee_y = (frame.hip_y + ANKLE_Y) / 2
     if frame.side:
-        ankle = 0.135 * stride * near
+        ankle = 0.105 * stride * near
         bend = 0.03 * abs(stride)
         return [(0.01 * near, frame.hip_y), (ankle * 0.5 + bend, knee_y), (ankle, ANKLE_Y - 0.02 * max(0.0, -ankle))]
     spread = frame.hip * 0.52

@@ -9,50 +9,50 @@ from __future__ import annotations
 RENDERER_VERSION = 1
 
 # Framing of a photograph (RGB, NIR) and of a drawing (colour pencil, sketch).
-PHOTO_SCALE = (0.92, 0.98)
-PHOTO_SHIFT_X = 0.02
-PHOTO_SHIFT_Y = 0.01
-DRAWING_SCALE = (0.93, 0.98)
-DRAWING_SHIFT_X = 0.012
-DRAWING_SHIFT_Y = 0.01
-TRUNCATION_RATE = 0.04
-TRUNCATION_SCALE = (1.05, 1.20)
-LEAN = 0.015
-VIEW_WEIGHTS = {"front": 0.50, "back": 0.30, "side": 0.20}
+PHOTO_SCALE = (0.95, 0.98)
+PHOTO_SHIFT_X = 0.010
+PHOTO_SHIFT_Y = 0.006
+DRAWING_SCALE = (0.95, 0.98)
+DRAWING_SHIFT_X = 0.008
+DRAWING_SHIFT_Y = 0.005
+TRUNCATION_RATE = 0.02
+TRUNCATION_SCALE = (1.03, 1.12)
+LEAN = 0.008
+VIEW_WEIGHTS = {"front": 0.55, "back": 0.30, "side": 0.15}
 
 # Visible photographs.
-CAST = 0.07
-BRIGHTNESS = (0.85, 1.10)
-CONTRAST = (0.88, 1.08)
-SATURATION = (0.80, 1.05)
+CAST = 0.05
+BRIGHTNESS = (0.90, 1.08)
+CONTRAST = (0.92, 1.06)
+SATURATION = (0.88, 1.05)
 SHOT_BRIGHTNESS = 0.05
-SIDE_LIGHT = 0.15
-FOLDS = 0.10
-BLUR_RADIUS = (0.0, 0.6)
-NOISE = (2.0, 6.0)
+SIDE_LIGHT = 0.10
+FOLDS = 0.08
+BLUR_RADIUS = (0.0, 0.5)
+NOISE = (2.0, 5.0)
 JPEG_QUALITY = (70, 90)
-OCCLUSION_RATE = 0.08
-OCCLUSION_SIZE = (0.14, 0.30)
+OCCLUSION_RATE = 0.05
+OCCLUSION_SIZE = (0.12, 0.22)
 
 # Near-infrared photographs: the share of a pattern's contrast that is left, and the spread of the lamp.
 NIR_PATTERN_CONTRAST = 0.22
-NIR_GAIN = (0.90, 1.08)
+NIR_GAIN = (0.94, 1.06)
 NIR_LAMP_FALLOFF = 0.60
-NIR_NOISE = (3.0, 7.0)
+NIR_NOISE = (3.0, 6.0)
 NIR_REFLECTANCE_SPREAD = 0.04
 
 # Colour-pencil drawings: error of the drawn colours, of the drawn outline, and share of paper left white.
-CP_COLOUR_SHIFT = 16.0
-CP_GLOBAL_SHIFT = 7.0
-CP_PALENESS = (0.08, 0.25)
+CP_COLOUR_SHIFT = 12.0
+CP_GLOBAL_SHIFT = 5.0
+CP_PALENESS = (0.10, 0.22)
 CP_STROKE = 0.60
-CP_WOBBLE = 0.004
-CP_PROPORTION_ERROR = 0.05
+CP_WOBBLE = 0.005
+CP_PROPORTION_ERROR = 0.03
 CP_LINE = 0.75
 
 # Sketches: lines that are lost, and their strength.
 SK_LINE = (1.8, 2.4)
-SK_GAP = 0.06
+SK_GAP = 0.04
 SK_SOFTNESS = 3.0
 
 # Captions: omissions and vagueness.

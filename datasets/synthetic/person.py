@@ -126,7 +126,7 @@ def make_person(seed: int, index: int) -> Person:
 def _body(rng: random.Random, sex: str) -> Body:
     man = sex == "man"
     return Body(
-        height=rng.uniform(0.90, 0.98) + (0.02 if man else 0.0),
+        height=rng.uniform(0.96, 0.99) + (0.01 if man else 0.0),
         girth=rng.choice((rng.uniform(0.74, 0.86), rng.uniform(0.90, 1.10), rng.uniform(1.18, 1.42))),
         shoulders=rng.uniform(0.98, 1.16) if man else rng.uniform(0.86, 1.02),
         hips=rng.uniform(0.88, 1.02) if man else rng.uniform(1.0, 1.2),

@@ -17,7 +17,7 @@ def draw_view(rng: random.Random) -> View:
 
 def photo_scene(person: Person, camera: Camera, view: View, rng: random.Random) -> Scene:
     """Return the scene of a photograph: any phase of a stride, a rough box, sometimes cut off at the feet."""
-    scale = rng.uniform(*nuisance.PHOTO_SCALE) * person.body.height / 0.96
+    scale = rng.uniform(*nuisance.PHOTO_SCALE) * person.body.height
     if rng.random() < nuisance.TRUNCATION_RATE:
         scale = rng.uniform(*nuisance.TRUNCATION_SCALE)
     top = 0.012 if scale > 1.0 else (1.0 - scale) * 0.5
@@ -36,7 +36,7 @@ def photo_scene(person: Person, camera: Camera, view: View, rng: random.Random) 
 
 def drawing_scene(person: Person, view: View, rng: random.Random) -> Scene:
     """Return the scene of a drawing: standing, upright, with an artist's errors of proportion."""
-    scale = rng.uniform(*nuisance.DRAWING_SCALE) * person.body.height / 0.96
+    scale = rng.uniform(*nuisance.DRAWING_SCALE) * person.body.height
     return Scene(
         view=view,
         left=rng.random() < 0.5,
