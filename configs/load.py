@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -26,10 +29,15 @@ SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0}
 MAX_BYTES = 1_000_000
 
 
+class _Entries(dict[str, Any]):
+    """Values under dotted keys of the command line: single entries of a table, where a plain dictionary is a whole one."""
+
+
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> schema.ExperimentConfig:
     """Read `path`, its chain of `base:` files, then the overrides `key.sub=value`.
 
-    A child replaces its parent's value key by key; a table of free names (objective.losses) is replaced whole.
+    A child replaces its parent's value key by key; a table of free names (objective.losses) is replaced whole, unless
+    an override names one entry of it (objective.losses.id=0.5).
     Raises UserError that lists every unknown key, wrong type and value out of range with its file and the nearest names.
     """
     layers = [*_file_layers(Path(path)), *(_override_layer(text) for text in overrides)]
@@ -63,10 +71,10 @@ def _scalars(tree: Any, where: str) -> dict[str, Any]:
     if type(values["seed"]) is not int or values["seed"] < 0:
         raise UserError(f"{where}: seed = {values['seed']!r}: must be a whole number, 0 or larger")
     for key in ("name", "output_dir"):
-        if not isinstance(values[key], (str, int)) or not str(values[key]):
-            raise UserError(f"{where}: {key} = {values[key]!r}: must be a text")
+        if isinstance(values[key], bool) or not isinstance(values[key], (str, int)) or not str(values[key]):
+            raise UserError(f"{where}: {key} = {values[key]!r}: must be a text that is not empty, if necessary in quotes")
         values[key] = str(values[key])
-    if Path(values["name"]).name != values["name"]:
+    if values["name"] in (".", "..") or re.search(r"[/\\\0]", values["name"]):
         raise UserError(f"{where}: name = {values['name']!r}: must be a plain name; folders go into output_dir")
     return values
 
@@ -120,8 +128,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         # OmegaConf's loader is safe (no tags) and refuses duplicate keys and alias bombs.
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not a configuration: its brackets are nested too deeply") from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+        raise UserError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}; correct it there") from error
     if not isinstance(values, dict) or not values:
         raise UserError(f"{path}: must be a table of `key: value` lines")
     for key, value in _leaves(values):
@@ -136,23 +146,33 @@ def _refuse_interpolation(where: str, key: str, value: Any) -> None:
 
 def _override_layer(text: str) -> tuple[str, dict[str, Any]]:
     key, equals, raw = text.partition("=")
-    if not equals or not key or key.startswith("-"):
+    if not equals or not all(key.split(".")) or key.startswith("-"):
         raise UserError(f"override {text!r}: write key.sub=value, for instance train.epochs=10")
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {text!r}: the value is not valid YAML") from error
     _refuse_interpolation("command line", key, raw)
-    layer: dict[str, Any] = {}
-    _insert(layer, key, "" if raw == "" else value)
+    layer = _Entries()
+    _insert(layer, key, _override_value(text, raw))
     return "command line", layer
+
+
+def _override_value(text: str, raw: str) -> Any:
+    if raw == "":
+        return ""
+    try:
+        # The same loader as for files: no tags, no duplicate keys, 1e-3 is a number.
+        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {raw}"), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise UserError(f"override {text!r}: the value is not valid YAML; put a text with : # [ {{ or quotes into quotes") from error
+    if not isinstance(parsed, dict) or list(parsed) != ["value"]:
+        raise UserError(f"override {text!r}: the value must stand on one line")
+    return parsed["value"]
 
 
 def _insert(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        child = tree.setdefault(parent, {})
-        tree = child if isinstance(child, dict) else tree.__setitem__(parent, {}) or tree[parent]
+        if not isinstance(tree.get(parent), dict):
+            tree[parent] = _Entries()
+        tree = tree[parent]
     tree[last] = value
 
 
@@ -196,17 +216,47 @@ def _apply(tree: Any, where: str, values: Mapping[str, Any], prefix: str = "") -
                 problems.extend(_apply(tree, where, value, f"{name}."))
             else:
                 problems.append(f"{where}: {name} = {value!r}: must be a table with keys {', '.join(map(str, node[key]))}")
+        elif isinstance(value, _Entries) and OmegaConf.is_dict(node[key]):
+            problems.extend(_assign(tree, where, name, {**node[key], **value}))
         else:
             problems.extend(_assign(tree, where, name, value))
     return problems
 
 
 def _assign(tree: Any, where: str, name: str, value: Any) -> list[str]:
+    if not _finite(value):
+        return [f"{where}: {name} = {value!r}: must be finite"]
     try:
         OmegaConf.update(tree, name, value, merge=False)
     except OmegaConfBaseException as error:
-        return [f"{where}: {name} = {value!r}: {_first_line(error)}"]
+        return [f"{where}: {name} = {value!r}: {_reason(error, value)}"]
     return []
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_finite, value))
+    if isinstance(value, str):
+        return value.strip().lower().lstrip("+-") not in ("inf", "infinity", "nan")
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _reason(error: Exception, value: Any) -> str:
+    """Say what OmegaConf expects, in words of a configuration file."""
+    text = _first_line(error)
+    if found := re.search(r"expected one of (\[.*\])", text):
+        names = ast.literal_eval(found[1])
+        close = nearest(str(value), names)
+        return f"{close} valid: {', '.join(map(str, names))}" if close.startswith("did") else close
+    if found := re.search(r"length (\d+) does not match type hint length (\d+)", text):
+        return f"must be a list of {found[2]} values, has {found[1]}"
+    if "is not a TupleConfig" in text:
+        return f"must be a list, for instance [{value}]"
+    if "Dict[" in text:
+        return "must be a table, for instance {name: 1.0}"
+    return text
 
 
 def _first_line(error: Exception) -> str:
