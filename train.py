@@ -29,10 +29,13 @@ def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
-    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy is set.
+    from configs.load import load_experiment
+
+    config = load_experiment(parsed.config, parsed.overrides)
+    # torch is imported from here on: the configuration is right and the threads' waiting policy is set.
     from solver.engine import run_training
 
-    print(run_training(config_file=parsed.config, overrides=parsed.overrides, device=parsed.device, overwrite=parsed.overwrite))
+    print(run_training(config, device=parsed.device, overwrite=parsed.overwrite))
     return 0
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from configs.load import load_experiment, save_experiment
+from configs.load import save_experiment
 from configs.schema import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader, build_train_loader
 from datasets.structures import Batch, Benchmark, EvalSplit, Record
@@ -94,14 +94,15 @@ class TrainingOutcome:
     score: float | None
 
 
-def run_training(*, config_file: str, overrides: Sequence[str], device: str, overwrite: bool) -> str:
-    """Train from a configuration file and return what is to be printed.
+def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> str:
+    """Train in output_dir/name and return what is to be printed.
 
     Raises UserError for wrong input; until the first step is ready to run, nothing is written.
     """
-    config = load_experiment(config_file, overrides)
     directory = Path(config.output_dir) / config.name
     check_free(directory, overwrite)
+    if config.train.init_from and directory.resolve() == Path(config.train.init_from).resolve():
+        raise UserError(f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another name=...")
     with held_log() as held:
         job = assemble(config, resolve_device(device))
     open_directory(directory)
@@ -180,7 +181,6 @@ def header(job: TrainingJob) -> list[str]:
         f"parameter policy\n{job.policy}",
         f"data {benchmark.name}, fingerprint {benchmark.fingerprint}: {len(benchmark.train)} training records of "
         f"{benchmark.num_identities} identities; best chosen on {train.select}",
-        *(f"note: {note}" for note in benchmark.notes),
         f"effective batch {effective} ({train.batch_size} rows x {train.accumulate}), {job.steps_per_epoch} steps an epoch, "
         f"{train.epochs} epochs, seed {job.config.seed}",
         f"parameters: {job.policy.count(True):,} trainable, {job.policy.count(False):,} frozen",

@@ -40,14 +40,14 @@ def read_metrics(path: Path) -> dict[str, Series]:
     lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            entry = json.loads(line)
+            entry = {name: float(value) for name, value in json.loads(line).items()}
             step = int(entry.pop("step"))
         except (json.JSONDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{path} line {number} is not a line of metrics; train again or remove it") from error
         for name, value in entry.items():
             steps, values = series.setdefault(name, ([], []))
             steps.append(step)
-            values.append(float(value))
+            values.append(value)
     return series
 
 
@@ -109,7 +109,7 @@ def _draw_groups(axes: Any, averages: Sequence[Mapping[str, Any]]) -> None:
                         color=[_group_color(str(row["task"])) for row in averages])
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=1)
     axes.set_xticks(list(positions), [str(row["task"]).removesuffix("_AVER") for row in averages], fontsize=8)
-    axes.set(title="means by number of modalities (%): mAP, and rank-1 paler", ylim=(0, 108))
+    axes.set(title="means by number of modalities (%), rank-1 paler", ylim=(0, 108))
     axes.grid(axis="y", alpha=0.3)
 
 
