@@ -25,6 +25,8 @@ GAP = 12
 MARGIN = 24
 LABEL = 20
 ROW_GAP = 30
+MAX_TEXT = 4000
+"""Letters of a text that are laid out: more than fit."""
 COLUMNS = 10
 """Results in one line; further ones follow below."""
 
@@ -50,20 +52,24 @@ def fit_image(path: str, width: int, height: int) -> Image.Image:
 
 @functools.cache
 def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return DejaVu Sans, which comes with matplotlib and knows Greek and Cyrillic too, else Pillow's own font."""
+    """Return DejaVu Sans, which comes with matplotlib and knows Greek and Cyrillic too, else Pillow's own font.
+
+    The basic layout: the other one is not in every build of Pillow, and gives up on some mixtures of scripts.
+    """
     package = importlib.util.find_spec("matplotlib")
     if package is not None and package.origin:
         file = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
         if file.is_file():
-            return ImageFont.truetype(str(file), size)
-    return ImageFont.load_default(size)
+            return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
+    font = ImageFont.load_default(size)
+    return font.font_variant(layout_engine=ImageFont.Layout.BASIC) if isinstance(font, ImageFont.FreeTypeFont) else font
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Return `text`, its end replaced by an ellipsis when it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
+    if len(text) <= width and font.getlength(text) <= width:
         return text
-    # More letters than this never fit; measuring a very long text is slow.
+    # More letters than pixels never fit; measuring a very long text is slow, and refused beyond a million.
     text = text[: width]
     while text and font.getlength(text.rstrip() + "…") > width:
         text = text[:-1]
@@ -187,7 +193,7 @@ def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, source: Source, l
         canvas.paste(fit_image(source.value, IMAGE_WIDTH, IMAGE_HEIGHT), box)
     else:
         draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT - 1), fill=(247, 248, 249))
-        _draw_text(draw, printable(source.value) or "(empty text)", box, width)
+        _draw_text(draw, printable(source.value[:MAX_TEXT]) or "(empty text)", box, width)
     draw.rectangle((box[0] - 1, box[1] - 1, box[0] + width, box[1] + IMAGE_HEIGHT), outline=SOFT)
 
 

@@ -113,11 +113,13 @@ def run_search(options: SearchOptions) -> str:
                else open_checkpoint(options.config, options.checkpoint, options.overrides, device))
     home = Path(options.run) if options.run else trained.checkpoint.parent
     output = output_path(options.output, home)
+    cache = Path(options.gallery_cache) if options.gallery_cache else home / CACHE_FOLDER
+    for path, name in ((output, "--output"), (Path(options.export), "--export"), (cache / "file", "--gallery-cache")):
+        _check_folder(path, name)
     if gallery is None or not queries:
         benchmark = load_test_benchmark(trained.config)
         gallery = gallery or split_gallery(benchmark, benchmark.splits[TEST_SPLIT])
         queries = queries or _test_query(benchmark, options)
-    cache = Path(options.gallery_cache) if options.gallery_cache else home / CACHE_FOLDER
     result = _search(trained, queries, gallery, options.top_k, device, cache)
     _write_files(output, result)
     written = [str(output.with_suffix(extension)) for extension in EXTENSIONS]
@@ -145,6 +147,13 @@ def output_path(name: str, home: Path) -> Path:
     if path.is_dir() or name.endswith(("/", "\\")):
         return path / DEFAULT_NAME
     return path.with_suffix(".png") if path.suffix.lower() in REPLACED_SUFFIXES else path.with_name(f"{path.name}.png")
+
+
+def _check_folder(path: Path, name: str) -> None:
+    """Raise UserError, before any work, when a file stands where the folder of `path` would be."""
+    place = next((parent for parent in path.parents if parent.exists()), path.parent)
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{name}: {place} is a file, not a folder; choose another place")
 
 
 def model_identity(trained: TrainedModel) -> dict[str, Any]:

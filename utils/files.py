@@ -15,6 +15,11 @@ from typing import Any
 from utils.errors import UserError
 
 
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+            errno.ENAMETOOLONG)
+"""What a file system answers to a name or place that the user has to change."""
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any failure.
@@ -34,7 +39,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in REFUSALS:
             raise UserError(f"cannot write {target}: {error.strerror}; what was there before is unchanged") from error
         raise
     finally:
@@ -62,13 +67,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Read a JSON file. Raises UserError that names the file and `what` it should have been."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise UserError(f"no such file: {path} ({what})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"no such file: {path} ({what}); restore it or correct the path") from error
+    except RecursionError as error:
+        raise UserError(f"{path} ({what}) is not usable: its brackets are nested too deeply") from error
+    except ValueError as error:
         raise UserError(f"{path} ({what}) is not valid JSON: {error}; it may be truncated, copy it again") from error
     except OSError as error:
-        raise UserError(f"cannot read {path} ({what}): {error.strerror}") from error
+        raise UserError(f"cannot read {path} ({what}): {error.strerror}; correct the path or its permissions") from error
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -89,6 +96,7 @@ def fingerprint(parts: Iterable[Any]) -> str:
     """Return a 16-digit hex digest of the JSON form of `parts`, in order."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(json.dumps(part, sort_keys=True, ensure_ascii=False).encode("utf-8"))
+        # JSON can hold half of a surrogate pair, UTF-8 cannot.
+        digest.update(json.dumps(part, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         digest.update(b"\n")
     return digest.hexdigest()[:16]
