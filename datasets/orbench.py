@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ TRAIN_FILE = "train_annos.json"
 TEST_FILE = "test_gallery_and_queries.json"
 GALLERY_KEY = "RGB_GALLERY"
 PROTOCOL = "ORBench: RGB gallery, cosine similarity, no exclusion"
+SHOWN = 120
 PARTNERS = (Modality.NIR, Modality.CP, Modality.SK)
 VAL_SEED = 20250611
 """The validation identities and their query lists depend on the data alone, not on a run's seed."""
@@ -46,22 +48,26 @@ class _Tree:
                 entries = os.listdir(self.root / folder)
             except (FileNotFoundError, NotADirectoryError):
                 entries = []
+            except OSError as error:
+                raise UserError(f"cannot list {self.root / folder}: {error.strerror}") from error
             self.listings[folder] = frozenset(name for name in entries if Path(name).suffix.lower() in IMAGE_SUFFIXES
                                               and not name.startswith("."))
         return self.listings[folder]
 
     def source(self, modality: Modality, relative: Any, record: str) -> Source:
         """Return the image source of a path relative to ORBench/. Raises UserError naming the record."""
-        if not isinstance(relative, str) or not relative:
-            raise UserError(f"{record}: {relative!r} is not an image path")
+        if not isinstance(relative, str) or not relative or "\0" in relative:
+            raise UserError(f"{record}: {_shown(relative)} is not an image path")
         path = PurePosixPath(relative)
         if path.is_absolute() or ".." in path.parts or len(path.parts) < 3:
-            raise UserError(f"{record}: image path {relative!r} must have the form <modality>/<folder>/<name> inside {FOLDER}/")
+            raise UserError(f"{record}: image path {_shown(relative)} must have the form <modality>/<folder>/<name> inside {FOLDER}/")
         if path.parts[0] != MODALITIES[modality].folder:
-            raise UserError(f"{record}: image path {relative!r} must lie in {MODALITIES[modality].folder}/, it is a {modality.name} item")
+            raise UserError(f"{record}: image path {_shown(relative)} must lie in {MODALITIES[modality].folder}/, it is a {modality.name} item")
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UserError(f"{record}: {_shown(relative)} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         if self.check and path.name not in self.names(str(path.parent)):
-            raise UserError(f"{record}: no such image: {self.root / relative}; restore the file or set data.on_error=skip")
-        return Source(modality=modality, value=str(self.root / relative), record=record)
+            raise UserError(f"{record}: no such image: {self.root / path}; restore the file or set data.on_error=skip")
+        return Source(modality=modality, value=str(self.root / path), record=record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +81,21 @@ class _Annotation:
 def load_orbench(root: str | Path, *, need_train: bool, val_fraction: float = 0.0, check_files: bool = True) -> Benchmark:
     """Read ORBench/ below `root`.
 
-    need_train: False reads the test lists alone (train_annos.json may be absent). val_fraction: share of training
+    need_train: False reads the test lists; train_annos.json is then only compared with them, and may be absent. val_fraction: share of training
     identities cut off into the split `val`, whose 32 query lists are drawn as ORBench's; 0 = none. check_files: raise
     for a listed image that does not exist. Labels are 0..n-1 in the order of the sorted raw ids.
     Raises UserError naming file, entry or key for everything that does not fit the layout.
     """
     folder = locate(Path(root))
     tree = _Tree(root=folder, check=check_files)
-    annotations = _read_train(tree) if need_train or (folder / TRAIN_FILE).is_file() else []
     notes: list[str] = []
-    splits = {"test": _read_test(tree, notes)} if (folder / TEST_FILE).is_file() or not need_train else {}
-    if splits:
-        _check_overlap(annotations, splits["test"])
+    if need_train or (folder / TRAIN_FILE).is_file():
+        annotations = _read_train(tree if need_train else _Tree(root=folder, check=False))
+    else:
+        annotations = []
+        notes.append(f"{TRAIN_FILE} is absent: whether test identities were trained on cannot be checked")
+    splits = {"test": _read_test(tree, notes)}
+    _check_overlap(folder, annotations, splits["test"])
     if not need_train:
         annotations = []
     held_out = _held_out(annotations, val_fraction)
@@ -111,12 +120,19 @@ def locate(root: Path) -> Path:
     if (root / TRAIN_FILE).exists() or (root / TEST_FILE).exists():
         raise UserError(f"data.root={root} is one level too low: it is the {FOLDER} folder itself; set data.root={root.resolve().parent}"
                         + ("" if root.resolve().name == FOLDER else f" and name the folder {FOLDER}"))
-    if root.resolve().parent.name == FOLDER:
-        raise UserError(f"data.root={root} is too low: it lies inside {FOLDER}/; set data.root={root.resolve().parent.parent}")
-    below = sorted(entry for entry in root.iterdir() if (entry / FOLDER).is_dir())
+    above = next((parent for parent in root.resolve().parents if parent.name == FOLDER), None)
+    if above is not None:
+        raise UserError(f"data.root={root} is too low: it lies inside {FOLDER}/; set data.root={above.parent}")
+    below = sorted(entry.parent for entry in root.glob(f"*/{FOLDER}") if entry.is_dir())
     if below:
         raise UserError(f"data.root={root} is one level too high: {FOLDER}/ lies in {below[0]}; set data.root={below[0]}")
     raise UserError(f"data.root={root} has no folder {FOLDER}/; set data.root to the folder that contains it")
+
+
+def _shown(value: Any) -> str:
+    """Return a value from a file for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _read_train(tree: _Tree) -> list[_Annotation]:
@@ -128,7 +144,7 @@ def _read_train(tree: _Tree) -> list[_Annotation]:
     owner: dict[str, int] = {}
     for index, entry in enumerate(annotations):
         if owner.setdefault(entry.folder, entry.person) != entry.person:
-            raise UserError(f"{path} entry {index}: folder {entry.folder} belongs to id {owner[entry.folder]} and to id {entry.person}; "
+            raise UserError(f"{TRAIN_FILE} entry {index}: folder {entry.folder} belongs to id {owner[entry.folder]} and to id {entry.person}; "
                             "one folder holds one identity")
     if len({entry.person for entry in annotations}) < 2:
         raise UserError(f"{path}: one training identity only (id {annotations[0].person}); at least two are needed")
@@ -143,7 +159,7 @@ def _annotation(tree: _Tree, entry: Any, record: str) -> _Annotation:
             raise UserError(f"{record}: key {key!r} is missing")
     person = _integer(entry["id"])
     if person is None:
-        raise UserError(f"{record}: id = {entry['id']!r} is not a whole number")
+        raise UserError(f"{record}: id = {_shown(entry['id'])} is not a whole number")
     if not isinstance(entry["caption"], str):
         raise UserError(f"{record}: caption must be a text, found {_kind(entry['caption'])}")
     image = tree.source(Modality.RGB, entry["file_path"], record)
@@ -214,7 +230,7 @@ def _read_test(tree: _Tree, notes: list[str]) -> EvalSplit:
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be an object with {GALLERY_KEY} and the query lists, found {_kind(content)}")
     if not content.get(GALLERY_KEY):
-        raise UserError(f"{path}: key {GALLERY_KEY} is missing or empty")
+        raise UserError(f"{path}: key {GALLERY_KEY} is missing or empty; without a gallery nothing can be searched")
     names = {combination_name(key): key for key in ORBENCH_KEYS}
     unknown = sorted(set(content) - set(names) - {GALLERY_KEY})
     if unknown:
@@ -241,10 +257,10 @@ def _rows(tree: _Tree, name: str, key: Combination, rows: Any) -> list[tuple[int
 
 def _row(tree: _Tree, record: str, key: Combination, row: Any) -> tuple[int, tuple[Source, ...]]:
     if not isinstance(row, list) or len(row) != len(key) + 1:
-        raise UserError(f"{record}: must be a list of a person id and {len(key)} item(s) ({combination_name(key)}), found {str(row)[:80]!r}")
+        raise UserError(f"{record}: must be a list of a person id and {len(key)} item(s) ({combination_name(key)}), found {_shown(row)}")
     person = _integer(row[0])
     if person is None:
-        raise UserError(f"{record}: person id {row[0]!r} is not a whole number")
+        raise UserError(f"{record}: person id {_shown(row[0])} is not a whole number")
     return person, tuple(_item(tree, modality, value, record) for modality, value in zip(key, row[1:]))
 
 
@@ -257,10 +273,11 @@ def _item(tree: _Tree, modality: Modality, value: Any, record: str) -> Source:
     return Source(modality=modality, value=value, record=record)
 
 
-def _check_overlap(annotations: list[_Annotation], split: EvalSplit) -> None:
+def _check_overlap(root: Path, annotations: list[_Annotation], split: EvalSplit) -> None:
     train = {entry.folder for entry in annotations}
-    sources = (*split.gallery, *(source for queries in split.query_lists for entry in queries.entries for source in entry))
-    shared = sorted({Path(source.value).parent.name for source in sources if MODALITIES[source.modality].is_image} & train)
+    images = {source.value for source in (*split.gallery, *(source for queries in split.query_lists for entry in queries.entries
+                                                            for source in entry)) if MODALITIES[source.modality].is_image}
+    shared = sorted({os.path.relpath(image, root).split(os.sep)[1] for image in images} & train)
     if shared:
         raise UserError(f"{len(shared)} identity folders are in train and in test, for instance {shared[0]}; "
                         f"training and test identities must not overlap: correct {TRAIN_FILE} or {TEST_FILE}")
@@ -282,8 +299,9 @@ def _digest(train: tuple[Record, ...], splits: Mapping[str, EvalSplit], root: Pa
 def _integer(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
-    text = str(value).strip()
-    return int(text) if text.lstrip("-").isdigit() and text.isascii() else None
+    if isinstance(value, str):
+        value = int(value) if re.fullmatch(r"\s*-?[0-9]{1,19}\s*", value) else None
+    return value if value is not None and abs(value) < 2**63 else None
 
 
 def _kind(value: Any) -> str:

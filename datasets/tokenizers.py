@@ -85,7 +85,7 @@ class ClipTokenizer:
     def _ids(self, text: str) -> Iterator[int]:
         pairs = self._pairs
         for match in pairs.pat.finditer(pairs.clean_fn(text)):
-            symbols = "".join(pairs.byte_encoder[byte] for byte in match.group().encode("utf-8"))
+            symbols = "".join(pairs.byte_encoder[byte] for byte in match.group().encode("utf-8", "replace"))
             yield from (pairs.encoder[piece] for piece in pairs.bpe(symbols).split(" "))
 
     def encode(self, text: str) -> list[int]:
