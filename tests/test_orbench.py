@@ -63,7 +63,7 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path)
+    return Tree(tmp_path / "data")
 
 
 def test_labels_are_sorted_by_raw_id(tree: Tree) -> None:
