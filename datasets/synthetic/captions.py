@@ -26,14 +26,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "cap": ("cap", "baseball cap"), "beanie": ("beanie", "knitted hat"), "hat": ("hat", "wide-brimmed hat"),
     "headscarf": ("headscarf", "head scarf"),
     "bald": ("a bald head", "no hair"), "short": ("short {} hair", "cropped {} hair"), "curly": ("curly {} hair", "a big {} afro"),
-    "bob": ("a {} bob", "shoulder-length {} hair"), "long": ("long {} hair",), "ponytail": ("a {} ponytail", "{} hair tied back"),
-    "bun": ("a {} bun", "{} hair in a bun"),
+    "bob": ("a short {} bob", "shoulder-length {} hair"), "long": ("long {} hair",), "ponytail": ("a long {} ponytail", "{} hair tied back"),
+    "bun": ("a tight {} bun", "{} hair in a bun"),
     "red": ("red", "crimson", "scarlet"), "turquoise": ("turquoise", "teal", "cyan"),
     "purple": ("purple", "violet"), "grey": ("grey", "gray"), "blond": ("blond", "blonde", "fair"),
     "blue": ("blue",), "brown": ("brown", "chestnut"), "wide stripes": ("striped", "with broad stripes"),
     "thin stripes": ("striped", "with thin stripes"), "vertical stripes": ("vertically striped", "with vertical stripes"),
     "checks": ("checked", "checkered", "plaid"), "dots": ("dotted", "polka dot"), "block": ("two-tone", "colour-block"),
-    "panel": ("with a {} centre panel", "with a broad {} stripe down the middle"), "sleeves": ("with {} sleeves",),
+    "panel": ("with a broad {} panel in front", "with a broad {} stripe down the middle"), "sleeves": ("with {} sleeves",),
 }
 """Words for a thing; `{}` stands for a colour."""
 

@@ -70,7 +70,7 @@ def _edges(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
     lines = np.zeros(labels.shape, dtype=np.uint8)
     lines[:, 1:] = labels[:, 1:] != labels[:, :-1]
     lines[1:] |= labels[1:] != labels[:-1]
-    for _ in range(max(1, round(labels.shape[0] / 256))):
+    for _ in range(max(1, round(labels.shape[0] / 384))):
         across = lines.copy()
         across[:, 1:] |= lines[:, :-1]
         across[:, :-1] |= lines[:, 1:]

@@ -121,9 +121,10 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The measures of one person in one view, in body units."""
+    """The measures of one person in one view, in body units. forward: 1 where the face points along +x (a side view), else 0."""
 
     side: bool
+    forward: float
     shoulder: float
     waist: float
     hip: float
@@ -142,7 +143,7 @@ def draw_labels(person: Person, outfit: Outfit, scene: Scene, size: tuple[int, i
     """Return the label map (height * SUPERSAMPLING, width * SUPERSAMPLING) uint8 of `Layer` values."""
     canvas = Canvas(scene, size, rng)
     frame = _measure(person, scene)
-    _bag_behind(canvas, outfit, frame, scene)
+    _bag_behind(canvas, outfit, frame)
     _far_arm(canvas, outfit.upper, frame, scene)
     _hair_behind(canvas, person, frame, scene)
     _legs(canvas, person, outfit, frame, scene)
@@ -164,6 +165,7 @@ def _measure(person: Person, scene: Scene) -> Frame:
     leg = body.leg
     return Frame(
         side=side,
+        forward=float(side),
         shoulder=0.104 * (0.62 + 0.38 * body.girth) * body.shoulders * (0.68 if side else 1.0),
         waist=0.076 * body.girth * (0.88 if side else 1.0),
         hip=0.086 * (0.45 + 0.55 * body.girth) * body.hips * (depth + 0.1 if side else 1.0),
@@ -172,11 +174,6 @@ def _measure(person: Person, scene: Scene) -> Frame:
         limb=0.55 + 0.45 * body.girth,
         head=person.head.size,
     )
-
-
-def _facing(frame: Frame, scene: Scene) -> float:
-    """Return how far the face points along +x: 1 in a side view, 0 otherwise (the canvas mirrors)."""
-    return 1.0 if frame.side else 0.0
 
 
 def _leg_joints(person: Person, frame: Frame, scene: Scene, near: int) -> list[Point]:
@@ -194,7 +191,7 @@ def _leg_joints(person: Person, frame: Frame, scene: Scene, near: int) -> list[P
 
 
 LOWER_WIDTHS = {"trousers": (1.22, 1.22, 1.35), "jeans": (1.12, 1.08, 1.12), "leggings": (1.02, 1.0, 1.0),
-                "wide trousers": (1.3, 1.6, 2.3), "shorts": (1.35, 1.5, 1.5)}
+                "wide trousers": (1.25, 1.42, 1.85), "shorts": (1.35, 1.5, 1.5)}
 
 
 def _legs(canvas: Canvas, person: Person, outfit: Outfit, frame: Frame, scene: Scene) -> None:
@@ -276,7 +273,7 @@ def _torso(canvas: Canvas, outfit: Outfit, frame: Frame, scene: Scene) -> None:
                                      (shift + half * 1.25, hem), (shift - half * 1.25, hem), (shift - half, frame.waist_y)))
     if upper.kind == "hoodie":
         back = scene.view is View.BACK
-        canvas.ellipse(Layer.SLEEVE, -0.03 * _facing(frame, scene), 0.200 if back else 0.182, 0.055, 0.040 if back else 0.018)
+        canvas.ellipse(Layer.SLEEVE, -0.03 * frame.forward, 0.200 if back else 0.182, 0.055, 0.040 if back else 0.018)
 
 
 def _arm_joints(frame: Frame, scene: Scene, near: int, swing: float) -> list[Point]:
@@ -319,7 +316,7 @@ def _hair_behind(canvas: Canvas, person: Person, frame: Frame, scene: Scene) -> 
     head = person.head
     if head.headwear == "headscarf" or scene.view is View.BACK:
         return
-    x, size = -0.012 * _facing(frame, scene), frame.head
+    x, size = -0.012 * frame.forward, frame.head
     if head.hair == "long":
         canvas.polygon(Layer.HAIR, ((x - 0.060 * size, 0.08), (x + 0.060 * size * (1 - frame.side), 0.08),
                                     (x + 0.068 * size * (1 - frame.side), 0.275), (x - 0.068 * size, 0.275)))
@@ -331,7 +328,7 @@ def _head(canvas: Canvas, person: Person, frame: Frame, scene: Scene) -> None:
     head, size = person.head, frame.head
     rx, ry = 0.054 * size * (1.1 if frame.side else 1.0), 0.073 * size
     back = scene.view is View.BACK
-    forward = _facing(frame, scene)
+    forward = frame.forward
     _skull(canvas, head.hair, head.headwear == "headscarf", rx, ry, forward)
     if back:
         if head.hair == "bald" and head.headwear == "none":
@@ -422,7 +419,7 @@ def _scarf(canvas: Canvas, frame: Frame, scene: Scene) -> None:
         canvas.polygon(Layer.SCARF, ((x - 0.018, 0.175), (x + 0.018, 0.175), (x + 0.022, 0.31), (x - 0.016, 0.31)))
 
 
-def _bag_behind(canvas: Canvas, outfit: Outfit, frame: Frame, scene: Scene) -> None:
+def _bag_behind(canvas: Canvas, outfit: Outfit, frame: Frame) -> None:
     """The bags that the body covers."""
     kind = outfit.bag.kind
     if kind == "backpack" and frame.side:

@@ -6,7 +6,7 @@ A changed value changes the pictures: raise `RENDERER_VERSION` with it.
 
 from __future__ import annotations
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 
 # Framing of a photograph (RGB, NIR) and of a drawing (colour pencil, sketch).
 PHOTO_SCALE = (0.95, 0.98)
@@ -33,33 +33,36 @@ NOISE = (2.0, 5.0)
 JPEG_QUALITY = (70, 90)
 OCCLUSION_RATE = 0.05
 OCCLUSION_SIZE = (0.12, 0.22)
+# How far the channels of a background differ: walls and floors, and the things in front of them.
+BACKGROUND_TINT = (10, 24)
 
-# Near-infrared photographs: the share of a pattern's contrast that is left, and the spread of the lamp.
-NIR_PATTERN_CONTRAST = 0.22
+# Near-infrared photographs: the step between the two colours of a pattern, the spread of a material's reflectance, the
+# lamp's strength, and the light that the background loses.
+NIR_PATTERN_CONTRAST = 0.13
 NIR_GAIN = (0.94, 1.06)
-NIR_LAMP_FALLOFF = 0.60
+NIR_LAMP_FALLOFF = 0.70
 NIR_NOISE = (3.0, 6.0)
 NIR_REFLECTANCE_SPREAD = 0.04
 
-# Colour-pencil drawings: error of the drawn colours, of the drawn outline, and share of paper left white.
+# Colour-pencil drawings: errors of colour (per thing and per drawing), paper left white everywhere and between strokes,
+# error of the drawn points and of the width of the body, darkness of the outline.
 CP_COLOUR_SHIFT = 12.0
 CP_GLOBAL_SHIFT = 5.0
 CP_PALENESS = (0.10, 0.22)
-CP_STROKE = 0.60
+CP_STROKE = 0.65
 CP_WOBBLE = 0.005
 CP_PROPORTION_ERROR = 0.03
 CP_LINE = 0.75
 
-# Sketches: lines that are lost, and their strength.
-SK_LINE = (1.8, 2.4)
+# Sketches: gain of the lines, share of them that is lost, and reach of the filter in pixels of a 128-row picture.
+SK_LINE = (2.4, 3.0)
 SK_GAP = 0.04
 SK_SOFTNESS = 3.0
 
-# Captions: omissions and vagueness.
+# Captions: what is left out or said vaguely, and how often the usual word is taken without looking for a synonym.
 TEXT_OMIT = {"upper": 0.03, "lower": 0.04, "hair": 0.25, "bag": 0.10, "headwear": 0.10, "shoes": 0.40, "glasses": 0.30,
              "beard": 0.35, "build": 0.60, "scarf": 0.15}
 TEXT_OMIT_COLOUR = 0.05
 TEXT_VAGUE_COLOUR = 0.06
 TEXT_OMIT_PATTERN = 0.25
 TEXT_CANONICAL = 0.80
-BACKGROUND_TINT = (10, 24)

@@ -22,6 +22,7 @@ def _shade(colour: RGB, factor: float) -> RGB:
 def visible_colours(person: Person, outfit: Outfit) -> NDArray[np.uint8]:
     """Return the colour of every layer, (256, 3) uint8; the background and unused values are black."""
     upper, lower, head = outfit.upper, outfit.lower or outfit.upper, person.head
+    far_sleeve = upper.colours[upper.pattern == "sleeves"]
     skin, hair = SKIN_TONES[person.skin], HAIR_COLOURS[head.hair_colour]
     hat = HEADWEAR_COLOURS[head.headwear_colour]
     colours: dict[Layer, RGB] = {
@@ -30,7 +31,7 @@ def visible_colours(person: Person, outfit: Outfit) -> NDArray[np.uint8]:
         Layer.HEADWEAR: hat, Layer.BRIM: _shade(hat, 0.70 if sum(hat) > 200 else 2.2),
         Layer.UPPER: upper.colours[0], Layer.UPPER_SECOND: upper.colours[1],
         Layer.SLEEVE: _shade(upper.colours[0], 0.90), Layer.SLEEVE_SECOND: _shade(upper.colours[1], 0.90),
-        Layer.SLEEVE_FAR: _shade(upper.colours[0], 0.72), Layer.INNER: outfit.inner.colour,
+        Layer.SLEEVE_FAR: _shade(far_sleeve, 0.72), Layer.INNER: outfit.inner.colour,
         Layer.LOWER: lower.colours[0], Layer.LOWER_SECOND: lower.colours[1], Layer.LOWER_FAR: _shade(lower.colours[0], 0.76),
         Layer.SHOES: outfit.shoes.colour, Layer.BAG: outfit.bag.colour, Layer.STRAP: _shade(outfit.bag.colour, 0.55),
         Layer.SCARF: outfit.scarf.colour,
@@ -51,7 +52,7 @@ def infrared_levels(person: Person, outfit: Outfit) -> NDArray[np.uint8]:
         Layer.LENSES: skin * 0.85, Layer.BEARD: hair, Layer.MOUTH: skin * 0.82, Layer.HEADWEAR: hat, Layer.BRIM: hat * 0.82,
         Layer.UPPER: upper.reflectances[0], Layer.UPPER_SECOND: upper.reflectances[1],
         Layer.SLEEVE: upper.reflectances[0] * 0.9, Layer.SLEEVE_SECOND: upper.reflectances[1] * 0.9,
-        Layer.SLEEVE_FAR: upper.reflectances[0] * 0.72, Layer.INNER: outfit.inner.reflectance,
+        Layer.SLEEVE_FAR: upper.reflectances[upper.pattern == "sleeves"] * 0.72, Layer.INNER: outfit.inner.reflectance,
         Layer.LOWER: lower.reflectances[0], Layer.LOWER_SECOND: lower.reflectances[1],
         Layer.LOWER_FAR: lower.reflectances[0] * 0.76, Layer.SHOES: outfit.shoes.reflectance,
         Layer.BAG: outfit.bag.reflectance, Layer.STRAP: outfit.bag.reflectance * 0.7, Layer.SCARF: outfit.scarf.reflectance,

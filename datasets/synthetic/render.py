@@ -18,7 +18,7 @@ from datasets.synthetic.arguments import RenderArguments
 from datasets.synthetic.nuisance import RENDERER_VERSION
 from datasets.synthetic.shots import Shot, encode_shot
 from utils.errors import UserError
-from utils.files import fingerprint, read_json, write_json
+from utils.files import fingerprint, read_json, sha256_of, write_json
 from utils.progress import progress_bar
 from utils.threads import available_cores
 
@@ -54,7 +54,7 @@ def render(layout: str, root: str | os.PathLike[str], *, identities: int = 1200,
     header = _header(arguments)
     present = _present(folder, header)
     if present is not None:
-        return Rendered(folder, present["pictures"], present["digest"], True)
+        return Rendered(folder, present["pictures"], str(present.get("digest", "")), True)
     plan = module.plan(arguments)
     write_json(folder / MARKER, header)
     digest = _write_shots(plan.shots, arguments, folder, processes or available_cores())
@@ -62,7 +62,8 @@ def render(layout: str, root: str | os.PathLike[str], *, identities: int = 1200,
         write_json(folder / name, value)
     digest = fingerprint([digest, plan.annotations])
     counts = {"persons": len({shot.person for shot in plan.shots}), "pictures": len(plan.shots), "digest": digest}
-    write_json(folder / MANIFEST, {**header, **counts})
+    checksums = {name: sha256_of(folder / name) for name in plan.annotations}
+    write_json(folder / MANIFEST, {**header, **counts, "annotations": checksums})
     (folder / MARKER).unlink()
     return Rendered(folder, len(plan.shots), digest, False)
 
@@ -75,8 +76,9 @@ def _header(arguments: RenderArguments) -> dict[str, Any]:
 
 def _present(folder: Path, header: dict[str, Any]) -> dict[str, Any] | None:
     """Return the manifest of a complete rendering with the same header, None when there is room for one. Raises UserError else."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose another --root")
+    for parent in (folder, *folder.parents):
+        if parent.exists() and not parent.is_dir():
+            raise UserError(f"{parent} is a file: choose another --root")
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     remedy = "choose another --root, or delete that folder to have it rendered anew"
@@ -95,6 +97,9 @@ def _present(folder: Path, header: dict[str, Any]) -> dict[str, Any] | None:
     pictures = sum(1 for _ in folder.rglob("*.jpg"))
     if pictures != found.get("pictures"):
         raise UserError(f"{folder} holds {pictures} pictures where its manifest counts {found.get('pictures')}: {remedy}")
+    for name, checksum in found.get("annotations", {}).items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != checksum:
+            raise UserError(f"{folder / name} is missing or was changed since it was rendered: {remedy}")
     return found
 
 

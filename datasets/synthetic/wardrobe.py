@@ -109,7 +109,7 @@ def _garment(rng: random.Random, kind: str, material: str, pattern: str) -> Garm
         pattern = "block"
     base = REFLECTANCE[material] + rng.uniform(-NIR_REFLECTANCE_SPREAD, NIR_REFLECTANCE_SPREAD)
     # A dye hardly absorbs near infrared: what is left of a pattern is a small step of random sign.
-    other = base + rng.choice((-1, 1)) * NIR_PATTERN_CONTRAST * rng.uniform(0.2, 1.0) * 0.6
+    other = base + rng.choice((-1, 1)) * NIR_PATTERN_CONTRAST * rng.uniform(0.2, 1.0)
     return Garment(kind, rng.random(), sleeve, pattern, rng.uniform(0.8, 1.3), material, (first, second),
                    (_vary(rng, COLOURS[first]), _vary(rng, COLOURS[second])), (_unit(base), _unit(other)))
 
