@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -54,13 +55,16 @@ def build_cache(paths: Iterable[str], image_size: tuple[int, int], directory: st
     """
     unique = sorted(set(paths))
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data.cache_dir = {str(directory)!r} cannot be made: {error.strerror}; choose another folder") from error
     key = fingerprint([VERSION, list(image_size), PIL.__version__, *_hashes(unique, directory)])
     array_file, index_file = directory / f"{key}.npy", directory / f"{key}.json"
-    if not (array_file.is_file() and index_file.is_file()):
+    failures = _read_table(index_file)
+    if failures is None or not _complete(array_file, (len(unique), 3, *image_size)):
         failures = _decode_all(unique, image_size, array_file, threads)
         write_json(index_file, failures)
-    failures = json.loads(index_file.read_text(encoding="utf-8"))
     logger.info("decode cache %s: %d images, %.1f MiB", array_file, len(unique), array_file.stat().st_size / 2**20)
     return CachedReader(array_file, {path: row for row, path in enumerate(unique)}, failures, image_size)
 
@@ -68,41 +72,53 @@ def build_cache(paths: Iterable[str], image_size: tuple[int, int], directory: st
 def _hashes(paths: Sequence[str], directory: Path) -> list[list[str]]:
     """Return [path, sha256] of every file; hashes are remembered by size and modification time."""
     memory_file = directory / "hashes.json"
-    try:
-        memory = json.loads(memory_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        memory = {}
+    memory = _read_table(memory_file) or {}
     found, changed = [], False
     for path in progress_bar(paths, len(paths), "hashing images", "file"):
+        known = memory.get(path)
         try:
             stat = os.stat(path)
+            if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
+                known = memory[path] = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
+                changed = True
         except OSError:
             found.append([path, "absent"])
             continue
-        known = memory.get(path)
-        if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
-            known = memory[path] = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
-            changed = True
         found.append([path, known[2]])
     if changed:
         write_json(memory_file, memory)
     return found
 
 
+def _read_table(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object of ours, None when it is absent or damaged: everything in it can be made again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _complete(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
+    except (OSError, ValueError, EOFError):
+        return False
+
+
 def _decode_all(paths: Sequence[str], image_size: tuple[int, int], target: Path, threads: int) -> dict[str, str]:
+    """Write the array row after row: a memory-mapped file on a full disk would end the process without a word."""
     failures: dict[str, str] = {}
     chunks = [(paths[start:start + CHUNK], image_size) for start in range(0, len(paths), CHUNK)]
-    with atomic_path(target) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(paths), 3, *image_size))
-        row = 0
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, *image_size)}
+    with atomic_path(target) as temporary, open(temporary, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
         # Pillow decodes and resizes outside Python's global lock.
         with ThreadPoolExecutor(threads) as pool, progress_bar(None, len(paths), "decoding images", "image") as bar:
             for images, errors in pool.map(_decode_chunk, chunks):
-                array[row:row + len(images)] = images
-                row += len(images)
+                stream.write(images.tobytes())
                 failures |= errors
                 bar.update(len(images))
-        array.flush()
     return failures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,16 @@ from utils.errors import UserError
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused unread: no person crop has so many, and a small file can claim them."""
 
+Image.init()
+FORMATS = tuple(name for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM") if name in Image.OPEN)
+"""What a file may hold, whatever its name: other decoders of Pillow start programs (EPS) or are of no use here."""
+
+DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+"""Pillow's modes of more than 8 bits a channel; its conversion would turn everything above 255 into white."""
+
+# A process-wide filter: Pillow warns of pictures above its own limit, ours is lower and refuses them.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -35,18 +46,20 @@ def open_image(path: str | Path, record: str = "") -> Image.Image:
     """Open and decode an image file as RGB. Raises UserError naming file and record for anything that is not a whole image."""
     where = f"{path}{f' ({record})' if record else ''}"
     try:
-        with warnings.catch_warnings():
-            # PIL warns of pictures above its own limit; ours is lower and refuses them below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UserError(f"{where}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; "
-                                    "crop or shrink it")
-                return image.convert("RGB")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f"{where}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; "
+                                "crop or shrink it")
+            if image.mode in DEEP_MODES:
+                raise UserError(f"{where}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+            return image.convert("RGB")
     except FileNotFoundError as error:
         raise UserError(f"{where}: no such image; restore the file or remove its record") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: not an image, or an empty file; restore the file or set data.on_error=skip") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{where}: {error}, ours is {MAX_PIXELS:,} pixels; crop or shrink it") from error
+    except UnidentifiedImageError as error:
+        what = "an empty file" if os.path.getsize(path) == 0 else "not an image"
+        raise UserError(f"{where}: {what}; restore the file or set data.on_error=skip") from error
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
         if isinstance(error, UserError):
             raise

@@ -38,6 +38,8 @@ class ThreadPlan:
 def plan_threads(device_type: str, workers: int) -> ThreadPlan:
     """Divide the cores. workers -1 = choose: none on two cores or fewer (loading runs in the main process).
 
+    More workers than leave one core for the compute threads are cut to that number, but one is always allowed.
+
     A user's OMP_NUM_THREADS is an upper bound of the compute threads.
     """
     cores = available_cores()
@@ -46,6 +48,7 @@ def plan_threads(device_type: str, workers: int) -> ThreadPlan:
             workers = 0
         else:
             workers = max(1, cores // 4) if device_type == "cpu" else min(12, cores - 1)
+    workers = min(workers, max(1, cores - 1))
     limit = os.environ.get("OMP_NUM_THREADS", "")
     threads = max(1, cores - workers)
     if limit.isdigit() and int(limit) > 0:
