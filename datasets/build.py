@@ -86,7 +86,7 @@ class TrainLoader:
         self._skip, self._batches = skip, _EpochBatches(batches)
         self._loader = DataLoader(dataset, batch_sampler=self._batches, num_workers=workers, collate_fn=collate,
                                   persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
-                                  pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread)
+                                  pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread, generator=torch.Generator())
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of one epoch. Raises UserError for an unreadable image unless data.on_error is skip."""
@@ -149,7 +149,7 @@ def source_loader(sources: Sequence[Source], reader: SourceReader, batch_size: i
     modalities = {Modality(source.modality) for source in sources}
     assert len(modalities) <= 1, "sources of one loader share a modality"
     return DataLoader(_SourceDataset(sources, reader), batch_size=batch_size, num_workers=workers, collate_fn=_collate_sources,
-                      pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread)
+                      pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread, generator=torch.Generator())
 
 
 def _collate_sources(items: Sequence[tuple[int, Tensor | None, str]]) -> SourceBatch:
