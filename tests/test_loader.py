@@ -109,6 +109,16 @@ def test_draws_depend_on_seed_and_epoch_alone(root: Path) -> None:
     assert plain[0] != plain[1] and digest(loader(root, augment=augment, seed=1), (0,)) != plain[:1]
 
 
+def test_augmentation_differs_by_epoch_record_and_modality(root: Path) -> None:
+    found = loader(root, augment=AugmentConfig(flip=0, erase=1))
+    boxes = [{(int(record), kind): tuple(batch.erased[kind][row].tolist()) for batch in found.epoch(epoch)
+              for row, record in enumerate(batch.record_ids) for kind in KINDS} for epoch in (0, 1)]
+    shared = boxes[0].keys() & boxes[1].keys()
+    # An 8 x 4 picture has few boxes, so that some agree by chance.
+    assert sum(boxes[0][key] != boxes[1][key] for key in shared) > len(shared) / 2
+    assert sum(boxes[0][record, Modality.NIR] != boxes[0][record, Modality.CP] for record, kind in boxes[0] if kind is Modality.CP) >= 4
+
+
 def test_draws_do_not_depend_on_the_batch(root: Path) -> None:
     by_record = dict((row[0], row[1:]) for row in drawn(list(loader(root, batch_size=3).epoch(3))))
     assert by_record == dict((row[0], row[1:]) for row in drawn(list(loader(root, batch_size=9).epoch(3))))

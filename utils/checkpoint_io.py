@@ -68,6 +68,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path} is not a checkpoint of this project (no {', '.join(missing)}); for an official ReID5o "
                         "checkpoint pass the flat configs.yaml beside it as --config")
+    state, identities = payload["model"], payload["num_identities"]
+    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        raise UserError(f"{path} is not a checkpoint of this project: its weights are no table of named tensors; copy it again")
+    if type(identities) is not int or identities < 1:
+        raise UserError(f"{path} is not a checkpoint of this project: its num_identities is {identities!r}; copy it again")
     return payload
 
 
