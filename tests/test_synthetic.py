@@ -28,6 +28,7 @@ from datasets.synthetic.layouts import orbench
 from datasets.synthetic.nuisance import RENDERER_VERSION
 from datasets.synthetic.person import Membership, View, make_person, membership, person_indices
 from datasets.synthetic.render import render
+from datasets.synthetic.shots import Shot, draw_shot
 from datasets.synthetic.wardrobe import COLOURS, DYES, REFLECTANCE, Garment, make_outfit
 from utils.errors import UserError
 from utils.seeding import stream
@@ -311,17 +312,21 @@ def test_sketch_is_lines_on_white() -> None:
 
 
 def test_sketch_has_the_geometry_of_its_drawing() -> None:
-    person = make_person(1, 2)
-    outfit = make_outfit(1, person, 0)
+    def edges(shot: Shot) -> list[int]:
+        columns = numpy.flatnonzero((numpy.asarray(draw_shot(shot, 1, (128, 64))[0].convert("L"), dtype=float) < 170).any(axis=0))
+        return [columns[0], columns[-1]]
 
-    def columns(picture: Image.Image) -> numpy.ndarray:
-        return (numpy.asarray(picture.convert("L"), dtype=float) < 170).any(axis=0)
+    drawn = [[edges(Shot("", person, 0, modality, index, view)) for person in range(6) for index, view in enumerate(View)]
+             for modality in (Modality.CP, Modality.SK)]
+    difference = abs(numpy.array(drawn[0]) - numpy.array(drawn[1]))
+    assert difference.max() <= 2 and difference.mean() < 0.5
 
-    for view in View:
-        drawn = drawings.colour_pencil(person, outfit, view, (128, 64), stream("d", view.value))
-        sketched = drawings.sketch(person, outfit, view, (128, 64), stream("d", view.value), stream("pen"))
-        both = [numpy.flatnonzero(columns(picture)) for picture in (drawn, sketched)]
-        assert abs(both[0][0] - both[1][0]) <= 1 and abs(both[0][-1] - both[1][-1]) <= 1
+
+def test_test_ids_never_equal_the_folder() -> None:
+    for seed in range(60):
+        folders, ids = orbench._numbers(3, 4, seed)
+        assert sorted(folders) == [1, 2, 3, 4, 5, 6, 7] and len(set(ids)) == 4 and min(ids) > 3
+        assert all(folder != test_id for folder, test_id in zip(folders[3:], ids))
 
 
 def test_figure_geometry() -> None:
