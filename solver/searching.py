@@ -116,6 +116,8 @@ def run_search(options: SearchOptions) -> str:
     cache = Path(options.gallery_cache) if options.gallery_cache else home / CACHE_FOLDER
     for path, name in ((output, "--output"), (Path(options.export), "--export"), (cache / "file", "--gallery-cache")):
         _check_folder(path, name)
+    if options.gallery and output.resolve().is_relative_to(Path(options.gallery).resolve()):
+        logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
     if gallery is None or not queries:
         benchmark = load_test_benchmark(trained.config)
         gallery = gallery or split_gallery(benchmark, benchmark.splits[TEST_SPLIT])
