@@ -5,7 +5,9 @@ One step goes train_step -> objective.step -> model and solver.losses; everythin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import itertools
 import logging
 import math
@@ -48,6 +50,7 @@ from utils.threads import plan_threads
 logger = logging.getLogger(__name__)
 
 SHOWN_RECORDS = 5
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Loader(Protocol):
@@ -109,14 +112,30 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
     start_log(directory, held)
     save_experiment(config, directory / CONFIG_FILE)
     try:
-        outcome = Trainer(job, directory).fit()
+        with told_failures(directory):
+            outcome = Trainer(job, directory).fit()
+            draw_curves(directory)
     except UserError as error:
         logger.error("stopped: %s", error)
         raise
-    draw_curves(directory)
     score = "" if outcome.score is None else f", mean mAP of the groups {outcome.score:.3f} %"
     return (f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
             f"evaluate it: python test.py --run {directory}")
+
+
+@contextlib.contextmanager
+def told_failures(directory: Path) -> Iterator[None]:
+    """Turn a full disk and an exhausted device into a UserError; every other exception passes."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError("the device has too little memory for this run; set train.checkpoint_activations=true, train.precision=bf16, "
+                        "or lower train.batch_size (during an evaluation eval.batch_size or eval.cache_device_mb)") from error
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(f"no space left while writing to {directory} ({error}); the checkpoints there are whole, free some space "
+                        "and start again") from error
 
 
 def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
@@ -356,5 +375,6 @@ class Trainer:
 
 def evaluate_job(job: TrainingJob, split: EvalSplit) -> EvaluationResult:
     """Evaluate the present weights on a split, as test.py would."""
-    spec = EvaluationSpec(**dataclasses.asdict(job.config.eval), workers=job.workers)
+    spec = EvaluationSpec(**dataclasses.asdict(job.config.eval), workers=job.workers,
+                          skip_unreadable=job.config.data.on_error == "skip")
     return evaluate_split(job.model, split, job.reader, spec, job.device)

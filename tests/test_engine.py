@@ -22,6 +22,7 @@ from configs.load import build_experiment, load_experiment
 from configs.schema import ExperimentConfig
 from configs.vocabulary import Modality
 from datasets.structures import Batch, Benchmark, Record
+import model.layers
 from model.build import build_model
 from solver.checkpoint import Progress, take_weights
 from solver.engine import Trainer, TrainingJob, assemble, grouped, run_training
@@ -91,10 +92,12 @@ class IdentityObjective:
     def __init__(self, poison: Callable[[int], float] = lambda step: 0.0) -> None:
         self.poison = poison
         self.steps: list[int] = []
+        self.dtypes: set[torch.dtype] = set()
 
     def step(self, model: Any, batch: Batch, step: int) -> StepOutput:
         self.steps.append(step)
         logits = model.classifier(batch.inputs[Modality.TEXT])
+        self.dtypes.add(logits.dtype)
         loss = nn.functional.cross_entropy(logits, batch.person_ids)
         return StepOutput(losses={"id": 2.0 * loss, "bad": loss.new_tensor(self.poison(step))},
                           diagnostics={"accuracy": (logits.argmax(1) == batch.person_ids).float().mean()})
@@ -138,25 +141,26 @@ def linear_job(sizes: Sequence[int], options: Mapping[str, Any] | None = None, o
         reader=lambda source: torch.zeros(1), workers=0)
 
 
-def expected_after_one_step(rate: float = 0.5) -> dict[str, Tensor]:
-    """Weights after one step over all records, by the closed form of the cross-entropy's gradient."""
+def expected_weights(rate: float = 0.5, steps: int = 1) -> dict[str, Tensor]:
+    """Weights after steps over all records, by the closed form of the cross-entropy's gradient."""
     features, labels = features_and_labels()
     torch.manual_seed(0)
     layer = LinearModel().classifier
-    with torch.no_grad():
-        error = (features @ layer.weight.T + layer.bias).softmax(1) - nn.functional.one_hot(labels, CLASSES)
-        return {"classifier.weight": layer.weight - rate * 2.0 * error.T @ features / RECORDS,
-                "classifier.bias": layer.bias - rate * 2.0 * error.mean(0)}
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    for _ in range(steps):
+        error = (features @ weight.T + bias).softmax(1) - nn.functional.one_hot(labels, CLASSES)
+        weight, bias = weight - rate * 2.0 * error.T @ features / RECORDS, bias - rate * 2.0 * error.mean(0)
+    return {"classifier.weight": weight, "classifier.bias": bias}
 
 
 @pytest.mark.parametrize("sizes", [(8,), (4, 4), (6, 2), (2, 2, 2, 2)])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    job = linear_job(sizes, {"accumulate": len(sizes)})
+    job = linear_job(sizes, {"accumulate": len(sizes), "epochs": 2})
     Trainer(job, tmp_path).fit()
-    state, expected = job.model.state_dict(), expected_after_one_step()
-    for name, value in expected.items():
+    state = job.model.state_dict()
+    for name, value in expected_weights(steps=2).items():
         torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
-    assert job.objective.steps == [0] * len(sizes), "all micro-batches belong to one optimiser step"
+    assert job.objective.steps == [0] * len(sizes) + [1] * len(sizes), "all micro-batches belong to one optimiser step"
 
 
 def test_logged_terms_are_means_over_rows_and_total_is_their_sum(tmp_path: Path) -> None:
@@ -183,15 +187,16 @@ def test_last_group_of_an_epoch_may_be_short(tmp_path: Path) -> None:
     assert [len(group) for group in grouped(iter("abcde"), 2)] == [2, 2, 1]  # type: ignore[arg-type]
 
 
-def test_clipping_bounds_the_update(tmp_path: Path) -> None:
-    job = linear_job((8,), {"clip_norm": 0.01})
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("fp16", 1e-2)])
+def test_clipping_bounds_the_update(tmp_path: Path, precision: str, tolerance: float) -> None:
+    job = linear_job((8,), {"clip_norm": 0.01, "precision": precision})
     before = {name: value.clone() for name, value in job.model.state_dict().items()}
     Trainer(job, tmp_path).fit()
     moved = math.sqrt(sum(float((value - before[name]).square().sum()) for name, value in job.model.state_dict().items()))
-    assert moved == pytest.approx(0.5 * 0.01, rel=1e-3)
-    plain = expected_after_one_step(rate=1.0)
+    assert moved == pytest.approx(0.5 * 0.01, rel=1e-3), "the norm is that of the unscaled gradient"
+    plain = expected_weights(rate=1.0)
     norm = math.sqrt(sum(float((plain[name] - before[name]).square().sum()) for name in plain))
-    assert lines_of(tmp_path)[0]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    assert lines_of(tmp_path)[0]["gradient_norm"] == pytest.approx(norm, rel=tolerance)
 
 
 def test_rate_of_every_step_follows_the_schedule(tmp_path: Path) -> None:
@@ -255,6 +260,31 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.glob("*tmp*")) and not list(tmp_path.glob(".*tmp*"))
 
 
+@pytest.mark.parametrize("error, expected", [
+    (OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"), "no space left while writing to .*metrics.jsonl"),
+    (torch.OutOfMemoryError("CUDA out of memory"), "train.checkpoint_activations=true"),
+])
+def test_full_disk_and_full_device_are_told_in_one_sentence(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    def write(self: Any, step: int, values: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("utils.log.MetricsWriter.write", write)
+    with pytest.raises(UserError, match=expected):
+        train(data, tmp_path)
+    assert "stopped: " in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_other_failures_keep_their_traceback(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(self: Any, step: int, values: Any) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr("utils.log.MetricsWriter.write", write)
+    with pytest.raises(OSError, match="input/output error"):
+        train(data, tmp_path)
+
+
 def test_epoch_without_a_batch_is_an_error(tmp_path: Path) -> None:
     job = linear_job((8,))
     job.loader.batches = []
@@ -267,7 +297,8 @@ def test_gradient_scaling_of_fp16_changes_nothing_in_float32_arithmetic(tmp_path
     trainer = Trainer(job, tmp_path)
     assert trainer.scaler.is_enabled()
     trainer.fit()
-    for name, value in expected_after_one_step().items():
+    assert job.objective.dtypes == {torch.float16}
+    for name, value in expected_weights().items():
         # The linear map runs in half precision: three digits.
         torch.testing.assert_close(job.model.state_dict()[name], value, rtol=1e-2, atol=2e-3)
     assert all(value.dtype == torch.float32 for value in job.model.state_dict().values())
@@ -323,9 +354,18 @@ def test_same_seed_same_weights(data: Path, tmp_path: Path) -> None:
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-def test_recomputed_activations_train_the_same(data: Path, tmp_path: Path) -> None:
+def test_recomputed_activations_train_the_same(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = model.layers.checkpoint, []
+
+    def checkpoint(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(model.layers, "checkpoint", checkpoint)
     train(data, tmp_path, "name=kept")
+    assert not calls
     train(data, tmp_path, "name=recomputed", "train.checkpoint_activations=true")
+    assert calls
     kept, recomputed = weights(tmp_path / "kept"), weights(tmp_path / "recomputed")
     for name, value in kept.items():
         torch.testing.assert_close(recomputed[name], value, rtol=1e-4, atol=1e-6)
