@@ -35,11 +35,15 @@ VAL_SEED = 20250611
 
 @dataclass
 class _Tree:
-    """Files below ORBench/, each folder listed once. check: raise for a listed file that is absent."""
+    """Files below ORBench/, each folder listed and each path looked at once. check: raise for a listed file that is absent.
+
+    A path that many query lists share is one Source, whose record is the first place it stands at.
+    """
 
     root: Path
     check: bool
     listings: dict[str, frozenset[str]] = field(default_factory=dict)
+    known: dict[tuple[Modality, str], Source] = field(default_factory=dict)
 
     def names(self, folder: str) -> frozenset[str]:
         """Names of the image files in a folder relative to ORBench/; empty when there is no such folder."""
@@ -56,6 +60,8 @@ class _Tree:
 
     def source(self, modality: Modality, relative: Any, record: str) -> Source:
         """Return the image source of a path relative to ORBench/. Raises UserError naming the record."""
+        if isinstance(relative, str) and (modality, relative) in self.known:
+            return self.known[modality, relative]
         if not isinstance(relative, str) or not relative or "\0" in relative:
             raise UserError(f"{record}: {_shown(relative)} is not an image path")
         path = PurePosixPath(relative)
@@ -67,7 +73,7 @@ class _Tree:
             raise UserError(f"{record}: {_shown(relative)} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         if self.check and path.name not in self.names(str(path.parent)):
             raise UserError(f"{record}: no such image: {self.root / path}; restore the file or set data.on_error=skip")
-        return Source(modality=modality, value=str(self.root / path), record=record)
+        return self.known.setdefault((modality, relative), Source(modality=modality, value=str(self.root / path), record=record))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,11 +290,15 @@ def _check_overlap(root: Path, annotations: list[_Annotation], split: EvalSplit)
 
 
 def _digest(train: tuple[Record, ...], splits: Mapping[str, EvalSplit], root: Path) -> str:
-    def relative(source: Source) -> str:
-        return os.path.relpath(source.value, root) if MODALITIES[source.modality].is_image else source.value
+    start = len(str(root)) + 1
 
-    parts: list[Any] = [[record.person_id, *map(relative, record.sources.values()),
-                         *(relative(source) for sources in record.partners.values() for source in sources)] for record in train]
+    def relative(source: Source) -> str:
+        return source.value[start:] if MODALITIES[source.modality].is_image else source.value
+
+    # Records of one folder share their partners.
+    partners = {id(record.partners): record.partners for record in train}.values()
+    parts: list[Any] = [[record.person_id, *map(relative, record.sources.values())] for record in train]
+    parts += [[relative(source) for sources in group.values() for source in sources] for group in partners]
     for name, split in sorted(splits.items()):
         parts += [name, [[person, relative(source)] for person, source in zip(split.gallery_ids, split.gallery)]]
         parts += [[queries.name, person, *map(relative, entry)] for queries in split.query_lists
