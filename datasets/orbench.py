@@ -12,10 +12,10 @@ from typing import Any
 
 from configs.vocabulary import ORBENCH_KEYS, Combination, Modality, combination_name
 from datasets.modalities import MODALITIES
+from datasets.orbench_statistics import orbench_notes
 from datasets.query_lists import draw_query_lists
 from datasets.readers import IMAGE_SUFFIXES
 from datasets.structures import Benchmark, EvalSplit, QueryList, Record, Source
-from datasets.statistics import orbench_notes
 from utils.errors import UserError
 from utils.files import fingerprint, read_json
 from utils.seeding import stream

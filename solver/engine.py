@@ -377,4 +377,9 @@ def evaluate_job(job: TrainingJob, split: EvalSplit) -> EvaluationResult:
     """Evaluate the present weights on a split, as test.py would."""
     spec = EvaluationSpec(**dataclasses.asdict(job.config.eval), workers=job.workers,
                           skip_unreadable=job.config.data.on_error == "skip")
-    return evaluate_split(job.model, split, job.reader, spec, job.device)
+    result = evaluate_split(job.model, split, job.reader, spec, job.device)
+    for skipped in result.skipped:
+        logger.warning("skipped: %s", skipped.reason)
+    for note in result.notes():
+        logger.warning("%s", note)
+    return result

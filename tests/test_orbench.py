@@ -151,7 +151,7 @@ def test_statistics_and_published_counts(tree: Tree, caplog: pytest.LogCaptureFi
 def test_published_counts_that_agree_are_said_to(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"training identities": 3, "training RGB": 6, "training NIR": 9, "training CP": 3, "training SK": 6, "test identities": 2,
            "gallery": 2, "NIR queries": 2, "CP queries": 2, "SK queries": 2, "TEXT queries": 2}
-    monkeypatch.setattr("datasets.statistics.PUBLISHED_ORBENCH", own)
+    monkeypatch.setattr("datasets.orbench_statistics.PUBLISHED_ORBENCH", own)
     assert tree.load().notes[1] == "all 11 counts equal the published ones of ORBench"
     assert "all 6 counts" in tree.load(need_train=False).notes[1]
 

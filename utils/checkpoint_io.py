@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import pickle
+import re
 import struct
 import zipfile
 import zlib
@@ -51,7 +52,7 @@ def load_tensors(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is refused: it holds more than tensors and plain values ({_first_line(error)}); "
+        raise UserError(f"{path} is refused: it holds more than tensors and plain values ({_foreign(error)}); "
                         "nothing in it was executed; save the state dict alone") from error
     except DAMAGE_ERRORS as error:
         raise UserError(f"{path} cannot be read as a checkpoint ({_first_line(error)}); it is truncated or damaged, "
@@ -84,6 +85,12 @@ def fingerprint_state(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _foreign(error: pickle.UnpicklingError) -> str:
+    """Return what the pickle asked for, without torch's advice to load it all the same."""
+    found = re.search(r"(?:GLOBAL|class|type) ([\w.]+\.[\w.]+)", str(error))
+    return found[1] if found else "or it is no pickle"
 
 
 def _first_line(error: BaseException) -> str:

@@ -55,6 +55,7 @@ def require_compiler(device: torch.device) -> None:
     try:
         trial(torch.zeros(8, device=device))
     except (RuntimeError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+        # What follows is advice for developers of the compiler.
+        reason = " ".join(str(error).partition("Set TORCHDYNAMO")[0].split())[:200]
         raise UserError(f"torch.compile does not work on {device} here ({reason}); install a C++ compiler (and Triton for "
                         "cuda) or set train.compile=false") from error
