@@ -18,8 +18,8 @@ LOG_FILE, METRICS_FILE, BOARD_FOLDER = "train.log", "metrics.jsonl", "tensorboar
 CURVES_FILE, COMBINATIONS_FILE = "curves.png", "combinations.png"
 
 ARTEFACTS = (CONFIG_FILE, LOG_FILE, METRICS_FILE, BOARD_FOLDER, LAST_FILE, BEST_FILE, RESULTS_FILE, CSV_FILE, PER_QUERY_FILE,
-             CURVES_FILE, COMBINATIONS_FILE)
-"""Everything that training, testing and drawing write into a run directory; `--overwrite` removes these and nothing else."""
+             CURVES_FILE, COMBINATIONS_FILE, "report.html", "retrieval.png", "retrieval.json", "retrieval.html")
+"""Everything that training, testing, drawing and searching write into a run directory by themselves; `--overwrite` removes these and nothing else."""
 
 HELD_RECORDS = 100_000
 

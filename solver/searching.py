@@ -25,7 +25,7 @@ from solver.report_html import write_page
 from solver.retrieval import EncodedQueries, RankedQuery, encode_queries, search
 from solver.runs import TrainedModel, open_checkpoint, open_run
 from solver.testing import TEST_SPLIT, load_test_benchmark
-from utils.device import describe_device, resolve_device
+from utils.device import describe_device, exact_float32, resolve_device
 from utils.errors import UserError
 from utils.files import atomic_path, fingerprint, write_json
 from utils.log import configure_logging, library_versions
@@ -108,6 +108,7 @@ def run_search(options: SearchOptions) -> str:
     # Whatever is wrong with files that the user names is said before the weights are read.
     queries = _named_queries(options)
     gallery = folder_gallery(options.gallery) if options.gallery else None
+    exact_float32()
     device = resolve_device(options.device)
     trained = (open_run(options.run, options.checkpoint, options.overrides, device) if options.run
                else open_checkpoint(options.config, options.checkpoint, options.overrides, device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from datasets.build import build_benchmark, build_source_reader
 from datasets.structures import Benchmark
 from solver.evaluation_report import write_report
 from solver.evaluator import EvaluationSpec, evaluate_split
+from solver.figures import draw_combinations
 from solver.results import Provenance, format_result, write_results
+from solver.run_directory import COMBINATIONS_FILE
 from solver.runs import TrainedModel, open_checkpoint, open_run
-from utils.device import describe_device, resolve_device
+from utils.device import describe_device, exact_float32, resolve_device
 from utils.errors import UserError
 from utils.log import configure_logging, library_versions
 from utils.threads import plan_threads
@@ -33,6 +36,7 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     the checkpoint. Raises UserError for wrong input; then no result file is written.
     """
     configure_logging()
+    exact_float32()
     place = resolve_device(device)
     trained = open_run(run, checkpoint, overrides, place) if run else open_checkpoint(config, checkpoint, overrides, place)
     plan = plan_threads(place.type, trained.config.data.workers)
@@ -46,8 +50,10 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
     provenance = provenance_of(trained, benchmark)
     written = write_results(folder, result, provenance)
-    report = write_report(folder, result, provenance, trained.config.seed)
-    return f"{format_result(result)}\nwritten: {written}, {report}"
+    pages = [write_report(folder, result, provenance, trained.config.seed)]
+    if any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
+        pages.append(draw_combinations(written, folder / COMBINATIONS_FILE))
+    return f"{format_result(result)}\nwritten: {', '.join(map(str, (written, *pages)))}"
 
 
 def load_test_benchmark(config: ExperimentConfig) -> Benchmark:
