@@ -38,6 +38,8 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     configure_logging()
     exact_float32()
     place = resolve_device(device)
+    if output and Path(output).exists() and not Path(output).is_dir():
+        raise UserError(f"--output {output}: is a file, not a folder; choose another place")
     trained = open_run(run, checkpoint, overrides, place) if run else open_checkpoint(config, checkpoint, overrides, place)
     plan = plan_threads(place.type, trained.config.data.workers)
     torch.set_num_threads(plan.threads)

@@ -316,6 +316,10 @@ def test_models_that_are_not_there(place: Place, arguments: list[str], words: li
     refused(place, place.run("test", *arguments), *words)
 
 
+def test_results_into_a_file(place: Place) -> None:
+    refused(place, place.test("--output", SMOKE), "--output", "smoke.yaml", "not a folder")
+
+
 def test_searches(place: Place) -> None:
     empty, words = place.folder / "empty", place.folder / "words.json"
     empty.mkdir()
