@@ -96,6 +96,8 @@ class Reid5oConfig:
     vocab_size: int = 49408
     mmt_depth: int = 4
     """Transformer blocks of the fusion."""
+    mmt_heads: Optional[int] = None
+    """Attention heads of the fusion; empty = embed_dim / 64, the reference's."""
     position_resize: Literal["bilinear", "bicubic"] = "bilinear"
     """Interpolation of CLIP's position embedding; bilinear is the reference's."""
     lora: LoraConfig = field(default_factory=LoraConfig)

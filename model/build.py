@@ -33,6 +33,7 @@ def build_reid5o(config: Reid5oConfig, num_identities: int) -> ReID5o:
                     layers=config.text_layers,
                     heads=head_count(config.text_width, config.text_heads, "text transformer (model.text_heads)"))
     return ReID5o(vision=vision, text=text, embed_dim=config.embed_dim, mmt_depth=config.mmt_depth,
+                  mmt_heads=head_count(config.embed_dim, config.mmt_heads, "fusion (model.mmt_heads)"),
                   num_identities=num_identities)
 
 

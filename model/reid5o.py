@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from configs.vocabulary import Modality
 from model.fusion import Fusion
 from model.interface import Tokens
-from model.layers import float32_linear, head_count
+from model.layers import float32_linear
 from model.lora import ExpertLinear, Groups
 from model.text import TextSpec, TextTransformer
 from model.vision import ImageTokenizer, VisionSpec, VisionTransformer
@@ -41,7 +41,7 @@ class ReID5o(nn.Module):
     Parameters hold no useful values until they are initialised or loaded.
     """
 
-    def __init__(self, *, vision: VisionSpec, text: TextSpec, embed_dim: int, mmt_depth: int, num_identities: int,
+    def __init__(self, *, vision: VisionSpec, text: TextSpec, embed_dim: int, mmt_depth: int, mmt_heads: int, num_identities: int,
                  checkpoint_activations: bool = False) -> None:
         super().__init__()
         self.embed_dim = embed_dim
@@ -52,7 +52,7 @@ class ReID5o(nn.Module):
         self.text = TextTransformer(text, embed_dim)
         self.tokenizers = nn.ModuleDict({modality.value: ImageTokenizer(vision) for modality in IMAGE_MODALITIES})
         self.vision = VisionTransformer(vision, embed_dim)
-        self.fusion = Fusion(embed_dim, head_count(embed_dim, None, "fusion (model.embed_dim)"), mmt_depth)
+        self.fusion = Fusion(embed_dim, mmt_heads, mmt_depth)
         self.classifier = nn.Linear(embed_dim, num_identities)
         self.frozen_names = tuple(name for name, value in self.named_parameters() if not value.requires_grad)
 

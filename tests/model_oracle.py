@@ -24,6 +24,7 @@ class Sizes:
     vision_width: int = 64
     vision_layers: int = 3
     vision_heads: int = 1
+    mmt_heads: int | None = None
     text_width: int = 64
     text_layers: int = 2
     text_length: int = 11
@@ -148,7 +149,7 @@ def encode_text(state: State, sizes: Sizes, ids: Tensor) -> tuple[Tensor, Tensor
 
 def fuse(state: State, sizes: Sizes, members: list[Tensor]) -> Tensor:
     """Fused vector (B, D) of the members' tokens."""
-    heads = max(1, sizes.embed // 64)
+    heads = sizes.mmt_heads or max(1, sizes.embed // 64)
     hidden = _attention(state, "cross_attn", _norm(state, "ln_pre", torch.cat(members, dim=1)), heads)
     for index in range(sizes.depth):
         hidden = _block(state, f"cross_modal_transformer.resblocks.{index}", hidden, heads)

@@ -26,12 +26,13 @@ CASES = {
     "every_block_five_experts": oracle.Sizes(lora="all", lora_layers=3, experts=5, rank=2, stride=10),
     "uneven_widths": oracle.Sizes(vision_width=96, vision_heads=1, text_width=128, embed=64, patch=12, stride=8, depth=1),
     "legacy_heads": oracle.Sizes(vision_width=64, vision_heads=8),
+    "fusion_heads": oracle.Sizes(mmt_heads=4),
 }
 
 
 def make(sizes: oracle.Sizes, seed: int = 0) -> tuple[ReID5o, oracle.State]:
     state = oracle.released_state(sizes, seed)
-    config = reid5o_sizes(state, sizes.flat(), vision_heads=sizes.vision_heads)
+    config = reid5o_sizes(state, sizes.flat(), vision_heads=sizes.vision_heads, mmt_heads=sizes.mmt_heads)
     return build_official(state, config, "test"), state
 
 
