@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
-IDENTITIES ?= 1200
+IDENTITIES ?= 2000
 SEED ?= 0
 RUN := runs/quickstart
 
-.PHONY: quickstart test setup data seeds clean-venv
+.PHONY: quickstart test setup data seeds
 
 setup: $(STAMP)
 
