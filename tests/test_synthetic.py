@@ -36,7 +36,7 @@ from utils.seeding import stream
 SIZE = (64, 32)
 SMALL = {"identities": 5, "test_identities": 3, "seed": 7, "image_size": SIZE, "images_per_modality": 4}
 NUMPY, PILLOW = numpy.__version__, PIL.__version__
-GOLDEN_DIGEST = (2, "c88f092043e3c028")
+GOLDEN_DIGEST = (3, "fab5fc6152f550da")
 
 KEYS = """NIR CP SK TEXT NIR+CP CP+NIR NIR+SK SK+NIR NIR+TEXT TEXT+NIR CP+SK SK+CP CP+TEXT TEXT+CP SK+TEXT TEXT+SK
 NIR+CP+SK CP+NIR+SK SK+NIR+CP NIR+CP+TEXT CP+NIR+TEXT TEXT+NIR+CP NIR+SK+TEXT SK+NIR+TEXT TEXT+NIR+SK CP+SK+TEXT

@@ -6,7 +6,7 @@ A changed value changes the pictures: raise `RENDERER_VERSION` with it.
 
 from __future__ import annotations
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 
 # Framing of a photograph (RGB, NIR) and of a drawing (colour pencil, sketch).
 PHOTO_SCALE = (0.95, 0.98)
@@ -46,12 +46,12 @@ NIR_REFLECTANCE_SPREAD = 0.04
 
 # Colour-pencil drawings: errors of colour (per thing and per drawing), paper left white everywhere and between strokes,
 # error of the drawn points and of the width of the body, darkness of the outline.
-CP_COLOUR_SHIFT = 12.0
-CP_GLOBAL_SHIFT = 5.0
+CP_COLOUR_SHIFT = 26.0
+CP_GLOBAL_SHIFT = 12.0
 CP_PALENESS = (0.10, 0.22)
 CP_STROKE = 0.65
 CP_WOBBLE = 0.005
-CP_PROPORTION_ERROR = 0.03
+CP_PROPORTION_ERROR = 0.05
 CP_LINE = 0.75
 
 # Sketches: gain of the lines, share of them that is lost, and reach of the filter in pixels of a 128-row picture.
