@@ -21,7 +21,7 @@ from utils.errors import UserError, nearest
 from utils.files import write_text
 
 SECTIONS: dict[str, type] = {
-    "data": schema.DataConfig, "augment": schema.AugmentConfig, "objective": schema.ObjectiveConfig,
+    "data": schema.DataConfig, "instruction": schema.InstructionConfig, "augment": schema.AugmentConfig, "objective": schema.ObjectiveConfig,
     "optimizer": schema.OptimizerConfig, "schedule": schema.ScheduleConfig, "train": schema.TrainConfig,
     "eval": schema.EvalConfig,
 }

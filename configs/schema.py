@@ -29,11 +29,41 @@ class DataConfig:
     """Loader processes for each loader; -1 chooses by the cores left beside the compute threads."""
     cache_dir: str = ""
     """Folder of the memory-mapped uint8 cache of decoded images; empty = no cache."""
+    protocols: tuple[str, ...] = ()
+    """Names of the protocols that are evaluated; empty = the data set's default ones. ORBench has one only."""
+    variant: Literal["", "v1", "v2", "detected", "labeled"] = ""
+    """MSMT17's version or CUHK03's boxes; empty = whichever is there."""
+    merge_val: bool = True
+    """MSMT17: train on list_train and list_val, as most recent work; false = list_train only."""
+    trial: int = 1
+    """RegDB: which of the ten splits."""
+    members: tuple[str, ...] = ()
+    """Data sets (or tasks of omnireid) of a joint test; empty = all that are found below data.root."""
+    exclude: str = ""
+    """File with one image path per line, relative to data.root: these images are left out of every part."""
 
     def __post_init__(self) -> None:
+        _require(1 <= self.trial <= 10, "data.trial", self.trial, "1..10")
         _require(bool(self.root), "data.root", self.root, "the folder that holds the dataset's own folder")
         _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "at least 0 and below 1")
         _require(self.workers >= -1, "data.workers", self.workers, "-1 (choose) or a number of processes")
+
+
+@dataclass(frozen=True)
+class InstructionConfig:
+    """Instructions of the six tasks of OmniReID; a family that follows none encodes the images alone."""
+
+    sentences: Literal["bank", "released"] = "bank"
+    """Trad, CC and VI: twenty sentences of ours, one drawn per (seed, epoch, index), or the fixed strings of the released code."""
+    test_sentence: int = 0
+    """Which sentence of the bank is given at test time."""
+    cc: Literal["bank", "image"] = "bank"
+    """Clothes-changing: a sentence, or an image of the clothes as in the released code."""
+    crop: Literal["none", "box"] = "box"
+    """Where a data set ships no clothes image: refuse, or take the upper-body box (rows 15 to 55 %, full width)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.test_sentence < 20, "instruction.test_sentence", self.test_sentence, "0..19")
 
 
 @dataclass(frozen=True)
@@ -254,6 +284,7 @@ class ExperimentConfig:
     output_dir: str
     seed: int
     data: DataConfig
+    instruction: InstructionConfig
     augment: AugmentConfig
     model: Any
     objective: ObjectiveConfig

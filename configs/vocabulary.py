@@ -34,6 +34,18 @@ class Task(str, Enum):
     LI = "li"
 
 
+TASK_TAGS: dict[str, Task] = {"sc": Task.TRAD, "cc": Task.CC, "ctcc": Task.CTCC, "cross": Task.VI, "t2i": Task.T2I, "attr": Task.LI}
+"""Glossary: the tags of OmniReID's authors -> our tasks."""
+
+
+class AnnotationKind(str, Enum):
+    """What an annotation is: a picture of the clothes, a description of this very image, or the sentence of the task."""
+
+    CLOTHES = "clothes"
+    DESCRIPTION = "description"
+    SENTENCE = "sentence"
+
+
 Combination = tuple[Modality, ...]
 
 QUERY_MODALITIES: Combination = (Modality.NIR, Modality.CP, Modality.SK, Modality.TEXT)

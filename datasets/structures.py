@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from configs.vocabulary import Combination, Modality, Task, combination_name
+from configs.vocabulary import AnnotationKind, Combination, Modality, Task, combination_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,21 +18,24 @@ class Source:
     """One thing that can be encoded: an image file or a text.
 
     value: absolute path of the image, or the text itself; the modality decides which, never the characters.
-    record: where the source was listed, for error messages (`train_annos.json entry 12`).
+    record: where the source was listed, for error messages (`train_annos.json entry 12`). crop: part of the image that is
+    meant, `box` = the upper-body box of `datasets.instructions`; empty = all of it.
     """
 
     modality: Modality
     value: str
     record: str = field(default="", compare=False)
+    crop: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One training example.
+    """One listed example: a training example, a query or a gallery item.
 
-    person_id: label 0..n-1, sorted. sources: what is listed for this record. partners: for a modality without a
-    listed source, the candidates out of which one is drawn per (seed, epoch, index), sorted. annotations: by kind
-    ('clothes', 'description'), from which an instruction is made.
+    person_id: in a Benchmark's train a label 0..n-1, sorted; in a Release the data set's own id. sources: what is listed
+    for this record. partners: for a modality without a listed source, the candidates out of which one is drawn per (seed,
+    epoch, index), sorted. camera_id: the data set's own number, -1 unknown. clothes_id: equal only for the same outfit of
+    the same person, -1 unknown. annotations: by kind, from which an instruction is made. name: where the record was listed.
     """
 
     person_id: int
@@ -41,30 +45,52 @@ class Record:
     clothes_id: int = -1
     dataset: str = ""
     task: Task = Task.ORB
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[AnnotationKind, Source] = field(default_factory=dict)
     name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueryList:
-    """Queries of one combination; entry i is the tuple of its sources, in the combination's order.
+    """Queries of one combination, and how they are searched; entry i is the tuple of its sources, in the combination's order.
 
-    person_ids: raw ids, comparable with the gallery's only.
+    person_ids: raw ids, comparable with the gallery's only. camera_ids, clothes_ids: one per entry, empty = unknown.
+    instructions: what a model that follows instructions gets with each entry. annotations, annotation_kinds: what the
+    entry asks for, compared with the gallery's annotation of the same kind by mAP at a threshold only; it never depends on
+    `instructions`. Each is empty or has one (possibly None) per entry.
+    title: name of the row, empty = the combination. group: row of averages the list belongs to, empty = none.
+    protocol: name that stamps the row. gallery: indices into the split's gallery that are searched, None = all.
+    exclusion_rule: name in utils.exclusion. cmc: `image` or `identity`, see utils.metrics.MetricOptions.
     """
 
     combination: Combination
     entries: tuple[tuple[Source, ...], ...]
     person_ids: tuple[int, ...]
+    camera_ids: tuple[int, ...] = ()
+    clothes_ids: tuple[int, ...] = ()
+    instructions: tuple[Source | None, ...] = ()
+    annotations: tuple[Source | None, ...] = ()
+    annotation_kinds: tuple[AnnotationKind | None, ...] = ()
+    title: str = ""
+    group: str = ""
+    protocol: str = ""
+    gallery: tuple[int, ...] | None = None
+    exclusion_rule: str = "none"
+    cmc: Literal["image", "identity"] = "image"
 
     @property
     def name(self) -> str:
-        """The combination's name, for instance NIR+TEXT."""
-        return combination_name(self.combination)
+        """The title, else the combination's name, for instance NIR+TEXT."""
+        return self.title or combination_name(self.combination)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalSplit:
-    """A gallery, the query lists searched in it, and the protocol that names the result."""
+    """A gallery and the query lists searched in it, or in parts of it.
+
+    gallery_camera_ids, gallery_clothes_ids: one per gallery item, empty = unknown. gallery_instructions: what a model that
+    follows instructions gets with each item. gallery_annotations: per item by kind, for mAP at a threshold. Each is empty
+    or has one per item. pooled_groups: groups of lists whose average is over all queries instead of over the lists.
+    """
 
     name: str
     protocol: str
@@ -72,7 +98,11 @@ class EvalSplit:
     gallery_ids: tuple[int, ...]
     query_lists: tuple[QueryList, ...]
     missing_lists: tuple[str, ...] = ()
-    exclusion_rule: str = "none"
+    gallery_camera_ids: tuple[int, ...] = ()
+    gallery_clothes_ids: tuple[int, ...] = ()
+    gallery_instructions: tuple[Source | None, ...] = ()
+    gallery_annotations: tuple[Mapping[AnnotationKind, Source], ...] = ()
+    pooled_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -167,7 +167,7 @@ def _rank_split(
     if len(rows):
         metrics = evaluate_features(
             features[torch.from_numpy(distinct_rows).to(features.device)], gallery_features, Labels(ids=distinct_ids), Labels(ids=gallery_ids),
-            options=MetricOptions(rule=plan.split.exclusion_rule, ap=spec.ap, max_rank=spec.max_rank), memory_mb=spec.memory_mb,
+            options=MetricOptions(ap=spec.ap, max_rank=spec.max_rank), memory_mb=spec.memory_mb,
         )
     bounds = np.cumsum([len(index) for index in kept])[:-1]
     shares = np.split(position, bounds) if kept else []

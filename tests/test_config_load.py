@@ -50,7 +50,7 @@ def test_every_shipped_file_loads_and_survives_a_round_trip(path: Path, tmp_path
 def test_defaults_are_those_of_the_dataclasses(tmp_path: Path) -> None:
     config = load(tmp_path, "seed: 3")
     expected = ExperimentConfig(
-        family=Family.REID5O, name="experiment", output_dir="runs", seed=3, data=schema.DataConfig(), augment=schema.AugmentConfig(),
+        family=Family.REID5O, name="experiment", output_dir="runs", seed=3, data=schema.DataConfig(), instruction=schema.InstructionConfig(), augment=schema.AugmentConfig(),
         model=schema.Reid5oConfig(), objective=schema.ObjectiveConfig(), optimizer=schema.OptimizerConfig(),
         schedule=schema.ScheduleConfig(), train=schema.TrainConfig(), eval=schema.EvalConfig())
     assert config == expected

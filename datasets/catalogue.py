@@ -1,0 +1,42 @@
+"""The table of data sets. A new one is a module that ends in its `DATASET`, and one line here."""
+
+from __future__ import annotations
+
+import importlib
+
+from datasets.release import DatasetEntry
+from utils.errors import UserError, nearest
+
+CATALOGUE: dict[str, str] = {
+    "market1501": "datasets.releases.market1501",
+    "msmt17": "datasets.releases.msmt17",
+    "cuhk03": "datasets.releases.cuhk03",
+    "prcc": "datasets.releases.prcc",
+    "vc-clothes": "datasets.releases.vc_clothes",
+    "ltcc": "datasets.releases.ltcc",
+    "last": "datasets.releases.last",
+    "nkup": "datasets.releases.nkup",
+    "nkup-plus": "datasets.releases.nkup_plus",
+    "cocas": "datasets.releases.cocas",
+    "llcm": "datasets.releases.llcm",
+    "sysu": "datasets.releases.sysu",
+    "regdb": "datasets.releases.regdb",
+    "cuhk-pedes": "datasets.releases.cuhk_pedes",
+    "icfg-pedes": "datasets.releases.icfg_pedes",
+    "rstpreid": "datasets.releases.rstpreid",
+    "synth-pedes": "datasets.releases.synth_pedes",
+    "omnireid": "datasets.releases.omnireid",
+    "joint": "datasets.releases.joint",
+    "manifest": "datasets.releases.manifest",
+    "folders": "datasets.releases.folders",
+}
+"""Name -> module with `DATASET: DatasetEntry`, imported when it is asked for."""
+
+
+def dataset_entry(name: str) -> DatasetEntry:
+    """Return the entry of a data set. Raises UserError that names the nearest one."""
+    if name not in CATALOGUE:
+        raise UserError(f"unknown data set {name!r}: {nearest(name, CATALOGUE)}")
+    entry = importlib.import_module(CATALOGUE[name]).DATASET
+    assert isinstance(entry, DatasetEntry) and entry.name == name
+    return entry

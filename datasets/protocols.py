@@ -1,0 +1,143 @@
+"""Protocols: who is searched where, and what does not count. A protocol turns the parts of a Release into query lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.vocabulary import AnnotationKind, Modality, Task
+from datasets.release import Release
+from datasets.structures import EvalSplit, QueryList, Record, Source
+
+MAIN_KIND: dict[Task, AnnotationKind] = {
+    Task.TRAD: AnnotationKind.SENTENCE, Task.CC: AnnotationKind.SENTENCE, Task.VI: AnnotationKind.SENTENCE,
+    Task.CTCC: AnnotationKind.CLOTHES, Task.LI: AnnotationKind.DESCRIPTION, Task.T2I: AnnotationKind.DESCRIPTION,
+}
+"""What a query of each task asks for, as mAP at a threshold compares it."""
+
+Instruct = Callable[[Record], "Source | None"]
+"""The instruction that a record has at test time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """Queries against a gallery under one rule; queries of several modalities become one list per modality.
+
+    title: name of the row. group: row of averages, empty = none. pooled: the group's average is over all queries.
+    protocol: name that stamps the row.
+    """
+
+    title: str
+    protocol: str
+    query: Sequence[Record]
+    gallery: Sequence[Record]
+    exclusion_rule: str = "none"
+    cmc: Literal["image", "identity"] = "image"
+    group: str = ""
+    pooled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """name: stamps every result. summary: one sentence with roles, rule, curve and draws, shown with every result.
+
+    searches: the searches of a release; raises UserError when a part that the protocol needs is absent.
+    """
+
+    name: str
+    summary: str
+    searches: Callable[[Release], Iterable[Search]]
+
+
+def plain_protocol(name: str, summary: str, *, query: str = "query", gallery: str = "gallery", exclusion_rule: str = "none",
+                   cmc: Literal["image", "identity"] = "image") -> Protocol:
+    """Return the protocol that searches all of one part in all of another."""
+
+    def searches(release: Release) -> list[Search]:
+        return [Search(title=name, protocol=name, query=release.parts[query], gallery=release.parts[gallery],
+                       exclusion_rule=exclusion_rule, cmc=cmc)]
+
+    return Protocol(name=name, summary=summary, searches=searches)
+
+
+def query_modality(record: Record) -> Modality:
+    """Return the modality with which a record is searched for: its text where it has one, else its only image."""
+    if Modality.TEXT in record.sources:
+        return Modality.TEXT
+    assert len(record.sources) == 1, f"{record.name}: a query has one source, here {sorted(record.sources)}"
+    return next(iter(record.sources))
+
+
+def image_source(record: Record) -> Source:
+    """Return the image of a gallery record."""
+    images = [source for modality, source in record.sources.items() if modality is not Modality.TEXT]
+    assert len(images) == 1, f"{record.name}: a gallery item has one image, here {len(images)}"
+    return images[0]
+
+
+def assemble_split(name: str, searches: Iterable[Search], summaries: Mapping[str, str], instruct: Instruct | None = None) -> EvalSplit:
+    """Return one split with all searches: its gallery is the union of theirs, each list names the part it is searched in.
+
+    summaries: protocol name -> summary. Items are told apart by their image, so one image in several galleries is one item.
+    """
+    searches = list(searches)
+    pool = _Pool()
+    subsets = [pool.add(search.gallery) for search in searches]
+    lists = [query_list for search, subset in zip(searches, subsets)
+             for query_list in _query_lists(search, subset if len(subset) < len(pool.records) else None, instruct)]
+    gallery = pool.records
+    used = dict.fromkeys(search.protocol for search in searches)
+    return EvalSplit(
+        name=name, protocol="; ".join(f"{protocol}: {summaries[protocol]}" for protocol in used),
+        gallery=tuple(image_source(record) for record in gallery), gallery_ids=tuple(record.person_id for record in gallery),
+        gallery_camera_ids=tuple(record.camera_id for record in gallery),
+        gallery_clothes_ids=tuple(record.clothes_id for record in gallery),
+        gallery_instructions=tuple(map(instruct, gallery)) if instruct is not None else (),
+        gallery_annotations=tuple(record.annotations for record in gallery) if any(record.annotations for record in gallery) else (),
+        query_lists=tuple(lists),
+        pooled_groups=tuple(dict.fromkeys(search.group for search in searches if search.pooled and search.group)),
+    )
+
+
+class _Pool:
+    """Gallery records of all searches, each image once, in order of first appearance."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self._places: dict[str, int] = {}
+
+    def add(self, records: Sequence[Record]) -> tuple[int, ...]:
+        places = []
+        for record in records:
+            value = image_source(record).value
+            place = self._places.setdefault(value, len(self.records))
+            if place == len(self.records):
+                self.records.append(record)
+            assert self.records[place].person_id == record.person_id, f"{value}: two person ids in one split"
+            places.append(place)
+        return tuple(places)
+
+
+def _query_lists(search: Search, gallery: tuple[int, ...] | None, instruct: Instruct | None) -> list[QueryList]:
+    by_modality: dict[Modality, list[Record]] = {}
+    for record in search.query:
+        by_modality.setdefault(query_modality(record), []).append(record)
+    several = len(by_modality) > 1
+    return [_query_list(search, modality, records, gallery, instruct, several) for modality, records in by_modality.items()]
+
+
+def _query_list(search: Search, modality: Modality, records: Sequence[Record], gallery: tuple[int, ...] | None,
+                instruct: Instruct | None, several: bool) -> QueryList:
+    kinds = [MAIN_KIND.get(record.task) for record in records]
+    annotations = tuple(record.annotations.get(kind) if kind is not None else None for record, kind in zip(records, kinds))
+    annotated = any(annotation is not None for annotation in annotations)
+    return QueryList(
+        combination=(modality,), entries=tuple((record.sources[modality],) for record in records),
+        person_ids=tuple(record.person_id for record in records), camera_ids=tuple(record.camera_id for record in records),
+        clothes_ids=tuple(record.clothes_id for record in records),
+        instructions=tuple(map(instruct, records)) if instruct is not None else (),
+        annotations=annotations if annotated else (), annotation_kinds=tuple(kinds) if annotated else (),
+        title=f"{search.title} {modality.name}" if several else search.title, group=search.group, protocol=search.protocol,
+        gallery=gallery, exclusion_rule=search.exclusion_rule, cmc=search.cmc,
+    )

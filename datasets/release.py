@@ -1,0 +1,91 @@
+"""What a reader of a data set returns, before any protocol is applied, and the entry by which a data set is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.vocabulary import Task
+from datasets.structures import Record
+
+if TYPE_CHECKING:
+    from datasets.protocols import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """Options of the readers; each reader uses those that its data set has and refuses a value that it cannot serve.
+
+    check_files: raise for a listed image that does not exist. need_train: False = only the parts that a test needs must be
+    present. variant: `v1` / `v2` of MSMT17, `detected` / `labeled` of CUHK03-NP, empty = whichever is there. merge_val:
+    MSMT17's validation list joins train. trial: RegDB's, 1 to 10. crop: what stands for a clothes image where the release
+    ships none, `none` or `box`. members: data sets or tasks of a joint test.
+    """
+
+    check_files: bool = True
+    need_train: bool = True
+    variant: str = ""
+    merge_val: bool = True
+    trial: int = 1
+    crop: str = "box"
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    """A data set as it lies on disk. Person ids are the data set's own; nothing is relabelled, drawn or excluded.
+
+    root: the folder that holds the data set's files. parts: `train`, `query`, `gallery`, and whatever else a protocol of
+    the data set needs (`query_changed`, `val_query`, ...), records in sorted or listed order. dropped: what was left out by
+    the data set's own rules, with the number (`junk images, pid -1`: 3819). notes: findings for the log and the results.
+    """
+
+    name: str
+    root: Path
+    parts: Mapping[str, tuple[Record, ...]]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    """Published size of a part: images (or captions, for a part of captions), persons; None = not published.
+
+    confirmed: False for figures that no public source states directly.
+    """
+
+    images: int | None = None
+    persons: int | None = None
+    confirmed: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetEntry:
+    """A data set as this code knows it: its reader, its protocols, and what is published about it.
+
+    read: root, options -> Release; raises UserError naming file, line and remedy. root is the folder that contains the
+    data set's own folder, or that folder itself. protocols: by name; default: names of those evaluated when none is chosen.
+    published: per variant ('' for data sets without variants) the counts of the parts. recognise: True for a folder that
+    looks like this data set, judged by names only. name_pattern: regular expression that the image names match entirely.
+    disjoint: pairs of parts that must not share a person; train never shares one with query and gallery unless the ids of
+    train and test are numbered separately (`separate_ids`).
+    """
+
+    name: str
+    title: str
+    task: Task
+    read: Callable[[Path, ReadOptions], Release]
+    protocols: Mapping[str, Protocol]
+    default: tuple[str, ...]
+    recognise: Callable[[Path], bool]
+    published: Mapping[str, Mapping[str, Count]] = field(default_factory=dict)
+    name_pattern: str = ""
+    separate_ids: bool = False
+    access: str = ""
+
+
+def protocol_table(protocols: Iterable[Protocol]) -> dict[str, Protocol]:
+    """Return protocols by name."""
+    return {protocol.name: protocol for protocol in protocols}
