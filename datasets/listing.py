@@ -38,6 +38,9 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
     for below in sorted(entry for entry in root.glob("*/*") if entry.name in names):
         if all((below / marker).exists() for marker in markers):
             raise UserError(f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set data.root={below.parent}")
+    above = root.absolute().parent
+    if all((above / marker).exists() for marker in markers):
+        raise UserError(f"data.root={root} is one level too low: it is a part of the {what} in {above}; set data.root={above}")
     raise UserError(f"{root} holds no {what}: expected {names[0]}/ with {', '.join(markers)}; set data.root to the folder that contains it")
 
 

@@ -40,6 +40,7 @@ class Release:
     root: the folder that holds the data set's files. parts: `train`, `query`, `gallery`, and whatever else a protocol of
     the data set needs (`query_changed`, `val_query`, ...), records in sorted or listed order. dropped: what was left out by
     the data set's own rules, with the number (`junk images, pid -1`: 3819). notes: findings for the log and the results.
+    variant: which of the entry's `published` counts this release is compared with.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Release:
     parts: Mapping[str, tuple[Record, ...]]
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    variant: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
