@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 from utils.errors import UserError, nearest
 
-LAYOUTS = {"orbench": "datasets.synthetic.layouts.orbench"}
+LAYOUTS = {name: f"datasets.synthetic.layouts.{name.replace('-', '_')}" for name in (
+    "orbench", "market1501", "msmt17", "cuhk03", "prcc", "ltcc", "vc-clothes", "last", "nkup", "llcm", "sysu", "regdb",
+    "cuhk-pedes", "icfg-pedes", "rstpreid", "cocas", "omnireid")}
 """Name of a layout -> module with `FOLDER` (the name of its root folder) and `plan(arguments) -> Plan`."""
 
 MINIMUM_SIDE, MAXIMUM_SIDE = 16, 1024
+MAXIMUM_PERSONS = 100_000
+"""Persons of one part of one layout; a layout's file names may hold fewer."""
+MAXIMUM_OUTFITS = 100
+LATER_ARGUMENTS = {"shared_persons": 0, "outfits": 3}
+"""Arguments that manifests of older renderings do not name, with the value that those had."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderArguments:
-    """Everything that decides the pictures. identities: training persons; image_size: (height, width) in pixels."""
+    """Everything that decides the pictures. identities: training persons; image_size: (height, width) in pixels;
+    shared_persons: so many of the training persons are the first test persons too; outfits: per person, where clothes change."""
 
     layout: str
     identities: int
@@ -24,14 +33,23 @@ class RenderArguments:
     seed: int
     image_size: tuple[int, int]
     images_per_modality: int
+    shared_persons: int = LATER_ARGUMENTS["shared_persons"]
+    outfits: int = LATER_ARGUMENTS["outfits"]
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise UserError(f"unknown layout {self.layout!r}: {nearest(self.layout, LAYOUTS)}")
         for name, value in (("identities", self.identities), ("test-identities", self.test_identities),
-                            ("images-per-modality", self.images_per_modality)):
+                            ("images-per-modality", self.images_per_modality), ("outfits", self.outfits)):
             if value < 1:
                 raise UserError(f"--{name} is {value}: give at least 1")
+        for name, value, most in (("identities", self.identities, MAXIMUM_PERSONS), ("outfits", self.outfits, MAXIMUM_OUTFITS),
+                                  ("test-identities", self.test_identities, MAXIMUM_PERSONS)):
+            if value > most:
+                raise UserError(f"--{name} is {value}: give at most {most}")
+        if not 0 <= self.shared_persons <= min(self.identities, self.test_identities):
+            raise UserError(f"--shared-persons is {self.shared_persons}: give 0..{min(self.identities, self.test_identities)}, "
+                            "no more than there are training or test identities")
         if not all(MINIMUM_SIDE <= side <= MAXIMUM_SIDE for side in self.image_size):
             raise UserError(f"--image-size is {self.image_size[0]}x{self.image_size[1]}: "
                             f"both sides must lie in {MINIMUM_SIDE}..{MAXIMUM_SIDE} pixels")
@@ -39,6 +57,17 @@ class RenderArguments:
     def layout_module(self) -> ModuleType:
         """Import and return the layout's module."""
         return importlib.import_module(LAYOUTS[self.layout])
+
+
+def parse_layouts(values: Sequence[str]) -> tuple[str, ...]:
+    """Return the layouts named by options that may each hold several names, comma separated; each name once. Raises UserError."""
+    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    for name in names:
+        if name not in LAYOUTS:
+            raise UserError(f"unknown layout {name!r}: {nearest(name, LAYOUTS)}")
+    if not names:
+        raise UserError("--layout names no layout: give one of " + ", ".join(LAYOUTS))
+    return tuple(dict.fromkeys(names))
 
 
 def parse_image_size(text: str) -> tuple[int, int]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 
 from datasets.synthetic import nuisance
-from datasets.synthetic.person import Person, View
-from datasets.synthetic.wardrobe import Extra, Garment, Outfit
+from datasets.synthetic.person import Person, View, make_person
+from datasets.synthetic.shots import Shot
+from datasets.synthetic.wardrobe import Extra, Garment, Outfit, make_outfit
+from utils.seeding import stream
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "man": ("man", "male", "guy"), "woman": ("woman", "female", "lady"),
@@ -51,6 +53,21 @@ def make_caption(person: Person, outfit: Outfit, view: View, rng: random.Random)
     """Return a caption of one picture: several sentences of plain English; details of the face only where it shows."""
     lead = _lead(person, outfit, view, rng)
     return " ".join([lead, *_details(person, outfit, view, rng)])
+
+
+def caption_of(shot: Shot, seed: int) -> str:
+    """Return the caption of a picture: of the person in that outfit, seen from that side."""
+    return _written(seed, "caption", shot.person, shot.outfit, shot.view, shot.index)
+
+
+def description_of(seed: int, person: int, outfit: int, view: View = View.FRONT, number: int = 0) -> str:
+    """Return description `number` of a person in an outfit; it belongs to no picture."""
+    return _written(seed, "description", person, outfit, view, number)
+
+
+def _written(seed: int, purpose: str, index: int, number: int, view: View, variant: int) -> str:
+    person = make_person(seed, index)
+    return make_caption(person, make_outfit(seed, person, number), view, stream(seed, purpose, index, number, variant))
 
 
 def _say(key: str, rng: random.Random) -> str:

@@ -77,8 +77,8 @@ class Scene:
 class Canvas:
     """A label map in the making; draws shapes given in body units."""
 
-    def __init__(self, scene: Scene, size: tuple[int, int], rng: random.Random) -> None:
-        """size: (height, width) of the picture. rng: source of the wobble."""
+    def __init__(self, scene: Scene, size: tuple[int, int], rng: random.Random, zoom: float = 1.0) -> None:
+        """size: (height, width) of the picture. rng: source of the wobble. zoom: factor on what is drawn `in_head`."""
         self.height, self.width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
         self.image = Image.new("L", (self.width, self.height), 0)
         self._draw = ImageDraw.Draw(self.image)
@@ -86,12 +86,20 @@ class Canvas:
         self._sign = -1.0 if scene.left else 1.0
         self._x_scale = scene.scale / FRAME_WIDTH * self.width * scene.girth
         self._random = rng.random if scene.wobble else None
+        self._zoom = zoom
+        self.in_head = False
 
     def pixel(self, x: float, y: float) -> Point:
         """Return the pixel of a point in body units."""
         scene = self._scene
         if self._random is not None:
             x, y = x + (self._random() - 0.5) * 2 * scene.wobble, y + (self._random() - 0.5) * 2 * scene.wobble
+        if self._zoom != 1.0:
+            # The head grows from the chin; then the whole figure shrinks to its former height.
+            if self.in_head:
+                x, y = x * self._zoom, CHIN_Y + (y - CHIN_Y) * self._zoom
+            added = CHIN_Y * (self._zoom - 1.0)
+            x, y = x / (1.0 + added), (y + added) / (1.0 + added)
         x *= self._sign * (1.0 + scene.pitch * (0.5 - y))
         y -= scene.pitch * 0.25 * y * (1.0 - y)
         column = scene.centre * self.width + (x + scene.lean * (1.0 - y)) * self._x_scale
@@ -136,20 +144,25 @@ class Frame:
 
 SHOULDER_Y = 0.190
 HEAD_Y = 0.092
+CHIN_Y = 0.165
 ANKLE_Y = 0.955
 
 
 def draw_labels(person: Person, outfit: Outfit, scene: Scene, size: tuple[int, int], rng: random.Random) -> NDArray[np.uint8]:
     """Return the label map (height * SUPERSAMPLING, width * SUPERSAMPLING) uint8 of `Layer` values."""
-    canvas = Canvas(scene, size, rng)
+    canvas = Canvas(scene, size, rng, person.head.zoom)
     frame = _measure(person, scene)
     _bag_behind(canvas, outfit, frame)
     _far_arm(canvas, outfit.upper, frame, scene)
+    canvas.in_head = True
     _hair_behind(canvas, person, frame, scene)
+    canvas.in_head = False
     _legs(canvas, person, outfit, frame, scene)
     _torso(canvas, outfit, frame, scene)
     _arms(canvas, person, outfit.upper, frame, scene)
+    canvas.in_head = True
     _head(canvas, person, frame, scene)
+    canvas.in_head = False
     if outfit.scarf.kind != "none":
         _scarf(canvas, frame, scene)
     _bag(canvas, outfit, frame, scene)

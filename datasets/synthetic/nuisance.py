@@ -66,3 +66,6 @@ TEXT_OMIT_COLOUR = 0.05
 TEXT_VAGUE_COLOUR = 0.06
 TEXT_OMIT_PATTERN = 0.25
 TEXT_CANONICAL = 0.80
+
+# Factor on the head in every layout but ORBench: what survives a change of clothes must be seen in 128 rows.
+HEAD_ZOOM = 1.45

@@ -53,7 +53,8 @@ HEADWEAR_COLOURS: dict[str, RGB] = {
 @dataclass(frozen=True, slots=True)
 class Head:
     """Hair, face and headwear. hair is 'bald', 'short', 'curly', 'bob', 'long', 'ponytail' or 'bun'; headwear is 'none',
-    'cap', 'beanie', 'hat' or 'headscarf'; glasses is 'none', 'glasses' or 'sunglasses'. size scales the head."""
+    'cap', 'beanie', 'hat' or 'headscarf'; glasses is 'none', 'glasses' or 'sunglasses'. size scales the head; zoom is not
+    the person's but the picture's: it enlarges the head together with everything in and on it."""
 
     hair: str
     hair_colour: str
@@ -62,6 +63,7 @@ class Head:
     glasses: str
     beard: bool
     size: float
+    zoom: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy
 import PIL
 
-from datasets.synthetic.arguments import RenderArguments
+from datasets.synthetic.arguments import LATER_ARGUMENTS, RenderArguments
 from datasets.synthetic.nuisance import RENDERER_VERSION
-from datasets.synthetic.shots import Shot, encode_shot
+from datasets.synthetic.shots import FORMATS, Plan, Shot, encode_shot
 from utils.errors import UserError
-from utils.files import fingerprint, read_json, sha256_of, write_json
+from utils.files import atomic_path, fingerprint, read_json, sha256_of, write_json, write_text
 from utils.progress import progress_bar
 from utils.threads import available_cores
 
@@ -39,14 +39,16 @@ class Rendered:
 
 
 def render(layout: str, root: str | os.PathLike[str], *, identities: int = 1200, test_identities: int = 100, seed: int = 0,
-           image_size: tuple[int, int] = (128, 64), images_per_modality: int = 4, processes: int | None = None) -> Rendered:
+           image_size: tuple[int, int] = (128, 64), images_per_modality: int = 4, shared_persons: int = 0, outfits: int = 3,
+           processes: int | None = None) -> Rendered:
     """Render `layout` below `root`, or reuse what the same arguments left there.
 
-    identities: training persons; test_identities: test persons, disjoint from them; image_size: (height, width).
+    identities: training persons; test_identities: test persons, disjoint from them but for the first `shared_persons` of both;
+    image_size: (height, width); outfits: per person, in layouts where people change clothes.
     The bytes depend on these, the renderer's version and the versions of NumPy and Pillow, not on `processes` (default:
     all cores). Raises UserError for wrong arguments, and for a folder that holds anything else: nothing of it is changed.
     """
-    arguments = RenderArguments(layout, identities, test_identities, seed, image_size, images_per_modality)
+    arguments = RenderArguments(layout, identities, test_identities, seed, image_size, images_per_modality, shared_persons, outfits)
     if processes is not None and processes < 1:
         raise UserError(f"--processes is {processes}: give at least 1")
     module = arguments.layout_module()
@@ -58,14 +60,27 @@ def render(layout: str, root: str | os.PathLike[str], *, identities: int = 1200,
     plan = module.plan(arguments)
     write_json(folder / MARKER, header)
     digest = _write_shots(plan.shots, arguments, folder, processes or available_cores())
-    for name, value in plan.annotations.items():
-        write_json(folder / name, value)
-    digest = fingerprint([digest, plan.annotations])
+    digest = _write_files(plan, folder, digest)
     counts = {"persons": len({shot.person for shot in plan.shots}), "pictures": len(plan.shots), "digest": digest}
-    checksums = {name: sha256_of(folder / name) for name in plan.annotations}
+    checksums = {name: sha256_of(folder / name) for name in (*plan.annotations, *plan.texts, *plan.binaries)}
     write_json(folder / MANIFEST, {**header, **counts, "annotations": checksums})
     (folder / MARKER).unlink()
     return Rendered(folder, len(plan.shots), digest, False)
+
+
+def _write_files(plan: Plan, folder: Path, digest: str) -> str:
+    """Write everything that is not a picture; return a digest of it and of the pictures' digest."""
+    for name, value in plan.annotations.items():
+        write_json(folder / name, value)
+    for name, text in plan.texts.items():
+        write_text(folder / name, text)
+    for name, data in plan.binaries.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(data)
+    parts: list[Any] = [digest, plan.annotations]
+    if plan.texts or plan.binaries:
+        parts += [plan.texts, {name: hashlib.sha256(data).hexdigest() for name, data in plan.binaries.items()}]
+    return fingerprint(parts)
 
 
 def _header(arguments: RenderArguments) -> dict[str, Any]:
@@ -86,15 +101,15 @@ def _present(folder: Path, header: dict[str, Any]) -> dict[str, Any] | None:
     if not complete and not (folder / MARKER).exists():
         raise UserError(f"{folder} is not empty and was not rendered by this command: {remedy}")
     found = read_json(folder / (MANIFEST if complete else MARKER), "manifest of a rendered benchmark")
-    differing = [name for name in header if not isinstance(found, dict) or found.get(name) != header[name]]
+    differing = [name for name in header if not isinstance(found, dict) or found.get(name, LATER_ARGUMENTS.get(name)) != header[name]]
     if differing:
         name = differing[0]
-        value = found.get(name) if isinstance(found, dict) else found
+        value = found.get(name, LATER_ARGUMENTS.get(name)) if isinstance(found, dict) else found
         raise UserError(f"{folder} was rendered with {name} = {value!r}, now it is {header[name]!r}"
                         f"{_others(differing[1:])}: {remedy}")
     if not complete:
         return None
-    pictures = sum(1 for _ in folder.rglob("*.jpg"))
+    pictures = sum(1 for path in folder.rglob("*") if path.suffix in FORMATS)
     if pictures != found.get("pictures"):
         raise UserError(f"{folder} holds {pictures} pictures where its manifest counts {found.get('pictures')}: {remedy}")
     for name, checksum in found.get("annotations", {}).items():

@@ -12,16 +12,15 @@ from typing import Any
 from configs.vocabulary import QUERY_MODALITIES, Modality, combination_name
 from datasets.query_lists import draw_query_lists
 from datasets.synthetic.arguments import RenderArguments
-from datasets.synthetic.captions import make_caption
-from datasets.synthetic.person import Membership, View, make_person, person_indices
+from datasets.synthetic.captions import caption_of
+from datasets.synthetic.person import View
+from datasets.synthetic.population import BLOCKS, test_persons, train_persons
 from datasets.synthetic.scenes import draw_view
 from datasets.synthetic.shots import Plan, Shot
-from datasets.synthetic.wardrobe import make_outfit
 from utils.errors import UserError
 from utils.seeding import stream
 
 FOLDER = "ORBench"
-TEST_BLOCK = 0
 MAXIMUM_PERSONS = 9999
 CAMERAS = {Modality.RGB: {"sysu": (1, 2, 4, 5), "llcm": tuple(range(1, 10))},
            Modality.NIR: {"sysu": (3, 6), "llcm": tuple(range(1, 10))}}
@@ -32,14 +31,13 @@ DRAWING_VIEWS = (View.FRONT, View.BACK, View.SIDE)
 
 def plan(arguments: RenderArguments) -> Plan:
     """Return the pictures and the two annotation files. Raises UserError for more persons than folder names can hold."""
-    train = person_indices(Membership.TRAIN, arguments.identities)
-    test = person_indices(Membership.TEST, arguments.test_identities, TEST_BLOCK)
+    train, test = train_persons(arguments), test_persons(arguments, BLOCKS["orbench"])
     if len(train) + len(test) > MAXIMUM_PERSONS:
         raise UserError(f"--identities + --test-identities is {len(train) + len(test)}: ORBench's folder names have four digits, "
                         f"{MAXIMUM_PERSONS} persons at most")
     folders, test_ids = _numbers(len(train), len(test), arguments.seed)
     shots = {person: _shots(person, folder, arguments) for person, folder in zip((*train, *test), folders)}
-    captions = {shot.path: _caption(shot, arguments.seed) for person in shots for shot in shots[person][Modality.RGB]}
+    captions = {shot.path: caption_of(shot, arguments.seed) for person in shots for shot in shots[person][Modality.RGB]}
     train_annotations = [
         {"id": label, "file_path": shot.path, "caption": captions[shot.path], "split": "train"}
         for label, person in enumerate(train, start=1) for shot in shots[person][Modality.RGB]
@@ -82,12 +80,6 @@ def _shots(person: int, folder: int, arguments: RenderArguments) -> dict[Modalit
             name = f"{FOLDERS[modality]}/{stem}_{view.value}_{index // len(DRAWING_VIEWS) + 1}_{SUFFIXES[modality]}.jpg"
             found[modality].append(Shot(name, person, 0, modality, index, view))
     return found
-
-
-def _caption(shot: Shot, seed: int) -> str:
-    person = make_person(seed, shot.person)
-    outfit = make_outfit(seed, person, shot.outfit)
-    return make_caption(person, outfit, shot.view, stream(seed, "caption", shot.person, shot.outfit, shot.index))
 
 
 def _gallery_and_queries(test_shots: dict[int, dict[Modality, list[Shot]]], captions: dict[str, str], seed: int) -> dict[str, Any]:
