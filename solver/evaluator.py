@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,6 +44,15 @@ class EvaluationSpec:
     cache_device_mb: int = 2048
     cache_host_mb: int = 8192
     max_rank: int = 50
+    thresholds: tuple[float, ...] = ()
+    no_positive: Literal["zero", "zero_matched", "skip"] = "zero_matched"
+    ap_depth: int = 0
+    ap_topk: int = 0
+    flip: bool = False
+    rerank: bool = False
+    rerank_k1: int = 20
+    rerank_k2: int = 6
+    rerank_lambda: float = 0.3
     workers: int = 0
     skip_unreadable: bool = False
 
