@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from utils.annotation_vectors import AnnotationVectors, SparseRows, annotation_rows
 from utils.errors import UserError
 from utils.exclusion import RULES
-from utils.metrics import Labels, MetricOptions, evaluate, evaluate_features
+from utils.metrics import Labels, MetricOptions, evaluate, evaluate_blocks, evaluate_features
 
 # Five queries and five gallery items; every row of scores ranks the gallery 0, 1, 2, 3, 4.
 DESCENDING = [[5.0, 4.0, 3.0, 2.0, 1.0]] * 5
@@ -150,6 +151,105 @@ def test_threshold_invariances() -> None:
         assert alike[f"mAP@{tau:g}"] == result.mAP and alike.kept_share[f"mAP@{tau:g}"] == 1.0
 
 
+def test_a_query_never_finds_itself() -> None:
+    # Queries 0 and 1 are items 2 and 1; queries 2 to 4 are in no gallery, which is how -1 and 77 are meant.
+    items = {"query_items": [12, 11, -1, -1, 77], "gallery_items": [10, 11, 12, -1, 14]}
+    result = run_case("none", **items)
+    assert result.first_rank.tolist() == [2, 2, 1, 4, 0] and result.inp[:2] == pytest.approx([100 * 2 / 4] * 2)
+    # Matches left: items 1 and 4 at ranks 2 and 4 of query 0 (items 0, 1, 3, 4 remain), items 2 and 4 of query 1.
+    assert result.ap[:2] == pytest.approx([100 * (1 / 2 + 2 / 4) / 2] * 2)
+    # With a camera rule as well, query 0 loses item 1 too: item 4 alone, at rank 3 of items 0, 3, 4.
+    assert run_case("same_camera", **items).ap[0] == pytest.approx(100 / 3)
+    # Under SYSU's rule query 1 keeps items 1 and 2; its own is 1.
+    assert run_case("sysu", cmc="identity", **items).first_rank.tolist() == [2, 1, 1, 0, 0]
+    # The own image does not even use up a place of the cut: items 0 and 1 are the first two of query 0.
+    cut = run_case("none", ap_topk=2, query_items=[10, -1, -1, -1, -1], gallery_items=[10, 11, 12, 13, 14])
+    assert cut.ap[:2] == pytest.approx([100 * (1 + 1) / 2, 100 * 1 / 2])
+    alone = evaluate([[1.0, 2.0]], [1], [2, 1], query_items=[5], gallery_items=[4, 5])
+    assert alone.unmatched == (0,) and alone.absent == ()
+
+
+KINDS = {
+    "clothes": (AnnotationVectors(vectors=[[1.0, 0.0]], rows=np.array([0, -1, 0, -1, -1])),
+                AnnotationVectors(vectors=[[2.0, 0.0], [0.6, 0.8]], rows=np.array([0, 1, -1, 0, 0]))),
+    "description": (AnnotationVectors(vectors=[[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]], rows=np.array([-1, 0, -1, 1, 1])),
+                    AnnotationVectors(vectors=[[0.0, 1.0, 1.0]], rows=np.array([0, 0, 0, -1, -1]))),
+}
+
+
+def by_kind(kinds: dict[str, tuple[AnnotationVectors, AnnotationVectors]]) -> dict[str, object]:
+    return {f"{side}_instructions": {kind: pair[place] for kind, pair in kinds.items()}
+            for place, side in enumerate(("query", "gallery"))}
+
+
+def test_each_kind_is_compared_with_its_own() -> None:
+    result = run_case("none", thresholds=(-1, 0.65, 0.8), **by_kind(KINDS))
+    # Query 0 (clothes): matches 1, 2, 4 at ranks 2, 3, 5 with cosines 0.6, none, 1. Query 1 (description): 1, 2, 4 with
+    # 0.707, 0.707, none. Query 2 (clothes): item 0 at rank 1 with 1. Query 3 (description): item 3 at rank 4, none.
+    expected = {-1: [(1 / 2 + 2 / 5) / 2, (1 / 2 + 2 / 3) / 2, 1, 0, 0], 0.65: [1 / 5, (1 / 2 + 2 / 3) / 2, 1, 0, 0],
+                0.8: [1 / 5, 0, 1, 0, 0]}
+    for tau, values in expected.items():
+        assert result[f"mAP@{tau}"] == pytest.approx(100 * sum(values) / 5, abs=1e-12)
+        assert np.nan_to_num(result.threshold_ap[f"mAP@{tau}"]) == pytest.approx(100 * np.array(values), abs=1e-12)
+    # 8 pairs; 3 of them with an item (2, 4 and 3) that lacks the kind.
+    assert (result.unannotated, result.unannotated_items) == (3, 3)
+    assert list(result.kept_share.values()) == pytest.approx([5 / 8, 4 / 8, 2 / 8])
+    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert (document["unannotated"], document["unannotated_items"]) == (3, 3)
+    # A kind that no gallery item has keeps nothing.
+    bare = by_kind(KINDS)
+    del bare["gallery_instructions"]["description"]
+    assert run_case("none", thresholds=(-1,), **bare).unannotated == 1 + 3 + 1
+
+
+def sparse(rows: np.ndarray) -> SparseRows:
+    return SparseRows(starts=np.append(0, np.cumsum((rows != 0).sum(1))), columns=rows.nonzero()[1], values=rows[rows != 0],
+                      size=rows.shape[1])
+
+
+def test_sparse_vectors_shared_vectors_and_one_matrix_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    vectors = random.random((6, 15)) * (random.random((6, 15)) < 0.4)
+    vectors[np.arange(6), np.arange(6)] = 1.0
+    similarity, ids, gallery_ids = random.standard_normal((12, 40)), random.integers(0, 3, 12), random.integers(0, 3, 40)
+    rows, gallery_rows = random.integers(0, 6, 12), random.integers(0, 6, 40)
+    found = []
+    for chunk in (1 << 21, 30):
+        monkeypatch.setattr("utils.annotation_vectors.CHUNK_VALUES", chunk)
+        matrix = {"query_instructions": vectors[rows], "gallery_instructions": vectors[gallery_rows]}
+        kinds = [by_kind({"text": tuple(AnnotationVectors(vectors=form, rows=side) for side in (rows, gallery_rows))})
+                 for form in (vectors, torch.from_numpy(vectors), sparse(vectors))]
+        found += [evaluate(similarity, ids, gallery_ids, thresholds=(0.1, 0.3, 1.0), **instructions)
+                  for instructions in (matrix, *kinds)]
+    cosines = (vectors @ vectors.T) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors, axis=1)[:, None]
+    same = ids[:, None] == gallery_ids
+    for tau in (0.1, 0.3, 1.0):
+        share = (cosines[rows][:, gallery_rows][same] >= tau - 1e-12).mean()
+        assert found[0].kept_share[f"mAP@{tau:g}"] == pytest.approx(share) and 0 < share < 1
+    assert all(dict(other) == dict(found[0]) for other in found[1:])
+
+
+def test_parts_of_annotations_and_their_rows() -> None:
+    values, rows = annotation_rows(["b", None, "a", "b"])
+    assert values == ["b", "a"] and rows.tolist() == [0, -1, 1, 0]
+    part = AnnotationVectors(vectors=np.eye(2), rows=rows).take(np.array([2, 1]))
+    assert part.rows.tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_blocks_of_scores_give_the_same_metrics(rows: int) -> None:
+    labels = Labels(**QUERY, items=[1, 2, 3, 4, 5]), Labels(**GALLERY, items=[9, 1, 9, 9, 2])
+    scores = torch.tensor(DESCENDING).double()
+    blocks = [(start, scores[start:start + rows]) for start in range(0, 5, rows)]
+    found = evaluate_blocks(iter(blocks), *labels, (5, 5), options=MetricOptions(rule="same_camera"))
+    expected = run_case("same_camera", query_items=[1, 2, 3, 4, 5], gallery_items=[9, 1, 9, 9, 2])
+    assert dict(found) == dict(expected) and found.ap == pytest.approx(expected.ap, nan_ok=True)
+    with pytest.raises(UserError, match="query 0 is due"):
+        evaluate_blocks([(1, scores[1:])], *labels, (5, 5))
+    with pytest.raises(UserError, match="end at query 4 of 5"):
+        evaluate_blocks([(0, scores[:4])], *labels, (5, 5))
+
+
 def loop_metrics(similarity: np.ndarray, ids: np.ndarray, gallery_ids: np.ndarray, dropped: np.ndarray) -> dict[str, float]:
     """AP, INP, CMC by walking down each sorted row."""
     values: dict[str, list[float]] = {"mAP": [], "mINP": [], "R1": [], "R5": [], "R10": []}
@@ -266,6 +366,18 @@ WRONG = {
         SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], query_instructions=[[1.0], [0.0]], gallery_instructions=[[1.0]] * 3),
     "gallery_instructions has 2 rows": lambda: evaluate(
         SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], query_instructions=[[1.0]] * 2, gallery_instructions=[[1.0]] * 2),
+    "give both or neither": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], query_items=[1, 2]),
+    "gallery_items has 2 entries": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], query_items=[1, 2], gallery_items=[1, 2]),
+    "both be matrices or both be by kind": lambda: run_case("none", thresholds=[0.5], **by_kind(KINDS) | {
+        "query_instructions": [[1.0]] * 5}),
+    "query 1 has instructions of 0 kinds": lambda: run_case("none", thresholds=[0.5], **by_kind({"clothes": KINDS["clothes"]})),
+    "query 0 has instructions of 2 kinds": lambda: run_case("none", thresholds=[0.5], **by_kind(KINDS | {"more": KINDS["clothes"]})),
+    r"gallery_instructions \(clothes\) has 2 rows": lambda: evaluate(
+        SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], **by_kind({"clothes": (
+            AnnotationVectors(vectors=[[1.0]], rows=np.zeros(2, dtype=int)), AnnotationVectors(vectors=[[1.0]], rows=np.zeros(2, dtype=int)))})),
+    "names a row outside its 1 vectors": lambda: evaluate(
+        SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], **by_kind({"clothes": (
+            AnnotationVectors(vectors=[[1.0]], rows=np.ones(2, dtype=int)), AnnotationVectors(vectors=[[1.0]], rows=np.zeros(3, dtype=int)))})),
     "3 dimensions": lambda: evaluate_features(torch.ones(2, 3), torch.ones(3, 4), Labels(ids=[1, 2]), Labels(ids=[1, 2, 3])),
 }
 

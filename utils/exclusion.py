@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from utils.annotation_vectors import AnnotationVectors
 
 Array = Tensor | np.ndarray | Sequence[Any]
 
@@ -23,41 +26,41 @@ class Labels:
     """Labels of one side, one per item: ids (integers or strings) and, where known, the rest.
 
     cameras: integers. clothes: integers or strings, equal only for the same outfit of the same person. A negative
-    integer is unknown. instructions: (n, D) vectors of the annotation, for mAP@tau only.
+    integer is unknown. items: integers that tell the images apart; one that stands on both sides is dropped under every
+    rule, so that a query never finds itself (negative = equals nothing). instructions: for mAP@tau only, the vectors of
+    the annotations, (n, D) or by kind.
     """
 
     ids: Array
     cameras: Array | None = None
     clothes: Array | None = None
-    instructions: Array | None = None
+    items: Array | None = None
+    instructions: Array | Mapping[str, AnnotationVectors] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelBlock:
     """Labels of n queries or gallery items as (n,) integer tensors on one device.
 
-    cameras and clothes are None when unknown for all; a negative entry is unknown and equals nothing.
+    cameras, clothes and items are None when unknown for all; a negative entry is unknown and equals nothing.
     """
 
     persons: Tensor
     cameras: Tensor | None = None
     clothes: Tensor | None = None
+    items: Tensor | None = None
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> LabelBlock:
+        columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return LabelBlock(**{name: None if column is None else change(column) for name, column in columns.items()})
 
     def rows(self, start: int, stop: int) -> LabelBlock:
         """Return the labels of items start to stop - 1."""
-        return LabelBlock(
-            persons=self.persons[start:stop],
-            cameras=None if self.cameras is None else self.cameras[start:stop],
-            clothes=None if self.clothes is None else self.clothes[start:stop],
-        )
+        return self._each(lambda column: column[start:stop])
 
     def to(self, device: torch.device) -> LabelBlock:
         """Return the labels on `device`."""
-        return LabelBlock(
-            persons=self.persons.to(device),
-            cameras=None if self.cameras is None else self.cameras.to(device),
-            clothes=None if self.clothes is None else self.clothes.to(device),
-        )
+        return self._each(lambda column: column.to(device))
 
 
 def _equal(query: Tensor, gallery: Tensor) -> Tensor:
@@ -125,6 +128,13 @@ RULES: dict[str, ExclusionRule] = {
 }
 
 
+def same_item(query: LabelBlock, gallery: LabelBlock) -> Tensor | None:
+    """(q, g) boolean, True where the gallery item is the query itself; None when items are unknown."""
+    if query.items is None or gallery.items is None:
+        return None
+    return _equal(query.items, gallery.items)
+
+
 def get_rule(name: str) -> ExclusionRule:
     """Return the rule of that name. Raises UserError that lists the nearest names."""
     if name not in RULES:
@@ -165,7 +175,7 @@ def _label_pair(query: Array, gallery: Array, name: str, recode: bool) -> tuple[
 
 
 def comparable_labels(query: Labels, gallery: Labels, shape: tuple[int, int], needs: tuple[str, ...]) -> list[LabelBlock]:
-    """Return the labels of queries and gallery with comparable numbers; the fields in `needs` beside the persons.
+    """Return the labels of queries and gallery with comparable numbers; beside the persons the fields in `needs`, and items.
 
     shape: number of queries and of gallery items. Persons are numbered 0..n-1 over both. Raises UserError for an
     empty gallery, a missing field, a wrong length or kind.
@@ -175,13 +185,14 @@ def comparable_labels(query: Labels, gallery: Labels, shape: tuple[int, int], ne
     columns: dict[str, tuple[Tensor, Tensor]] = {
         "persons": _label_pair(query.ids, gallery.ids, "query_ids and gallery_ids", recode=True)
     }
-    for name in ("cameras", "clothes"):
-        if name not in needs:
-            continue
+    for name in ("cameras", "clothes", "items"):
         pair = getattr(query, name), getattr(gallery, name)
-        if any(side is None for side in pair):
+        if name in needs and any(side is None for side in pair):
             raise UserError(f"the exclusion rule needs query_{name} and gallery_{name}; give both or choose another rule")
-        columns[name] = _label_pair(*pair, f"query_{name} and gallery_{name}", recode=False)
+        if name == "items" and (pair[0] is None) != (pair[1] is None):
+            raise UserError("query_items and gallery_items are compared with each other; give both or neither")
+        if name in needs or (name == "items" and pair[0] is not None):
+            columns[name] = _label_pair(*pair, f"query_{name} and gallery_{name}", recode=False)
     for name, pair in columns.items():
         spelled = "ids" if name == "persons" else name
         for side, labels, count in zip(("query", "gallery"), pair, shape, strict=True):

@@ -1,15 +1,16 @@
 """Retrieval metrics from a similarity matrix or from features: CMC, mAP, mINP and mAP at instruction thresholds.
 
-Order of events for one query. The gallery is ranked by descending similarity, ties by gallery index. `ap_topk` cuts
-that ranking before the exclusion (a quirk of the released IRM evaluator: matches beyond the cut are forgotten by AP).
-The exclusion rule drops items; ranks are counted again without them. `ap_depth` cuts after the exclusion (the n of
+Order of events for one query. The gallery is ranked by descending similarity, ties by gallery index; the query's own
+image, known by `items`, is in no ranking at all. `ap_topk` cuts that ranking before the exclusion (a quirk of the
+released IRM evaluator: matches beyond the cut are forgotten by AP). The exclusion rule drops items; ranks are counted again
+without them. `ap_depth` cuts after the exclusion (the n of
 mAP at a threshold). CMC and INP see the whole ranking after the exclusion, whatever AP is cut to.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.annotation_vectors import Annotations, PairCosines
 from utils.errors import UserError
-from utils.exclusion import Array, Labels, comparable_labels, get_rule, to_numpy
-from utils.ranking import RankedMatches, RankingPlan, rank_blocks, rank_similarity
+from utils.exclusion import Array, Labels, comparable_labels, get_rule
+from utils.ranking import RankedMatches, RankingPlan, rank_blocks, rank_scores, rank_similarity
 
 REPORTED_RANKS = (1, 5, 10)
 # Rounding neither drops equal instructions at a threshold of 1 nor opposite ones at -1.
 COSINE_SLACK = 1e-12
-COSINE_CHUNK_VALUES = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +75,8 @@ class RetrievalResult(Mapping[str, float]):
     `zero` contains; absent: those of them whose person the gallery does not hold at all. queries: number of the rest.
     gallery: number of items. threshold_ap, kept_share, threshold_queries: for each mAP@tau the per-query AP, the share
     of identity matches that tau keeps (1 = the threshold says nothing), and the number of queries in its mean.
+    unannotated, unannotated_items: pairs of a query and a match that lacks an annotation of the query's kind, so that no
+    threshold keeps it, and the number of gallery items in them.
     A mean over no query is nan.
     """
 
@@ -89,6 +92,8 @@ class RetrievalResult(Mapping[str, float]):
     threshold_ap: Mapping[str, np.ndarray]
     kept_share: Mapping[str, float]
     threshold_queries: Mapping[str, int]
+    unannotated: int
+    unannotated_items: int
     options: MetricOptions
 
     def __getitem__(self, name: str) -> float:
@@ -136,7 +141,8 @@ class RetrievalResult(Mapping[str, float]):
                      "absent": list(self.absent), "cmc": _plain(self.cmc)}
         if self.threshold_ap:
             document |= {"kept_share": {name: _plain(share) for name, share in self.kept_share.items()},
-                         "threshold_queries": dict(self.threshold_queries)}
+                         "threshold_queries": dict(self.threshold_queries), "unannotated": self.unannotated,
+                         "unannotated_items": self.unannotated_items}
         document["per_query"] = {"ap": _plain(self.ap), "inp": _plain(self.inp), "first_rank": _plain(self.first_rank)}
         document["per_query"] |= {name: _plain(values) for name, values in self.threshold_ap.items()}
         return document
@@ -186,56 +192,27 @@ def threshold_name(tau: float) -> str:
     return f"mAP@{tau:g}"
 
 
-class _Instructions:
-    """Cosines between the instruction of a query and the annotations of its matches, in float64."""
-
-    def __init__(self, query: Array, gallery: Array) -> None:
-        self.query, self.gallery = (_unit_rows(side, name) for side, name in
-                                    ((query, "query_instructions"), (gallery, "gallery_instructions")))
-        if self.query.shape[1] != self.gallery.shape[1]:
-            raise UserError(f"query_instructions have {self.query.shape[1]} dimensions and gallery_instructions "
-                            f"{self.gallery.shape[1]}; both must come from one encoder")
-
-    def cosines(self, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-        """Cosine of each pair (M,)."""
-        step = max(COSINE_CHUNK_VALUES // self.query.shape[1], 1)
-        values = np.empty(len(queries))
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
-            values[part] = np.einsum("md,md->m", self.query[queries[part]], self.gallery[gallery[part]])
-        return values
-
-
-def _unit_rows(values: Array, name: str) -> np.ndarray:
-    rows = to_numpy(values).astype(np.float64)
-    if rows.ndim != 2:
-        raise UserError(f"{name} must be a matrix, one row per item, but has shape {rows.shape}")
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        row = int(np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))[0])
-        raise UserError(f"{name} row {row} is zero or not finite and has no direction; give every item an instruction")
-    return rows / norms
-
-
 @dataclass
 class _PerQuery:
-    """Per-query values while blocks arrive; in [0, 1], nan where undefined."""
+    """Per-query values while blocks arrive; in [0, 1], nan where undefined. bare (G,): lacks an annotation asked for."""
 
     ap: np.ndarray
     inp: np.ndarray
     first_rank: np.ndarray
     threshold_ap: dict[float, np.ndarray]
+    bare: np.ndarray
     pairs: int = 0
+    bare_pairs: int = 0
     kept_pairs: dict[float, int] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, queries: int, thresholds: tuple[float, ...]) -> _PerQuery:
+    def empty(cls, queries: int, gallery: int, thresholds: tuple[float, ...]) -> _PerQuery:
         blank = {tau: np.full(queries, np.nan) for tau in thresholds}
         return cls(ap=np.full(queries, np.nan), inp=np.full(queries, np.nan),
                    first_rank=np.zeros(queries, dtype=np.int64), threshold_ap=blank,
-                   kept_pairs=dict.fromkeys(thresholds, 0))
+                   bare=np.zeros(gallery, dtype=bool), kept_pairs=dict.fromkeys(thresholds, 0))
 
-    def add(self, block: RankedMatches, options: MetricOptions, instructions: _Instructions | None) -> None:
+    def add(self, block: RankedMatches, options: MetricOptions, instructions: PairCosines | None) -> None:
         """Fill in the queries of one block."""
         rows = slice(block.first, block.first + block.count)
         first = first_ranks(block.queries, block.ranks, block.count)
@@ -251,7 +228,11 @@ class _PerQuery:
             return
         self.pairs += len(block.ranks)
         cosines = instructions.cosines(block.queries + block.first, block.gallery)
+        bare = np.isnan(cosines)
+        self.bare_pairs += int(bare.sum())
+        self.bare[block.gallery[bare]] = True
         for tau, values in self.threshold_ap.items():
+            # nan, an item without an annotation of the query's kind, is above no threshold.
             relevant = cosines >= tau - COSINE_SLACK
             self.kept_pairs[tau] += int(relevant.sum())
             relevant &= within
@@ -290,13 +271,14 @@ def _result(found: _PerQuery, absent: np.ndarray, gallery: int, options: MetricO
         scores=scores, cmc=curve[:options.max_rank], ap=100 * found.ap, inp=100 * found.inp,
         first_rank=found.first_rank, unmatched=tuple(unmatched.tolist()),
         absent=tuple(unmatched[absent[unmatched]].tolist()), queries=len(ranks), gallery=gallery,
-        threshold_ap=threshold_ap, kept_share=kept_share, threshold_queries=threshold_queries, options=options,
+        threshold_ap=threshold_ap, kept_share=kept_share, threshold_queries=threshold_queries,
+        unannotated=found.bare_pairs, unannotated_items=int(found.bare.sum()), options=options,
     )
 
 
 def _prepare(
     query: Labels, gallery: Labels, shape: tuple[int, int], options: MetricOptions, memory_mb: float
-) -> tuple[RankingPlan, _Instructions | None]:
+) -> tuple[RankingPlan, PairCosines | None]:
     rule = get_rule(options.rule)
     if not memory_mb > 0:
         raise UserError(f"memory_mb = {memory_mb!r}: must be above 0")
@@ -305,10 +287,7 @@ def _prepare(
     if options.thresholds:
         if query.instructions is None or gallery.instructions is None:
             raise UserError("thresholds need query_instructions and gallery_instructions; give both or no thresholds")
-        instructions = _Instructions(query.instructions, gallery.instructions)
-        for side, rows, count in zip(("query", "gallery"), (instructions.query, instructions.gallery), shape, strict=True):
-            if len(rows) != count:
-                raise UserError(f"{side}_instructions has {len(rows)} rows for {count} {side} items; give one per item")
+        instructions = PairCosines(query.instructions, gallery.instructions, shape)
     return RankingPlan(
         query=query_block, gallery=gallery_block, rule=rule, full_ranks=options.ap_topk is not None,
         identity_ranks=options.cmc == "identity", memory_bytes=int(memory_mb * (1 << 20)),
@@ -316,9 +295,9 @@ def _prepare(
 
 
 def _evaluate(
-    blocks: Iterator[RankedMatches], plan: RankingPlan, instructions: _Instructions | None, options: MetricOptions
+    blocks: Iterator[RankedMatches], plan: RankingPlan, instructions: PairCosines | None, options: MetricOptions
 ) -> RetrievalResult:
-    found = _PerQuery.empty(len(plan.query.persons), options.thresholds)
+    found = _PerQuery.empty(len(plan.query.persons), len(plan.gallery.persons), options.thresholds)
     for block in blocks:
         found.add(block, options, instructions)
     absent = ~np.isin(plan.query.persons.numpy(), plan.gallery.persons.numpy())
@@ -334,9 +313,11 @@ def evaluate(
     gallery_cameras: Array | None = None,
     query_clothes: Array | None = None,
     gallery_clothes: Array | None = None,
+    query_items: Array | None = None,
+    gallery_items: Array | None = None,
     rule: str = "none",
-    query_instructions: Array | None = None,
-    gallery_instructions: Array | None = None,
+    query_instructions: Annotations | None = None,
+    gallery_instructions: Annotations | None = None,
     thresholds: Sequence[float] = (),
     ap: Literal["sum", "trapezoid"] = "sum",
     max_rank: int = 50,
@@ -349,7 +330,8 @@ def evaluate(
     """Return the metrics of a similarity matrix (Q, G), higher = more alike; lists, NumPy arrays or tensors.
 
     The ranking is cut to `ap_topk` before the exclusion and to `ap_depth` after it; `MetricOptions` explains the other
-    keywords. A query without any match after the exclusion is left out of every mean and listed in `unmatched`
+    keywords. Items tell images apart: a query never finds itself. Instructions are one vector per item, or vectors by kind.
+    A query without any match after the exclusion is left out of every mean and listed in `unmatched`
     (mAP@tau under `no_positive="zero"` alone counts it, as 0). Half precision is ranked as float32.
     Raises UserError that names the argument which has the wrong length, shape or value.
     Sources: AP, CMC of the ReID5o reference; mINP of AGW; mAP@tau of IRM++ (OmniReID++), equations 1 and 2.
@@ -364,8 +346,10 @@ def evaluate(
         rule=rule, thresholds=tuple(thresholds), ap=ap, cmc=cmc, max_rank=max_rank, ap_depth=ap_depth, ap_topk=ap_topk,
         no_positive=no_positive,
     )
-    query = Labels(ids=query_ids, cameras=query_cameras, clothes=query_clothes, instructions=query_instructions)
-    gallery = Labels(ids=gallery_ids, cameras=gallery_cameras, clothes=gallery_clothes, instructions=gallery_instructions)
+    query = Labels(ids=query_ids, cameras=query_cameras, clothes=query_clothes, items=query_items,
+                   instructions=query_instructions)
+    gallery = Labels(ids=gallery_ids, cameras=gallery_cameras, clothes=gallery_clothes, items=gallery_items,
+                     instructions=gallery_instructions)
     plan, instructions = _prepare(query, gallery, tuple(similarity.shape), options, memory_mb)
     return _evaluate(rank_similarity(similarity, plan), plan, instructions, options)
 
@@ -399,3 +383,21 @@ def evaluate_features(
             torch.nn.functional.normalize(features.detach().float(), dim=1) for features in (query_features, gallery_features)
         )
     return _evaluate(rank_blocks(query_features, gallery_features, plan), plan, instructions, options)
+
+
+def evaluate_blocks(
+    blocks: Iterable[tuple[int, Tensor]],
+    query: Labels,
+    gallery: Labels,
+    shape: tuple[int, int],
+    *,
+    options: MetricOptions = MetricOptions(),
+    memory_mb: float = 256.0,
+) -> RetrievalResult:
+    """Return the metrics of a similarity (Q, G) = `shape` that arrives in blocks of rows: (first query, (b, G)), in order.
+
+    For re-ranking: negate the distances of `utils.rerank.rerank_distances`. Raises UserError as `evaluate` does, and when
+    the blocks do not hold every query once.
+    """
+    plan, instructions = _prepare(query, gallery, shape, options, memory_mb)
+    return _evaluate(rank_scores(blocks, plan), plan, instructions, options)

@@ -7,7 +7,7 @@ similarity; ties are broken by gallery index. Ranks are 1-based.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.exclusion import ExclusionRule, LabelBlock
+from utils.exclusion import ExclusionRule, LabelBlock, same_item
 
 DEFAULT_MEMORY_BYTES = 256 << 20
 # Scores of one matrix product: fixed, so that the memory budget cannot move a last bit of a similarity.
@@ -191,15 +191,25 @@ def _identity_ranks(scores: Tensor, found: Tensor, persons: Tensor) -> Tensor:
     return ranks
 
 
+def _keep(rows: Tensor, columns: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs (M,) that are not dropped (b, G)."""
+    stays = ~dropped[rows, columns]
+    return rows[stays], columns[stays]
+
+
 def _rank_block(scores: Tensor, first: int, plan: RankingPlan, index: _MatchIndex, workspace: _Workspace) -> RankedMatches:
     """Rank the matches of the queries first, first + 1, ... whose scores (b, G) are given."""
-    query = plan.query.rows(first, first + len(scores))
+    query = plan.query.rows(first, first + len(scores)).to(scores.device)
     rows, columns = (torch.from_numpy(part).to(scores.device) for part in index.find(query.persons.cpu().numpy()))
+    own = same_item(query, plan.gallery)
+    if own is not None:
+        # The query's own image is no part of its gallery: it is gone before any cut.
+        scores = scores.masked_fill(own, -torch.inf)
+        rows, columns = _keep(rows, columns, own)
     kept = scores
     if plan.rule.drop is not None:
-        dropped = plan.rule.drop(query.to(scores.device), plan.gallery)
-        stays = ~dropped[rows, columns]
-        rows, columns = rows[stays], columns[stays]
+        dropped = plan.rule.drop(query, plan.gallery)
+        rows, columns = _keep(rows, columns, dropped)
         kept = scores.masked_fill(dropped, -torch.inf)
     found, ranks = rank_chunk(kept, rows, columns, workspace)
     full_ranks = None
@@ -260,15 +270,34 @@ def rank_similarity(similarity: Tensor | np.ndarray, plan: RankingPlan) -> Itera
     Half precision is ranked as float32. Every block size gives the same ranks. The input is not changed.
     Raises UserError for a value that is not finite.
     """
+    device = similarity.device if isinstance(similarity, Tensor) else torch.device("cpu")
+    step = _chunk_rows(similarity.shape[1], _ranking_device(device), plan.memory_bytes)
+    return rank_scores(((start, similarity[start:start + step]) for start in range(0, len(similarity), step)), plan)
+
+
+def rank_scores(blocks: Iterable[tuple[int, Tensor | np.ndarray]], plan: RankingPlan) -> Iterator[RankedMatches]:
+    """Yield the ranked matches of a similarity that arrives as (first query, (b, G)), in order, all on one device.
+
+    Blocks of any size give the same ranks. Raises UserError for a value that is not finite, and for queries left out.
+    """
     workspace = _Workspace()
     index = _MatchIndex(plan.gallery.persons.cpu().numpy())
-    device = _ranking_device(similarity.device if isinstance(similarity, Tensor) else torch.device("cpu"))
-    plan = _on_device(plan, device)
-    step = _chunk_rows(similarity.shape[1], device, plan.memory_bytes)
-    for start in range(0, len(similarity), step):
-        scores = _rankable(similarity[start:start + step], device)
-        _check_finite(scores, start, "similarity")
-        yield _rank_block(scores, start, plan, index, workspace)
+    done = 0
+    for first, block in blocks:
+        if first != done or block.shape[1] != len(plan.gallery.persons):
+            raise UserError(f"a block of similarities of shape {tuple(block.shape)} starts at query {first}; query {done} is due, "
+                            f"with {len(plan.gallery.persons)} gallery items")
+        device = _ranking_device(block.device if isinstance(block, Tensor) else torch.device("cpu"))
+        if plan.gallery.persons.device != device:
+            plan = _on_device(plan, device)
+        step = _chunk_rows(block.shape[1], device, plan.memory_bytes)
+        for start in range(0, len(block), step):
+            scores = _rankable(block[start:start + step], device)
+            _check_finite(scores, first + start, "similarity")
+            yield _rank_block(scores, first + start, plan, index, workspace)
+        done += len(block)
+    if done != len(plan.query.persons):
+        raise UserError(f"the blocks of similarities end at query {done} of {len(plan.query.persons)}")
 
 
 def rank_blocks(query_features: Tensor, gallery_features: Tensor, plan: RankingPlan) -> Iterator[RankedMatches]:
