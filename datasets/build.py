@@ -1,23 +1,27 @@
-"""From configuration to benchmark, readers and loaders. The one place where a dataset is registered."""
+"""From configuration to benchmark, readers and loaders. Data sets are registered in datasets.catalogue."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from configs.schema import AugmentConfig, DataConfig, TrainConfig
+from configs.schema import AugmentConfig, DataConfig, InstructionConfig, TrainConfig
 from configs.vocabulary import Modality
+from datasets.benchmark import build_from_release
+from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.image_cache import build_cache
 from datasets.modalities import MODALITIES
 from datasets.orbench import load_orbench
 from datasets.readers import PillowReader, SourceReader
 from datasets.record_dataset import CaptionMasking, RecordDataset, collate
+from datasets.release import ReadOptions
 from datasets.samplers import IdentityBatches, Key, RandomBatches
 from datasets.structures import Batch, Benchmark, Source, distinct_sources
 from datasets.tokenizers import ClipTokenizer
@@ -27,7 +31,8 @@ from utils.threads import available_cores
 
 logger = logging.getLogger(__name__)
 
-DATASETS: dict[str, Callable[..., Benchmark]] = {"orbench": load_orbench}
+ORBENCH = "orbench"
+DATASETS = (ORBENCH, *CATALOGUE)
 SAMPLERS: dict[str, Callable[..., RandomBatches | IdentityBatches]] = {
     "random": lambda ids, train, seed: RandomBatches(ids, train.batch_size, seed, train.drop_last),
     "identity": lambda ids, train, seed: IdentityBatches(ids, train.batch_size, seed, train.instances),
@@ -37,17 +42,32 @@ PREFETCH = 4
 SourceBatch = tuple[Tensor, Tensor, list[tuple[int, str]]]
 
 
-def build_benchmark(data: DataConfig, *, select: str, need_train: bool) -> Benchmark:
-    """Read the annotations of data.dataset. select: val cuts validation identities from train, test and last do not.
+def build_benchmark(data: DataConfig, *, select: str, need_train: bool, instruction: InstructionConfig = InstructionConfig()) -> Benchmark:
+    """Read the annotations of data.dataset. select: val takes the data set's validation identities or cuts some from train.
 
-    Raises UserError for an unknown dataset and for whatever its reader refuses.
+    instruction: what a model that follows instructions is given. Raises UserError for an unknown data set and for whatever
+    its reader or protocol refuses.
     """
     if data.dataset not in DATASETS:
         raise UserError(f"data.dataset = {data.dataset!r}: {nearest(data.dataset, DATASETS)}")
-    if select == "val" and need_train and data.val_fraction <= 0:
+    select_val = select == "val" and need_train
+    if data.dataset == ORBENCH:
+        return _build_orbench(data, select_val, need_train)
+    entry = dataset_entry(data.dataset)
+    options = ReadOptions(check_files=data.on_error == "raise", need_train=need_train, variant=data.variant, merge_val=data.merge_val,
+                          trial=data.trial, crop=instruction.crop, members=data.members)
+    release = entry.read(Path(data.root), options)
+    return build_from_release(entry, release, protocols=data.protocols, need_train=need_train, select_val=select_val,
+                              val_fraction=data.val_fraction)
+
+
+def _build_orbench(data: DataConfig, select_val: bool, need_train: bool) -> Benchmark:
+    if data.protocols:
+        raise UserError(f"data.protocols = {list(data.protocols)}: ORBench has one protocol only; leave it empty")
+    if select_val and data.val_fraction <= 0:
         raise UserError("train.select = 'val' needs data.val_fraction > 0; set it, or select test or last")
-    fraction = data.val_fraction if select == "val" and need_train else 0.0
-    return DATASETS[data.dataset](data.root, need_train=need_train, val_fraction=fraction, check_files=data.on_error == "raise")
+    return load_orbench(data.root, need_train=need_train, val_fraction=data.val_fraction if select_val else 0.0,
+                        check_files=data.on_error == "raise")
 
 
 def build_source_reader(data: DataConfig, model: Any, benchmark: Benchmark | None = None) -> SourceReader:

@@ -1,0 +1,236 @@
+"""From a release on disk to a benchmark: training labels, the test split of some protocols, a validation split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets.orbench_statistics import RENDERED_MARKER
+from datasets.protocols import Instruct, Search, assemble_split
+from datasets.release import Count, DatasetEntry, Release
+from datasets.structures import Benchmark, EvalSplit, Record, Source
+from datasets.modalities import MODALITIES
+from datasets.validation import VAL_PROTOCOL, hold_out, usable_rule, validation_search
+from utils.errors import UserError, nearest
+from utils.files import fingerprint
+
+logger = logging.getLogger(__name__)
+
+TRAIN, VAL, VAL_QUERY, VAL_GALLERY = "train", "val", "val_query", "val_gallery"
+
+
+def build_from_release(entry: DatasetEntry, release: Release, *, protocols: Sequence[str] = (), need_train: bool = True,
+                       select_val: bool = False, val_fraction: float = 0.0, instruct: Instruct | None = None) -> Benchmark:
+    """Return the benchmark of a release.
+
+    protocols: names of those that make the split `test`, empty = the data set's default ones. need_train: False leaves
+    `train` empty. select_val: make the split `val`. It is the data set's own (`val_query` and `val_gallery`, or `val`) where
+    that shares no person with train, else val_fraction of the training identities, held out. Without select_val a `val` of
+    other persons joins train (SYSU-MM01); one of the same persons (PRCC) is never used. instruct: instruction of a record
+    at test time, for models that follow one. Labels are 0..n-1 in the order of the sorted ids.
+    Raises UserError for an unknown protocol, a missing part, and persons that are in train and in a search.
+    """
+    test = _test_searches(entry, release, protocols)
+    notes = [*release.notes, *_dropped(release), *published_notes(entry, release)]
+    splits: dict[str, EvalSplit] = {}
+    if test:
+        summaries = {name: protocol.summary for name, protocol in entry.protocols.items()}
+        splits["test"] = with_unique_titles(assemble_split("test", test, summaries, instruct))
+    else:
+        notes.append(f"{entry.title} has no test part: it can be trained on, not evaluated")
+    listed = release.parts.get(TRAIN, ())
+    _check_overlap(entry, listed, test)
+    train: Sequence[Record] = ()
+    if need_train:
+        train, validation = _divide(entry, release, test, select_val, val_fraction)
+        if validation is not None:
+            search, summary = validation
+            splits["val"] = assemble_split("val", [search], {VAL_PROTOCOL: summary}, instruct)
+            notes.append(f"validation: {summary}")
+    records = relabel(train)
+    for note in notes:
+        logger.info("%s", note)
+    return Benchmark(
+        name=entry.name, train=records, num_identities=len({record.person_id for record in records}), splits=splits,
+        fingerprint=digest(records, splits, release.root), notes=tuple(notes),
+    )
+
+
+def relabel(records: Sequence[Record]) -> tuple[Record, ...]:
+    """Return the records with labels 0..n-1 in the order of their sorted person ids."""
+    labels = {person: label for label, person in enumerate(sorted({record.person_id for record in records}))}
+    return tuple(replace(record, person_id=labels[record.person_id]) for record in records)
+
+
+def with_unique_titles(split: EvalSplit) -> EvalSplit:
+    """Return the split with a number behind titles that several of its lists have: results are told apart by them."""
+    names = [queries.name for queries in split.query_lists]
+    if len(set(names)) == len(names):
+        return split
+    seen: dict[str, int] = {}
+    lists = []
+    for queries in split.query_lists:
+        seen[queries.name] = seen.get(queries.name, 0) + 1
+        lists.append(queries if names.count(queries.name) == 1 else replace(queries, title=f"{queries.name} ({seen[queries.name]})"))
+    return replace(split, query_lists=tuple(lists))
+
+
+def _test_searches(entry: DatasetEntry, release: Release, names: Sequence[str]) -> list[Search]:
+    for name in names:
+        if name not in entry.protocols:
+            raise UserError(f"data.protocols: {entry.name} has no protocol {name!r}, {nearest(name, entry.protocols)}"
+                            if entry.protocols else f"data.protocols = {name!r}: {entry.title} has no test part, so no protocol")
+    found: list[Search] = []
+    for name in dict.fromkeys(names or entry.default):
+        try:
+            searches = list(entry.protocols[name].searches(release))
+        except KeyError as error:
+            raise UserError(f"protocol {name} of {entry.name} needs the part {error.args[0]!r}, which {release.root} lacks "
+                            f"(there: {', '.join(release.parts) or 'none'}); restore it or choose another with data.protocols") from error
+        for search in searches:
+            for side, records in (("queries", search.query), ("gallery images", search.gallery)):
+                if not records:
+                    raise UserError(f"protocol {name} of {entry.name}: {search.title} has no {side} in {release.root}; "
+                                    "restore the files or choose another with data.protocols")
+        found += searches
+    return found
+
+
+def _divide(entry: DatasetEntry, release: Release, test: Sequence[Search], select_val: bool, val_fraction: float
+            ) -> tuple[Sequence[Record], tuple[Search, str] | None]:
+    """Return the training records and, when asked for, the validation search with its summary."""
+    parts = release.parts
+    train = parts.get(TRAIN, ())
+    if not train:
+        raise UserError(f"{entry.title} at {release.root} has no training part (there: {', '.join(parts) or 'none'}); "
+                        "train on another data set, or only evaluate with test.py")
+    persons = {record.person_id for record in train}
+    own = parts.get(VAL, ())
+    if own and not persons.isdisjoint(record.person_id for record in own):
+        own = ()
+    if not select_val:
+        return (*train, *own), None
+    default = test[0] if test else None
+    if VAL_QUERY in parts and VAL_GALLERY in parts:
+        return train, (_own_search(parts[VAL_QUERY], parts[VAL_GALLERY], default), "the data set's own validation queries and gallery")
+    if own:
+        search, roles = validation_search(own, default)
+        return train, (search, f"the data set's own {len({record.person_id for record in own})} validation identities, {roles}")
+    if val_fraction <= 0:
+        raise UserError(f"train.select = 'val' needs data.val_fraction > 0, because {entry.title} has no validation identities of "
+                        "its own; set it, or select test or last")
+    held_out = hold_out(train, val_fraction)
+    search, roles = validation_search([record for record in train if record.person_id in held_out], default)
+    kept = [record for record in train if record.person_id not in held_out]
+    return kept, (search, f"{len(held_out)} of {len(persons)} training identities held out, {roles}")
+
+
+def _own_search(query: Sequence[Record], gallery: Sequence[Record], default: Search | None) -> Search:
+    rule = usable_rule(default.exclusion_rule if default is not None else "none", query, gallery)
+    return Search(title=VAL_PROTOCOL, protocol=VAL_PROTOCOL, query=query, gallery=gallery, exclusion_rule=rule,
+                  cmc=default.cmc if default is not None else "image")
+
+
+def _check_overlap(entry: DatasetEntry, train: Sequence[Record], test: Sequence[Search]) -> None:
+    if entry.separate_ids or not train:
+        return
+    searched = {record.person_id for search in test for side in (search.query, search.gallery) for record in side}
+    shared = [record for record in train if record.person_id in searched]
+    if shared:
+        persons = sorted({record.person_id for record in shared})
+        raise UserError(f"{len(persons)} persons of {entry.name} are in train and in test, for instance {persons[0]} ({shared[0].name}); "
+                        "training and test identities must not overlap: correct the lists or folders")
+
+
+def _dropped(release: Release) -> list[str]:
+    if not release.dropped:
+        return []
+    return ["left out by the data set's own rules: " + ", ".join(f"{what}: {count:,}" for what, count in release.dropped.items())]
+
+
+def count_part(records: Sequence[Record]) -> Count:
+    """Return images (texts, for a part without images) and persons of a part."""
+    values = {(source.modality, source.value, source.crop) for record in records for source in record.sources.values()
+              if MODALITIES[source.modality].is_image}
+    return Count(images=len(values) or len(records), persons=len({record.person_id for record in records}))
+
+
+def published_notes(entry: DatasetEntry, release: Release) -> list[str]:
+    """Return one line: the counts that differ from the published ones, or that none does. Nothing for rendered data."""
+    published = entry.published.get(release.variant, {})
+    if (release.root / RENDERED_MARKER).exists() or (release.root.parent / RENDERED_MARKER).exists():
+        return []
+    compared, different = 0, []
+    for part, expected in published.items():
+        if part not in release.parts:
+            continue
+        found = count_part(release.parts[part])
+        for what in ("images", "persons"):
+            value, wanted = getattr(found, what), getattr(expected, what)
+            if wanted is None:
+                continue
+            compared += 1
+            if value != wanted:
+                different.append(f"{part} {what} {value:,} (published {wanted:,}{'' if expected.confirmed else ', unconfirmed'})")
+    if not compared:
+        return []
+    if not different:
+        return [f"all {compared} counts equal the published ones of {entry.title}"]
+    return [f"{len(different)} of {compared} counts differ from the published ones of {entry.title}: {', '.join(different)}"]
+
+
+def digest(train: Iterable[Record], splits: Mapping[str, EvalSplit], root: Path) -> str:
+    """Return the fingerprint of every record, label, list and option; it does not depend on where the data lie."""
+    relative = _relative_to(root)
+    parts: list[Any] = [_described(record, relative) for record in train]
+    for name, split in sorted(splits.items()):
+        gallery = zip(split.gallery_ids, split.gallery, *(_column(values, len(split.gallery)) for values in (
+            split.gallery_camera_ids, split.gallery_clothes_ids, split.gallery_instructions, split.gallery_annotations)))
+        parts += [name, split.protocol, list(split.pooled_groups)]
+        parts += [[person, relative(source), camera, clothes, _optional(instruction, relative), _annotated(annotations, relative)]
+                  for person, source, camera, clothes, instruction, annotations in gallery]
+        for queries in split.query_lists:
+            parts.append([queries.name, queries.group, queries.protocol, queries.exclusion_rule, queries.cmc, queries.gallery])
+            columns = zip(queries.person_ids, queries.entries, *(_column(values, len(queries.entries)) for values in (
+                queries.camera_ids, queries.clothes_ids, queries.instructions, queries.annotations)))
+            parts += [[person, [relative(source) for source in entry], camera, clothes, _optional(instruction, relative), _optional(annotation, relative)]
+                      for person, entry, camera, clothes, instruction, annotation in columns]
+    return fingerprint(parts)
+
+
+Relative = Callable[[Source], list[str]]
+
+
+def _relative_to(root: Path) -> Relative:
+    # Annotations of one outfit and draws of one gallery share their sources.
+    prefix, known = f"{root}/", dict[int, list[str]]()
+
+    def relative(source: Source) -> list[str]:
+        key = id(source)
+        if key not in known:
+            known[key] = [source.modality.value, source.value.removeprefix(prefix), source.crop]
+        return known[key]
+
+    return relative
+
+
+def _column(values: Sequence[Any], count: int) -> Sequence[Any]:
+    return values or (None,) * count
+
+
+def _optional(source: Source | None, relative: Relative) -> list[str] | None:
+    return None if source is None else relative(source)
+
+
+def _annotated(annotations: Mapping[Any, Source] | None, relative: Relative) -> list[Any]:
+    return [[kind.value, relative(source)] for kind, source in sorted((annotations or {}).items())]
+
+
+def _described(record: Record, relative: Relative) -> list[Any]:
+    return [record.person_id, record.camera_id, record.clothes_id, record.task.value,
+            [relative(source) for _, source in sorted(record.sources.items())],
+            [[modality.value, [relative(source) for source in candidates]] for modality, candidates in sorted(record.partners.items())],
+            _annotated(record.annotations, relative)]
