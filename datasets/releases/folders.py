@@ -1,0 +1,81 @@
+"""A user's own data, a folder per person; no list and no code to write.
+
+`root/<person>/*.jpg`, or `root/{train,val,query,gallery,test}/<person>/*.jpg` with any of these splits; what a split means
+is said in `datasets.releases.manifest`. Without split folders every image is trained on and tested leave-one-out, and a
+note says so. Cameras, clothes and captions cannot be given this way: a manifest has columns for them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.vocabulary import Task
+from datasets.listing import ImageTree
+from datasets.manifest_rows import SPLITS, SUFFIXES, ManifestRow
+from datasets.release import DatasetEntry, ReadOptions, Release
+from datasets.releases.manifest import own_protocols, release_of_rows
+from utils.errors import UserError
+
+
+def read(root: Path, options: ReadOptions) -> Release:
+    """Return the release of the folders below `root`. Raises UserError naming the folder."""
+    root = Path(root)
+    return release_of_rows("folders", root, root, folder_rows(root), options)
+
+
+def folder_rows(root: Path) -> list[ManifestRow]:
+    """Return a row per image below `root`, sorted by split, person and name. Raises UserError naming the folder."""
+    if root.is_file() and root.suffix.lower() in SUFFIXES:
+        raise UserError(f"data.root={root} is a file; for a manifest set data.dataset=manifest")
+    if not root.is_dir():
+        raise UserError(f"no such data root: {root}; set data.root to the folder that holds a folder per person")
+    tree = ImageTree(root)
+    names = tree.folders("")
+    splits = [split for split in SPLITS if split in names]
+    others = [name for name in names if name not in SPLITS]
+    if splits and others:
+        raise UserError(f"{root}: {others[0]}/ stands beside {splits[0]}/; either every folder is a person, "
+                        f"or every folder is one of {', '.join(SPLITS)}")
+    if not names:
+        raise UserError(f"{root} holds no folder; make one folder per person, named as the person, with the images in it")
+    _refuse_loose(tree, "", "person")
+    rows = []
+    for split in splits or [""]:
+        below = f"{split}/" if split else ""
+        persons = tree.folders(split) if split else names
+        if split:
+            _refuse_loose(tree, split, "person")
+        for person in persons:
+            rows += _person_rows(tree, f"{below}{person}", person, split)
+    if not rows:
+        raise UserError(f"{root}: no images in its folders; put each person's images directly into the person's folder")
+    return rows
+
+
+def _refuse_loose(tree: ImageTree, folder: str, what: str) -> None:
+    loose = tree.names(folder)
+    if loose:
+        raise UserError(f"{tree.root / folder}: {len(loose)} images lie beside the folders, for instance {loose[0]}; "
+                        f"move each into the folder of its {what}")
+
+
+def _person_rows(tree: ImageTree, folder: str, person: str, split: str) -> list[ManifestRow]:
+    deeper = tree.folders(folder)
+    if deeper:
+        raise UserError(f"{tree.root / folder} is a person's folder but holds the folder {deeper[0]}/; "
+                        "put the images directly into it, or list them in a manifest")
+    return [ManifestRow(path=f"{folder}/{name}", person=person, split=split, where=f"{folder}/{name}") for name in tree.names(folder)]
+
+
+def _recognise(root: Path) -> bool:
+    if not root.is_dir():
+        return False
+    tree = ImageTree(root)
+    names = tree.folders("")
+    return bool(names) and not tree.names("") and all(tree.names(name) for name in names[:5] if name not in SPLITS)
+
+
+DATASET = DatasetEntry(
+    name="folders", title="Own data (a folder per person)", task=Task.TRAD, read=read, protocols=own_protocols(),
+    default=("own-data",), recognise=_recognise, access="Your own images; their licence is yours to know.",
+)

@@ -1,0 +1,294 @@
+"""A user's own data, listed in a CSV or JSONL file; no code to write.
+
+Columns: `path` (relative to the manifest's folder, or absolute), `person` (any text), and optionally `camera`, `clothes`
+(any text), `modality` (rgb, nir, cp, sk, text; default rgb), `caption`, `split` (train, val, query, gallery, test).
+
+| row | becomes |
+|---|---|
+| train | a training record of the image, together with the caption where there is one; one row per caption |
+| query | a query by the image; with modality text, the caption and no path: a query by the caption |
+| gallery | an image that is searched; its caption becomes the annotation `description` |
+| test, val | a query and a gallery image: leave-one-out, the evaluation drops a query's own image; text rows are queries only |
+
+Without a split column every image is trained on and tested leave-one-out, and a note says so. A person with one test image
+is no leave-one-out query. Non-RGB images of `test` and `val` rows are queries only, for the gallery is of visible images;
+where such rows hold no RGB image at all they are both. Persons, cameras and clothes are numbered in sorted order of the
+texts over the whole file; clothes count within a person.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configs.vocabulary import AnnotationKind, Modality, Task
+from datasets.listing import OUTFITS, outfit_id
+from datasets.manifest_rows import SUFFIXES, ManifestRow, read_manifest
+from datasets.protocols import Protocol, Search
+from datasets.readers import IMAGE_SUFFIXES
+from datasets.release import DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.structures import Record, Source
+from utils.errors import UserError
+
+PARTS = ("train", "query", "gallery", "val_query", "val_gallery")
+NO_SPLIT = ("no split is given: every image is trained on and searched, so the figures are not of unseen persons; "
+            "make one with python -m datasets.split")
+
+
+def read(root: Path, options: ReadOptions) -> Release:
+    """Return the release of the manifest at `root`. Raises UserError naming file and line."""
+    return release_of_rows("manifest", Path(root), Path(root).parent, read_manifest(Path(root)), options)
+
+
+def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[ManifestRow], options: ReadOptions) -> Release:
+    """Return the release of rows whose relative paths start at `folder`. root: named in messages.
+
+    Raises UserError for an image that does not exist or that stands in two places that exclude each other.
+    """
+    _refuse_options(name, options)
+    numbers = _Numbers.of(rows)
+    images = _Images(folder, options.check_files)
+    listed = _Listed()
+    task = _task(rows)
+    parts: dict[str, list[Record]] = {part: [] for part in PARTS}
+    for row in rows:
+        source = images.source(row) if row.path else None
+        if source is not None:
+            listed.add(source.value, row)
+        for part in _parts_of(row):
+            if part == "train" or source is None or part in listed.new_parts(source.value, part):
+                parts[part].append(_record(row, source, numbers, name, task, part))
+    notes = _leave_one_out(rows, parts)
+    if not any(row.split for row in rows):
+        notes.insert(0, NO_SPLIT)
+    if options.need_train and not parts["train"]:
+        raise UserError(f"{root}: no training image; give rows the split train, or test only")
+    kept = {part: tuple(records) for part, records in parts.items()
+            if records or part in ("train", "query", "gallery")}
+    return Release(name=name, root=folder, parts=kept, notes=(*notes, *_camera_notes(rows)))
+
+
+def _refuse_options(name: str, options: ReadOptions) -> None:
+    if options.variant:
+        raise UserError(f"data.variant={options.variant}: the data set {name} has no variants; leave it empty")
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Texts of a manifest -> integers, by sorted order."""
+
+    persons: Mapping[str, int]
+    cameras: Mapping[str, int]
+    clothes: Mapping[tuple[str, str], int]
+
+    @classmethod
+    def of(cls, rows: Sequence[ManifestRow]) -> _Numbers:
+        """Number persons, cameras, and the clothes of each person."""
+        persons = {person: number for number, person in enumerate(sorted({row.person for row in rows}))}
+        cameras = {camera: number for number, camera in enumerate(sorted({row.camera for row in rows if row.camera}))}
+        clothes: dict[tuple[str, str], int] = {}
+        worn: Counter[str] = Counter()
+        for person, outfit in sorted({(row.person, row.clothes) for row in rows if row.clothes}):
+            if worn[person] >= OUTFITS:
+                raise UserError(f"person {person!r} wears more than {OUTFITS} different clothes; correct the column clothes")
+            clothes[person, outfit] = outfit_id(persons[person], worn[person])
+            worn[person] += 1
+        return cls(persons, cameras, clothes)
+
+
+@dataclass
+class _Images:
+    """Image files; each folder is listed once."""
+
+    folder: Path
+    check: bool
+    _present: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
+
+    def source(self, row: ManifestRow) -> Source:
+        """Return the image of a row. Raises UserError naming the line."""
+        path = os.path.normpath(os.path.join(self.folder, row.path))
+        below, name = os.path.split(path)
+        if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
+            raise UserError(f"{row.where}: {row.path!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        if self.check and name not in self._names(below):
+            raise UserError(f"{row.where}: no such image: {path}; correct the path (it counts from the manifest's folder)")
+        return Source(modality=row.modality, value=path, record=row.where)
+
+    def _names(self, folder: str) -> frozenset[str]:
+        if folder not in self._present:
+            self._present[folder] = frozenset(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else frozenset()
+        return self._present[folder]
+
+
+@dataclass
+class _Listed:
+    """Where each image was listed, to refuse what cannot be meant."""
+
+    first: dict[str, ManifestRow] = field(default_factory=dict)
+    taken: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, path: str, row: ManifestRow) -> None:
+        """Note a row. Raises UserError for two persons, or train and test, in one image."""
+        before = self.first.setdefault(path, row)
+        if before.person != row.person:
+            raise UserError(f"{row.where}: {row.path} shows {row.person!r}, but {before.where} says {before.person!r}; "
+                            "one image has one person")
+        if before.modality is not row.modality:
+            raise UserError(f"{row.where}: {row.path} is {row.modality.value}, but {before.where} says {before.modality.value}")
+        if before.split != row.split and {before.split, row.split} != {"query", "gallery"}:
+            raise UserError(f"{row.where}: {row.path} is in {row.split}, but {before.where} puts it in {before.split}; "
+                            "an image belongs to one split")
+        if before is not row and before.split == row.split and not row.caption:
+            raise UserError(f"{row.where}: {row.path} is listed again, first in {before.where}; remove one row")
+
+    def new_parts(self, path: str, part: str) -> set[str]:
+        """Return {part} the first time an image enters it: an image with several captions is searched once."""
+        taken = self.taken.setdefault(path, set())
+        if part in taken:
+            return set()
+        taken.add(part)
+        return {part}
+
+
+def _parts_of(row: ManifestRow) -> tuple[str, ...]:
+    split, text = row.split, row.modality is Modality.TEXT
+    if split == "":
+        return ("query",) if text else ("train", "query", "gallery")
+    if split in ("test", "val"):
+        prefix = "val_" if split == "val" else ""
+        return (f"{prefix}query",) if text else (f"{prefix}query", f"{prefix}gallery")
+    return (split,)
+
+
+def _task(rows: Iterable[ManifestRow]) -> Task:
+    modalities = {row.modality for row in rows}
+    if Modality.NIR in modalities:
+        return Task.VI
+    return Task.T2I if any(row.caption for row in rows) else Task.TRAD
+
+
+def _record(row: ManifestRow, source: Source | None, numbers: _Numbers, name: str, task: Task, part: str) -> Record:
+    caption = Source(modality=Modality.TEXT, value=row.caption, record=row.where) if row.caption else None
+    sources = {} if source is None else {row.modality: source}
+    if caption is not None and (source is None or part == "train"):
+        sources[Modality.TEXT] = caption
+    return Record(
+        person_id=numbers.persons[row.person], sources=sources, camera_id=numbers.cameras.get(row.camera, -1),
+        clothes_id=numbers.clothes.get((row.person, row.clothes), -1), dataset=name, task=task, name=row.where,
+        annotations={AnnotationKind.DESCRIPTION: caption} if caption is not None else {},
+    )
+
+
+def _leave_one_out(rows: Sequence[ManifestRow], parts: dict[str, list[Record]]) -> list[str]:
+    """Take out of leave-one-out parts what cannot be meant; return notes."""
+    notes = []
+    by_name = {row.where: row for row in rows}
+    for prefix, splits in (("", ("test", "")), ("val_", ("val",))):
+        queries, gallery = parts[f"{prefix}query"], parts[f"{prefix}gallery"]
+        if any(Modality.RGB in record.sources for record in gallery):
+            # Infrared images and drawings look for visible images.
+            gallery[:] = [record for record in gallery
+                          if Modality.RGB in record.sources or by_name[record.name].split not in splits]
+        places = Counter(record.person_id for record in gallery)
+        searched = {image.value for record in gallery for image in record.sources.values()}
+        alone = {record.name for record in queries if by_name[record.name].split in splits
+                 and places[record.person_id] == 1 and any(image.value in searched for image in record.sources.values())}
+        queries[:] = [record for record in queries if record.name not in alone]
+        if alone:
+            notes.append(f"{len(alone)} {prefix}test images are in the gallery only: they are their person's only one, so that as "
+                         f"queries they could find nothing ({', '.join(sorted(alone)[:3])})")
+    return notes
+
+
+def _camera_notes(rows: Sequence[ManifestRow]) -> list[str]:
+    images = [row for row in rows if row.path]
+    known = sum(bool(row.camera) for row in images)
+    if not known:
+        return ["no cameras are given: no camera rule is applied, so images of one camera shot may find each other"]
+    if known < len(images):
+        return [f"{len(images) - known} of {len(images)} images have no camera: the camera rule never drops them"]
+    return []
+
+
+def has_cameras(records: Iterable[Record]) -> bool:
+    """Return whether any record's camera is known."""
+    return any(record.camera_id >= 0 for record in records)
+
+
+def _search(release: Release, prefix: str, protocol: str, rule: str) -> Search:
+    for part in (f"{prefix}query", f"{prefix}gallery"):
+        if not release.parts.get(part):
+            splits = "query, gallery or test" if not prefix else "val"
+            raise UserError(f"{release.root}: no {part.replace('_', ' ')} images for {protocol}; give rows the split {splits}")
+    return Search(title=protocol, protocol=protocol, query=release.parts[f"{prefix}query"],
+                  gallery=release.parts[f"{prefix}gallery"], exclusion_rule=rule)
+
+
+def _camera_rule(release: Release, prefix: str) -> tuple[str, str]:
+    known = has_cameras(release.parts.get(f"{prefix}query", ())) and has_cameras(release.parts.get(f"{prefix}gallery", ()))
+    return ("same-camera", "same_camera") if known else ("no-camera-rule", "none")
+
+
+def _own_data(release: Release) -> list[Search]:
+    stamp, rule = _camera_rule(release, "")
+    return [_search(release, "", f"own-data/{stamp}", rule)]
+
+
+def _own_data_val(release: Release) -> list[Search]:
+    stamp, rule = _camera_rule(release, "val_")
+    return [_search(release, "val_", f"own-data-val/{stamp}", rule)]
+
+
+def _no_camera_rule(release: Release) -> list[Search]:
+    return [_search(release, "", "own-data/no-camera-rule", "none")]
+
+
+def _other_clothes(release: Release) -> list[Search]:
+    if not any(record.clothes_id >= 0 for record in release.parts.get("query", ())):
+        raise UserError(f"{release.root}: own-data-other-clothes needs the column clothes; add it or choose own-data")
+    stamp, _ = _camera_rule(release, "")
+    rule, stamp = (("same_camera_or_clothes", "other-clothes") if stamp == "same-camera"
+                   else ("same_clothes", "other-clothes-no-camera-rule"))
+    return [_search(release, "", f"own-data/{stamp}", rule)]
+
+
+def own_protocols() -> dict[str, Protocol]:
+    """Return the protocols of a user's own data by name."""
+    table: dict[str, tuple[Callable[[Release], list[Search]], str]] = {
+        "own-data": (_own_data, "queries against the gallery; the same person in the same camera is dropped where cameras are "
+                                "known, else nothing is (the stamp says which); CMC by image"),
+        "own-data-no-camera-rule": (_no_camera_rule, "queries against the gallery, nothing is dropped; CMC by image"),
+        "own-data-other-clothes": (_other_clothes, "queries against the gallery; the same person in the same clothes, or in the "
+                                                   "same camera where cameras are known, is dropped; CMC by image"),
+        "own-data-val": (_own_data_val, "validation images leave-one-out, rule as own-data; CMC by image"),
+    }
+    return protocol_table(Protocol(name=name, summary=summary, searches=searches)
+                          for name, (searches, summary) in table.items())
+
+
+def _recognise(root: Path) -> bool:
+    if root.suffix.lower() not in SUFFIXES or not root.is_file():
+        return False
+    with open(root, encoding="utf-8-sig", errors="replace") as stream:
+        first = stream.readline(1 << 16)
+    if root.suffix.lower() == ".csv":
+        names = {cell.strip().lower() for cell in next(csv.reader(io.StringIO(first)), [])}
+    else:
+        try:
+            entry = json.loads(first)
+        except ValueError:
+            return False
+        names = set(entry) if isinstance(entry, dict) else set()
+    return {"path", "person"} <= names
+
+
+DATASET = DatasetEntry(
+    name="manifest", title="Own data (manifest)", task=Task.TRAD, read=read, protocols=own_protocols(), default=("own-data",),
+    recognise=_recognise, access="Your own images; their licence is yours to know.",
+)
