@@ -40,7 +40,8 @@ class Release:
     root: the folder that holds the data set's files. parts: `train`, `query`, `gallery`, and whatever else a protocol of
     the data set needs (`query_changed`, `val_query`, ...), records in sorted or listed order. dropped: what was left out by
     the data set's own rules, with the number (`junk images, pid -1`: 3819). notes: findings for the log and the results.
-    variant: which of the entry's `published` counts this release is compared with.
+    variant: which of the entry's `published` counts this release is compared with. shared_persons: True for a user's own data
+    without a split, where train and test are the same images on purpose.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Release:
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     variant: str = ""
+    shared_persons: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

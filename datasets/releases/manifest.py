@@ -23,8 +23,9 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from configs.vocabulary import AnnotationKind, Modality, Task
@@ -35,6 +36,7 @@ from datasets.readers import IMAGE_SUFFIXES
 from datasets.release import DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.structures import Record, Source
 from utils.errors import UserError
+from utils.exclusion import get_rule
 
 PARTS = ("train", "query", "gallery", "val_query", "val_gallery")
 NO_SPLIT = ("no split is given: every image is trained on and searched, so the figures are not of unseen persons; "
@@ -69,9 +71,9 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
         notes.insert(0, NO_SPLIT)
     if options.need_train and not parts["train"]:
         raise UserError(f"{root}: no training image; give rows the split train, or test only")
-    kept = {part: tuple(records) for part, records in parts.items()
-            if records or part in ("train", "query", "gallery")}
-    return Release(name=name, root=folder, parts=kept, notes=(*notes, *_camera_notes(rows)))
+    kept = {part: tuple(records) for part, records in parts.items() if records}
+    return Release(name=name, root=folder, parts=kept, notes=(*notes, *_camera_notes(rows)),
+                   shared_persons=not any(row.split for row in rows))
 
 
 def _refuse_options(name: str, options: ReadOptions) -> None:
@@ -221,55 +223,41 @@ def has_cameras(records: Iterable[Record]) -> bool:
     return any(record.camera_id >= 0 for record in records)
 
 
-def _search(release: Release, prefix: str, protocol: str, rule: str) -> Search:
-    for part in (f"{prefix}query", f"{prefix}gallery"):
-        if not release.parts.get(part):
-            splits = "query, gallery or test" if not prefix else "val"
-            raise UserError(f"{release.root}: no {part.replace('_', ' ')} images for {protocol}; give rows the split {splits}")
-    return Search(title=protocol, protocol=protocol, query=release.parts[f"{prefix}query"],
-                  gallery=release.parts[f"{prefix}gallery"], exclusion_rule=rule)
+_RULES: dict[str, tuple[str, str]] = {
+    "own-data/same-camera": ("same_camera", "the same person in the same camera is dropped"),
+    "own-data/no-camera-rule": ("none", "nothing is dropped"),
+    "own-data/other-clothes": ("same_camera_or_clothes", "the same person in the same camera or the same clothes is dropped"),
+    "own-data/other-clothes-no-camera-rule": ("same_clothes", "the same person in the same clothes is dropped"),
+}
+"""Protocol -> rule, and the rule in words."""
+_NEEDS = {"cameras": ("camera", "camera_id"), "clothes": ("clothes", "clothes_id")}
 
 
-def _camera_rule(release: Release, prefix: str) -> tuple[str, str]:
-    known = has_cameras(release.parts.get(f"{prefix}query", ())) and has_cameras(release.parts.get(f"{prefix}gallery", ()))
-    return ("same-camera", "same_camera") if known else ("no-camera-rule", "none")
+def _searches(name: str, release: Release) -> list[Search]:
+    query, gallery = (release.parts.get(part, ()) for part in ("query", "gallery"))
+    if not query or not gallery:
+        raise UserError(f"{release.root}: no {'gallery' if query else 'query'} images for {name}; "
+                        "give rows the splits query and gallery, or test")
+    rule = _RULES[name][0]
+    for need in get_rule(rule).needs:
+        column, label = _NEEDS[need]
+        if not any(getattr(record, label) >= 0 for record in query):
+            raise UserError(f"{release.root}: {name} needs the column {column}; add it or choose own-data")
+    return [Search(title=name, protocol=name, query=query, gallery=gallery, exclusion_rule=rule)]
 
 
 def _own_data(release: Release) -> list[Search]:
-    stamp, rule = _camera_rule(release, "")
-    return [_search(release, "", f"own-data/{stamp}", rule)]
-
-
-def _own_data_val(release: Release) -> list[Search]:
-    stamp, rule = _camera_rule(release, "val_")
-    return [_search(release, "val_", f"own-data-val/{stamp}", rule)]
-
-
-def _no_camera_rule(release: Release) -> list[Search]:
-    return [_search(release, "", "own-data/no-camera-rule", "none")]
-
-
-def _other_clothes(release: Release) -> list[Search]:
-    if not any(record.clothes_id >= 0 for record in release.parts.get("query", ())):
-        raise UserError(f"{release.root}: own-data-other-clothes needs the column clothes; add it or choose own-data")
-    stamp, _ = _camera_rule(release, "")
-    rule, stamp = (("same_camera_or_clothes", "other-clothes") if stamp == "same-camera"
-                   else ("same_clothes", "other-clothes-no-camera-rule"))
-    return [_search(release, "", f"own-data/{stamp}", rule)]
+    known = all(has_cameras(release.parts.get(part, ())) for part in ("query", "gallery"))
+    return _searches("own-data/same-camera" if known else "own-data/no-camera-rule", release)
 
 
 def own_protocols() -> dict[str, Protocol]:
-    """Return the protocols of a user's own data by name."""
-    table: dict[str, tuple[Callable[[Release], list[Search]], str]] = {
-        "own-data": (_own_data, "queries against the gallery; the same person in the same camera is dropped where cameras are "
-                                "known, else nothing is (the stamp says which); CMC by image"),
-        "own-data-no-camera-rule": (_no_camera_rule, "queries against the gallery, nothing is dropped; CMC by image"),
-        "own-data-other-clothes": (_other_clothes, "queries against the gallery; the same person in the same clothes, or in the "
-                                                   "same camera where cameras are known, is dropped; CMC by image"),
-        "own-data-val": (_own_data_val, "validation images leave-one-out, rule as own-data; CMC by image"),
-    }
-    return protocol_table(Protocol(name=name, summary=summary, searches=searches)
-                          for name, (searches, summary) in table.items())
+    """Return the protocols of a user's own data by name; `own-data` is stamped as the one of the others that it chooses."""
+    chosen = Protocol(name="own-data", searches=_own_data, summary="own-data/same-camera where cameras are known, else "
+                                                                   "own-data/no-camera-rule")
+    others = [Protocol(name=name, summary=f"queries against the gallery, {words}; CMC by image", searches=partial(_searches, name))
+              for name, (_, words) in _RULES.items()]
+    return protocol_table([chosen, *others])
 
 
 def _recognise(root: Path) -> bool:
