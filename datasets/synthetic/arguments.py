@@ -15,9 +15,9 @@ LAYOUTS = {name: f"datasets.synthetic.layouts.{name.replace('-', '_')}" for name
 """Name of a layout -> module with `FOLDER` (the name of its root folder) and `plan(arguments) -> Plan`."""
 
 MINIMUM_SIDE, MAXIMUM_SIDE = 16, 1024
-MAXIMUM_PERSONS = 100_000
+MAXIMUM_PERSONS = 90_000
 """Persons of one part of one layout; a layout's file names may hold fewer."""
-MAXIMUM_OUTFITS = 100
+MAXIMUM_OUTFITS, MAXIMUM_IMAGES = 90, 500
 LATER_ARGUMENTS = {"shared_persons": 0, "outfits": 3}
 """Arguments that manifests of older renderings do not name, with the value that those had."""
 
@@ -44,7 +44,8 @@ class RenderArguments:
             if value < 1:
                 raise UserError(f"--{name} is {value}: give at least 1")
         for name, value, most in (("identities", self.identities, MAXIMUM_PERSONS), ("outfits", self.outfits, MAXIMUM_OUTFITS),
-                                  ("test-identities", self.test_identities, MAXIMUM_PERSONS)):
+                                  ("test-identities", self.test_identities, MAXIMUM_PERSONS),
+                                  ("images-per-modality", self.images_per_modality, MAXIMUM_IMAGES)):
             if value > most:
                 raise UserError(f"--{name} is {value}: give at most {most}")
         if not 0 <= self.shared_persons <= min(self.identities, self.test_identities):

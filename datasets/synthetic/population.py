@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from datasets.synthetic.arguments import RenderArguments
-from datasets.synthetic.person import Membership, person_indices
+from datasets.synthetic.arguments import MAXIMUM_PERSONS, RenderArguments
+from datasets.synthetic.person import BLOCK, Membership, person_indices
 from utils.errors import UserError
 from utils.seeding import stream
 
@@ -33,6 +33,18 @@ def test_persons(arguments: RenderArguments, block: int) -> tuple[int, ...]:
     """Return the test persons; the first `arguments.shared_persons` are the first training persons of the same block."""
     shared = train_persons(arguments, block)[:arguments.shared_persons]
     return shared + tuple(person_indices(Membership.TEST, arguments.test_identities - len(shared), block))
+
+
+def bystanders(block: int, count: int) -> tuple[int, ...]:
+    """Return persons of the test part who are nobody's match: they fill galleries."""
+    assert count <= BLOCK - MAXIMUM_PERSONS
+    return tuple(person_indices(Membership.TEST, BLOCK, block)[MAXIMUM_PERSONS:MAXIMUM_PERSONS + count])
+
+
+def need_outfits(arguments: RenderArguments, least: int) -> None:
+    """Raise UserError when persons own too few outfits for a layout in which clothes change."""
+    if arguments.outfits < least:
+        raise UserError(f"--outfits is {arguments.outfits}: people change clothes in the layout {arguments.layout}, give at least {least}")
 
 
 def draw_ids(seed: int, layout: str, persons: Iterable[int], low: int, high: int) -> dict[int, int]:
