@@ -1,0 +1,39 @@
+"""CUHK-PEDES: images in imgs/, captions and splits in reid_raw.json. Ids start at 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.vocabulary import Task
+from datasets.image_folders import locate, refuse_options
+from datasets.listing import ImageTree, find_folder
+from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.releases.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
+from utils.errors import UserError
+
+NAME, TITLE = "cuhk-pedes", "CUHK-PEDES"
+FOLDERS = ("CUHK-PEDES", "CUHK_PEDES", "cuhk-pedes", "cuhk_pedes")
+ANNOTATIONS, WITHOUT_SPLITS = "reid_raw.json", "caption_all.json"
+MARKERS = ("imgs", ANNOTATIONS)
+LAYOUT = CaptionLayout(name=NAME)
+
+
+def read(root: Path, options: ReadOptions) -> Release:
+    """Read CUHK-PEDES: `train`, `val_query`, `val_gallery`, `query`, `gallery`. Raises UserError."""
+    refuse_options(options, NAME)
+    folder = find_folder(root, FOLDERS, ("imgs",), TITLE)
+    if not (folder / ANNOTATIONS).exists() and (folder / WITHOUT_SPLITS).exists():
+        raise UserError(f"{folder} has {WITHOUT_SPLITS}, which names no splits, and no {ANNOTATIONS}; put {ANNOTATIONS} of the original release there")
+    return build_release(LAYOUT, ImageTree(folder, options.check_files), read_entries(folder / ANNOTATIONS, LAYOUT), options.need_train)
+
+
+DATASET = DatasetEntry(
+    name=NAME, title=TITLE, task=Task.T2I, read=read, protocols=protocol_table((caption_protocol(NAME),)), default=(NAME,),
+    recognise=lambda folder: locate(folder, FOLDERS, MARKERS) is not None,
+    published={"": {
+        "train": Count(images=34_054, persons=11_003),
+        "val_query": Count(images=6_158, persons=1_000), "val_gallery": Count(images=3_078, persons=1_000),
+        "query": Count(images=6_156, persons=1_000), "gallery": Count(images=3_074, persons=1_000),
+    }},
+    access="request to the authors; research only (unconfirmed)",
+)
