@@ -1,0 +1,77 @@
+"""Records of releases whose images lie in named folders: one walk over the names, one way to build a record."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.vocabulary import Modality, Task
+from datasets.listing import ImageTree, is_image_name, parse_name
+from datasets.orbench_statistics import RENDERED_MARKER
+from datasets.release import ReadOptions
+from datasets.structures import Record
+from utils.errors import UserError
+
+RENDERED_LAST_PERSON = 9999
+SAMPLED_NAMES = 8
+"""Names that must agree before a folder is taken for a data set's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFolders:
+    """Image files of one data set; dataset and task are those of every record."""
+
+    tree: ImageTree
+    dataset: str
+    task: Task
+
+    def record(self, relative: str, *, person_id: int, camera_id: int = -1, clothes_id: int = -1, where: str = "") -> Record:
+        """Return the record of one image. where: place in a list; empty = the file itself. Raises UserError."""
+        source = self.tree.source(Modality.RGB, relative, where or relative)
+        return Record(person_id=person_id, sources={Modality.RGB: source}, camera_id=camera_id, clothes_id=clothes_id,
+                      dataset=self.dataset, task=self.task, name=where or relative)
+
+    def named(self, folder: str, pattern: re.Pattern[str]) -> Iterator[tuple[str, re.Match[str]]]:
+        """Yield (path relative to the root, parsed file name) of a folder's images, sorted. Raises UserError for a bad name."""
+        for name in self.tree.names(folder):
+            yield f"{folder}/{name}", parse_name(pattern, name, str(self.tree.root / folder))
+
+
+def locate(root: Path, names: Sequence[str], markers: Sequence[str]) -> Path | None:
+    """Return the first of `root` and the named folders below it that holds all markers, or None."""
+    candidates = (root, *(root / name for name in names))
+    return next((folder for folder in candidates if all((folder / marker).exists() for marker in markers)), None)
+
+
+def names_agree(folder: Path, pattern: re.Pattern[str]) -> bool:
+    """Return whether a folder holds images and the first ones that the system lists match the pattern entirely."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        names = list(itertools.islice((entry.name for entry in entries if is_image_name(entry.name)), SAMPLED_NAMES))
+    return bool(names) and all(pattern.fullmatch(name) for name in names)
+
+
+def last_person(root: Path, official: int) -> int:
+    """Return the largest person id that a release can have: the official one, or four digits for a rendered population."""
+    return RENDERED_LAST_PERSON if (root / RENDERED_MARKER).exists() or (root.parent / RENDERED_MARKER).exists() else official
+
+
+def refuse_options(options: ReadOptions, dataset: str, *, variants: Sequence[str] = (), merge_val: bool = False) -> None:
+    """Raise UserError for an option that belongs to another data set.
+
+    variants: values of data.variant that this one has. merge_val: whether it has a validation list to merge.
+    """
+    if options.variant and options.variant not in variants:
+        known = f"its variants are {', '.join(variants)}" if variants else "it has no variants"
+        raise UserError(f"data.variant={options.variant} does not belong to {dataset}: {known}; remove the option")
+    if not options.merge_val and not merge_val:
+        raise UserError(f"data.merge_val=false does not belong to {dataset}: only msmt17 has a list to merge; remove the option")
+    if options.trial != 1:
+        raise UserError(f"data.trial={options.trial} does not belong to {dataset}: only regdb has trials; remove the option")
+    if options.members:
+        raise UserError(f"data.members does not belong to {dataset}: only joint and omnireid have members; remove the option")

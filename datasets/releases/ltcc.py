@@ -1,0 +1,103 @@
+"""LTCC: the name gives pid, the person's outfit and the camera; info/ lists who changes clothes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from configs.vocabulary import Task
+from datasets.image_folders import ImageFolders, last_person, locate, names_agree, refuse_options
+from datasets.listing import OUTFITS, ImageTree, find_folder, outfit_id, read_lines, require_some, to_integer
+from datasets.protocols import Protocol, Search, plain_protocol
+from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.structures import Record
+from utils.errors import UserError
+
+NAME = "ltcc"
+FOLDERS = ("LTCC_ReID", "ltcc/LTCC_ReID", "LTCC/LTCC_ReID", "ltcc", "LTCC")
+PARTS = {"train": "train", "query": "query", "gallery": "test"}
+CHANGING_LIST = "info/cloth-change_id_test.txt"
+PATTERN = re.compile(r"(\d+)_(\d+)_c(\d{1,2})_(\d+)\.png", re.ASCII)
+"""pid_clothes_c{camera}_{frame}.png; clothes count within a person, cameras have one or two digits."""
+LAST_PERSON, CAMERAS = 151, 12
+
+
+class _Rule(NamedTuple):
+    name: str
+    excluded: str
+    rule: str
+
+
+_RULES = (
+    _Rule("ltcc", "the same person in the same camera does not count (standard)", "same_camera"),
+    _Rule("ltcc-cc", "the same person in the same camera or in the same clothes does not count (changed clothes)",
+          "same_camera_or_clothes"),
+    _Rule("ltcc-sc", "the same person in the same camera or in other clothes does not count (same clothes, CAL)",
+          "same_camera_or_other_clothes"),
+)
+
+
+def read(root: Path, options: ReadOptions) -> Release:
+    """Return parts train, query, gallery (the folder `test`), cameras 1 to 12. Raises UserError naming the folder and the file."""
+    refuse_options(options, NAME)
+    parts = [part for part in PARTS if options.need_train or part != "train"]
+    folder = find_folder(root, FOLDERS, [PARTS[part] for part in parts], "LTCC")
+    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.CC)
+    found: dict[str, tuple[Record, ...]] = {"train": ()}
+    last = last_person(folder, LAST_PERSON)
+    for part in parts:
+        found[part] = tuple(_record(images, path, fields, last) for path, fields in images.named(PARTS[part], PATTERN))
+        require_some(found[part], folder / PARTS[part], f"{part} images")
+    return Release(name=NAME, root=folder, parts=found)
+
+
+def _record(images: ImageFolders, path: str, fields: re.Match[str], last: int) -> Record:
+    where = str(images.tree.root / path)
+    person = to_integer(fields[1], where, "pid", low=0, high=last)
+    clothes = to_integer(fields[2], where, "clothes", low=0, high=OUTFITS - 1)
+    return images.record(path, person_id=person, camera_id=to_integer(fields[3], where, "camera", low=1, high=CAMERAS),
+                         clothes_id=outfit_id(person, clothes))
+
+
+def changing_persons(root: Path) -> frozenset[int]:
+    """Return the test persons that change clothes, from info/. Raises UserError naming the file and the line."""
+    path, last = root / CHANGING_LIST, last_person(root, LAST_PERSON)
+    return frozenset(to_integer(line, f"{path} line {number}", "pid", low=0, high=last)
+                     for number, line in read_lines(path, "test persons that change clothes; only the -changing protocols need it"))
+
+
+def _changing(rule: _Rule) -> Protocol:
+    name = f"{rule.name}-changing"
+
+    def searches(release: Release) -> list[Search]:
+        persons = changing_persons(release.root)
+        sides = {part: tuple(record for record in release.parts[part] if record.person_id in persons)
+                 for part in ("query", "gallery")}
+        for part, records in sides.items():
+            if not records:
+                raise UserError(f"{release.root / CHANGING_LIST}: none of its persons is in {PARTS[part]}; restore the list")
+        return [Search(title=name, protocol=name, exclusion_rule=rule.rule, **sides)]
+
+    return Protocol(name=name, searches=searches,
+                    summary=f"queries and gallery of the persons in {CHANGING_LIST} only; {rule.excluded}; rank-k per image")
+
+
+def recognise(root: Path) -> bool:
+    """Return whether the folder, or one of the usual names below it, has LTCC's folders and image names."""
+    folder = locate(root, FOLDERS, (PARTS["query"], PARTS["gallery"]))
+    return folder is not None and names_agree(folder / PARTS["query"], PATTERN)
+
+
+DATASET = DatasetEntry(
+    name=NAME, title="LTCC", task=Task.CC, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
+    protocols=protocol_table([
+        *(plain_protocol(rule.name, f"all queries and all of test; {rule.excluded}; rank-k per image", exclusion_rule=rule.rule)
+          for rule in _RULES),
+        *map(_changing, _RULES),
+    ]),
+    default=("ltcc", "ltcc-cc"),
+    published={"": {
+        "train": Count(images=9576, persons=77), "query": Count(images=493, persons=75), "gallery": Count(images=7050, persons=75)}},
+    access="Request form of the authors (naiq.github.io); non-commercial (terms unconfirmed).",
+)
