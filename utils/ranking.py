@@ -316,7 +316,7 @@ def rank_blocks(query_features: Tensor, gallery_features: Tensor, plan: RankingP
     gallery = gallery_features.detach().float().t()
     rows = max(PRODUCT_SCORES.get(device.type, PRODUCT_SCORES["cpu"]) // max(gallery.shape[1], 1), MIN_PRODUCT_ROWS)
     for start in range(0, len(query_features), rows):
-        with _true_float32(device):
+        with true_float32(device):
             scores = query_features[start:start + rows].detach().to(device).float() @ gallery
         scores = scores.to(_ranking_device(device))
         _check_finite(scores, start, "the similarity of the features")
@@ -333,7 +333,7 @@ def _on_device(plan: RankingPlan, device: torch.device) -> RankingPlan:
 
 
 @contextlib.contextmanager
-def _true_float32(device: torch.device) -> Iterator[None]:
+def true_float32(device: torch.device) -> Iterator[None]:
     """Matrix products in full float32, whatever the caller has set."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
