@@ -12,13 +12,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch  # noqa: E402
 
+import parity_data  # noqa: E402
 import parity_later  # noqa: E402
 import parity_metrics  # noqa: E402
 import parity_model  # noqa: E402
 import parity_training  # noqa: E402
 from parity_common import Kind  # noqa: E402
 
-KINDS: tuple[Kind, ...] = (*parity_model.KINDS, *parity_training.KINDS, *parity_metrics.KINDS, *parity_later.KINDS)
+KINDS: tuple[Kind, ...] = (*parity_model.KINDS, *parity_training.KINDS, *parity_metrics.KINDS, *parity_data.KINDS, *parity_later.KINDS)
 IGNORED = ("README.md", "vocab.txt")
 
 

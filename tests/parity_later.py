@@ -24,6 +24,5 @@ KINDS: tuple[Kind, ...] = (
     Kind("ResNet (visible-infrared)", r"resnet_(narrow|full_recipe)_.*\.npz"),
     Kind("training steps (visible-infrared)", r"train_steps_.*\.npz"),
     Kind("balanced sampler (visible-infrared)", r"sampler.*\.json"),
-    Kind("gallery selection (SYSU-MM01)", r"sysu_gallery_selection.*\.json"),
-    Kind("structural facts (visible-infrared)", r"(resnet50_state_dict_shapes|optimizer_facts|sysu_official_counts)\.json"),
+    Kind("structural facts (visible-infrared)", r"(resnet50_state_dict_shapes|optimizer_facts)\.json"),
 )
