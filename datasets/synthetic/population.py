@@ -54,7 +54,8 @@ def draw_ids(seed: int, layout: str, persons: Iterable[int], low: int, high: int
     """
     persons = tuple(dict.fromkeys(persons))
     if len(persons) > high - low + 1:
-        raise UserError(f"{len(persons)} identities are too many for the layout {layout}: its file names hold {high - low + 1}")
+        raise UserError(f"{len(persons)} identities are too many for {layout}: it numbers persons from {low} to {high}; "
+                        "give fewer --identities or --test-identities")
     # The numbers lie close together, as in the originals, but nobody's follows from the index.
     numbers = stream(seed, layout, "numbers", low).sample(range(low, low + len(persons)), len(persons))
     return dict(zip(persons, numbers))

@@ -13,15 +13,16 @@ from utils.seeding import stream
 
 FOLDER = "cuhk03-np"
 BLOCK = BLOCKS["cuhk03"]
+LAST_PERSON = 1467
 CAMERAS = (1, 2)
 VARIANTS = ("labeled", "detected")
 
 
 def plan(arguments: RenderArguments) -> Plan:
-    """Return the pictures. Raises UserError for more persons than four digits number."""
+    """Return the pictures. Raises UserError for more persons than CUHK03 numbers."""
     roll, seed, count = Roll(arguments.seed, "cuhk03"), arguments.seed, arguments.images_per_modality
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)
-    ids = draw_ids(seed, "cuhk03", (*train, *test), 1, 9999)
+    ids = draw_ids(seed, "cuhk03", (*train, *test), 1, LAST_PERSON)
     for variant in VARIANTS:
         for person in train:
             missed = variant == "detected" and count > 1 and person == train[0]

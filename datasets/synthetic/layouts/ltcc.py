@@ -15,6 +15,7 @@ from utils.seeding import stream
 
 FOLDER = "LTCC_ReID"
 BLOCK = BLOCKS["ltcc"]
+LAST_PERSON = 151
 CAMERAS = tuple(range(1, 13))
 CHANGING = (True, False, True, False, True)
 
@@ -24,7 +25,7 @@ def plan(arguments: RenderArguments) -> Plan:
     need_outfits(arguments, 2)
     roll, seed, count = Roll(arguments.seed, "ltcc"), arguments.seed, arguments.images_per_modality
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)
-    ids = draw_ids(seed, "ltcc", (*train, *test), 0, 9998)
+    ids = draw_ids(seed, "ltcc", (*train, *test), 0, LAST_PERSON)
     changing = {person for persons in (test, train) for person, change in zip(persons, CHANGING * len(persons)) if change}
     for part, persons in (("train", train), ("test", test)):
         for person in persons:

@@ -15,15 +15,16 @@ from utils.seeding import stream
 
 FOLDER = "Market-1501-v15.09.15"
 BLOCK = BLOCKS["market1501"]
+LAST_PERSON = 1501
 CAMERAS = (1, 2, 3, 4, 5, 6)
 SEQUENCES = (1, 2, 3, 4, 5, 6)
 
 
 def plan(arguments: RenderArguments) -> Plan:
-    """Return the pictures. Raises UserError for more persons than four digits number."""
+    """Return the pictures. Raises UserError for more persons than Market-1501 numbers."""
     roll, seed, count = Roll(arguments.seed, "market1501"), arguments.seed, arguments.images_per_modality
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)
-    ids = draw_ids(seed, "market1501", (*train, *test), 1, 9999)
+    ids = draw_ids(seed, "market1501", (*train, *test), 1, LAST_PERSON)
     for person in train:
         rng = stream(seed, "market1501", "train", person)
         _take(roll, "bounding_box_train", person, f"{ids[person]:04d}", share_cameras(CAMERAS, count, rng), seed)

@@ -13,6 +13,8 @@ from utils.seeding import stream
 
 FOLDER = "MSMT17_V1"
 BLOCK = BLOCKS["msmt17"]
+LAST_PERSONS = (1040, 3059)
+"""Highest number of a training and of a test person."""
 CAMERAS = tuple(range(1, 16))
 DAYS = ("0113", "0302", "0303", "0114")
 HOURS = ("morning", "noon", "afternoon")
@@ -21,17 +23,17 @@ VALIDATION_STEP = 4
 
 
 def plan(arguments: RenderArguments) -> Plan:
-    """Return the pictures and the four lists. Raises UserError for more persons than four digits number."""
+    """Return the pictures and the four lists. Raises UserError for more persons than MSMT17 numbers."""
     roll, seed, count = Roll(arguments.seed, "msmt17"), arguments.seed, arguments.images_per_modality
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)
     lists: dict[str, list[str]] = {"train": [], "val": [], "query": [], "gallery": []}
-    for person, label in draw_ids(seed, "msmt17 train", train, 0, 9999).items():
+    for person, label in draw_ids(seed, "the training part of msmt17", train, 0, LAST_PERSONS[0]).items():
         more = label % VALIDATION_STEP == 0
         cameras = share_cameras(CAMERAS, count + more, stream(seed, "msmt17", "train", person))
         lines = _take(roll, "train", person, label, cameras, seed)
         lists["train"] += lines[:count]
         lists["val"] += lines[count:]
-    for person, label in draw_ids(seed, "msmt17 test", test, 0, 9999).items():
+    for person, label in draw_ids(seed, "the test part of msmt17", test, 0, LAST_PERSONS[1]).items():
         query, gallery = query_and_gallery_cameras(CAMERAS, count, stream(seed, "msmt17", "test", person))
         lines = _take(roll, "test", person, label, query + gallery, seed)
         lists["query"] += lines[:len(query)]

@@ -21,7 +21,7 @@ def plan(arguments: RenderArguments) -> Plan:
     need_outfits(arguments, 2)
     roll, count = Roll(arguments.seed, "prcc"), arguments.images_per_modality
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)
-    ids = draw_ids(arguments.seed, "prcc", (*train, *test), 1, 9999)
+    ids = draw_ids(arguments.seed, "prcc", (*train, *test), 1, 999)
     for person in train:
         for letter in OUTFIT_OF:
             for number in range(1, count + 2):
