@@ -66,6 +66,8 @@ def run_blocks(blocks: Iterable[nn.Module], hidden: Tensor, *arguments: Any, rec
 
 
 def float32_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Linear map in float32 also under autocast, (..., I) x (O, I) -> (..., O): for what is compared or classified."""
+    """Linear map in float32 (float64 stays) also under autocast, (..., I) x (O, I) -> (..., O): for what is compared or classified."""
     with torch.autocast(device_type=inputs.device.type, enabled=False):
+        if weight.dtype == torch.float64:
+            return F.linear(inputs.double(), weight, bias)
         return F.linear(inputs.float(), weight.float(), None if bias is None else bias.float())

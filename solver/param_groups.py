@@ -49,6 +49,17 @@ def reid5o_rules(rates: Rates) -> tuple[Rule, ...]:
     )
 
 
+def vireid_rules(rates: Rates) -> tuple[Rule, ...]:
+    """Everything at the base rate and decayed; the modality heads at `new_module_lr_factor` of it. Source: IV-REID, two Adams."""
+    decay, new = rates.weight_decay, rates.new_module_lr_factor
+    return (
+        Rule(r"heads\..*\.bias", new * rates.bias_lr_factor, rates.bias_weight_decay),
+        Rule(r"heads\..*", new, decay),
+        Rule(r".*\.bias", rates.bias_lr_factor, rates.bias_weight_decay),
+        Rule(r"(backbone|neck|classifier)\..*", 1.0, decay),
+    )
+
+
 POLICIES: dict[Family, Callable[[Rates], tuple[Rule, ...]]] = {Family.REID5O: reid5o_rules}
 """Family -> its rules, in order."""
 

@@ -1,0 +1,150 @@
+"""Residual network of the visible-infrared baseline, out of torchvision's blocks.
+
+Shapes: B rows, H x W pixels, C channels of the last map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
+
+from configs.vocabulary import Modality
+
+DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3)),
+}
+"""Depth -> block and number of blocks of each of the four stages."""
+
+NON_LOCAL_BLOCKS = (0, 2, 3, 0)
+"""AGW's non-local blocks: so many of the last blocks of each stage are followed by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetSpec:
+    """Sizes and peculiarities. blocks: per stage, None = those of the depth. width: channels of the first stage (64).
+
+    conv_bias: biased convolutions. stem_relu: ReLU after the stem's norm. stem: one for both modalities or one each.
+    non_local: AGW's attention after the last blocks of the second and third stage. last_stride: of the fourth stage.
+    """
+
+    depth: int = 50
+    blocks: tuple[int, ...] | None = None
+    width: int = 64
+    conv_bias: bool = True
+    stem_relu: bool = False
+    stem: Literal["shared", "two_stream"] = "shared"
+    non_local: bool = False
+    last_stride: int = 1
+
+    @property
+    def out_channels(self) -> int:
+        """C of the last map."""
+        return 8 * self.width * DEPTHS[self.depth][0].expansion
+
+
+class Stem(nn.Module):
+    """7x7 convolution of stride 2, norm, optional ReLU, max-pool of stride 2: (B, 3, H, W) -> (B, width, H/4, W/4)."""
+
+    def __init__(self, width: int, relu: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the stem's map."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+
+
+class NonLocal(nn.Module):
+    """Attention of every position to every other, divided by their number, added to the map. Source: AGW (TPAMI 2021)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = channels // 2
+        self.query, self.key, self.value = (nn.Conv2d(channels, inner, kernel_size=1) for _ in range(3))
+        self.project = nn.Conv2d(inner, channels, kernel_size=1)
+        self.norm = nn.BatchNorm2d(channels)
+        # The block starts as the identity.
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        query, key, value = (layer(hidden).flatten(2) for layer in (self.query, self.key, self.value))
+        mixed = value @ (query.transpose(1, 2) @ key / query.shape[2]).transpose(1, 2)
+        return hidden + self.norm(self.project(mixed.unflatten(2, hidden.shape[2:])))
+
+
+class Backbone(nn.Module):
+    """Stem(s) and four stages: images of several modalities -> one map (B, C, h, w), rows in the order of the inputs."""
+
+    def __init__(self, spec: ResNetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        block, counts = DEPTHS[spec.depth][0], spec.blocks or DEPTHS[spec.depth][1]
+        names = [Modality.RGB.value, Modality.NIR.value] if spec.stem == "two_stream" else ["shared"]
+        self.stems = nn.ModuleDict({name: Stem(spec.width, spec.stem_relu) for name in names})
+        channels, stages = spec.width, []
+        for number, (count, stride) in enumerate(zip(counts, (1, 2, 2, spec.last_stride))):
+            planes = spec.width * 2**number
+            stages.append(nn.Sequential(*_stage(block, channels, planes, count, stride)))
+            channels = planes * block.expansion
+        self.stages = nn.ModuleList(stages)
+        self.non_local = nn.ModuleDict(_non_local_blocks(spec, counts)) if spec.non_local else nn.ModuleDict()
+        if spec.conv_bias:
+            _add_biases(self)
+
+    def forward(self, inputs: Mapping[Modality, Tensor]) -> Tensor:
+        """Return the last map (B, C, h, w) of normalised images by modality, one after the other."""
+        if self.spec.stem == "shared":
+            # One pass: in training the stem's norm sees the rows of both modalities.
+            hidden = self.stems["shared"](torch.cat(list(inputs.values())))
+        else:
+            hidden = torch.cat([self.stem(modality)(images) for modality, images in inputs.items()])
+        for number, stage in enumerate(self.stages):
+            for index, block in enumerate(stage):
+                hidden = block(hidden)
+                name = f"{number}_{index}"
+                if name in self.non_local:
+                    hidden = self.non_local[name](hidden)
+        return hidden
+
+    def stem(self, modality: Modality) -> Stem:
+        """Return the stem that a modality enters by."""
+        return self.stems["shared" if self.spec.stem == "shared" else modality.value]  # type: ignore[return-value]
+
+
+def _stage(block: type[BasicBlock | Bottleneck], channels: int, planes: int, count: int, stride: int) -> list[nn.Module]:
+    out = planes * block.expansion
+    downsample = None
+    if stride != 1 or channels != out:
+        downsample = nn.Sequential(conv1x1(channels, out, stride), nn.BatchNorm2d(out))
+    return [block(channels, planes, stride, downsample), *(block(out, planes) for _ in range(count - 1))]
+
+
+def _non_local_blocks(spec: ResNetSpec, counts: tuple[int, ...]) -> dict[str, NonLocal]:
+    expansion = DEPTHS[spec.depth][0].expansion
+    return {f"{number}_{index}": NonLocal(spec.width * 2**number * expansion)
+            for number, (count, wanted) in enumerate(zip(counts, NON_LOCAL_BLOCKS))
+            for index in range(max(0, count - wanted), count)}
+
+
+def _add_biases(module: nn.Module) -> None:
+    """Give every convolution without one a bias with torch's default values, as nn.Conv2d(bias=True) does."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is None:
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            layer.bias = nn.Parameter(torch.empty(layer.out_channels).uniform_(-bound, bound))
+
+
+def gem_pool(features: Tensor, power: float = 3.0) -> Tensor:
+    """Generalised mean over positions, (B, C, h, w) -> (B, C). Source: AGW, whose power is fixed at 3."""
+    return (features.flatten(2).pow(power).mean(dim=2) + 1e-12).pow(1 / power)
