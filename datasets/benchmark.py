@@ -42,7 +42,8 @@ def build_from_release(entry: DatasetEntry, release: Release, *, protocols: Sequ
     else:
         notes.append(f"{entry.title} has no test part: it can be trained on, not evaluated")
     listed = release.parts.get(TRAIN, ())
-    _check_overlap(entry, listed, test)
+    if not entry.separate_ids and not release.shared_persons:
+        _check_overlap(entry, listed, test)
     train: Sequence[Record] = ()
     if need_train:
         train, validation = _divide(entry, release, test, select_val, val_fraction)
@@ -135,8 +136,6 @@ def _own_search(query: Sequence[Record], gallery: Sequence[Record], default: Sea
 
 
 def _check_overlap(entry: DatasetEntry, train: Sequence[Record], test: Sequence[Search]) -> None:
-    if entry.separate_ids or not train:
-        return
     searched = {record.person_id for search in test for side in (search.query, search.gallery) for record in side}
     shared = [record for record in train if record.person_id in searched]
     if shared:
@@ -165,7 +164,8 @@ def published_notes(entry: DatasetEntry, release: Release) -> list[str]:
         return []
     compared, different = 0, []
     for part, expected in published.items():
-        if part not in release.parts:
+        if not release.parts.get(part):
+            # Not asked for, or not there, which the reader has said.
             continue
         found = count_part(release.parts[part])
         for what in ("images", "persons"):

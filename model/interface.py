@@ -36,6 +36,8 @@ class RetrievalModel(Protocol):
     """Recompute blocks in the backward pass instead of keeping what they computed. May be set at any time."""
     frozen_names: tuple[str, ...]
     """Parameters that the family never trains; their requires_grad is False."""
+    follows_instructions: bool = False
+    """Whether `encode` reads the instruction beside a source; otherwise an image is encoded once, whatever is asked of it."""
 
     def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
         """Encode normalised images (B, 3, H, W) or token ids (B, T) of one modality."""

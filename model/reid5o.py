@@ -41,6 +41,8 @@ class ReID5o(nn.Module):
     Parameters hold no useful values until they are initialised or loaded.
     """
 
+    follows_instructions = False
+
     def __init__(self, *, vision: VisionSpec, text: TextSpec, embed_dim: int, mmt_depth: int, mmt_heads: int, num_identities: int,
                  checkpoint_activations: bool = False) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from configs.vocabulary import Modality
-from datasets.build import source_loader
+from datasets.build import SourceBatch, source_loader
+from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from datasets.transforms import model_input
 from model.interface import RetrievalModel, Tokens
-from solver.evaluation_plan import SourceTable
+from solver.evaluation_plan import SourceTable, Space
 from solver.token_cache import BankShape, CacheBudget, TokenCache
 from utils.device import autocast
 from utils.errors import UserError
@@ -38,19 +39,23 @@ CPU_BATCH_TOKENS = 2048
 Reader = Callable[[Source], Tensor]
 EncodedBatch = tuple[Tensor, Tokens]
 """Slots (B,) int64 on the CPU and what they were encoded to."""
+LoadedBatch = tuple[Tensor, Tensor, "Tensor | None", list[tuple[int, str]]]
+"""Indices (b,), inputs, instructions or None, failures [(index, reason)]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderSpec:
     """How sources are read and encoded.
 
-    precision: fp32, bf16 or fp16. workers: loader processes. skip_unreadable: leave unreadable sources out.
+    precision: fp32, bf16 or fp16. workers: loader processes. skip_unreadable: leave unreadable sources out. mirror: encode
+    the mirror images.
     """
 
     batch_size: int
     precision: str
     workers: int
     skip_unreadable: bool
+    mirror: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,26 +101,41 @@ class SourceEncoder:
         self.failures: dict[int, str] = {}
         self.encoded: dict[Modality, int] = {}
 
-    def batches(
-        self, table: SourceTable, modality: Modality, slots: NDArray[np.int64], rows: int, workers: int
-    ) -> Iterator[EncodedBatch]:
-        """Yield (slots (B,) int64 on the CPU, Tokens) of at most `rows` rows, in order.
+    def batches(self, table: SourceTable, space: Space, slots: NDArray[np.int64], rows: int, workers: int) -> Iterator[EncodedBatch]:
+        """Yield (slots (B,) int64 on the CPU, Tokens) of at most `rows` rows of one space, in order.
 
         Unreadable sources go to `failures` when they may be skipped; else the first one raises UserError.
         """
         if not len(slots):
             return
-        sources = [table.sources[slot] for slot in slots]
+        modality, spoken = space
         known = torch.from_numpy(slots)
-        for indices, inputs, failures in source_loader(sources, self.reader, rows, workers):
+        loaded = source_loader([table.sources[slot] for slot in slots], self.reader, rows, workers)
+        instructions = None
+        if spoken is not None:
+            instructions = source_loader([table.instructions[slot] for slot in slots], self.reader, rows, workers)
+        for indices, inputs, instruction, failures in _pairs(loaded, instructions):
             if failures and not self.spec.skip_unreadable:
                 raise UserError(failures[0][1])
             self.failures.update({int(slots[index]): reason for index, reason in failures})
             if not len(indices):
                 continue
-            moved = inputs.to(self.device, non_blocking=True)
             self.encoded[modality] = self.encoded.get(modality, 0) + len(indices)
-            yield known[indices], self.model.encode(modality, model_input(modality, moved))
+            moved = inputs.to(self.device, non_blocking=True)
+            prepared = model_input(modality, moved.flip(-1) if self.spec.mirror and MODALITIES[modality].is_image else moved)
+            if instruction is None or spoken is None:
+                yield known[indices], self.model.encode(modality, prepared)
+            else:
+                yield known[indices], self.model.encode(modality, prepared, model_input(spoken, instruction.to(self.device, non_blocking=True)))
+
+
+def _pairs(loaded: Iterable[SourceBatch], instructions: Iterable[SourceBatch] | None) -> Iterator[LoadedBatch]:
+    """Join the batches of sources with those of their instructions; a row needs both to be readable."""
+    if instructions is None:
+        yield from ((indices, inputs, None, failures) for indices, inputs, failures in loaded)
+        return
+    for (left, inputs, failures), (right, spoken, further) in zip(loaded, instructions, strict=True):
+        yield left[torch.isin(left, right)], inputs[torch.isin(left, right)], spoken[torch.isin(right, left)], [*failures, *further]
 
 
 class _EncodingPass:
@@ -130,42 +150,40 @@ class _EncodingPass:
 
     def run(self, budget: CacheBudget) -> EncodedSources:
         spaces = self.table.by_space()
-        # Loaders yield one source a row; a family that reads an instruction beside it needs pairs.
-        assert all(instruction is None for _, instruction in spaces), "sources with instructions cannot be loaded yet"
-        probed = {key: self._probe(key[0], slots) for key, slots in spaces.items()}
+        probed = {key: self._probe(key, slots) for key, slots in spaces.items()}
         shapes = [self._shape(batches[0][1], spaces[key]) for key, (batches, _) in probed.items()
                   if batches and bool(self.needs_tokens[spaces[key]].any())]
         if shapes:
             self.cache = TokenCache(len(self.table), shapes, device=self.encoder.device, budget=budget)
         try:
             for key, slots in spaces.items():
-                self._encode_space(key[0], slots, *probed.pop(key))
+                self._encode_space(key, slots, *probed.pop(key))
         except BaseException:
             if self.cache is not None:
                 self.cache.close()
             raise
         return EncodedSources(pooled=self.pooled, cache=self.cache, failures=self.encoder.failures, encoded=self.encoder.encoded)
 
-    def _probe(self, modality: Modality, slots: NDArray[np.int64]) -> tuple[list[EncodedBatch], int]:
-        """Encode the first readable rows of a modality; return their batches and how many slots are done."""
+    def _probe(self, space: Space, slots: NDArray[np.int64]) -> tuple[list[EncodedBatch], int]:
+        """Encode the first readable rows of a space; return their batches and how many slots are done."""
         done = 0
         rows = min(PROBE_ROWS, self.encoder.spec.batch_size)
         while done < len(slots):
             chunk = slots[done: done + rows]
             done += len(chunk)
-            batches = list(self.encoder.batches(self.table, modality, chunk, rows, workers=0))
+            batches = list(self.encoder.batches(self.table, space, chunk, rows, workers=0))
             if batches:
                 return batches, done
         return [], done
 
-    def _encode_space(self, modality: Modality, slots: NDArray[np.int64], probed: list[EncodedBatch], done: int) -> None:
-        with progress_bar(None, len(slots), f"encode {modality.value}", "source") as bar:
+    def _encode_space(self, space: Space, slots: NDArray[np.int64], probed: list[EncodedBatch], done: int) -> None:
+        with progress_bar(None, len(slots), f"encode {space[0].value}", "source") as bar:
             for batch in probed:
                 self._store(batch, bar)
             if done == len(slots):
                 return
             rows = batch_rows(probed[0][1].tokens.shape[1], self.encoder.spec.batch_size, self.encoder.device)
-            for batch in self.encoder.batches(self.table, modality, slots[done:], rows, self.encoder.spec.workers):
+            for batch in self.encoder.batches(self.table, space, slots[done:], rows, self.encoder.spec.workers):
                 self._store(batch, bar)
 
     def _shape(self, tokens: Tokens, slots: NDArray[np.int64]) -> BankShape:

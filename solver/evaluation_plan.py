@@ -13,58 +13,111 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.vocabulary import Combination, Modality
+from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, QueryList, Source
 
 Integers = NDArray[np.int64]
+Space = tuple[Modality, "Modality | None"]
+"""Modality of a source, and of its instruction."""
+UNKNOWN = -1
 FUSION_ORDER = {modality: rank for rank, modality in enumerate(Modality)}
 
 
 class SourceTable:
-    """Distinct sources in order of first appearance; the key of a slot is (source, instruction)."""
+    """Distinct sources in order of first appearance; a slot is a source, with its crop, under one instruction.
+
+    instructions: that of each slot, None = none.
+    """
 
     def __init__(self) -> None:
         self.sources: list[Source] = []
-        self._spaces: dict[tuple[Modality, Source | None], dict[str, int]] = {}
+        self.instructions: list[Source | None] = []
+        self._spaces: dict[Space, dict[str | Source | tuple[Source, Source | None], int]] = {}
 
     def __len__(self) -> int:
         return len(self.sources)
 
-    def add(self, modality: Modality, sources: Sequence[Source], instruction: Source | None = None) -> Integers:
-        """Return the slots (n,) of `sources`, all of `modality` and under one instruction, adding those that are new."""
-        space = self._spaces.setdefault((modality, instruction), {})
-        found = [space.get(source.value, -1) for source in sources]
+    def add(self, modality: Modality, sources: Sequence[Source], instructions: Sequence[Source | None] = ()) -> Integers:
+        """Return the slots (n,) of `sources`, all of `modality`, adding those that are new. instructions: one each, or empty."""
+        if instructions:
+            return self._add_instructed(modality, sources, instructions)
+        space = self._spaces.setdefault((modality, None), {})
+        # A whole source is told by its value alone: hashing the rest takes most of a plan's time.
+        keys = [source if source.crop else source.value for source in sources]
+        found = [space.get(key, -1) for key in keys]
         for index, slot in enumerate(found):
             if slot < 0:
-                source = sources[index]
-                assert source.modality is modality, f"{source.record}: {source.modality} among {modality} sources"
-                found[index] = space.setdefault(source.value, len(self.sources))
-                if found[index] == len(self.sources):
-                    self.sources.append(source)
+                found[index] = self._slot(space, keys[index], modality, sources[index], None)
         return np.asarray(found, dtype=np.int64)
 
-    def by_space(self) -> dict[tuple[Modality, Source | None], Integers]:
-        """Return the slots of each (modality, instruction), ascending."""
+    def _add_instructed(self, modality: Modality, sources: Sequence[Source], instructions: Sequence[Source | None]) -> Integers:
+        found = []
+        for source, instruction in zip(sources, instructions, strict=True):
+            space = self._spaces.setdefault((modality, None if instruction is None else instruction.modality), {})
+            key = (source, instruction) if instruction is not None else source if source.crop else source.value
+            slot = space.get(key, -1)
+            found.append(slot if slot >= 0 else self._slot(space, key, modality, source, instruction))
+        return np.asarray(found, dtype=np.int64)
+
+    def _slot(self, space: dict, key: str | Source | tuple[Source, Source | None], modality: Modality, source: Source,
+              instruction: Source | None) -> int:
+        assert source.modality is modality, f"{source.record}: {source.modality} among {modality} sources"
+        slot = space.setdefault(key, len(self.sources))
+        if slot == len(self.sources):
+            self.sources.append(source)
+            self.instructions.append(instruction)
+        return slot
+
+    def by_space(self) -> dict[Space, Integers]:
+        """Return the slots of each (modality, modality of the instruction or None), ascending."""
         return {key: np.fromiter(space.values(), dtype=np.int64, count=len(space)) for key, space in self._spaces.items()}
+
+    def items(self) -> Integers:
+        """Return a number (N,) for the picture of each slot, the same for one file whatever its crop and instruction; -1 = a text."""
+        numbers: dict[tuple[Modality, str], int] = {}
+        return np.array([numbers.setdefault((source.modality, source.value), len(numbers)) if MODALITIES[source.modality].is_image else UNKNOWN
+                         for source in self.sources], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListPlan:
-    """One query list: rows (n,) into the features, members (n, size) slots, person_ids (n,)."""
+    """One query list: rows (n,) into the features, members (n, size) slots; labels (n,), -1 = unknown.
 
-    name: str
-    combination: Combination
+    number: its place in the split. items (n,): pictures that the queries are, -1 for texts and mixed queries. subset: indices
+    into the split's gallery that are searched, None = all.
+    """
+
+    number: int
+    queries: QueryList
     rows: Integers
     members: Integers
     person_ids: Integers
+    camera_ids: Integers
+    clothes_ids: Integers
+    items: Integers
+    subset: Integers | None
+
+    @property
+    def name(self) -> str:
+        """The list's name."""
+        return self.queries.name
+
+    @property
+    def combination(self) -> Combination:
+        """The modalities of its entries."""
+        return self.queries.combination
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitPlan:
-    """One split: gallery (G,) slots, gallery_ids (G,), and its query lists."""
+    """One split: gallery (G,) slots, its labels (G,), -1 = unknown, and its query lists."""
 
     split: EvalSplit
     gallery: Integers
     gallery_ids: Integers
+    gallery_cameras: Integers
+    gallery_clothes: Integers
+    gallery_items: Integers
     lists: tuple[ListPlan, ...]
 
 
@@ -102,44 +155,59 @@ class EvaluationPlan:
         return needed
 
 
-def plan_evaluation(splits: Sequence[EvalSplit]) -> EvaluationPlan:
+def plan_evaluation(splits: Sequence[EvalSplit], instructed: bool = False) -> EvaluationPlan:
     """Number the distinct sources of all splits and the distinct sets of their mixed queries.
 
-    The fusion does not depend on the order of its members, so NIR+CP and CP+NIR share their sets: members are sorted
-    by modality before they are compared.
+    instructed: the model follows instructions, so that an image has a feature for each of them; otherwise one image is
+    encoded once for all tasks, modes and draws. The fusion does not depend on the order of its members, so NIR+CP and
+    CP+NIR share their sets: members are sorted by modality before they are compared.
     """
     table = SourceTable()
-    galleries = [_gallery_slots(table, split) for split in splits]
-    members = {(index, position): _member_slots(table, entry)
+    galleries = [gallery_slots(table, split.gallery, split.gallery_instructions if instructed else ()) for split in splits]
+    members = {(index, position): _member_slots(table, entry, instructed)
                for index, split in enumerate(splits) for position, entry in enumerate(split.query_lists)}
     combinations = {(index, position): entry.combination
                     for index, split in enumerate(splits) for position, entry in enumerate(split.query_lists)}
     sets, set_rows = _distinct_sets(members, combinations, len(table))
+    items = table.items()
     plans = []
     for index, (split, gallery) in enumerate(zip(splits, galleries)):
-        lists = tuple(
-            ListPlan(name=entry.name, combination=entry.combination, members=members[index, position],
-                     rows=set_rows.get((index, position), members[index, position][:, 0]),
-                     person_ids=np.asarray(entry.person_ids, dtype=np.int64))
-            for position, entry in enumerate(split.query_lists)
-        )
-        plans.append(SplitPlan(split=split, gallery=gallery, lists=lists,
-                               gallery_ids=np.asarray(split.gallery_ids, dtype=np.int64)))
+        lists = tuple(_list_plan(position, entry, members[index, position], set_rows.get((index, position)), items)
+                      for position, entry in enumerate(split.query_lists))
+        plans.append(SplitPlan(
+            split=split, gallery=gallery, lists=lists, gallery_ids=np.asarray(split.gallery_ids, dtype=np.int64),
+            gallery_cameras=_labels(split.gallery_camera_ids, len(gallery)), gallery_items=items[gallery],
+            gallery_clothes=_labels(split.gallery_clothes_ids, len(gallery))))
     return EvaluationPlan(table=table, splits=tuple(plans), sets=sets)
 
 
-def _gallery_slots(table: SourceTable, split: EvalSplit) -> Integers:
-    slots = np.empty(len(split.gallery), dtype=np.int64)
+def _list_plan(number: int, entry: QueryList, members: Integers, fused: Integers | None, items: Integers) -> ListPlan:
+    count = len(entry.entries)
+    return ListPlan(
+        number=number, queries=entry, members=members, rows=members[:, 0] if fused is None else fused,
+        person_ids=np.asarray(entry.person_ids, dtype=np.int64), camera_ids=_labels(entry.camera_ids, count),
+        clothes_ids=_labels(entry.clothes_ids, count), items=items[members[:, 0]] if fused is None else _labels((), count),
+        subset=None if entry.gallery is None else np.asarray(entry.gallery, dtype=np.int64))
+
+
+def _labels(values: Sequence[int], count: int) -> Integers:
+    return np.asarray(values, dtype=np.int64) if values else np.full(count, UNKNOWN, dtype=np.int64)
+
+
+def gallery_slots(table: SourceTable, gallery: Sequence[Source], instructions: Sequence[Source | None] = ()) -> Integers:
+    """Return the slots (G,) of gallery images of any modality. instructions: one each, or empty."""
+    slots = np.empty(len(gallery), dtype=np.int64)
     by_modality: dict[Modality, list[int]] = {}
-    for index, source in enumerate(split.gallery):
+    for index, source in enumerate(gallery):
         by_modality.setdefault(source.modality, []).append(index)
     for modality, indices in by_modality.items():
-        slots[indices] = table.add(modality, [split.gallery[index] for index in indices])
+        slots[indices] = table.add(modality, [gallery[index] for index in indices],
+                                   [instructions[index] for index in indices] if instructions else ())
     return slots
 
 
-def _member_slots(table: SourceTable, entry: QueryList) -> Integers:
-    columns = [table.add(modality, [sources[position] for sources in entry.entries])
+def _member_slots(table: SourceTable, entry: QueryList, instructed: bool) -> Integers:
+    columns = [table.add(modality, [sources[position] for sources in entry.entries], entry.instructions if instructed else ())
                for position, modality in enumerate(entry.combination)]
     return np.stack(columns, axis=1)
 

@@ -9,32 +9,39 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.structures import EvalSplit
 from model.interface import RetrievalModel
 from solver.encoding import EncodedSources, EncoderSpec, Reader, SourceEncoder, batch_rows, encode_sources, inference
-from solver.evaluation_plan import EvaluationPlan, Integers, ListPlan, SplitPlan, plan_evaluation
-from solver.evaluation_result import EvaluationResult, ListResult, RankedSplit, SkippedSource
+from solver.evaluation_plan import EvaluationPlan, plan_evaluation
+from solver.evaluation_result import EvaluationResult, SkippedSource
+from solver.split_ranking import Measurement, RerankSpec, rank_split, ranked_split
 from solver.token_cache import MEGABYTE, CacheBudget, TokenCache
-from utils.exclusion import Labels
-from utils.metrics import MetricOptions, RetrievalResult, evaluate_features
+from utils.errors import UserError
+from utils.metrics import MetricOptions
 from utils.progress import progress_bar
+from utils.rerank import estimate_bytes
 
 logger = logging.getLogger(__name__)
+
+FLIP, RERANKED = "flip", "re-ranked"
+"""Stamps of rows that are measured in another than the plain way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSpec:
     """How to evaluate; see configs.schema.EvalConfig.
 
-    workers: loader processes. skip_unreadable: leave unreadable sources out, counted and listed, instead of stopping.
+    workers: loader processes. skip_unreadable: leave unreadable sources out, counted and listed, instead of stopping. mirror:
+    encode mirror images.
     """
 
     batch_size: int = 512
@@ -55,12 +62,13 @@ class EvaluationSpec:
     rerank_lambda: float = 0.3
     workers: int = 0
     skip_unreadable: bool = False
+    mirror: bool = False
 
     @property
     def encoder(self) -> EncoderSpec:
         """The part that reading and encoding need."""
         return EncoderSpec(batch_size=self.batch_size, precision=self.precision, workers=self.workers,
-                           skip_unreadable=self.skip_unreadable)
+                           skip_unreadable=self.skip_unreadable, mirror=self.mirror)
 
     @property
     def budget(self) -> CacheBudget:
@@ -73,10 +81,42 @@ def evaluate_splits(
 ) -> tuple[EvaluationResult, ...]:
     """Evaluate `model` on splits; a source that several splits share is encoded once.
 
-    Raises UserError for an unreadable source unless the specification skips it.
+    Raises UserError for an unreadable source unless the specification skips it, and for re-ranking beyond the memory budget.
     """
     started = time.perf_counter()
-    plan = plan_evaluation(splits)
+    plan = plan_evaluation(splits, instructed=model.follows_instructions)
+    if spec.rerank:
+        check_reranking(plan, spec)
+    features, encoded, encoded_at = _features(model, plan, reader, spec, device)
+    measurements = [_measurement(spec, "", features)]
+    if spec.ap_topk:
+        measurements.append(_measurement(spec, f"ap_topk={spec.ap_topk}", features))
+    if spec.flip:
+        mirrored, _, _ = _features(model, plan, reader, replace(spec, mirror=True), device)
+        # Both are of length 1, so neither outweighs the other.
+        measurements.append(_measurement(spec, FLIP, F.normalize(features, dim=1) + F.normalize(mirrored, dim=1)))
+    if spec.rerank:
+        measurements.append(_measurement(spec, RERANKED, features))
+    fused_at = time.perf_counter()
+    readable = _readable(plan, encoded)
+    results = []
+    for split in plan.splits:
+        ranked_from = time.perf_counter()
+        lists = tuple(entry for measurement in measurements for entry in rank_split(split, measurement, readable))
+        seconds = {"encode": encoded_at - started, "fuse": fused_at - encoded_at, "rank": time.perf_counter() - ranked_from}
+        results.append(EvaluationResult(
+            name=split.split.name, protocol=split.split.protocol, lists=lists, missing_lists=split.split.missing_lists,
+            ap_form=spec.ap, precision=spec.precision, counts=_counts(plan, encoded), cache=_cache_summary(encoded.cache),
+            skipped=_skipped(plan, encoded), seconds={name: round(value, 3) for name, value in seconds.items()},
+            ranked=ranked_split(split, features, readable),
+        ))
+        logger.info("split %s: %d query lists, seconds %s", split.split.name, len(lists), results[-1].seconds)
+    return tuple(results)
+
+
+def _features(model: RetrievalModel, plan: EvaluationPlan, reader: Reader, spec: EvaluationSpec, device: torch.device
+              ) -> tuple[Tensor, EncodedSources, float]:
+    """Return the features (F, D) of all sources and sets, what was encoded, and when the sources were done."""
     encoder = SourceEncoder(model, reader, spec.encoder, device)
     with inference(model, device, spec.precision):
         encoded = encode_sources(encoder, plan.table, plan.needs_tokens(), spec.budget)
@@ -86,21 +126,26 @@ def evaluate_splits(
         finally:
             if encoded.cache is not None:
                 encoded.cache.close()
-    fused_at = time.perf_counter()
-    counts = _counts(plan, encoded)
-    cache = _cache_summary(encoded.cache)
-    results = []
+    return features, encoded, encoded_at
+
+
+def _measurement(spec: EvaluationSpec, stamp: str, features: Tensor) -> Measurement:
+    options = MetricOptions(ap=spec.ap, max_rank=spec.max_rank, no_positive=spec.no_positive, ap_depth=spec.ap_depth or None,
+                            ap_topk=spec.ap_topk if stamp.startswith("ap_topk") else None)
+    rerank = RerankSpec(k1=spec.rerank_k1, k2=spec.rerank_k2, weight=spec.rerank_lambda) if stamp == RERANKED else None
+    return Measurement(stamp=stamp, features=features, options=options, memory_mb=spec.memory_mb, rerank=rerank)
+
+
+def check_reranking(plan: EvaluationPlan, spec: EvaluationSpec) -> None:
+    """Raise UserError, before anything is encoded, for a list whose re-ranking would exceed the memory budget."""
     for split in plan.splits:
-        ranked_from = time.perf_counter()
-        lists, ranked = _rank_split(split, features, _readable(plan, encoded), spec)
-        seconds = {"encode": encoded_at - started, "fuse": fused_at - encoded_at, "rank": time.perf_counter() - ranked_from}
-        results.append(EvaluationResult(
-            name=split.split.name, protocol=split.split.protocol, lists=lists, missing_lists=split.split.missing_lists,
-            ap_form=spec.ap, precision=spec.precision, counts=counts, cache=cache, skipped=_skipped(plan, encoded),
-            seconds={name: round(value, 3) for name, value in seconds.items()}, ranked=ranked,
-        ))
-        logger.info("split %s: %d query lists, seconds %s", split.split.name, len(lists), results[-1].seconds)
-    return tuple(results)
+        for entry in split.lists:
+            gallery = len(split.gallery) if entry.subset is None else len(entry.subset)
+            needed = estimate_bytes(len(entry.rows), gallery, spec.rerank_k1, spec.rerank_k2) / MEGABYTE
+            if needed > spec.memory_mb:
+                raise UserError(f"eval.rerank: {entry.name} with {len(entry.rows):,} queries and {gallery:,} gallery images takes up to "
+                                f"{needed:,.0f} MB, more than eval.memory_mb={spec.memory_mb}; raise it, lower eval.rerank_k1 or set "
+                                "eval.rerank=false")
 
 
 def evaluate_split(
@@ -160,57 +205,6 @@ def _readable(plan: EvaluationPlan, encoded: EncodedSources) -> NDArray[np.bool_
     readable = np.ones(len(plan.table), dtype=bool)
     readable[list(encoded.failures)] = False
     return readable
-
-
-def _rank_split(
-    plan: SplitPlan, features: Tensor, readable: NDArray[np.bool_], spec: EvaluationSpec
-) -> tuple[tuple[ListResult, ...], RankedSplit]:
-    """Rank each distinct (feature, person) of a split once and give every query list its share of the results."""
-    gallery = np.flatnonzero(readable[plan.gallery])
-    gallery_slots, gallery_ids = plan.gallery[gallery], plan.gallery_ids[gallery]
-    kept = [np.flatnonzero(readable[entry.members].all(axis=1)) for entry in plan.lists]
-    rows = _concatenate([entry.rows[index] for entry, index in zip(plan.lists, kept)])
-    person_ids = _concatenate([entry.person_ids[index] for entry, index in zip(plan.lists, kept)])
-    distinct_rows, distinct_ids, position = _distinct_queries(rows, person_ids)
-    gallery_features = features[torch.from_numpy(gallery_slots).to(features.device)]
-    metrics = None
-    if len(rows):
-        metrics = evaluate_features(
-            features[torch.from_numpy(distinct_rows).to(features.device)], gallery_features, Labels(ids=distinct_ids), Labels(ids=gallery_ids),
-            options=MetricOptions(ap=spec.ap, max_rank=spec.max_rank), memory_mb=spec.memory_mb,
-        )
-    bounds = np.cumsum([len(index) for index in kept])[:-1]
-    shares = np.split(position, bounds) if kept else []
-    lists = tuple(_list_result(entry, index, share, metrics, len(gallery))
-                  for entry, index, share in zip(plan.lists, kept, shares))
-    ranked = RankedSplit(features=features, gallery_features=gallery_features, gallery=gallery,
-                         rows={entry.name: entry.rows for entry in plan.lists}, split=plan.split)
-    return lists, ranked
-
-
-def _distinct_queries(rows: Integers, person_ids: Integers) -> tuple[Integers, Integers, Integers]:
-    """Return the distinct (feature row, person) pairs as rows (F,) and ids (F,), and the place (n,) of each query in them."""
-    people, person_index = np.unique(person_ids, return_inverse=True)
-    keys, position = np.unique(rows * max(1, len(people)) + person_index.reshape(-1), return_inverse=True)
-    return keys // max(1, len(people)), people[keys % max(1, len(people))], position.reshape(-1)
-
-
-def _concatenate(parts: Sequence[Integers]) -> Integers:
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-def _list_result(entry: ListPlan, kept: Integers, share: Integers, metrics: RetrievalResult | None, gallery: int) -> ListResult:
-    """Spread the distinct results over the entries of a list. Entries that were not ranked have rank -1."""
-    total = len(entry.rows)
-    first_rank = np.full(total, -1, dtype=np.int64)
-    average_precision = np.full(total, np.nan)
-    inverse_penalty = np.full(total, np.nan)
-    if metrics is not None:
-        first_rank[kept] = metrics.first_rank[share]
-        average_precision[kept] = metrics.ap[share]
-        inverse_penalty[kept] = metrics.inp[share]
-    return ListResult(task=entry.name, combination=entry.combination, gallery=gallery, first_rank=first_rank,
-                      average_precision=average_precision, inverse_penalty=inverse_penalty)
 
 
 def _counts(plan: EvaluationPlan, encoded: EncodedSources) -> Mapping[str, object]:

@@ -29,6 +29,8 @@ DAMAGED: set[str] = set()
 class SmallModel(nn.Module):
     """Stands for a model: 5 tokens per image, 3 per text, a fusion by attention that is not linear. Counts its rows."""
 
+    follows_instructions = False
+
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(3)
@@ -276,6 +278,9 @@ def test_a_source_under_two_instructions_is_two_slots() -> None:
     table = SourceTable()
     image = Source(modality=Modality.RGB, value="a.jpg")
     spoken = [Source(modality=Modality.TEXT, value=text) for text in ("red coat", "blue coat")]
-    slots = [table.add(Modality.RGB, [image, image], instruction).tolist() for instruction in (None, *spoken, spoken[0])]
-    assert slots == [[0, 0], [1, 1], [2, 2], [1, 1]]
-    assert {key[1]: list(found) for key, found in table.by_space().items()} == {None: [0], spoken[0]: [1], spoken[1]: [2]}
+    slots = [table.add(Modality.RGB, [image, image], [instruction] * 2).tolist() for instruction in (None, *spoken, spoken[0])]
+    assert slots == [[0, 0], [1, 1], [2, 2], [1, 1]] and table.add(Modality.RGB, [image]).tolist() == [0]
+    assert table.instructions == [None, *spoken]
+    assert {key: list(found) for key, found in table.by_space().items()} == {(Modality.RGB, None): [0], (Modality.RGB, Modality.TEXT): [1, 2]}
+    cropped = dataclasses.replace(image, crop="box")
+    assert table.add(Modality.RGB, [cropped, cropped]).tolist() == [3, 3] and table.items().tolist() == [0, 0, 0, 0]
