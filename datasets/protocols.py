@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from configs.vocabulary import AnnotationKind, Modality, Task
@@ -25,7 +25,7 @@ class Search:
     """Queries against a gallery under one rule; queries of several modalities become one list per modality.
 
     title: name of the row. group: row of averages, empty = none. pooled: the group's average is over all queries.
-    protocol: name that stamps the row.
+    protocol: name that stamps the row. gallery_instructions: False = task-free, the gallery is images alone; annotations stay.
     """
 
     title: str
@@ -36,6 +36,7 @@ class Search:
     cmc: Literal["image", "identity"] = "image"
     group: str = ""
     pooled: bool = False
+    gallery_instructions: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +80,12 @@ def image_source(record: Record) -> Source:
 def assemble_split(name: str, searches: Iterable[Search], summaries: Mapping[str, str], instruct: Instruct | None = None) -> EvalSplit:
     """Return one split with all searches: its gallery is the union of theirs, each list names the part it is searched in.
 
-    summaries: protocol name -> summary. Items are told apart by their image, so one image in several galleries is one item.
+    summaries: protocol name -> summary. One image in several galleries is one item as long as its labels and its instruction are
+    the same; its annotations are merged, one per kind.
     """
     searches = list(searches)
-    pool = _Pool()
-    subsets = [pool.add(search.gallery) for search in searches]
+    pool = _Pool(instruct)
+    subsets = [pool.add(search) for search in searches]
     lists = [query_list for search, subset in zip(searches, subsets)
              for query_list in _query_lists(search, subset if len(subset) < len(pool.records) else None, instruct)]
     gallery = pool.records
@@ -93,7 +95,7 @@ def assemble_split(name: str, searches: Iterable[Search], summaries: Mapping[str
         gallery=tuple(image_source(record) for record in gallery), gallery_ids=tuple(record.person_id for record in gallery),
         gallery_camera_ids=tuple(record.camera_id for record in gallery),
         gallery_clothes_ids=tuple(record.clothes_id for record in gallery),
-        gallery_instructions=tuple(map(instruct, gallery)) if instruct is not None else (),
+        gallery_instructions=tuple(pool.instructions) if instruct is not None else (),
         gallery_annotations=tuple(record.annotations for record in gallery) if any(record.annotations for record in gallery) else (),
         query_lists=tuple(lists),
         pooled_groups=tuple(dict.fromkeys(search.group for search in searches if search.pooled and search.group)),
@@ -101,22 +103,38 @@ def assemble_split(name: str, searches: Iterable[Search], summaries: Mapping[str
 
 
 class _Pool:
-    """Gallery records of all searches, each image once, in order of first appearance."""
+    """Gallery items of all searches, in order of first appearance.
 
-    def __init__(self) -> None:
+    An item is an image with its labels and its instruction: protocols that label one image differently (its person, or the person
+    in this outfit) or give it different instructions have an item each. The image is encoded once per instruction all the same.
+    """
+
+    def __init__(self, instruct: Instruct | None) -> None:
         self.records: list[Record] = []
-        self._places: dict[str, int] = {}
+        self.instructions: list[Source | None] = []
+        self._instruct = instruct
+        self._places: dict[tuple[str, int, int, int, Source | None], int] = {}
+        self._known: dict[tuple[int, bool], tuple[int, ...]] = {}
 
-    def add(self, records: Sequence[Record]) -> tuple[int, ...]:
-        places = []
-        for record in records:
-            value = image_source(record).value
-            place = self._places.setdefault(value, len(self.records))
-            if place == len(self.records):
-                self.records.append(record)
-            assert self.records[place].person_id == record.person_id, f"{value}: two person ids in one split"
-            places.append(place)
-        return tuple(places)
+    def add(self, search: Search) -> tuple[int, ...]:
+        """Return the items of the search's gallery."""
+        key = id(search.gallery), search.gallery_instructions
+        if key not in self._known:
+            instruct = self._instruct if search.gallery_instructions else None
+            self._known[key] = tuple(dict.fromkeys(self._place(record, instruct) for record in search.gallery))
+        return self._known[key]
+
+    def _place(self, record: Record, instruct: Instruct | None) -> int:
+        instruction = instruct(record) if instruct is not None else None
+        key = image_source(record).value, record.person_id, record.camera_id, record.clothes_id, instruction
+        place = self._places.setdefault(key, len(self.records))
+        if place == len(self.records):
+            self.records.append(record)
+            self.instructions.append(instruction)
+        elif record.annotations.keys() - self.records[place].annotations.keys():
+            known = self.records[place]
+            self.records[place] = replace(known, annotations={**record.annotations, **known.annotations})
+        return place
 
 
 def _query_lists(search: Search, gallery: tuple[int, ...] | None, instruct: Instruct | None) -> list[QueryList]:

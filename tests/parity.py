@@ -16,10 +16,12 @@ import parity_data  # noqa: E402
 import parity_later  # noqa: E402
 import parity_metrics  # noqa: E402
 import parity_model  # noqa: E402
+import parity_text  # noqa: E402
 import parity_training  # noqa: E402
 from parity_common import Kind  # noqa: E402
 
-KINDS: tuple[Kind, ...] = (*parity_model.KINDS, *parity_training.KINDS, *parity_metrics.KINDS, *parity_data.KINDS, *parity_later.KINDS)
+KINDS: tuple[Kind, ...] = (*parity_model.KINDS, *parity_training.KINDS, *parity_metrics.KINDS, *parity_data.KINDS, *parity_text.KINDS,
+                           *parity_later.KINDS)
 IGNORED = ("README.md", "vocab.txt")
 
 
@@ -49,7 +51,10 @@ def check_directory(root: Path) -> int:
         if kind.check is None:
             print(line(name, kind.name, "", "", "not built"))
             continue
-        for row in kind.check(path):
+        rows = kind.check(path)
+        if not rows:
+            print(line(name, f"{kind.name}: a file it needs is missing", "", "", "skipped"))
+        for row in rows:
             compared += 1
             failed += not row.ok
             print(line(name, row.quantity, f"{row.error:.3g}", f"{row.tolerance:.3g}", "ok" if row.ok else "FAILED"))
