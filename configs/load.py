@@ -21,7 +21,7 @@ from utils.errors import UserError, nearest
 from utils.files import write_text
 
 SECTIONS: dict[str, type] = {
-    "data": schema.DataConfig, "instruction": schema.InstructionConfig, "augment": schema.AugmentConfig, "objective": schema.ObjectiveConfig,
+    "data": schema.DataConfig, "instruction": schema.InstructionConfig, "augment": schema.AugmentConfig,
     "optimizer": schema.OptimizerConfig, "schedule": schema.ScheduleConfig, "train": schema.TrainConfig,
     "eval": schema.EvalConfig,
 }
@@ -49,7 +49,8 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     """Merge layers of (where it stands, nested values), later ones first in rank, into a checked configuration."""
     family = _family(layers)
     tree = OmegaConf.create({**SCALARS, "name": name})
-    for section, kind in {**SECTIONS, "model": schema.MODEL_CONFIGS[family]}.items():
+    kinds = {**SECTIONS, "model": schema.MODEL_CONFIGS[family], "objective": schema.OBJECTIVE_CONFIGS[family]}
+    for section, kind in kinds.items():
         tree[section] = OmegaConf.structured(kind())
         _unlock(tree[section])
     OmegaConf.set_struct(tree, True)
@@ -58,7 +59,7 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
         raise UserError("; ".join(problems))
     where = layers[-1][0] if layers else "defaults"
     try:
-        built = {section: OmegaConf.to_object(tree[section]) for section in (*SECTIONS, "model")}
+        built = {section: OmegaConf.to_object(tree[section]) for section in kinds}
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:

@@ -145,8 +145,47 @@ class Reid5oConfig:
 
 
 @dataclass(frozen=True)
+class VireidConfig:
+    """The visible-infrared residual network. The defaults are IV-REID's, peculiarities included."""
+
+    init: str = "imagenet"
+    """Initial weights: random, imagenet (torchvision's, downloaded once), or FILE.pth, a state dict of a torchvision ResNet."""
+    image_size: tuple[int, int] = (384, 128)
+    """Height and width in pixels."""
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    blocks: Optional[tuple[int, ...]] = None
+    """Blocks of the four stages; empty = those of the depth."""
+    width: int = 64
+    """Channels of the first stage."""
+    conv_bias: bool = True
+    """Biased convolutions, as the reference; they start at random even with ImageNet weights."""
+    stem_relu: bool = False
+    """ReLU after the stem's norm; the reference has none."""
+    stem: Literal["shared", "two_stream"] = "shared"
+    """One stem for both modalities, or one each (AGW)."""
+    non_local: bool = False
+    """AGW's non-local blocks in the second and third stage."""
+    last_stride: int = 1
+    neck: Literal["bn", "gn"] = "bn"
+    neck_bias: bool = True
+    classifier_bias: bool = True
+    pooling: Literal["avg", "gem"] = "avg"
+    feature: Literal["neck", "pooled"] = "neck"
+    """What is compared in retrieval: the feature after the neck or before it."""
+    head_width: int = 512
+    """Hidden width of the modality heads; 0 = none."""
+
+    def __post_init__(self) -> None:
+        _require(min(self.image_size) >= 16, "model.image_size", self.image_size, "at least 16 pixels a side")
+        _require(self.blocks is None or (len(self.blocks) == 4 and min(self.blocks) >= 1), "model.blocks", self.blocks, "four numbers, each at least 1")
+        _require(self.width >= 1, "model.width", self.width, "at least 1")
+        _require(self.last_stride in (1, 2), "model.last_stride", self.last_stride, "1 or 2")
+        _require(self.head_width >= 0, "model.head_width", self.head_width, "0 (no modality heads) or larger")
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised."""
+    """What ReID5o minimises."""
 
     losses: dict[str, float] = field(default_factory=lambda: {"mm_sdm": 1.0, "id": 1.0})
     """Weight of each loss. A losses table in a child file replaces the parent's."""
@@ -159,6 +198,22 @@ class ObjectiveConfig:
         _require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
         _require(self.temperature > 0, "objective.temperature", self.temperature, "larger than 0")
         _require(3 <= self.combinations_per_step <= 11, "objective.combinations_per_step", self.combinations_per_step, "3..11")
+
+
+@dataclass(frozen=True)
+class VireidObjectiveConfig:
+    """What the visible-infrared baseline minimises."""
+
+    losses: dict[str, float] = field(default_factory=lambda: {"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0})
+    """Weight of each loss: id, modality_id, imitation (KL between the heads), triplet, weighted_triplet."""
+    margin: Optional[float] = 0.3
+    """Margin of the triplet; empty = its soft form."""
+    imitation_reduction: Literal["batchmean", "mean"] = "batchmean"
+    """The reference's SYSU-MM01 script sums over classes (batchmean), its RegDB script takes the mean of all entries."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
+        _require(self.margin is None or self.margin >= 0, "objective.margin", self.margin, "0 or larger, or empty")
 
 
 @dataclass(frozen=True)
@@ -289,8 +344,11 @@ class EvalConfig:
         _require(all(math.isfinite(tau) for tau in self.thresholds), "eval.thresholds", self.thresholds, "finite numbers")
 
 
-MODEL_CONFIGS: dict[Family, type] = {Family.REID5O: Reid5oConfig}
+MODEL_CONFIGS: dict[Family, type] = {Family.REID5O: Reid5oConfig, Family.VIREID: VireidConfig}
 """Section `model` of each family."""
+
+OBJECTIVE_CONFIGS: dict[Family, type] = {Family.REID5O: ObjectiveConfig, Family.VIREID: VireidObjectiveConfig}
+"""Section `objective` of each family."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +363,7 @@ class ExperimentConfig:
     instruction: InstructionConfig
     augment: AugmentConfig
     model: Any
-    objective: ObjectiveConfig
+    objective: Any
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     train: TrainConfig

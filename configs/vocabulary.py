@@ -20,6 +20,7 @@ class Family(str, Enum):
     """Model families; each has one entry in the tables of models, objectives and schemas."""
 
     REID5O = "reid5o"
+    VIREID = "vireid"
 
 
 class Task(str, Enum):

@@ -16,6 +16,7 @@ from model.pretrained import InitialWeights, initialise_from
 from model.reference_names import reference_name
 from model.reid5o import ReID5o
 from model.text import TextSpec
+from model.vireid_files import initialise_vireid, vireid_from
 from model.vision import VisionSpec
 
 
@@ -42,10 +43,10 @@ def initialise_reid5o(model: ReID5o, config: Reid5oConfig) -> InitialWeights:
     return initialise_from(model, config.init, config.position_resize)
 
 
-MODELS: dict[Family, Callable[[Any, int], RetrievalModel]] = {Family.REID5O: build_reid5o}
+MODELS: dict[Family, Callable[[Any, int], RetrievalModel]] = {Family.REID5O: build_reid5o, Family.VIREID: vireid_from}
 """Family -> builder from (section `model`, number of training identities)."""
 
-INITIALISERS: dict[Family, Callable[[Any, Any], InitialWeights]] = {Family.REID5O: initialise_reid5o}
+INITIALISERS: dict[Family, Callable[[Any, Any], InitialWeights]] = {Family.REID5O: initialise_reid5o, Family.VIREID: initialise_vireid}
 """Family -> initialiser of (model, section `model`)."""
 
 

@@ -1,7 +1,11 @@
-"""Released ReID5o checkpoints: `best.pth` and the flat `configs.yaml` beside it, read strictly and written back."""
+"""Released ReID5o checkpoints: `best.pth` and the flat `configs.yaml` beside it, read strictly and written back.
+
+As a command, `python -m model.official convert-vireid IN OUT` converts those of visible-infrared models.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -17,8 +21,9 @@ from model.build import build_reid5o
 from model.pretrained import count_blocks
 from model.reference_names import alias_names, reference_name, released_in_half
 from model.reid5o import ReID5o
+from model.vireid_files import convert_vireid
 from utils.checkpoint_io import load_tensors
-from utils.errors import UserError, nearest
+from utils.errors import UserError, nearest, run_script
 
 SHOWN = 4
 MAX_CONFIG_BYTES = 1_000_000
@@ -200,3 +205,19 @@ def _listed(what: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} entries {what}: {', '.join(names[:SHOWN])}{more}"
+
+
+def main() -> int:
+    """Convert a published visible-infrared checkpoint into one of ours."""
+    parser = argparse.ArgumentParser(prog="python -m model.official", description="Published checkpoints into safe ones of this project.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    vireid = commands.add_parser("convert-vireid", help="IV-REID's pickled modules and AGW's state dicts; no code in the file is run")
+    vireid.add_argument("source", metavar="IN", help="published checkpoint")
+    vireid.add_argument("target", metavar="OUT", help="checkpoint to write; its configuration is written beside it as .yaml")
+    parsed = parser.parse_args()
+    print(convert_vireid(parsed.source, parsed.target))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

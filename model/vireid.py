@@ -27,7 +27,8 @@ GROUPS_OF_NORM = 2
 class HeadSpec:
     """What stands on the backbone. neck: bn or gn. neck_bias, classifier_bias: whether they have a bias. pooling: mean or GeM.
 
-    feature: what is compared in retrieval, after the neck or before it. head_width: hidden width of the modality heads.
+    feature: what is compared in retrieval, after the neck or before it. head_width: hidden width of the modality heads,
+    0 = the model has none (they serve training only, and published checkpoints lack them).
     """
 
     neck: Literal["bn", "gn"] = "bn"
@@ -68,7 +69,7 @@ class VIReID(nn.Module):
         self.neck = nn.BatchNorm1d(self.embed_dim) if head.neck == "bn" else nn.GroupNorm(GROUPS_OF_NORM, self.embed_dim)
         self.classifier = nn.Linear(self.embed_dim, num_identities, bias=head.classifier_bias)
         self.heads = nn.ModuleDict({modality.value: ModalityHead(self.embed_dim, head.head_width, num_identities)
-                                    for modality in MODALITIES})
+                                    for modality in (MODALITIES if head.head_width else ())})
         self.frozen_names = () if head.neck_bias else ("neck.bias",)
         if not head.neck_bias:
             self.neck.bias.requires_grad_(False)

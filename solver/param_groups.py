@@ -60,7 +60,7 @@ def vireid_rules(rates: Rates) -> tuple[Rule, ...]:
     )
 
 
-POLICIES: dict[Family, Callable[[Rates], tuple[Rule, ...]]] = {Family.REID5O: reid5o_rules}
+POLICIES: dict[Family, Callable[[Rates], tuple[Rule, ...]]] = {Family.REID5O: reid5o_rules, Family.VIREID: vireid_rules}
 """Family -> its rules, in order."""
 
 

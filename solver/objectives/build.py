@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from configs.schema import ObjectiveConfig
+from typing import Any
+
+from configs.schema import ObjectiveConfig, VireidObjectiveConfig
 from configs.vocabulary import Family
 from solver.objectives.base import Objective
 from solver.objectives.reid5o import Reid5oObjective
+from solver.objectives.vireid import VireidObjective
 
 
 def build_reid5o(config: ObjectiveConfig, seed: int) -> Reid5oObjective:
@@ -16,10 +19,15 @@ def build_reid5o(config: ObjectiveConfig, seed: int) -> Reid5oObjective:
                            combinations_per_step=config.combinations_per_step, seed=seed)
 
 
-OBJECTIVES: dict[Family, Callable[[ObjectiveConfig, int], Objective]] = {Family.REID5O: build_reid5o}
+def build_vireid(config: VireidObjectiveConfig, seed: int) -> VireidObjective:
+    """Build the visible-infrared objective; it draws nothing. Raises UserError for an unknown loss or weight."""
+    return VireidObjective(losses=config.losses, margin=config.margin, reduction=config.imitation_reduction)
+
+
+OBJECTIVES: dict[Family, Callable[[Any, int], Objective]] = {Family.REID5O: build_reid5o, Family.VIREID: build_vireid}
 """Family -> builder from (section `objective`, seed)."""
 
 
-def build_objective(family: Family, objective_config: ObjectiveConfig, seed: int) -> Objective:
+def build_objective(family: Family, objective_config: Any, seed: int) -> Objective:
     """Build the objective of a family."""
     return OBJECTIVES[family](objective_config, seed)
