@@ -86,11 +86,15 @@ def draw_curves(directory: Path) -> Path:
     return _save(figure, directory / CURVES_FILE)
 
 
+def of_combinations(document: Mapping[str, Any]) -> bool:
+    """Return whether the rows of a results.json are combinations of modalities; those of protocols have no such picture."""
+    return not any("protocol" in row for row in document["rows"])
+
+
 def draw_combinations(results: Path, output: Path) -> Path:
     """Draw the groups and every query list of a results.json as bars of mAP and rank-1; return `output`. Raises UserError."""
     document = read_results(results)
-    rows = [row for row in document["rows"] if row.get("mAP") is not None]
-    averages = [row for row in document["averages"] if row.get("mAP") is not None]
+    rows, averages = ([row for row in document[part] if row.get("mAP") is not None and "stamp" not in row] for part in ("rows", "averages"))
     if not rows:
         raise UserError(f"{results} has no query list with a number; nothing to draw")
     figure = _figure(13.0, max(4.0, 1.2 + 0.24 * len(rows)))
@@ -163,10 +167,10 @@ def main() -> int:
     parser.add_argument("run", metavar="RUN", help="run directory made by train.py (and, for the combinations, test.py)")
     directory = Path(parser.parse_args().run)
     drawn = [draw_curves(directory)] if (directory / METRICS_FILE).is_file() else []
-    if (directory / RESULTS_FILE).is_file():
+    if (directory / RESULTS_FILE).is_file() and of_combinations(read_results(directory / RESULTS_FILE)):
         drawn.append(draw_combinations(directory / RESULTS_FILE, directory / COMBINATIONS_FILE))
     if not drawn:
-        raise UserError(f"{directory} has neither {METRICS_FILE} nor {RESULTS_FILE}; give a run directory")
+        raise UserError(f"{directory} has neither {METRICS_FILE} nor a {RESULTS_FILE} of query combinations; give a run directory")
     print("\n".join(f"written: {path}" for path in drawn))
     return 0
 

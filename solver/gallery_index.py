@@ -24,7 +24,7 @@ from datasets.readers import IMAGE_SUFFIXES
 from datasets.structures import Benchmark, EvalSplit, Source
 from model.interface import RetrievalModel
 from solver.encoding import EncoderSpec, Reader, SourceEncoder, encode_sources, inference
-from solver.evaluation_plan import Integers, SourceTable
+from solver.evaluation_plan import Integers, SourceTable, gallery_slots
 from solver.token_cache import CacheBudget
 from utils.errors import UserError
 from utils.files import atomic_path, fingerprint, sha256_of
@@ -66,9 +66,11 @@ class EncodedGallery:
 
 
 def split_gallery(benchmark: Benchmark, split: EvalSplit) -> Gallery:
-    """Return the gallery of an evaluation split, identities known."""
+    """Return the gallery of an evaluation split, identities known: all of it, whatever part a list of the split is searched in."""
+    plain = all(queries.gallery is None and queries.exclusion_rule == "none" for queries in split.query_lists)
     return Gallery(name=f"{benchmark.name} {split.name}", location=f"{benchmark.name} {split.name} {benchmark.fingerprint}",
-                   sources=split.gallery, person_ids=split.gallery_ids, protocol=split.protocol)
+                   sources=split.gallery, person_ids=split.gallery_ids,
+                   protocol=split.protocol if plain else f"cosine similarity, no exclusion, the galleries of all protocols together ({split.protocol})")
 
 
 def folder_gallery(folder: str | Path) -> Gallery:
@@ -132,7 +134,7 @@ class GalleryEncoder:
 
     def _encode(self, gallery: Gallery) -> tuple[np.ndarray, dict[int, str]]:
         table = SourceTable()
-        slots = table.add(Modality.RGB, gallery.sources)
+        slots = gallery_slots(table, gallery.sources)
         encoder = SourceEncoder(self.model, self.reader, self.spec, self.device)
         with inference(self.model, self.device, self.spec.precision):
             encoded = encode_sources(encoder, table, np.zeros(len(table), dtype=bool), CacheBudget(device_bytes=0, host_bytes=0))

@@ -96,11 +96,11 @@ def _read_entry(entry: Any, where: str, folder: Path) -> Query:
 
 def listed_query(split: EvalSplit, task: str, index: int) -> Query:
     """Return entry `index`, from 0, of a query list of the split. Raises UserError with what there is."""
-    lists = {queries.name: queries for queries in split.query_lists}
-    name = task.strip().upper()
-    if name not in lists:
-        raise UserError(f"--task {task}: no such query list in split {split.name}: {nearest(name, lists)}")
-    entries = lists[name].entries
-    if not 0 <= index < len(entries):
-        raise UserError(f"--index {index}: the list {name} has the entries 0 to {len(entries) - 1}")
-    return Query(name=f"{name} entry {index}", sources=entries[index], person_id=lists[name].person_ids[index])
+    lists = {queries.name.upper(): queries for queries in split.query_lists}
+    if task.strip().upper() not in lists:
+        names = [queries.name for queries in split.query_lists]
+        raise UserError(f"--task {task}: no such query list in split {split.name}: {nearest(task.strip(), names)}")
+    found = lists[task.strip().upper()]
+    if not 0 <= index < len(found.entries):
+        raise UserError(f"--index {index}: the list {found.name} has the entries 0 to {len(found.entries) - 1}")
+    return Query(name=f"{found.name} entry {index}", sources=found.entries[index], person_id=found.person_ids[index])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solver.evaluation_result import METRICS, TIE_RULE, EvaluationResult
+from solver.evaluation_result import METRICS, TIE_RULE, AverageRow, EvaluationResult, ListResult
 from utils.errors import UserError
 from utils.files import atomic_path, read_json, write_json
-from utils.tables import compare_results, format_comparison, format_table, write_csv
+from utils.tables import columns_of, compare_results, format_cell, format_comparison, format_table, write_csv
 
 RESULTS_FILE, CSV_FILE, PER_QUERY_FILE = "results.json", "results.csv", "per_query.npz"
 CSV_COLUMNS = ("task", *METRICS, "queries", "gallery", "lists", "expected_lists")
 PER_QUERY_ARRAYS = ("first_rank", "average_precision", "inverse_penalty", "person_ids")
 AVERAGE_RULE = "a group's average is the plain mean over its lists; ALL_AVER is the mean of the group averages"
+DEVIATION = "standard deviation over the lists of a group, n - 1 in the denominator"
+PLUS_MINUS = "±"
+GROUP_RULE = ("a group's average is the plain mean over its lists, with the standard deviation over them (n - 1 in the denominator); a "
+              "pooled group's is over all of its queries; ALL_AVER is the mean of the group averages and of the lists without a group")
 LISTED = 1000
 """Skipped sources and unmatched entries that the result file names one by one."""
 
@@ -41,19 +47,30 @@ class Provenance:
 
 
 def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
-    """Return one plain row per query list, in percent; a list without scored queries has None for its metrics."""
-    return [{"task": entry.task, **_numbers(entry.metrics()), "queries": entry.queries, "gallery": entry.gallery}
-            for entry in result.lists]
+    """Return one plain row per query list, in percent; a list without scored queries has None for its metrics.
+
+    Rows of a protocol name it and their group, and have R20, mAP@tau and kept@tau, the share of matches that tau keeps.
+    """
+    return [{"task": entry.task, **_numbers(entry.metrics()), "queries": entry.queries, "gallery": entry.gallery,
+             **_numbers(entry.further_metrics()), **_belongings(entry)} for entry in result.lists]
 
 
 def average_rows(result: EvaluationResult) -> list[dict[str, Any]]:
-    """Return one plain row per average, in percent, with the number of lists it is over and how many there should be."""
-    return [{"task": row.task, **_numbers(row.metrics), "lists": row.lists, "expected_lists": row.expected}
+    """Return one plain row per average, in percent, with the number of lists it is over and how many there should be.
+
+    `NAME sd`: standard deviation over the lists of a group, where there are several.
+    """
+    return [{"task": row.task, **_numbers(row.metrics), "lists": row.lists, "expected_lists": row.expected,
+             **_numbers({f"{name} sd": value for name, value in row.deviation.items()}), **_belongings(row)}
             for row in result.averages()]
 
 
+def _belongings(row: ListResult | AverageRow) -> dict[str, str]:
+    return {name: getattr(row, name) for name in ("protocol", "group", "stamp") if getattr(row, name)}
+
+
 def _numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(metrics[name]) else metrics[name] for name in METRICS}
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 def result_document(result: EvaluationResult, provenance: Provenance) -> dict[str, Any]:
@@ -63,7 +80,7 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
         "rows": result_rows(result),
         "averages": average_rows(result),
         "units": "percent",
-        "averages_rule": AVERAGE_RULE,
+        "averages_rule": AVERAGE_RULE if result.of_combinations else GROUP_RULE,
         "split": result.name,
         "protocol": result.protocol,
         "tie_rule": TIE_RULE,
@@ -102,7 +119,8 @@ def write_results(directory: str | Path, result: EvaluationResult, provenance: P
     folder = Path(directory)
     document = result_document(result, provenance)
     _write_per_query(folder / PER_QUERY_FILE, result)
-    write_csv(folder / CSV_FILE, [*document["rows"], *document["averages"]], CSV_COLUMNS)
+    rows = [*document["rows"], *document["averages"]]
+    write_csv(folder / CSV_FILE, rows, list(dict.fromkeys([*CSV_COLUMNS, *columns_of(rows)])))
     write_json(folder / RESULTS_FILE, document)
     return folder / RESULTS_FILE
 
@@ -110,7 +128,8 @@ def write_results(directory: str | Path, result: EvaluationResult, provenance: P
 def _write_per_query(path: Path, result: EvaluationResult) -> None:
     """Arrays per list under `TASK/name`: 20 bytes a query before compression."""
     arrays: dict[str, NDArray[Any]] = {}
-    for entry, listed in zip(result.lists, result.ranked.split.query_lists):
+    # The lists of every stamp are those of the split over again.
+    for entry, listed in zip(result.lists, itertools.cycle(result.ranked.split.query_lists)):
         arrays[f"{entry.task}/first_rank"] = entry.first_rank.astype(np.int32)
         arrays[f"{entry.task}/average_precision"] = entry.average_precision
         arrays[f"{entry.task}/inverse_penalty"] = entry.inverse_penalty
@@ -121,8 +140,45 @@ def _write_per_query(path: Path, result: EvaluationResult) -> None:
 
 def format_result(result: EvaluationResult) -> str:
     """Return the reference's table, in percent with three decimals: the query lists, the averages, then the notes."""
-    table = format_table(result_rows(result), ("task", *METRICS), average_rows(result))
-    return "\n".join([table, f"{result.protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}", *result.notes()])
+    rows, averages = shown_rows(result)
+    table = format_table(rows, shown_columns(rows, averages), averages)
+    notes = [f"deviation: {DEVIATION}"] if any(PLUS_MINUS in str(row["mAP"]) for row in rows) else []
+    return "\n".join([table, f"{result.protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}", *notes, *result.notes()])
+
+
+def shown_rows(result: EvaluationResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows and the averages that a table for readers has.
+
+    The lists of a group that is not pooled (draws, trials) are folded into one row, mean and deviation; all of them are in
+    results.json. ALL_AVER is left out where it is over one row.
+    """
+    if result.of_combinations:
+        return result_rows(result), average_rows(result)
+    averages = {(average.group, average.stamp): (average, row) for average, row in zip(result.averages(), average_rows(result))}
+    units = Counter(stamp for stamp, _ in {(entry.stamp, entry.group or entry.task) for entry in result.lists})
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for entry, row in zip(result.lists, result_rows(result)):
+        average, folded = averages[entry.group, entry.stamp]
+        if entry.group and not average.pooled:
+            rows.setdefault(("group", entry.group, entry.stamp), _folded(folded) if average.expected > 1 else row)
+        else:
+            rows["list", entry.task] = row
+    return list(rows.values()), [row for average, row in averages.values()
+                                 if average.pooled or (not average.group and units[average.stamp] > 1)]
+
+
+def _folded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's row with `mean ± deviation` as texts."""
+    cells = {name: f"{format_cell(value)} {PLUS_MINUS} {format_cell(row[f'{name} sd'])}" if f"{name} sd" in row else value
+             for name, value in row.items() if not name.endswith(" sd")}
+    lists = str(row["lists"]) if row["lists"] == row["expected_lists"] else f"{row['lists']} of {row['expected_lists']}"
+    return {**cells, "task": f"{row['task']} (mean of {lists})"}
+
+
+def shown_columns(*rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of a table for readers: the task, the reference's, mAP@tau and the shares they keep."""
+    return ["task", *METRICS, *(name for name in columns_of([row for part in rows for row in part]) if name.startswith(("mAP@", "kept@"))
+                                and not name.endswith(" sd"))]
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

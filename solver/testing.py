@@ -53,14 +53,14 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     provenance = provenance_of(trained, benchmark)
     written = write_results(folder, result, provenance)
     pages = [write_report(folder, result, provenance, trained.config.seed)]
-    if any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
+    if result.of_combinations and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
         pages.append(draw_combinations(written, folder / COMBINATIONS_FILE))
     return f"{format_result(result)}\nwritten: {', '.join(map(str, (written, *pages)))}"
 
 
 def load_test_benchmark(config: ExperimentConfig) -> Benchmark:
     """Read the lists of the test split. Raises UserError when the data set has none."""
-    benchmark = build_benchmark(config.data, select="test", need_train=False)
+    benchmark = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction)
     if TEST_SPLIT not in benchmark.splits:
         raise UserError(f"data set {benchmark.name} has no test split; there: {', '.join(benchmark.splits) or 'none'}")
     return benchmark
