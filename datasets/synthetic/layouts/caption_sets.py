@@ -8,8 +8,9 @@ from typing import Any
 
 from datasets.synthetic.arguments import RenderArguments
 from datasets.synthetic.captions import caption_of, description_of
-from datasets.synthetic.population import test_persons, train_persons, val_persons
+from datasets.synthetic.population import BLOCKS, test_persons, train_persons, val_persons
 from datasets.synthetic.shots import Shot
+from utils.seeding import stream
 
 MOST_CAPTIONS = 10
 
@@ -26,12 +27,14 @@ def processed_tokens(captions: Sequence[str]) -> list[list[str]]:
     return [re.findall(r"[a-z0-9']+", caption.lower()) for caption in captions]
 
 
-def split_persons(arguments: RenderArguments, block: int, validation: bool = True) -> dict[str, tuple[int, ...]]:
-    """Return the persons of train, val and test; there are as many validation persons as test persons."""
+def split_persons(arguments: RenderArguments, layout: str, validation: bool = True) -> dict[str, tuple[int, ...]]:
+    """Return the persons of train, val and test, each part in an order drawn for the layout; val has as many as test."""
+    block = BLOCKS[layout]
     parts = {"train": train_persons(arguments, block)}
     if validation:
         parts["val"] = val_persons(block, arguments.test_identities)
-    return parts | {"test": test_persons(arguments, block)}
+    parts["test"] = test_persons(arguments, block)
+    return {part: tuple(stream(arguments.seed, layout, "order", part).sample(persons, len(persons))) for part, persons in parts.items()}
 
 
 def contiguous_ids(parts: Mapping[str, Sequence[int]], first: int) -> dict[int, int]:

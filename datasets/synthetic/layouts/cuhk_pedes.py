@@ -12,13 +12,11 @@ from collections.abc import Callable
 
 from datasets.synthetic.arguments import RenderArguments
 from datasets.synthetic.layouts.caption_sets import annotation, captions_of, contiguous_ids, split_persons
-from datasets.synthetic.population import BLOCKS
 from datasets.synthetic.roll import Roll
 from datasets.synthetic.shots import Plan
 from utils.seeding import stream
 
 FOLDER = "CUHK-PEDES"
-BLOCK = BLOCKS["cuhk-pedes"]
 MORE_CAPTIONS_RATE = 0.02
 
 NAMES: dict[str, Callable[[int, int, random.Random], str]] = {
@@ -36,7 +34,7 @@ NAMES: dict[str, Callable[[int, int, random.Random], str]] = {
 def plan(arguments: RenderArguments) -> Plan:
     """Return the pictures and the captions."""
     roll, seed = Roll(arguments.seed, "cuhk-pedes"), arguments.seed
-    parts = split_persons(arguments, BLOCK)
+    parts = split_persons(arguments, "cuhk-pedes")
     ids = contiguous_ids(parts, 1)
     entries = []
     for split, persons in parts.items():

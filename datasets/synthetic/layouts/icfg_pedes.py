@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from datasets.synthetic.arguments import RenderArguments
 from datasets.synthetic.layouts.caption_sets import annotation, captions_of, contiguous_ids, split_persons
-from datasets.synthetic.population import BLOCKS
 from datasets.synthetic.roll import Roll, share_cameras
 from datasets.synthetic.shots import Plan
 from utils.errors import UserError
 from utils.seeding import stream
 
 FOLDER = "ICFG-PEDES"
-BLOCK = BLOCKS["icfg-pedes"]
 MAXIMUM_PERSONS = 9999
 CAMERAS = tuple(range(1, 16))
 DAYS = ("0113", "0302", "0303", "0114")
@@ -25,7 +23,7 @@ HOURS = ("morning", "noon", "afternoon")
 def plan(arguments: RenderArguments) -> Plan:
     """Return the pictures and the captions. Raises UserError for more persons than folder names can hold."""
     roll, seed, count = Roll(arguments.seed, "icfg-pedes"), arguments.seed, arguments.images_per_modality
-    parts = split_persons(arguments, BLOCK, validation=False)
+    parts = split_persons(arguments, "icfg-pedes", validation=False)
     ids = contiguous_ids(parts, 0)
     if len(ids) > MAXIMUM_PERSONS:
         raise UserError(f"{len(ids)} identities are too many for ICFG-PEDES: its folder names have four digits, {MAXIMUM_PERSONS} persons at most")

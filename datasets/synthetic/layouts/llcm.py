@@ -48,7 +48,8 @@ def _take(roll: Roll, person: int, number: int, word: str, is_test: bool, argume
     cameras = rng.sample(CAMERAS, rng.randint(FEWEST_CAMERAS, len(CAMERAS)))
     if word == "nir":
         cameras = [camera for camera in (*cameras[1:], cameras[0]) if camera != VISIBLE_ONLY]
-    time, first = rng.randint(180_000, 215_959), rng.randint(1, 4000)
+    time = f"{rng.randint(18, 21)}{rng.randint(0, 59):02d}{rng.randint(0, 59):02d}"
+    first = rng.randint(1, 4000)
     paths = []
     for index in range(arguments.images_per_modality):
         camera = cameras[index % len(cameras)]

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from datasets.synthetic.arguments import RenderArguments
 from datasets.synthetic.layouts.caption_sets import captions_of, contiguous_ids, split_persons
-from datasets.synthetic.population import BLOCKS
 from datasets.synthetic.roll import Roll, share_cameras
 from datasets.synthetic.shots import Plan
 from utils.errors import UserError
 from utils.seeding import stream
 
 FOLDER = "RSTPReid"
-BLOCK = BLOCKS["rstpreid"]
 MAXIMUM_PERSONS = 9999
 CAMERAS = tuple(range(1, 16))
 CAPTIONS = 2
@@ -24,7 +22,7 @@ CAPTIONS = 2
 def plan(arguments: RenderArguments) -> Plan:
     """Return the pictures and the captions. Raises UserError for more persons than file names can hold."""
     roll, seed, count = Roll(arguments.seed, "rstpreid"), arguments.seed, arguments.images_per_modality
-    parts = split_persons(arguments, BLOCK)
+    parts = split_persons(arguments, "rstpreid")
     ids = contiguous_ids(parts, 0)
     if len(ids) > MAXIMUM_PERSONS:
         raise UserError(f"{len(ids)} identities are too many for RSTPReid: its file names have four digits, {MAXIMUM_PERSONS} training, "

@@ -52,7 +52,7 @@ def plan(arguments: RenderArguments) -> Plan:
     lists = {part: [numbers[person] for person in listed] for part, listed in persons.items()} | {"available": list(numbers.values())}
     return Plan(
         shots=tuple(roll.shots), annotations={},
-        texts={f"exp/{part}_id.txt": ",".join(map(str, sorted(listed))) + "\n" for part, listed in lists.items()},
+        texts={f"exp/{part}_id.txt": ",".join(map(str, sorted(listed))) + "\n" for part, listed in lists.items()} | _empty_cameras(roll.shots),
         binaries={"exp/rand_perm_cam.mat": nested_cells("rand_perm_cam", _permutations(roll.shots, max(numbers.values()), arguments.seed))},
     )
 
@@ -74,6 +74,12 @@ def _take(roll: Roll, person: int, number: int, arguments: RenderArguments, indo
         for index in range(arguments.images_per_modality):
             camera, frame = cameras[index % len(cameras)], index // len(cameras) + 1
             roll.take(f"cam{camera}/{number:04d}/{frame:04d}.jpg", person, 0, camera, modality)
+
+
+def _empty_cameras(shots: Sequence[Shot]) -> dict[str, str]:
+    """Return a hidden file for each camera that sees nobody, so that its folder is there: the original has all six."""
+    used = {shot.camera for shot in shots}
+    return {f"cam{camera}/.empty": "" for camera in range(1, CAMERAS + 1) if camera not in used}
 
 
 def _permutations(shots: Sequence[Shot], highest: int, seed: int) -> list[list[Matrix]]:
