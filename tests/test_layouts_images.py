@@ -209,6 +209,29 @@ def test_parts_share_nobody_and_numbers_say_nothing(layout: str) -> None:
     assert len(set(taken)) == len(taken)
 
 
+@pytest.mark.parametrize("layout", ["prcc", "ltcc", "vc-clothes", "last", "nkup"])
+def test_labels_of_clothes_are_those_of_the_pictures(layout: str, tmp_path: Path) -> None:
+    release = touched(layout, tmp_path)
+    outfits = {shot.path: (shot.person, shot.outfit) for shot in plan_of(layout).shots}
+    worn: dict[int, set[tuple[int, int]]] = {}
+    for records in release.parts.values():
+        for record in records:
+            worn.setdefault(record.clothes_id, set()).add(outfits[record.name])
+    known = [pictures for label, pictures in worn.items() if label >= 0]
+    assert all(len(pictures) == 1 for pictures in known) and len(set.union(*known, set())) == len(known)
+    assert len(known) == {"prcc": 7 * 2, "ltcc": 2 * (3 + 1) + 3 + 1 + 3, "vc-clothes": 7 * 3, "last": 4 * 3, "nkup": 0}[layout]
+    if layout == "nkup":
+        # More outfits than days: the day of a person's queries is still nobody else's.
+        names = [shot.path.split("/") for shot in plan_of("nkup", outfits=13, images_per_modality=1).shots]
+        days = [{tuple(name.split("_")[:2]) for folder, name in names if folder == part} for part in ("query", "bounding_box_test")]
+        assert len(days[0]) == 3 and not days[0] & days[1]
+        sides = [{outfits[record.name] for record in release.parts[part]} for part in ("query", "gallery")]
+        assert len(sides[0]) == 3 and len(sides[1]) == 6 and not sides[0] & sides[1]
+    if layout == "ltcc":
+        cameras = {(record.person_id, record.clothes_id, record.camera_id) for record in release.parts["gallery"]}
+        assert len({(person, camera) for person, _, camera in cameras}) == len(cameras) == 2 * (3 + 1 + 3)
+
+
 def test_layouts_share_nobody() -> None:
     seen: Counter[int] = Counter()
     for layout in ("orbench", *OURS):
