@@ -17,10 +17,5 @@ KINDS: tuple[Kind, ...] = (
     Kind("contrastive queue (IRM)", r"m_t2i_cl_.*\.npz"),
     Kind("editing attention (IRM)", r"n_editing_attn_.*\.npz"),
     Kind("key shapes (IRM)", r"key_shapes_full_size\.txt"),
-    Kind("batch-hard triplet (visible-infrared)", r"triplet_.*\.npz"),
-    Kind("identity heads (visible-infrared)", r"idenet_.*\.npz"),
-    Kind("ResNet (visible-infrared)", r"resnet_(narrow|full_recipe)_.*\.npz"),
-    Kind("training steps (visible-infrared)", r"train_steps_.*\.npz"),
     Kind("balanced sampler (visible-infrared)", r"sampler.*\.json"),
-    Kind("structural facts (visible-infrared)", r"(resnet50_state_dict_shapes|optimizer_facts)\.json"),
 )

@@ -113,7 +113,8 @@ def check_recipe(path: Path) -> list[Row]:
     """Full-size networks with weights from the recipe."""
     golden = _load(path)
     blocks = tuple(int(count) for count in golden["layers"])
-    depth = 50 if str(golden["arch"]) == "resnet50" else 18
+    arch = str(golden["arch"])
+    depth = 18 if arch.startswith("basic") or arch in ("resnet18", "resnet34") else 50
     backbone = Backbone(ResNetSpec(depth=depth, blocks=blocks)).double().eval()
     names = _reference_names(backbone)
     shapes = {names[name]: tuple(value.shape) for name, value in backbone.state_dict().items()}
