@@ -102,12 +102,12 @@ def grammar_of(paths: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
     return found
 
 
-def image_values(records: Iterable[Record]) -> list[str]:
-    """Return the distinct image files of records: listed ones, partners and annotations, in order of first appearance."""
+def image_values(records: Iterable[Record], *, annotations: bool = True) -> list[str]:
+    """Return the distinct image files of records: listed ones, partners and (unless left out) annotations, in listed order."""
     found: dict[str, None] = {}
     seen: set[int] = set()
     for record in records:
-        groups = [tuple(record.sources.values()), tuple(record.annotations.values())]
+        groups = [tuple(record.sources.values()), tuple(record.annotations.values()) if annotations else ()]
         # Records of one folder share their partners.
         if id(record.partners) not in seen:
             seen.add(id(record.partners))

@@ -1,0 +1,1 @@
+"""What `python -m datasets.check` looks at: counts, files, persons, matches, captions and modalities."""

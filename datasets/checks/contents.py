@@ -1,0 +1,187 @@
+"""Counts beside the published ones, persons in several splits, captions and modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from configs.vocabulary import Modality
+from datasets.checks.report import Coverage, Finding, PartCount, examples
+from datasets.modalities import MODALITIES
+from datasets.orbench_statistics import RENDERED_MARKER
+from datasets.overlap import image_values
+from datasets.release import Count, DatasetEntry, Release
+from datasets.structures import Record, Source
+
+
+def side_of(part: str) -> str:
+    """Return `train`, `val` or `test` for the name of a part."""
+    first = part.split("_")[0]
+    return first if first in ("train", "val") else "test"
+
+
+def by_side(release: Release) -> dict[str, list[Record]]:
+    """Return the records of all parts by side, in the order train, val, test."""
+    sides: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
+    for part, records in release.parts.items():
+        sides[side_of(part)].extend(records)
+    return {side: records for side, records in sides.items() if records}
+
+
+def count_parts(entry: DatasetEntry, release: Release) -> tuple[PartCount, ...]:
+    """Return the size of each part, with what is published about it."""
+    published = entry.published.get(release.variant, {})
+    return tuple(_count(part, records, published.get(part, Count())) for part, records in release.parts.items()
+                 if records or part in published)
+
+
+def _count(part: str, records: Sequence[Record], published: Count) -> PartCount:
+    sources = [source for record in records for source in record.sources.values()]
+    texts = sum(source.modality is Modality.TEXT for source in sources)
+    images = len({source.value for source in sources if MODALITIES[source.modality].is_image})
+    return PartCount(
+        part=part, records=len(records), images=images, captions=texts, persons=len({record.person_id for record in records}),
+        cameras=len({record.camera_id for record in records if record.camera_id >= 0}), published_images=published.images,
+        published_persons=published.persons, confirmed=published.confirmed,
+    )
+
+
+def count_findings(entry: DatasetEntry, release: Release, parts: Iterable[PartCount]) -> list[Finding]:
+    """Return one finding: the counts that differ from the published ones. Rendered data, by their marker, are expected to."""
+    compared, different = 0, []
+    for part in parts:
+        # A part of captions is published as captions.
+        for what, found, published in (("images" if part.images else "captions", part.images or part.captions, part.published_images),
+                                       ("persons", part.persons, part.published_persons)):
+            if published is None:
+                continue
+            compared += 1
+            if found != published:
+                mark = "" if part.confirmed else ", unconfirmed"
+                different.append(f"{part.part} {what} {found:,} (published {published:,}{mark})")
+    if not compared:
+        return []
+    if not different:
+        return [Finding(level="note", kind="counts_equal", count=compared, message=f"all {compared} counts equal the published ones of {entry.title}")]
+    rendered = any((folder / RENDERED_MARKER).exists() for folder in (release.root, release.root.parent))
+    message = f"{len(different)} of {compared} counts differ from the published ones of {entry.title}: "
+    if rendered:
+        return [Finding(level="note", kind="counts_differ", count=len(different), message=f"{message}the data are rendered")]
+    return [Finding(level="warning", kind="counts_differ", count=len(different), examples=tuple(different),
+                    message=f"{message}a partial or changed copy, or another version")]
+
+
+def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
+    """Return persons and images that are on two sides which must not share them: train and test, val and test.
+
+    Where train and test are numbered separately only images can be compared. Some data sets validate on the persons of
+    train; that is no finding, except in a user's own data.
+    """
+    if release.shared_persons:
+        return [Finding(level="warning", kind="no_split", message="there is no split: every image is trained on and searched; "
+                                                                  "make one with python -m datasets.split")]
+    sides = by_side(release)
+    pairs = [("train", "test", "defect"), ("val", "test", "warning")]
+    if entry.name in ("manifest", "folders"):
+        pairs.append(("train", "val", "warning"))
+    findings = []
+    for left, right, level in pairs:
+        one, other = sides.get(left, []), sides.get(right, [])
+        if not entry.separate_ids:
+            findings += _shared_persons(one, other, f"{left} and {right}", level)
+        shared = set(image_values(one, annotations=False)) & set(image_values(other, annotations=False))
+        if shared:
+            findings.append(Finding(level=level, kind="image_overlap", count=len(shared), examples=examples(sorted(shared)),  # type: ignore[arg-type]
+                                    message=f"{len(shared):,} images are in {left} and in {right}; correct the lists"))
+    return findings
+
+
+def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, level: str) -> list[Finding]:
+    first: dict[int, Record] = {}
+    for record in other:
+        first.setdefault(record.person_id, record)
+    shared: dict[int, Record] = {}
+    for record in one:
+        if record.person_id in first:
+            shared.setdefault(record.person_id, record)
+    if not shared:
+        return []
+    shown = (f"person {person}: {record.name} and {first[person].name}" for person, record in sorted(shared.items()))
+    return [Finding(level=level, kind="identity_overlap", count=len(shared), examples=examples(shown),  # type: ignore[arg-type]
+                    message=f"{len(shared):,} persons are in {what}; the sides must not share a person, correct the lists or folders")]
+
+
+def coverage_of(release: Release) -> tuple[Coverage, ...]:
+    """Return captions and modalities of each side; partners of a record count as its person's."""
+    return tuple(_coverage(side, records) for side, records in by_side(release).items())
+
+
+def _coverage(side: str, records: Sequence[Record]) -> Coverage:
+    having = persons_by_modality(records)
+    items: dict[Modality, set[str]] = {}
+    images: set[str] = set()
+    captioned: set[str] = set()
+    for record in records:
+        for source in _all_sources(record):
+            items.setdefault(source.modality, set()).add(source.value)
+        values = {source.value for source in record.sources.values() if MODALITIES[source.modality].is_image}
+        images |= values
+        # A query of several modalities says nothing of its images.
+        captioned |= values if Modality.TEXT in record.sources and side == "train" else set()
+    return Coverage(
+        side=side, persons=len({record.person_id for record in records}), images=len(images), captioned_images=len(captioned),
+        modalities={modality.name: {"persons": len(having[modality]), "items": len(items[modality])} for modality in Modality if modality in having},
+    )
+
+
+def _all_sources(record: Record) -> list[Source]:
+    return [*record.sources.values(), *(source for group in record.partners.values() for source in group)]
+
+
+def persons_by_modality(records: Iterable[Record]) -> dict[Modality, set[int]]:
+    """Return for each modality the persons who have an item of it."""
+    having: dict[Modality, set[int]] = {}
+    for record in records:
+        for modality in (*record.sources, *(modality for modality, group in record.partners.items() if group)):
+            having.setdefault(modality, set()).add(record.person_id)
+    return having
+
+
+def coverage_findings(release: Release) -> list[Finding]:
+    """Return persons who lack a modality that others of their side have, images without a caption, and empty captions."""
+    findings = []
+    for side, records in by_side(release).items():
+        having = persons_by_modality(records)
+        persons = set().union(*having.values())
+        for modality in [modality for modality in Modality if modality in having and modality is not Modality.TEXT]:
+            lacking = sorted(persons - having[modality])
+            if lacking:
+                findings.append(Finding(
+                    level="warning" if side == "train" else "note", kind="modality_missing", count=len(lacking), examples=examples(map(_person, lacking)),
+                    message=f"{side}: {len(lacking):,} of {len(persons):,} persons have no {modality.name} image"))
+        findings += _caption_findings(side, records, persons, having)
+    return findings
+
+
+def _person(number: int) -> str:
+    return f"person {number}"
+
+
+def _caption_findings(side: str, records: Sequence[Record], persons: set[int], having: Mapping[Modality, set[int]]) -> list[Finding]:
+    if Modality.TEXT not in having:
+        return []
+    findings = []
+    empty = [record.name for record in records if Modality.TEXT in record.sources and not record.sources[Modality.TEXT].value.strip()]
+    if empty:
+        findings.append(Finding(level="warning", kind="caption_empty", count=len(empty), examples=examples(empty),
+                                message=f"{side}: {len(empty):,} captions are empty; write them or take the records out"))
+    if side == "train":
+        bare = [record.name for record in records if Modality.TEXT not in record.sources]
+        if bare:
+            findings.append(Finding(level="warning", kind="caption_missing", count=len(bare), examples=examples(bare),
+                                    message=f"{side}: {len(bare):,} of {len(records):,} records have no caption while others do"))
+    else:
+        lacking = sorted(persons - having[Modality.TEXT])
+        if lacking:
+            findings.append(Finding(level="note", kind="caption_missing", count=len(lacking), examples=examples(map(_person, lacking)),
+                                    message=f"{side}: {len(lacking):,} of {len(persons):,} persons are looked for by no caption"))
+    return findings

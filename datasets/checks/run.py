@@ -1,0 +1,145 @@
+"""One check of one data set: read, look at everything, report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets.catalogue import CATALOGUE, dataset_entry
+from datasets.checks.contents import count_findings, count_parts, coverage_findings, coverage_of, person_findings
+from datasets.checks.files import file_findings, missing_findings
+from datasets.checks.matches import find_unmatched, match_findings, searchable_persons, searches_of
+from datasets.checks.orbench import ORBENCH
+from datasets.checks.report import Finding, Report, examples
+from datasets.overlap import apply_exclusions, find_identical, grammar_of, image_values, known_overlaps, load_exclusions
+from datasets.release import DatasetEntry, ReadOptions, Release
+from utils.errors import UserError, nearest
+
+OWN = ("manifest", "folders")
+COMPOSED = (*OWN, "joint")
+"""Names that no folder can be recognised as: a user's own data, and several data sets together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckOptions:
+    """What is checked. protocols: empty = all that are possible. against: other data sets, name and root. exclude: list of
+    images that are left out first, empty = none."""
+
+    dataset: str
+    root: Path
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    protocols: tuple[str, ...] = ()
+    open_images: bool = True
+    processes: int = 1
+    against: tuple[tuple[str, Path], ...] = ()
+    exclude: str = ""
+
+
+def check_entry(name: str) -> DatasetEntry:
+    """Return the entry of a data set, ORBench included. Raises UserError that names the nearest one."""
+    if name == ORBENCH.name:
+        return ORBENCH
+    if name not in CATALOGUE:
+        raise UserError(f"unknown data set {name!r}: {nearest(name, [ORBENCH.name, *CATALOGUE])}")
+    return dataset_entry(name)
+
+
+def run_check(options: CheckOptions) -> tuple[Report, Release]:
+    """Check one data set. Raises UserError when it cannot be read at all."""
+    entry = check_entry(options.dataset)
+    release = _read(entry, options.root, options.reading)
+    if options.exclude:
+        release = apply_exclusions(release, load_exclusions(Path(options.exclude), options.root))
+    parts = count_parts(entry, release)
+    searches, notes = searches_of(entry, release, options.protocols)
+    persons = searchable_persons(release)
+    unmatched = [find_unmatched(search, persons) for search in searches]
+    found, opened = file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
+    findings = [
+        *found, *person_findings(entry, release), *match_findings(entry, unmatched), *_other_name(entry, options.root),
+        *_from_others(entry, release, options), *coverage_findings(release), *count_findings(entry, release, parts), *notes,
+        *(Finding(level="note", kind="reader", message=note.replace("\n", " ")) for note in release.notes),
+    ]
+    report = Report(
+        dataset=entry.name, title=entry.title, root=str(release.root), variant=release.variant, parts=parts,
+        searches=tuple(case.count() for case in unmatched), coverage=coverage_of(release), findings=tuple(findings),
+        images_opened=opened, dropped=release.dropped,
+    )
+    return report, release
+
+
+def _read(entry: DatasetEntry, root: Path, reading: ReadOptions) -> Release:
+    try:
+        return entry.read(root, reading)
+    except UserError as error:
+        others = [] if entry.name in OWN and not root.is_dir() else list(recognised(root, entry.name))
+        if not others or _is(entry, root):
+            raise
+        raise UserError(f"{error}; {_looks_like(others)}") from error
+
+
+def recognised(root: Path, besides: str) -> Iterator[DatasetEntry]:
+    """Yield the data sets that a folder looks like, except the named one."""
+    for name in (ORBENCH.name, *CATALOGUE):
+        if name != besides and name not in COMPOSED and _is(check_entry(name), root):
+            yield check_entry(name)
+
+
+def _is(entry: DatasetEntry, root: Path) -> bool:
+    try:
+        return entry.recognise(root)
+    except UserError:
+        # A folder that cannot be listed looks like nothing.
+        return False
+
+
+def _looks_like(others: Sequence[DatasetEntry]) -> str:
+    return f"this looks like {' or '.join(other.title for other in others)}: use {' or '.join(f'--dataset {other.name}' for other in others)}"
+
+
+def _other_name(entry: DatasetEntry, root: Path) -> list[Finding]:
+    """A warning where the folder looks like another data set and not, or not only, like the named one."""
+    if entry.name not in OWN and _is(entry, root):
+        return []
+    others = list(recognised(root, entry.name)) if root.is_dir() else []
+    if not others:
+        return []
+    return [Finding(level="warning", kind="looks_like", count=len(others), examples=tuple(other.name for other in others),
+                    message=f"{root}: {_looks_like(others)}")]
+
+
+def _patterns() -> dict[str, str]:
+    return {name: dataset_entry(name).name_pattern for name in CATALOGUE if name not in COMPOSED}
+
+
+def _from_others(entry: DatasetEntry, release: Release, options: CheckOptions) -> list[Finding]:
+    """Images that also belong to another data set: by name for own data, by origin and by bytes for the named ones."""
+    mine = image_values(record for records in release.parts.values() for record in records)
+    findings = []
+    if entry.name in OWN:
+        findings += [Finding(level="warning", kind="same_grammar", message=f"the file names have the form of {name}'s: if the images "
+                             f"are from it, do not use both together") for name in grammar_of(mine, _patterns())]
+    findings += [Finding(level="warning", kind="known_overlap", message=sentence)
+                 for sentence in known_overlaps([entry.name, *(name for name, _ in options.against)])]
+    for name, root in options.against:
+        other = check_entry(name)
+        theirs = image_values(record for records in _read(other, root, ReadOptions(check_files=False, need_train=False)).parts.values()
+                              for record in records)
+        findings += _identical(entry.name, mine, name, theirs)
+        alike = [found for found in grammar_of(mine, _patterns()) if found == name and entry.name != name]
+        findings += [Finding(level="warning", kind="same_grammar", message=f"the file names of {entry.name} have the form of {found}'s; "
+                             "re-encoded copies cannot be found, so make sure that they are other images") for found in alike]
+    return findings
+
+
+def _identical(name: str, mine: Sequence[str], other: str, theirs: Sequence[str]) -> list[Finding]:
+    same_path = sorted({os.path.abspath(path) for path in mine} & {os.path.abspath(path) for path in theirs})
+    found = find_identical({"mine": mine, "theirs": theirs})
+    count = len(found) + len(same_path)
+    if not count:
+        return []
+    shown = [f"{path} is in both" for path in same_path] + [f"{entry.paths['mine'][0]} and {entry.paths['theirs'][0]}" for entry in found]
+    return [Finding(level="defect", kind="identical_against", count=count, examples=examples(shown),
+                    message=f"{count:,} images of {name} are also in {other}, byte for byte; joint use needs them excluded from one (data.exclude)")]
