@@ -85,7 +85,7 @@ def _find_config(mat: Path, mat_root: Path, variant: str) -> Path:
     for folder in (mat_root, mat.parent, mat.parent.parent):
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"no {name} in {mat_root} or {mat.parent}; take it from the new protocol's release (CUHK03-NP) and put it there")
+    raise UserError(f"no {name} in {mat_root} or {mat.parent}; take it from the release of the new protocol (CUHK03-NP)")
 
 
 def _read_config(path: Path) -> list[_Entry]:
@@ -152,8 +152,8 @@ class _Cells:
         """(H, W, 3) uint8 of one image. Raises UserError."""
         cells = self.pairs[entry.pair]
         if entry.person >= cells.shape[0] or entry.image >= cells.shape[1]:
-            raise UserError(f"{self.path} has no cell for {entry.place}: pair {entry.pair + 1} is {cells.shape[0]} x {cells.shape[1]}; "
-                            "both files must be of the same release")
+            raise UserError(f"{self.path} has no cell for {entry.place}: pair {entry.pair + 1} is "
+                            f"{cells.shape[0]} x {cells.shape[1]}; both files must be of the same release")
         try:
             # HDF5 keeps MATLAB's columns as rows: (3, W, H).
             pixels = np.asarray(self.file[cells[entry.person, entry.image]]).T
@@ -175,7 +175,8 @@ def _open_cells(path: Path, variant: str) -> Iterator[_Cells]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error}; it must be the MATLAB 7.3 (HDF5) file of the release, copy it again") from error
+        raise UserError(f"cannot read {path}: {error}; it must be the MATLAB 7.3 (HDF5) file of the release, copy it "
+                        "again") from error
 
     def is_cell(value: Any) -> bool:
         return isinstance(value, h5py.Dataset) and h5py.check_ref_dtype(value.dtype) is not None
