@@ -321,6 +321,8 @@ class EvalConfig:
     max_rank: int = 50
     thresholds: tuple[float, ...] = ()
     """tau of mAP@tau, for data whose queries and gallery have annotations, for instance [0.25, 0.5, 0.75]; empty = none."""
+    relevance: str = "tfidf"
+    """What compares annotations that are texts: tfidf, or t_s:FOLDER-OR-HUB-ID, t_s_centred:FOLDER-OR-HUB-ID (CLS of a BERT)."""
     no_positive: Literal["zero", "zero_matched", "skip"] = "zero_matched"
     """mAP@tau of a query without a positive at tau: 0; 0 unless its person is not searched at all; or left out."""
     ap_depth: int = 0

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datasets.instructions import InstructionMaker, annotate_release
+from datasets.modalities import MODALITIES
 from datasets.orbench_statistics import RENDERED_MARKER
-from datasets.protocols import Instruct, Search, assemble_split
+from datasets.protocols import Search, assemble_split
 from datasets.release import Count, DatasetEntry, Release
 from datasets.structures import Benchmark, EvalSplit, Record, Source
-from datasets.modalities import MODALITIES
 from datasets.validation import VAL_PROTOCOL, hold_out, usable_rule, validation_search
 from utils.errors import UserError, nearest
 from utils.files import fingerprint
@@ -23,22 +24,23 @@ TRAIN, VAL, VAL_QUERY, VAL_GALLERY = "train", "val", "val_query", "val_gallery"
 
 
 def build_from_release(entry: DatasetEntry, release: Release, *, protocols: Sequence[str] = (), need_train: bool = True,
-                       select_val: bool = False, val_fraction: float = 0.0, instruct: Instruct | None = None) -> Benchmark:
+                       select_val: bool = False, val_fraction: float = 0.0, maker: InstructionMaker = InstructionMaker()) -> Benchmark:
     """Return the benchmark of a release.
 
     protocols: names of those that make the split `test`, empty = the data set's default ones. need_train: False leaves
     `train` empty. select_val: make the split `val`. It is the data set's own (`val_query` and `val_gallery`, or `val`) where
     that shares no person with train, else val_fraction of the training identities, held out. Without select_val a `val` of
-    other persons joins train (SYSU-MM01); one of the same persons (PRCC) is never used. instruct: instruction of a record
-    at test time, for models that follow one. Labels are 0..n-1 in the order of the sorted ids.
+    other persons joins train (SYSU-MM01); one of the same persons (PRCC) is never used. maker: gives queries and gallery items
+    the instruction that a model may follow, and the annotation that mAP at a threshold compares. Labels are 0..n-1 in the order of the sorted ids.
     Raises UserError for an unknown protocol, a missing part, and persons that are in train and in a search.
     """
+    release = annotate_release(release, maker)
     test = _test_searches(entry, release, protocols)
     notes = [*release.notes, *_dropped(release), *published_notes(entry, release)]
     splits: dict[str, EvalSplit] = {}
     if test:
         summaries = {name: protocol.summary for name, protocol in entry.protocols.items()}
-        splits["test"] = with_unique_titles(assemble_split("test", test, summaries, instruct))
+        splits["test"] = with_unique_titles(assemble_split("test", test, summaries, maker.for_test))
     else:
         notes.append(f"{entry.title} has no test part: it can be trained on, not evaluated")
     listed = release.parts.get(TRAIN, ())
@@ -49,7 +51,7 @@ def build_from_release(entry: DatasetEntry, release: Release, *, protocols: Sequ
         train, validation = _divide(entry, release, test, select_val, val_fraction)
         if validation is not None:
             search, summary = validation
-            splits["val"] = assemble_split("val", [search], {VAL_PROTOCOL: summary}, instruct)
+            splits["val"] = assemble_split("val", [search], {VAL_PROTOCOL: summary}, maker.for_test)
             notes.append(f"validation: {summary}")
     records = relabel(train)
     for note in notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,8 +18,10 @@ from configs.vocabulary import Modality
 from datasets.benchmark import build_from_release
 from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.image_cache import build_cache
+from datasets.instructions import InstructionMaker
 from datasets.modalities import MODALITIES
 from datasets.orbench import load_orbench
+from datasets.overlap import apply_exclusions, load_exclusions
 from datasets.readers import PillowReader, SourceReader
 from datasets.record_dataset import CaptionMasking, RecordDataset, collate
 from datasets.release import ReadOptions
@@ -57,11 +60,15 @@ def build_benchmark(data: DataConfig, *, select: str, need_train: bool, instruct
     options = ReadOptions(check_files=data.on_error == "raise", need_train=need_train, variant=data.variant, merge_val=data.merge_val,
                           trial=data.trial, crop=instruction.crop, members=data.members)
     release = entry.read(Path(data.root), options)
+    if data.exclude:
+        release = apply_exclusions(release, load_exclusions(Path(data.exclude), Path(data.root)))
     return build_from_release(entry, release, protocols=data.protocols, need_train=need_train, select_val=select_val,
-                              val_fraction=data.val_fraction)
+                              val_fraction=data.val_fraction, maker=InstructionMaker(**dataclasses.asdict(instruction)))
 
 
 def _build_orbench(data: DataConfig, select_val: bool, need_train: bool) -> Benchmark:
+    if data.exclude:
+        raise UserError(f"data.exclude = {data.exclude!r}: ORBench's lists are its own; leave it empty")
     if data.protocols:
         raise UserError(f"data.protocols = {list(data.protocols)}: ORBench has one protocol only; leave it empty")
     if select_val and data.val_fraction <= 0:

@@ -39,13 +39,15 @@ class SkippedSource:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThresholdResult:
     """mAP@tau of one list: values (n,) in percent, NaN where the query has no positive at tau; mean: over the queries that the
-    policy of eval.no_positive counts, and how many those are. kept, pairs: identity matches that tau keeps, and all of them."""
+    policy of eval.no_positive counts, and how many those are. kept, pairs: identity matches that tau keeps, and all of them;
+    unannotated: those whose item has no annotation of the query's kind, which no tau keeps."""
 
     values: NDArray[np.float64]
     mean: float
     queries: int
     kept: int
     pairs: int
+    unannotated: int = 0
 
     @property
     def share(self) -> float:
@@ -59,7 +61,7 @@ class ListResult:
 
     first_rank (n,) int64: rank of the first match from 1 (place of the person under a CMC by identity), 0 = no valid match, -1 =
     not ranked because a source was unreadable. average_precision, inverse_penalty (n,) float64 in percent, NaN where
-    first_rank < 1. absent (n,): the person is not searched at all, for entries without a match; None = unknown.
+    first_rank < 1 (and where a cut left no positive under eval.no_positive=skip). absent (n,): the person is not searched at all, for entries without a match; None = unknown.
     protocol: name of the protocol, empty for ORBench. group: row of averages. stamp: what was done beside the plain way
     (`flip`, `re-ranked`, `ap_topk=500`), empty = the plain way. thresholds: by tau.
     """
@@ -97,7 +99,7 @@ class ListResult:
         if not matched.any():
             return dict.fromkeys(METRICS, float("nan"))
         shares = {f"R{depth}": self.rank_share(depth) for depth in DEPTHS}
-        return shares | {"mAP": float(self.average_precision[matched].mean()), "mINP": float(self.inverse_penalty[matched].mean())}
+        return shares | {"mAP": _mean_known(self.average_precision[matched]), "mINP": float(self.inverse_penalty[matched].mean())}
 
     def rank_share(self, depth: int) -> float:
         """Return the percentage of matched entries whose first match has a rank up to `depth`; NaN without any."""
@@ -110,6 +112,12 @@ class ListResult:
         for tau, measured in self.thresholds.items():
             found |= {threshold_name(tau): measured.mean, share_name(tau): measured.share}
         return found
+
+
+def _mean_known(values: NDArray[np.float64]) -> float:
+    """Mean without NaN: average precisions that a cut and eval.no_positive=skip leave out."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def share_name(tau: float) -> str:
@@ -132,7 +140,8 @@ def _pooled_threshold(parts: Sequence[ThresholdResult]) -> ThresholdResult:
     queries = sum(part.queries for part in parts)
     total = sum(part.mean * part.queries for part in parts if part.queries)
     return ThresholdResult(values=np.concatenate([part.values for part in parts]), mean=total / queries if queries else float("nan"),
-                           queries=queries, kept=sum(part.kept for part in parts), pairs=sum(part.pairs for part in parts))
+                           queries=queries, kept=sum(part.kept for part in parts), pairs=sum(part.pairs for part in parts),
+                           unannotated=sum(part.unannotated for part in parts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,7 +213,7 @@ class EvaluationResult:
     """Everything measured on one split. counts and cache are plain values for the result file.
 
     lists: all lists of the split in the plain way, then all of them again for each further stamp. relevance: what mAP@tau compares
-    annotations by. further_notes: findings of the evaluation.
+    annotations by, empty without thresholds.
     """
 
     name: str
@@ -219,7 +228,6 @@ class EvaluationResult:
     seconds: Mapping[str, float]
     ranked: RankedSplit
     relevance: Mapping[str, object] = field(default_factory=dict)
-    further_notes: tuple[str, ...] = ()
 
     @property
     def plain_lists(self) -> tuple[ListResult, ...]:
@@ -289,10 +297,11 @@ class EvaluationResult:
                 found.append(f"{unmatched} queries have no match in the gallery and are left out of every mean")
         else:
             found += [*unmatched_notes(self), *rule_notes(self.ranked.split)]
+        found += threshold_notes(self)
         if self.skipped:
             left_out = sum(len(entry.unreadable) for entry in self.plain_lists)
             found.append(f"{len(self.skipped)} unreadable sources were skipped; {left_out} queries were left out with them")
-        return (*found, *self.further_notes)
+        return tuple(found)
 
 
 def stamped(name: str, stamp: str) -> str:
@@ -337,6 +346,23 @@ def rule_notes(split: EvalSplit) -> list[str]:
         names = dict.fromkeys(queries.group or queries.name for queries in chosen)
         if names:
             notes.append(f"{reason}: {', '.join(names)}")
+    return notes
+
+
+def threshold_notes(result: EvaluationResult) -> list[str]:
+    """Return how mAP@tau was measured, the lists without it, and matches that lack an annotation; nothing without thresholds."""
+    if not result.relevance:
+        return []
+    measured = [entry for entry in result.plain_lists if entry.thresholds]
+    bare = [entry.task for entry in result.plain_lists if not entry.thresholds]
+    notes = [f"mAP@tau by annotations, encoded by {result.relevance['encoder']} ({result.relevance['checksum']}), no positive: "
+             f"{result.relevance['no_positive']}; kept@tau is the share of matches of the person that tau keeps, 1.00 = tau says nothing"] if measured else []
+    if bare:
+        notes.append(f"mAP@tau is not measured where queries have no annotations: {', '.join(bare)}")
+    first = [next(iter(entry.thresholds.values())) for entry in measured]
+    if any(part.unannotated for part in first):
+        notes.append(f"{sum(part.unannotated for part in first)} of {sum(part.pairs for part in first)} matches have no annotation of their "
+                     "query's kind; no tau keeps them")
     return notes
 
 

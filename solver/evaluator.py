@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datasets.instructions import read_clothes
 from datasets.structures import EvalSplit
 from model.interface import RetrievalModel
 from solver.encoding import EncodedSources, EncoderSpec, Reader, SourceEncoder, batch_rows, encode_sources, inference
 from solver.evaluation_plan import EvaluationPlan, plan_evaluation
 from solver.evaluation_result import EvaluationResult, SkippedSource
+from solver.relevance import Relevance, relevance_of
 from solver.split_ranking import Measurement, RerankSpec, rank_split, ranked_split
 from solver.token_cache import MEGABYTE, CacheBudget, TokenCache
 from utils.errors import UserError
@@ -52,6 +54,7 @@ class EvaluationSpec:
     cache_host_mb: int = 8192
     max_rank: int = 50
     thresholds: tuple[float, ...] = ()
+    relevance: str = "tfidf"
     no_positive: Literal["zero", "zero_matched", "skip"] = "zero_matched"
     ap_depth: int = 0
     ap_topk: int = 0
@@ -102,13 +105,15 @@ def evaluate_splits(
     results = []
     for split in plan.splits:
         ranked_from = time.perf_counter()
-        lists = tuple(entry for measurement in measurements for entry in rank_split(split, measurement, readable))
+        relevance = relevance_of(split.split, encoder=spec.relevance, read_clothes=read_clothes) if spec.thresholds else None
+        lists = tuple(entry for measurement in measurements
+                      for entry in rank_split(split, replace(measurement, relevance=relevance), readable))
         seconds = {"encode": encoded_at - started, "fuse": fused_at - encoded_at, "rank": time.perf_counter() - ranked_from}
         results.append(EvaluationResult(
             name=split.split.name, protocol=split.split.protocol, lists=lists, missing_lists=split.split.missing_lists,
             ap_form=spec.ap, precision=spec.precision, counts=_counts(plan, encoded), cache=_cache_summary(encoded.cache),
             skipped=_skipped(plan, encoded), seconds={name: round(value, 3) for name, value in seconds.items()},
-            ranked=ranked_split(split, features, readable),
+            ranked=ranked_split(split, features, readable), relevance=_relevance_summary(relevance, spec),
         ))
         logger.info("split %s: %d query lists, seconds %s", split.split.name, len(lists), results[-1].seconds)
     return tuple(results)
@@ -130,10 +135,16 @@ def _features(model: RetrievalModel, plan: EvaluationPlan, reader: Reader, spec:
 
 
 def _measurement(spec: EvaluationSpec, stamp: str, features: Tensor) -> Measurement:
-    options = MetricOptions(ap=spec.ap, max_rank=spec.max_rank, no_positive=spec.no_positive, ap_depth=spec.ap_depth or None,
+    options = MetricOptions(ap=spec.ap, max_rank=spec.max_rank, thresholds=spec.thresholds, no_positive=spec.no_positive, ap_depth=spec.ap_depth or None,
                             ap_topk=spec.ap_topk if stamp.startswith("ap_topk") else None)
     rerank = RerankSpec(k1=spec.rerank_k1, k2=spec.rerank_k2, weight=spec.rerank_lambda) if stamp == RERANKED else None
     return Measurement(stamp=stamp, features=features, options=options, memory_mb=spec.memory_mb, rerank=rerank)
+
+
+def _relevance_summary(relevance: Relevance | None, spec: EvaluationSpec) -> Mapping[str, object]:
+    if relevance is None:
+        return {}
+    return {"encoder": relevance.name, "checksum": relevance.checksum, "thresholds": list(spec.thresholds), "no_positive": spec.no_positive}
 
 
 def check_reranking(plan: EvaluationPlan, spec: EvaluationSpec) -> None:

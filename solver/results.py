@@ -85,6 +85,7 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
         "protocol": result.protocol,
         "tie_rule": TIE_RULE,
         "ap": result.ap_form,
+        **({"relevance": dict(result.relevance)} if result.relevance else {}),
         "precision": result.precision,
         "selected_on": selected_on,
         "checkpoint": {"file": provenance.checkpoint, "fingerprint": provenance.checkpoint_fingerprint,

@@ -5,17 +5,18 @@ Shapes: G gallery images, n entries of a query list, F features, U distinct quer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from solver.evaluation_plan import Integers, ListPlan, SplitPlan
 from solver.evaluation_result import ListResult, RankedSplit, ThresholdResult, stamped
+from solver.relevance import Relevance
+from utils.annotation_vectors import AnnotationVectors
 from utils.exclusion import Labels, get_rule
 from utils.metrics import MetricOptions, RetrievalResult, evaluate_blocks, evaluate_features, threshold_name
 from utils.rerank import rerank_distances
@@ -34,7 +35,8 @@ class RerankSpec:
 class Measurement:
     """One way to measure every list. stamp: what it is beside the plain way, empty = plain. features (F, D).
 
-    options: rule and curve are each list's own. memory_mb: budget of a block of similarities, and of re-ranking.
+    options: rule and curve are each list's own. memory_mb: budget of a block of similarities, and of re-ranking. relevance: of
+    mAP@tau, None = no thresholds.
     """
 
     stamp: str
@@ -42,6 +44,7 @@ class Measurement:
     options: MetricOptions
     memory_mb: float
     rerank: RerankSpec | None = None
+    relevance: Relevance | None = None
 
 
 def rank_split(plan: SplitPlan, measurement: Measurement, readable: NDArray[np.bool_]) -> tuple[ListResult, ...]:
@@ -64,7 +67,7 @@ def _ranked_together(plan: SplitPlan, measurement: Measurement) -> list[list[Lis
     matches, enter the result."""
     grouped: dict[object, list[ListPlan]] = {}
     for entry in plan.lists:
-        alone = measurement.rerank is not None or measurement.options.thresholds
+        alone = measurement.rerank is not None or measurement.relevance is not None
         key = entry.number if alone else (entry.queries.gallery, entry.queries.exclusion_rule, entry.queries.cmc)
         grouped.setdefault(key, []).append(entry)
     return list(grouped.values())
@@ -82,24 +85,38 @@ def _rank_lists(plan: SplitPlan, lists: Sequence[ListPlan], measurement: Measure
                    for name in ("rows", "person_ids", "camera_ids", "clothes_ids", "items")}
         compared = ["rows", "person_ids", *(name for name, need in (("camera_ids", "cameras"), ("clothes_ids", "clothes")) if need in needs)]
         chosen, position = _distinct([columns[name] for name in compared])
+        if measurement.relevance is not None:
+            # Equal images may ask for different things.
+            chosen = position = np.arange(len(position))
         query = {name: column[chosen] for name, column in columns.items()}
-        found = _measure(plan, first, query, gallery, measurement)
+        asked = _asked(measurement.relevance, first, kept[0])
+        found = _measure(plan, first, query, gallery, measurement, asked)
     shares = np.split(position, np.cumsum([len(index) for index in kept])[:-1])
     return {entry.number: _list_result(entry, index, share, found, len(gallery), measurement)
             for entry, index, share in zip(lists, kept, shares)}
 
 
-def _measure(plan: SplitPlan, first: ListPlan, query: dict[str, Integers], gallery: Integers, measurement: Measurement) -> RetrievalResult:
-    features = measurement.features
+def _asked(relevance: Relevance | None, entry: ListPlan, kept: Integers) -> Mapping[str, AnnotationVectors] | None:
+    """What the readable queries of a list ask for; None when it is not to be measured."""
+    annotations = relevance.lists[entry.number] if relevance is not None else None
+    return None if annotations is None else {kind: found.take(kept) for kind, found in annotations.items()}
+
+
+def _measure(plan: SplitPlan, first: ListPlan, query: dict[str, Integers], gallery: Integers, measurement: Measurement,
+             asked: Mapping[str, AnnotationVectors] | None) -> RetrievalResult:
+    features, relevance = measurement.features, measurement.relevance
     sides = _take(features, query["rows"]), _take(features, plan.gallery[gallery])
     items = query["items"], plan.gallery_items[gallery]
     finds_itself = bool(np.isin(items[0][items[0] >= 0], items[1]).any())
     labels = [
-        Labels(ids=query["person_ids"], cameras=query["camera_ids"], clothes=query["clothes_ids"], items=items[0] if finds_itself else None),
+        Labels(ids=query["person_ids"], cameras=query["camera_ids"], clothes=query["clothes_ids"], items=items[0] if finds_itself else None,
+               instructions=asked),
         Labels(ids=plan.gallery_ids[gallery], cameras=plan.gallery_cameras[gallery], clothes=plan.gallery_clothes[gallery],
-               items=items[1] if finds_itself else None),
+               items=items[1] if finds_itself else None,
+               instructions=relevance.gallery_part(gallery) if relevance is not None and asked is not None else None),
     ]
-    options = replace(measurement.options, rule=first.queries.exclusion_rule, cmc=first.queries.cmc)
+    options = replace(measurement.options, rule=first.queries.exclusion_rule, cmc=first.queries.cmc,
+                      thresholds=measurement.options.thresholds if asked is not None else ())
     if measurement.rerank is None:
         return evaluate_features(*sides, *labels, options=options, memory_mb=measurement.memory_mb)
     spec = measurement.rerank
@@ -132,12 +149,29 @@ def _list_result(entry: ListPlan, kept: Integers, share: Integers, found: Retrie
         first_rank[kept] = found.first_rank[share]
         absent[kept] = np.isin(share, found.absent)
     queries = entry.queries
+    precision = _spread(found.ap if found is not None else None, kept, share, total)
+    if measurement.options.no_positive != "skip":
+        # Matched, but without a positive within a cut.
+        precision[(first_rank > 0) & np.isnan(precision)] = 0.0
     return ListResult(
         task=stamped(entry.name, measurement.stamp), combination=entry.combination, gallery=gallery, first_rank=first_rank,
-        average_precision=_spread(found.ap if found is not None else None, kept, share, total),
+        average_precision=precision, thresholds=_thresholds(found, kept, share, total),
         inverse_penalty=_spread(found.inp if found is not None else None, kept, share, total), absent=absent,
         protocol=stamped(queries.protocol, measurement.stamp) if queries.protocol else "", group=queries.group, stamp=measurement.stamp,
     )
+
+
+def _thresholds(found: RetrievalResult | None, kept: Integers, share: Integers, total: int) -> dict[float, ThresholdResult]:
+    if found is None:
+        return {}
+    measured = {}
+    for tau in found.options.thresholds:
+        name = threshold_name(tau)
+        kept_pairs = round(found.kept_share[name] * found.pairs) if found.pairs else 0
+        measured[tau] = ThresholdResult(
+            values=_spread(found.threshold_ap[name], kept, share, total), mean=found.scores[name], queries=found.threshold_queries[name],
+            kept=kept_pairs, pairs=found.pairs, unannotated=found.unannotated)
+    return measured
 
 
 def _spread(values: NDArray[np.float64] | None, kept: Integers, share: Integers, total: int) -> NDArray[np.float64]:

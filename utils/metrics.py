@@ -74,7 +74,8 @@ class RetrievalResult(Mapping[str, float]):
     unmatched: indices of the queries without any match after the exclusion, which no mean but that of mAP@tau under
     `zero` contains; absent: those of them whose person the gallery does not hold at all. queries: number of the rest.
     gallery: number of items. threshold_ap, kept_share, threshold_queries: for each mAP@tau the per-query AP, the share
-    of identity matches that tau keeps (1 = the threshold says nothing), and the number of queries in its mean.
+    of identity matches that tau keeps (1 = the threshold says nothing), and the number of queries in its mean. pairs: number
+    of those matches, 0 without thresholds.
     unannotated, unannotated_items: pairs of a query and a match that lacks an annotation of the query's kind, so that no
     threshold keeps it, and the number of gallery items in them.
     A mean over no query is nan.
@@ -92,6 +93,7 @@ class RetrievalResult(Mapping[str, float]):
     threshold_ap: Mapping[str, np.ndarray]
     kept_share: Mapping[str, float]
     threshold_queries: Mapping[str, int]
+    pairs: int
     unannotated: int
     unannotated_items: int
     options: MetricOptions
@@ -271,7 +273,7 @@ def _result(found: _PerQuery, absent: np.ndarray, gallery: int, options: MetricO
         scores=scores, cmc=curve[:options.max_rank], ap=100 * found.ap, inp=100 * found.inp,
         first_rank=found.first_rank, unmatched=tuple(unmatched.tolist()),
         absent=tuple(unmatched[absent[unmatched]].tolist()), queries=len(ranks), gallery=gallery,
-        threshold_ap=threshold_ap, kept_share=kept_share, threshold_queries=threshold_queries,
+        threshold_ap=threshold_ap, kept_share=kept_share, threshold_queries=threshold_queries, pairs=found.pairs,
         unannotated=found.bare_pairs, unannotated_items=int(found.bare.sum()), options=options,
     )
 
