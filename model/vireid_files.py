@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,11 @@ def initialise_vireid(model: VIReID, config: VireidConfig) -> InitialWeights:
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     wrong = [f"{name} {tuple(value.shape)} (the model: {tuple(own[name].shape)})" for name, value in found.items()
              if name not in own or own[name].shape != value.shape]
-    if wrong:
-        raise UserError(f"model.init = {config.init!r} does not fit model.depth = {config.depth} and model.width = {config.width}: {wrong[0]}; "
+    # ImageNet's networks have neither biased convolutions nor non-local blocks.
+    lacking = [f"{name} is missing" for name in own if source and name not in found and re.fullmatch(r"backbone\.(stems|stages)\..*", name)
+               and not re.fullmatch(r".*(conv\d|downsample\.0)\.bias", name)]
+    if wrong or lacking:
+        raise UserError(f"model.init = {config.init!r} does not fit model.depth = {config.depth} and model.width = {config.width}: {(wrong + lacking)[0]}; "
                         "choose the weights of that network or model.init=random")
     with torch.no_grad():
         for name, value in found.items():
