@@ -2,7 +2,8 @@
 
 The annotation file's name is unconfirmed: the only JSON file beside the parts is taken. The form of Instruct-ReID's authors,
 train_t2i.txt (`image key person clothes`) with caption_t2i.json (key -> caption), is read as well. Of an entry's texts
-`captions` are used, not `attributes` or `prompt_caption`. All records are held in memory.
+`captions` are used, not `attributes` or `prompt_caption`. All records are held in memory, about 0.9 KB each (measured on 500,000
+made-up ones), so the whole set of some 12 million captions takes more than 10 GB.
 """
 
 from __future__ import annotations
