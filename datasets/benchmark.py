@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from datasets.instructions import InstructionMaker, annotate_release
 from datasets.modalities import MODALITIES
 from datasets.orbench_statistics import RENDERED_MARKER
+from datasets.overlap import apply_exclusions, image_values, load_exclusions
 from datasets.protocols import Search, assemble_split
 from datasets.release import Count, DatasetEntry, Release
 from datasets.structures import Benchmark, EvalSplit, Record, Source
@@ -60,6 +62,18 @@ def build_from_release(entry: DatasetEntry, release: Release, *, protocols: Sequ
         name=entry.name, train=records, num_identities=len({record.person_id for record in records}), splits=splits,
         fingerprint=digest(records, splits, release.root), notes=tuple(notes),
     )
+
+
+def exclude_listed(release: Release, listing: Path, root: Path, need_train: bool) -> Release:
+    """Return the release without the images of a list (data.exclude). Raises UserError for a path that is no image of it.
+
+    Without need_train the training images may not have been read; listed ones that exist are then passed over.
+    """
+    excluded = load_exclusions(listing, root)
+    if not need_train:
+        known = {os.path.abspath(value) for records in release.parts.values() for value in image_values(records)}
+        excluded = {path: where for path, where in excluded.items() if path in known or not os.path.exists(path)}
+    return apply_exclusions(release, excluded) if excluded else release
 
 
 def relabel(records: Sequence[Record]) -> tuple[Record, ...]:

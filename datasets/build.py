@@ -15,13 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import AugmentConfig, DataConfig, InstructionConfig, TrainConfig
 from configs.vocabulary import Modality
-from datasets.benchmark import build_from_release
+from datasets.benchmark import build_from_release, exclude_listed
 from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.image_cache import build_cache
 from datasets.instructions import InstructionMaker
 from datasets.modalities import MODALITIES
 from datasets.orbench import load_orbench
-from datasets.overlap import apply_exclusions, load_exclusions
 from datasets.readers import PillowReader, SourceReader
 from datasets.record_dataset import CaptionMasking, RecordDataset, collate
 from datasets.release import ReadOptions
@@ -61,7 +60,7 @@ def build_benchmark(data: DataConfig, *, select: str, need_train: bool, instruct
                           trial=data.trial, crop=instruction.crop, members=data.members)
     release = entry.read(Path(data.root), options)
     if data.exclude:
-        release = apply_exclusions(release, load_exclusions(Path(data.exclude), Path(data.root)))
+        release = exclude_listed(release, Path(data.exclude), Path(data.root), need_train)
     return build_from_release(entry, release, protocols=data.protocols, need_train=need_train, select_val=select_val,
                               val_fraction=data.val_fraction, maker=InstructionMaker(**dataclasses.asdict(instruction)))
 
