@@ -10,6 +10,7 @@ from datasets.modalities import MODALITIES
 from datasets.orbench_statistics import RENDERED_MARKER
 from datasets.overlap import image_values
 from datasets.release import Count, DatasetEntry, Release
+from datasets.releases.manifest import NO_SPLIT
 from datasets.structures import Record, Source
 
 
@@ -77,8 +78,7 @@ def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
     train; that is no finding, except in a user's own data.
     """
     if release.shared_persons:
-        return [Finding(level="warning", kind="no_split", message="there is no split: every image is trained on and searched; "
-                                                                  "make one with python -m datasets.split")]
+        return [Finding(level="warning", kind="no_split", message=NO_SPLIT)]
     sides = by_side(release)
     pairs = [("train", "test", "defect"), ("val", "test", "warning")]
     if entry.name in ("manifest", "folders"):

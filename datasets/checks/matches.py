@@ -169,7 +169,8 @@ def match_findings(entry: DatasetEntry, unmatched: Iterable[Unmatched]) -> list[
         others = [name for name in entry.protocols if name not in (protocol, "own-data")]
         other = f", or choose another protocol ({', '.join(others[:4])})" if others else ""
         text = REASONS[reason].format(other=other, rule=search.exclusion_rule)
-        level = "defect" if reason == PERSON_ABSENT else "note" if reason in BY_DESIGN else "warning"
+        designed = reason in BY_DESIGN or (reason == DROPPED and "clothes" in get_rule(search.exclusion_rule).needs)
+        level = "defect" if reason == PERSON_ABSENT else "note" if designed else "warning"
         findings.append(Finding(
             level=level, kind=f"query_{reason}", count=len(records), examples=examples(record.name for record in records),
             message=f"{search.title}: {len(records):,} of {len(search.query):,} queries have no valid match: {text}"))

@@ -15,6 +15,7 @@ from datasets.checks.orbench import ORBENCH
 from datasets.checks.report import Finding, Report, examples
 from datasets.overlap import apply_exclusions, find_identical, grammar_of, image_values, known_overlaps, load_exclusions
 from datasets.release import DatasetEntry, ReadOptions, Release
+from datasets.releases.manifest import NO_SPLIT
 from utils.errors import UserError, nearest
 
 OWN = ("manifest", "folders")
@@ -53,14 +54,14 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     if options.exclude:
         release = apply_exclusions(release, load_exclusions(Path(options.exclude), options.root))
     parts = count_parts(entry, release)
-    searches, notes = searches_of(entry, release, options.protocols)
+    searches, notes = searches_of(entry, release, options.protocols or (entry.default if entry.name in OWN else ()))
     persons = searchable_persons(release)
     unmatched = [find_unmatched(search, persons) for search in searches]
     found, opened = file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
     findings = [
         *found, *person_findings(entry, release), *match_findings(entry, unmatched), *_other_name(entry, options.root),
         *_from_others(entry, release, options), *coverage_findings(release), *count_findings(entry, release, parts), *notes,
-        *(Finding(level="note", kind="reader", message=note.replace("\n", " ")) for note in release.notes),
+        *(Finding(level="note", kind="reader", message=note.replace("\n", " ")) for note in release.notes if note != NO_SPLIT),
     ]
     report = Report(
         dataset=entry.name, title=entry.title, root=str(release.root), variant=release.variant, parts=parts,
@@ -128,7 +129,7 @@ def _from_others(entry: DatasetEntry, release: Release, options: CheckOptions) -
         theirs = image_values(record for records in _read(other, root, ReadOptions(check_files=False, need_train=False)).parts.values()
                               for record in records)
         findings += _identical(entry.name, mine, name, theirs)
-        alike = [found for found in grammar_of(mine, _patterns()) if found == name and entry.name != name]
+        alike = [found for found in grammar_of(mine, _patterns()) if found == name and entry.name not in (name, *OWN)]
         findings += [Finding(level="warning", kind="same_grammar", message=f"the file names of {entry.name} have the form of {found}'s; "
                              "re-encoded copies cannot be found, so make sure that they are other images") for found in alike]
     return findings
