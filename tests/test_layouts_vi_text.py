@@ -30,7 +30,8 @@ from datasets.synthetic.shots import Plan
 from utils.errors import UserError
 
 SMALL = {"identities": 5, "test_identities": 3, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
-FOLDER = {"sysu": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM", "cuhk-pedes": "CUHK-PEDES", "icfg-pedes": "ICFG-PEDES", "rstpreid": "RSTPReid"}
+FOLDER = {"sysu": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM", "cuhk-pedes": "CUHK-PEDES", "icfg-pedes": "ICFG-PEDES", "rstpreid": "RSTPReid",
+          "cocas": "COCAS+_Real2"}
 OURS = tuple(FOLDER)
 SUFFIXES = {".jpg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
 
@@ -41,8 +42,10 @@ COUNTS = {
     "llcm": {"train": 5 * 4, "test_visible": 6, "test_infrared": 6},
     "icfg-pedes": {"train": 10, "query": 6, "gallery": 6},
     "rstpreid": {"train": 20, "val_query": 12, "val_gallery": 6, "query": 12, "gallery": 6},
+    # Three outfits: a query and two gallery images each.
+    "cocas": {"query": 9, "gallery": 18, "query_li": 9, "gallery_li": 18},
 }
-PICTURES = {"sysu": 11 * 4, "regdb": 8 * 4, "llcm": 8 * 4, "cuhk-pedes": 11 * 2, "icfg-pedes": 8 * 2, "rstpreid": 11 * 2}
+PICTURES = {"sysu": 11 * 4, "regdb": 8 * 4, "llcm": 8 * 4, "cuhk-pedes": 11 * 2, "icfg-pedes": 8 * 2, "rstpreid": 11 * 2, "cocas": 3 * 3 * (1 + 2 + 1)}
 # What a directory listing must show for the image parts of the readers that read folders.
 PARTS: dict[str, dict[str, Callable[[Path], list[Path]]]] = {
     "sysu": {"query": lambda root: sysu_files(root, "test", "36"), "gallery": lambda root: sysu_files(root, "test", "1245"),
@@ -50,6 +53,8 @@ PARTS: dict[str, dict[str, Callable[[Path], list[Path]]]] = {
     "llcm": {"train": lambda root: [*root.glob("vis/*/*.jpg"), *root.glob("nir/*/*.jpg")],
              "test_visible": lambda root: [*root.glob("test_vis/cam[1-9]/*/*.jpg")],
              "test_infrared": lambda root: [*root.glob("test_nir/cam[1-9]/*/*.jpg")]},
+    "cocas": {"query": lambda root: [*root.glob("images/*/*_q???.jpg")],
+              "gallery": lambda root: [path for path in root.glob("images/*/*.jpg") if "_q" not in path.name]},
     "regdb": {}, "cuhk-pedes": {}, "icfg-pedes": {}, "rstpreid": {},
 }
 
@@ -101,13 +106,15 @@ def test_the_reader_finds_what_a_listing_shows(layout: str, rendered: Path) -> N
     pictures = [path for path in folder.rglob("*") if path.suffix in SUFFIXES]
     assert len(pictures) == PICTURES[layout] == json.loads((folder / "manifest.json").read_text())["pictures"]
     shown = set().union(*map(images_of, release.parts.values()))
+    shown |= {Path(source.value) for records in release.parts.values() for record in records
+              for source in record.annotations.values() if source.modality is Modality.RGB}
     if layout == "regdb":
         assert shown < set(pictures)
     else:
         assert shown == set(pictures)
     for path in pictures[:3]:
         with Image.open(path) as image:
-            assert image.size == (16, 32) and image.format == SUFFIXES[path.suffix]
+            assert image.size == ((16, 16) if "templates" in path.parts else (16, 32)) and image.format == SUFFIXES[path.suffix]
     digests = Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures)
     assert set(digests.values()) == {1}, "two pictures with the same bytes"
     if entry.name_pattern:
@@ -246,6 +253,26 @@ def test_folders_of_captioned_images_are_not_the_split() -> None:
         assert where == {"train": folders, "test": folders}
 
 
+def test_cocas_asks_for_an_outfit_that_the_query_does_not_wear(tmp_path: Path) -> None:
+    folder, plan = laid_out("cocas", tmp_path, test_identities=8, outfits=4)
+    worn = {shot.path: (shot.person, shot.outfit) for shot in plan.shots}
+    queries = [line.split(" ") for line in (folder / "query.txt").read_text().splitlines()]
+    gallery = [line.split(" ") for line in (folder / "gallery.txt").read_text().splitlines()]
+    assert (len(queries), len(gallery)) == (8 * 4, 8 * 4 * 2)
+    assert all(image.startswith("images/") and template.startswith("templates/") for image, template, *_ in queries)
+    outfits: dict[tuple[str, str], set[tuple[int, int]]] = {}
+    for image, pid, clothes, camera in gallery:
+        outfits.setdefault((pid, clothes), set()).add(worn[image])
+    assert len(outfits) == 32 and all(len(found) == 1 for found in outfits.values())
+    for image, template, pid, clothes, camera in queries:
+        assert outfits[pid, clothes] == {worn[template]}
+        assert worn[image][0] == worn[template][0] and worn[image][1] != worn[template][1]
+        assert any(other[1:3] == [pid, clothes] and other[3] != camera for other in gallery)
+    assert {image for image, *_ in queries}.isdisjoint(image for image, *_ in gallery)
+    described = json.loads((folder / "runner_real2_v1_gpt.json").read_text())
+    assert set(described) == {image for image, *_ in gallery} and len(set(described.values())) == len(described)
+
+
 def counts_as_match(rule: str, query: Record, item: Record) -> bool:
     """Whether a gallery item of the query's person may be found, written out rule by rule."""
     if query.person_id != item.person_id:
@@ -287,7 +314,7 @@ def test_parts_and_layouts_share_nobody() -> None:
         persons = {shot.person for shot in plan_of(layout).shots}
         assert {person % 10_000_000 // 100_000 for person in persons} == {BLOCKS[layout]}
         seen.update(persons)
-        taken = [(shot.person, shot.outfit, shot.modality, shot.index) for shot in plan_of(layout).shots]
+        taken = [(shot.kind, shot.person, shot.outfit, shot.modality, shot.index) for shot in plan_of(layout).shots]
         assert len(set(taken)) == len(taken)
     assert set(seen.values()) == {1}
 
@@ -295,6 +322,10 @@ def test_parts_and_layouts_share_nobody() -> None:
 @pytest.mark.parametrize("layout", OURS)
 def test_shared_persons_have_one_number(layout: str, tmp_path: Path) -> None:
     plan = plan_of(layout, shared_persons=2)
+    if layout == "cocas":
+        # A test set: the overlap is with real1 in the layout omnireid.
+        assert {shot.person for shot in plan.shots if membership(shot.person) is Membership.TRAIN} == {1_500_000, 1_500_001}
+        return
     persons = {shot.person for shot in plan.shots}
     assert sum(membership(person) is Membership.TEST for person in persons) == 1
     if layout in ("sysu", "regdb"):
