@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
-from configs.vocabulary import Family
+from configs.vocabulary import Family, Task
 
 
 def _require(condition: bool, key: str, value: Any, rule: str) -> None:
@@ -272,9 +272,17 @@ class TrainConfig:
     batch_size: int = 64
     """Rows of one forward pass; the effective batch is batch_size x accumulate for every loss but the contrastive ones."""
     accumulate: int = 1
-    sampler: Literal["random", "identity"] = "random"
+    sampler: Literal["random", "identity", "modality", "tasks"] = "random"
+    """random: a permutation of the records. identity: P identities x K rows. modality: P identities x (K infrared + K visible).
+    tasks: identity batches of several tasks, put together."""
     instances: int = 4
-    """Rows per identity under the identity sampler."""
+    """K: rows per identity; under the modality sampler of each modality."""
+    mixture: Literal["batch", "step"] = "batch"
+    """Sampler tasks: every batch has rows of all tasks, or each batch is of one task."""
+    task_weights: dict[str, float] = field(default_factory=dict)
+    """Sampler tasks: task -> share of the rows, or of the batches; 0 leaves a task out, a task that is not named has 1."""
+    task_instances: dict[str, int] = field(default_factory=dict)
+    """Sampler tasks: task -> rows per identity; train.instances where it is not named."""
     drop_last: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip_norm: float = 0.0
@@ -299,8 +307,15 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2")
         _require(self.instances >= 1, "train.instances", self.instances, "at least 1")
-        _require(self.sampler == "random" or self.batch_size % self.instances == 0, "train.batch_size", self.batch_size,
+        _require(self.sampler != "identity" or self.batch_size % self.instances == 0, "train.batch_size", self.batch_size,
                  "a multiple of train.instances")
+        _require(self.sampler != "modality" or self.batch_size % (2 * self.instances) == 0, "train.batch_size", self.batch_size,
+                 "a multiple of 2 x train.instances under the modality sampler")
+        for name, lowest in (("task_weights", 0), ("task_instances", 1)):
+            table = getattr(self, name)
+            _require(set(table) <= {task.value for task in Task}, f"train.{name}", table, f"by task: {', '.join(task.value for task in Task)}")
+            _require(all(math.isfinite(value) and value >= lowest for value in table.values()), f"train.{name}", table,
+                     f"finite numbers, at least {lowest}")
         _require(self.clip_norm >= 0, "train.clip_norm", self.clip_norm, "0 (off) or larger")
         _require(self.max_steps >= 0, "train.max_steps", self.max_steps, "0 (no limit) or larger")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import AugmentConfig, DataConfig, InstructionConfig, TrainConfig
-from configs.vocabulary import Modality
+from configs.vocabulary import Modality, Task
 from datasets.benchmark import build_from_release, exclude_listed
 from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.image_cache import build_cache
@@ -24,8 +24,9 @@ from datasets.orbench import load_orbench
 from datasets.readers import PillowReader, SourceReader
 from datasets.record_dataset import CaptionMasking, RecordDataset, collate
 from datasets.release import ReadOptions
-from datasets.samplers import IdentityBatches, Key, RandomBatches
-from datasets.structures import Batch, Benchmark, Source, distinct_sources
+from datasets.samplers import Batches, IdentityBatches, Key, ModalityBatches, RandomBatches
+from datasets.structures import Batch, Benchmark, Record, Source, distinct_sources
+from datasets.task_mixture import MixtureSpec, TaskBatches, infrared_rows, person_names
 from datasets.tokenizers import ClipTokenizer
 from datasets.transforms import ImageAugmentation
 from utils.errors import UserError, nearest
@@ -35,10 +36,6 @@ logger = logging.getLogger(__name__)
 
 ORBENCH = "orbench"
 DATASETS = (ORBENCH, *CATALOGUE)
-SAMPLERS: dict[str, Callable[..., RandomBatches | IdentityBatches]] = {
-    "random": lambda ids, train, seed: RandomBatches(ids, train.batch_size, seed, train.drop_last),
-    "identity": lambda ids, train, seed: IdentityBatches(ids, train.batch_size, seed, train.instances),
-}
 PREFETCH = 4
 
 SourceBatch = tuple[Tensor, Tensor, list[tuple[int, str]]]
@@ -104,20 +101,49 @@ def image_paths(benchmark: Benchmark) -> list[str]:
     return sorted({source.value for source in sources if MODALITIES[source.modality].is_image})
 
 
+def _people(records: Sequence[Record]) -> list[int]:
+    return [record.person_id for record in records]
+
+
+def _modality_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> ModalityBatches:
+    return ModalityBatches(_people(records), infrared_rows(records), train.batch_size, seed, train.instances, person_names(records))
+
+
+def _task_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> TaskBatches:
+    spec = MixtureSpec(mixture=train.mixture, default_instances=train.instances,
+                       weights={Task(name): weight for name, weight in train.task_weights.items()},
+                       instances={Task(name): count for name, count in train.task_instances.items()})
+    return TaskBatches(records, train.batch_size, seed, spec)
+
+
+SAMPLERS: dict[str, Callable[[Sequence[Record], TrainConfig, int], Batches]] = {
+    "random": lambda records, train, seed: RandomBatches(_people(records), train.batch_size, seed, train.drop_last),
+    "identity": lambda records, train, seed: IdentityBatches(_people(records), train.batch_size, seed, train.instances),
+    "modality": _modality_batches,
+    "tasks": _task_batches,
+}
+"""train.sampler -> builder from (training records, section `train`, seed)."""
+
+
 class TrainLoader:
     """Batches of an epoch, the same for the same (seed, epoch) whatever the number of workers."""
 
-    def __init__(self, dataset: RecordDataset, batches: RandomBatches | IdentityBatches, workers: int, skip: bool) -> None:
+    def __init__(self, dataset: RecordDataset, batches: Batches, workers: int, skip: bool) -> None:
         self.records, self.steps_per_epoch, self.skipped = dataset.records, len(batches), []  # type: ignore[var-annotated]
-        self._skip, self._batches = skip, _EpochBatches(batches)
+        self.batches, self._skip, self._batches = batches, skip, _EpochBatches(batches)
         self._loader = DataLoader(dataset, batch_sampler=self._batches, num_workers=workers, collate_fn=collate,
                                   persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
                                   pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread, generator=torch.Generator())
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch. Raises UserError for an unreadable image unless data.on_error is skip."""
+        """Yield the batches of one epoch, after a resumption (`batches.load_state_dict`) those not yet used.
+
+        Raises UserError for an unreadable image unless data.on_error is skip.
+        """
         self._batches.current = epoch
-        for batch, failures in self._loader:
+        first = self.batches.resumes_at(epoch)
+        for number, (batch, failures) in enumerate(self._loader, start=first + 1):
+            self.batches.used(epoch, number)
             for failure in failures:
                 if not self._skip:
                     raise UserError(failure.reason)
@@ -130,7 +156,7 @@ class TrainLoader:
 
 
 class _EpochBatches:
-    def __init__(self, batches: RandomBatches | IdentityBatches) -> None:
+    def __init__(self, batches: Batches) -> None:
         self.batches, self.current = batches, 0
 
     def __len__(self) -> int:
@@ -145,7 +171,7 @@ def build_train_loader(benchmark: Benchmark, data: DataConfig, augment: AugmentC
     """Return the loader of training batches. Raises UserError when no whole batch can be formed."""
     masking = CaptionMasking(share=augment.caption_mask, mask_id=ClipTokenizer.mask_id, keep_eot=augment.keep_eot)
     images = ImageAugmentation(flip=augment.flip, pad=augment.pad_crop, erase=augment.erase)
-    batches = SAMPLERS[train.sampler]([record.person_id for record in benchmark.train], train, seed)
+    batches = SAMPLERS[train.sampler](benchmark.train, train, seed)
     if not len(batches):
         raise UserError(f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "
                         f"{len(benchmark.train)} records of {benchmark.num_identities} identities; lower it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from configs.vocabulary import Modality
+from configs.vocabulary import Modality, Task
 from datasets.caption_masking import mask_caption
 from datasets.modalities import MODALITIES
 from datasets.readers import SourceReader
@@ -32,12 +32,15 @@ class CaptionMasking:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One read record; boxes per image modality."""
+    """One read record; boxes per image modality. The record itself is not in it: rows cross process borders."""
 
     inputs: Mapping[Modality, Tensor]
     boxes: Mapping[Modality, Box]
     person_id: int
+    camera_id: int
+    task: Task
     record_id: int
+    instruction: Source | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,12 +51,20 @@ class Failure:
     reason: str
 
 
+Instruct = Callable[[Record, int, int, int], "Source | None"]
+"""(record, seed, epoch, index) -> the instruction that a training record has."""
+
+
 class RecordDataset(Dataset[Row | Failure]):
-    """Rows by (epoch, index). It holds no mutable state, so persistent workers and resumed runs draw the same."""
+    """Rows by (epoch, index). It holds no mutable state, so persistent workers and resumed runs draw the same.
+
+    instruct: draws the instruction of each row; None = rows have none.
+    """
 
     def __init__(self, records: Sequence[Record], reader: SourceReader, augment: ImageAugmentation,
-                 masking: CaptionMasking, seed: int) -> None:
+                 masking: CaptionMasking, seed: int, instruct: Instruct | None = None) -> None:
         self.records, self.reader, self.augment, self.masking, self.seed = records, reader, augment, masking, seed
+        self.instruct = instruct
 
     def __len__(self) -> int:
         return len(self.records)
@@ -73,9 +84,11 @@ class RecordDataset(Dataset[Row | Failure]):
                     value = mask_caption(value, rng, probability=self.masking.share, mask_id=self.masking.mask_id,
                                          keep_eot=self.masking.keep_eot)
                 inputs[modality] = value
+            instruction = self.instruct(record, self.seed, epoch, index) if self.instruct is not None else None
         except UserError as error:
             return Failure(record_id=index, reason=str(error))
-        return Row(inputs=inputs, boxes=boxes, person_id=record.person_id, record_id=index)
+        return Row(inputs=inputs, boxes=boxes, person_id=record.person_id, camera_id=record.camera_id, task=record.task,
+                   record_id=index, instruction=instruction)
 
     def _sources(self, record: Record, epoch: int, index: int) -> dict[Modality, Source]:
         drawn = {modality: stream(self.seed, epoch, index, "partner", modality.value).choice(candidates)
@@ -89,11 +102,26 @@ def collate(rows: Sequence[Row | Failure]) -> tuple[Batch | None, list[Failure]]
     good = [row for row in rows if isinstance(row, Row)]
     if not good:
         return None, failures
+    modalities = _modalities(good)
+    holders = {modality: [place for place, row in enumerate(good) if modality in row.inputs] for modality in modalities}
+    boxed = [modality for modality in modalities if any(modality in row.boxes for row in good)]
     batch = Batch(
-        inputs={modality: torch.stack([row.inputs[modality] for row in good]) for modality in good[0].inputs},
-        erased={modality: torch.from_numpy(np.array([row.boxes[modality] for row in good], dtype=np.int64))
-                for modality in good[0].boxes},
+        inputs={modality: torch.stack([good[place].inputs[modality] for place in holders[modality]]) for modality in modalities},
+        erased={modality: torch.from_numpy(np.array([good[place].boxes[modality] for place in holders[modality]], dtype=np.int64))
+                for modality in boxed},
+        rows={modality: torch.tensor(places) for modality, places in holders.items()},
         person_ids=torch.tensor([row.person_id for row in good]),
+        camera_ids=torch.tensor([row.camera_id for row in good]),
         record_ids=torch.tensor([row.record_id for row in good]),
+        tasks=tuple(row.task for row in good),
+        instructions=tuple(row.instruction for row in good) if any(row.instruction is not None for row in good) else (),
     )
     return batch, failures
+
+
+def _modalities(rows: Sequence[Row]) -> list[Modality]:
+    """Modalities of a batch: in the order of the records where all have the same, else in that of the enumeration."""
+    found = {modality for row in rows for modality in row.inputs}
+    if set(rows[0].inputs) == found:
+        return list(rows[0].inputs)
+    return [modality for modality in Modality if modality in found]

@@ -123,29 +123,45 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Rows of one training step; row i of every input belongs to person_ids[i].
+    """Rows of one training step: B records, of which each input holds those that have this modality.
 
-    inputs: images (B, 3, H, W) uint8 or token ids (B, T) int64. erased: per image modality boxes (B, 4) int64 as
-    top, left, height, width, zero area = none. person_ids (B,) int64, record_ids (B,) int64: index into the training records.
+    inputs: by modality images (b, 3, H, W) uint8 or token ids (b, T) int64. rows: by modality (b,) int64, ascending: the rows of
+    the batch that the input's entries are; left out = all rows, in order. erased: per image modality boxes (b, 4) int64 as top,
+    left, height, width, zero area = none. person_ids (B,) int64, camera_ids (B,) int64 (-1 unknown), record_ids (B,) int64: index
+    into the training records. tasks, instructions: one per row, or empty. Nothing may rely on the order of the rows.
     """
 
     inputs: Mapping[Modality, Tensor]
     erased: Mapping[Modality, Tensor]
     person_ids: Tensor
     record_ids: Tensor
+    rows: Mapping[Modality, Tensor] = field(default_factory=dict)
+    camera_ids: Tensor | None = None
+    tasks: tuple[Task, ...] = ()
+    instructions: tuple[Source | None, ...] = ()
 
     def __post_init__(self) -> None:
-        rows = {len(tensor) for tensor in (*self.inputs.values(), *self.erased.values(), self.person_ids, self.record_ids)}
-        assert len(rows) == 1, f"rows of a batch disagree: {sorted(rows)}"
+        count, device = len(self.person_ids), self.person_ids.device
+        if not self.rows:
+            object.__setattr__(self, "rows", dict.fromkeys(self.inputs, torch.arange(count, device=device)))
+        if self.camera_ids is None:
+            object.__setattr__(self, "camera_ids", torch.full((count,), -1, device=device))
+        columns = {len(column) for column in (self.record_ids, self.camera_ids, *filter(None, (self.tasks, self.instructions)))}
+        assert columns <= {count}, f"columns of a batch disagree: {sorted({count, *columns})}"
+        assert set(self.rows) == set(self.inputs), f"rows are given for {sorted(self.rows)}, inputs for {sorted(self.inputs)}"
+        for modality, boxes in (*self.inputs.items(), *self.erased.items()):
+            assert len(boxes) == len(self.rows[modality]), f"{modality.name}: {len(boxes)} entries for {len(self.rows[modality])} rows"
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
         move = {"device": device, "non_blocking": True}
+        # One tensor stands for all inputs that have every row; it is moved once.
+        rows = {id(tensor): tensor.to(**move) for tensor in self.rows.values()}
         return Batch(
             inputs={name: tensor.to(**move) for name, tensor in self.inputs.items()},
             erased={name: tensor.to(**move) for name, tensor in self.erased.items()},
-            person_ids=self.person_ids.to(**move),
-            record_ids=self.record_ids,
+            person_ids=self.person_ids.to(**move), record_ids=self.record_ids, camera_ids=self.camera_ids,
+            rows={name: rows[id(tensor)] for name, tensor in self.rows.items()}, tasks=self.tasks, instructions=self.instructions,
         )
 
 
