@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from configs.vocabulary import Task
 from datasets.listing import OUTFITS
-from datasets.overlap import find_identical, grammar_of, image_values, known_overlaps
+from datasets.modalities import MODALITIES
+from datasets.overlap import find_identical, grammar_of, known_overlaps
 from datasets.protocols import Search, image_source
 from datasets.structures import Record
 from utils.errors import UserError
@@ -165,10 +166,16 @@ def overlap_notes(images: Mapping[str, Sequence[str]], patterns: Mapping[str, st
 
 
 def joined_images(parts: Mapping[str, Iterable[Record]], source_of: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the distinct image files of each image source. parts: `<member>/<part>` -> records; source_of: member -> source."""
-    by_source: dict[str, list[Record]] = {}
+    """Return the distinct images of persons of each image source. parts: `<member>/<part>` -> records; source_of: member -> source.
+
+    Clothes images are left out: the same picture of a shirt may serve several data sets.
+    """
+    by_source: dict[str, dict[str, None]] = {}
     for part, records in parts.items():
         member, _, rest = part.partition("/")
         if rest and member in source_of:
-            by_source.setdefault(source_of[member], []).extend(records)
-    return {name: image_values(records) for name, records in by_source.items()}
+            found = by_source.setdefault(source_of[member], {})
+            for record in records:
+                shown = (*record.sources.values(), *(source for group in record.partners.values() for source in group))
+                found.update((source.value, None) for source in shown if MODALITIES[source.modality].is_image)
+    return {name: list(images) for name, images in by_source.items()}

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.catalogue import CATALOGUE, dataset_entry
-from datasets.overlap import image_values
 from datasets.pooling import (
     JOINT, JOINT_SUMMARY, TASK_FREE, TASK_FREE_SUMMARY, Member, Offset, Shifter, joined_images, joint_searches, offsets_of, overlap_notes,
     refuse_identical, shifted, task_free_searches,
@@ -55,8 +54,8 @@ def read(root: Path, options: ReadOptions) -> JointRelease:
             parts[f"{name}/{part}"] = tuple(shifted(record, offsets[name]) for record in records)
         train += _training(name, parts)
         notes += [f"{name}: {note}" for note in release.notes]
-    notes += overlap_notes({name: image_values(record for records in release.parts.values() for record in records) for name, release in releases.items()},
-                           {name: dataset_entry(name).name_pattern for name in releases})
+    images = joined_images(parts, {name: name for name in releases})
+    notes += overlap_notes(images, {name: dataset_entry(name).name_pattern for name in releases})
     return JointRelease(
         name=NAME, root=root, parts=parts | ({"train": tuple(train)} if train else {}), notes=tuple(notes), offsets=offsets,
         dropped={f"{name}: {what}": count for name, release in releases.items() for what, count in release.dropped.items()},

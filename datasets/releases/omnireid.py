@@ -92,7 +92,7 @@ def read(root: Path, options: ReadOptions) -> Release:
         raise UserError(f"{root} holds no set of {TITLE}: expected folders like market/ or real2/ with datalist/query.txt and datalist/gallery.txt; "
                         "set data.root to the authors' data folder")
     for folder, lists in by_folder.items():
-        parts |= ListReader(ImageTree(folder, options.check_files), NAME, options.crop).read(lists)
+        parts |= ListReader(tree=ImageTree(folder, options.check_files), dataset=NAME, crop=options.crop).read(lists)
     for name in [part.rpartition("/")[0] for part in parts if part.endswith("/gallery")]:
         parts[f"{name}/gallery"] = describe_gallery(parts.get(f"{name}/query", ()), parts[f"{name}/gallery"])
     notes += [box_note(part, count) for part, count in ((part, _boxed(records)) for part, records in parts.items()) if count]
