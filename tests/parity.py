@@ -16,13 +16,14 @@ import parity_data  # noqa: E402
 import parity_later  # noqa: E402
 import parity_metrics  # noqa: E402
 import parity_model  # noqa: E402
+import parity_samplers  # noqa: E402
 import parity_text  # noqa: E402
 import parity_training  # noqa: E402
 import parity_vireid  # noqa: E402
 from parity_common import Kind  # noqa: E402
 
 KINDS: tuple[Kind, ...] = (*parity_model.KINDS, *parity_training.KINDS, *parity_metrics.KINDS, *parity_data.KINDS, *parity_text.KINDS,
-                           *parity_vireid.KINDS, *parity_later.KINDS)
+                           *parity_vireid.KINDS, *parity_samplers.KINDS, *parity_later.KINDS)
 IGNORED = ("README.md", "vocab.txt")
 
 

@@ -17,5 +17,4 @@ KINDS: tuple[Kind, ...] = (
     Kind("contrastive queue (IRM)", r"m_t2i_cl_.*\.npz"),
     Kind("editing attention (IRM)", r"n_editing_attn_.*\.npz"),
     Kind("key shapes (IRM)", r"key_shapes_full_size\.txt"),
-    Kind("balanced sampler (visible-infrared)", r"sampler.*\.json"),
 )
