@@ -8,17 +8,17 @@ from pathlib import Path
 
 from PIL import Image
 
-_COLOURS = itertools.count(1)
-KINDS = {".jpg": "PNG", ".png": "PNG", ".bmp": "BMP"}
-"""What is inside: PNG also where the name says .jpg, because its few bytes keep the colours apart."""
+_NUMBERS = itertools.count(1)
+FORMATS = {".jpg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
 
 
 def plant(root: Path, *names: str) -> None:
-    """Write an 8 x 16 picture of a new colour under every name."""
+    """Write an 8 x 16 picture of a new colour under every name; a JPEG file also says its number, for colours may become equal."""
     for name in names:
-        number = next(_COLOURS)
+        number = next(_NUMBERS)
         stream = io.BytesIO()
-        Image.new("RGB", (8, 16), (number % 256, number // 256 % 256, number // 65536)).save(stream, KINDS[Path(name).suffix])
+        more = {"comment": str(number).encode()} if Path(name).suffix == ".jpg" else {}
+        Image.new("RGB", (8, 16), (number % 256, number // 256 % 256, number // 65536)).save(stream, FORMATS[Path(name).suffix], **more)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(stream.getvalue())
 
@@ -161,6 +161,30 @@ def rstpreid(root: Path) -> Path:
     return _captions(root, "RSTPReid", "data_captions.json", "img_path", 2)
 
 
+def cocas(root: Path) -> Path:
+    """Two persons in two outfits; a query of each in the first asks for the second by its template."""
+    folder = root / "COCAS+_Real2"
+    plant(folder, "templates/1.jpg", "templates/2.jpg", *(f"images/{person}_{outfit}.jpg" for person in (1, 2) for outfit in (0, 1)))
+    lines(folder / "query.txt", *(f"images/{person}_0.jpg templates/{person}.jpg {person} 1 1" for person in (1, 2)))
+    lines(folder / "gallery.txt", *(f"images/{person}_1.jpg {person} 1 2" for person in (1, 2)))
+    return folder
+
+
+def omnireid(root: Path) -> Path:
+    """The authors' lists of one set by sentence and one by captions."""
+    folder = root / "data"
+    plant(folder / "market", "train/1.jpg", "train/2.jpg", "query/3.jpg", "gallery/3.jpg")
+    lines(folder / "market" / "train.txt", "train/1.jpg - 1 0 1", "train/2.jpg - 2 0 1")
+    lines(folder / "market" / "query.txt", "query/3.jpg - 3 0 1")
+    lines(folder / "market" / "gallery.txt", "gallery/3.jpg - 3 0 2")
+    plant(folder / "cuhk_pedes", "imgs/a.jpg", "imgs/b.jpg", "imgs/c.jpg")
+    lines(folder / "cuhk_pedes" / "train_t2i_v2.txt", "imgs/a.jpg key1 1 0", "imgs/b.jpg key2 2 0")
+    lines(folder / "cuhk_pedes" / "query_t2i_v2.txt", "imgs/c.jpg key3 3 0")
+    lines(folder / "cuhk_pedes" / "gallery_t2i_v2.txt", "imgs/c.jpg key3 3 0")
+    (folder / "cuhk_pedes" / "caption_t2i_v2.json").write_text(json.dumps({f"key{number}": f"coat {number}" for number in (1, 2, 3)}), encoding="utf-8")
+    return folder
+
+
 def manifest(root: Path) -> Path:
     """own.csv beside its images; returns the file."""
     rows = [f"i/{person}{number}.jpg,{person},{number % 2},{split}" for person, split in (("a", "train"), ("b", "train"), ("c", "test"), ("d", "test")) for number in range(4)]
@@ -177,7 +201,7 @@ def folders(root: Path) -> Path:
 TREES: dict[str, Callable[[Path], Path]] = {
     "market1501": market1501, "msmt17": msmt17, "cuhk03": cuhk03, "prcc": prcc, "vc-clothes": vc_clothes, "ltcc": ltcc, "last": last, "nkup": nkup,
     "nkup-plus": nkup_plus, "llcm": llcm, "sysu": sysu, "regdb": regdb, "cuhk-pedes": cuhk_pedes, "icfg-pedes": icfg_pedes, "rstpreid": rstpreid,
-    "manifest": manifest, "folders": folders,
+    "cocas": cocas, "omnireid": omnireid, "manifest": manifest, "folders": folders,
 }
 """Name -> writer; each returns the data set's own folder, or the manifest."""
 

@@ -81,7 +81,7 @@ def test_orbench_is_checked_too(tmp_path: Path) -> None:
 
 
 def broken(folder: Path, name: str) -> None:
-    folder.joinpath(name).write_bytes(folder.joinpath(name).read_bytes()[:-16])
+    folder.joinpath(name).write_bytes(folder.joinpath(name).read_bytes()[:-30])
 
 
 def test_files_are_opened_and_listed(tmp_path: Path, run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from configs.vocabulary import Modality
 from datasets.checks.report import Coverage, Finding, PartCount, examples
@@ -15,17 +16,31 @@ from datasets.structures import Record, Source
 
 
 def side_of(part: str) -> str:
-    """Return `train`, `val` or `test` for the name of a part."""
-    first = part.split("_")[0]
+    """Return `train`, `val` or `test` for the name of a part, `<member>/<part>` included."""
+    first = part.rpartition("/")[2].split("_")[0]
     return first if first in ("train", "val") else "test"
 
 
 def by_side(release: Release) -> dict[str, list[Record]]:
     """Return the records of all parts by side, in the order train, val, test."""
     sides: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
+    composed = any("/" in part for part in release.parts)
     for part, records in release.parts.items():
-        sides[side_of(part)].extend(records)
+        # Beside `<member>/train` of several data sets, `train` is all of these once more.
+        if not (composed and part == "train"):
+            sides[side_of(part)].extend(records)
     return {side: records for side, records in sides.items() if records}
+
+
+def by_member_and_side(release: Release) -> dict[str, list[Record]]:
+    """Return the records by side, and where several data sets are read together by `<member> <side>`: each covers its own."""
+    found: dict[str, list[Record]] = {}
+    members = {part.rpartition("/")[0] for part in release.parts} - {""}
+    for member in sorted(members) or [""]:
+        parts = {part: records for part, records in release.parts.items() if part.rpartition("/")[0] == member}
+        for side, records in by_side(replace(release, parts=parts)).items():
+            found[f"{member} {side}".strip()] = records
+    return found
 
 
 def count_parts(entry: DatasetEntry, release: Release) -> tuple[PartCount, ...]:
@@ -112,7 +127,7 @@ def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, l
 
 def coverage_of(release: Release) -> tuple[Coverage, ...]:
     """Return captions and modalities of each side; partners of a record count as its person's."""
-    return tuple(_coverage(side, records) for side, records in by_side(release).items())
+    return tuple(_coverage(side, records) for side, records in by_member_and_side(release).items())
 
 
 def _coverage(side: str, records: Sequence[Record]) -> Coverage:
@@ -126,11 +141,15 @@ def _coverage(side: str, records: Sequence[Record]) -> Coverage:
         values = {source.value for source in record.sources.values() if MODALITIES[source.modality].is_image}
         images |= values
         # A query of several modalities says nothing of its images.
-        captioned |= values if Modality.TEXT in record.sources and side == "train" else set()
+        captioned |= values if Modality.TEXT in record.sources and _trained(side) else set()
     return Coverage(
         side=side, persons=len({record.person_id for record in records}), images=len(images), captioned_images=len(captioned),
         modalities={modality.name: {"persons": len(having[modality]), "items": len(items[modality])} for modality in Modality if modality in having},
     )
+
+
+def _trained(side: str) -> bool:
+    return side.split(" ")[-1] == "train"
 
 
 def _all_sources(record: Record) -> list[Source]:
@@ -149,14 +168,14 @@ def persons_by_modality(records: Iterable[Record]) -> dict[Modality, set[int]]:
 def coverage_findings(release: Release) -> list[Finding]:
     """Return persons who lack a modality that others of their side have, images without a caption, and empty captions."""
     findings = []
-    for side, records in by_side(release).items():
+    for side, records in by_member_and_side(release).items():
         having = persons_by_modality(records)
         persons = set().union(*having.values())
         for modality in [modality for modality in Modality if modality in having and modality is not Modality.TEXT]:
             lacking = sorted(persons - having[modality])
             if lacking:
                 findings.append(Finding(
-                    level="warning" if side == "train" else "note", kind="modality_missing", count=len(lacking), examples=examples(map(_person, lacking)),
+                    level="warning" if _trained(side) else "note", kind="modality_missing", count=len(lacking), examples=examples(map(_person, lacking)),
                     message=f"{side}: {len(lacking):,} of {len(persons):,} persons have no {modality.name} image"))
         findings += _caption_findings(side, records, persons, having)
     return findings
@@ -174,7 +193,7 @@ def _caption_findings(side: str, records: Sequence[Record], persons: set[int], h
     if empty:
         findings.append(Finding(level="warning", kind="caption_empty", count=len(empty), examples=examples(empty),
                                 message=f"{side}: {len(empty):,} captions are empty; write them or take the records out"))
-    if side == "train":
+    if _trained(side):
         bare = [record.name for record in records if Modality.TEXT not in record.sources]
         if bare:
             findings.append(Finding(level="warning", kind="caption_missing", count=len(bare), examples=examples(bare),

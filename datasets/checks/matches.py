@@ -61,7 +61,7 @@ def searchable_persons(release: Release) -> Persons:
     """Return, by modality, the persons with an image in the test parts that do not consist of queries."""
     found: dict[Modality, set[int]] = {}
     for part, records in release.parts.items():
-        if side_of(part) == "test" and not part.startswith("query"):
+        if side_of(part) == "test" and not part.rpartition("/")[2].startswith("query"):
             for record in records:
                 for modality in record.sources:
                     found.setdefault(modality, set()).add(record.person_id)

@@ -18,9 +18,14 @@ from datasets.release import DatasetEntry, ReadOptions, Release
 from datasets.releases.manifest import NO_SPLIT
 from utils.errors import UserError, nearest
 
-OWN = ("manifest", "folders")
-COMPOSED = (*OWN, "joint")
+OWN, JOINT = ("manifest", "folders"), "joint"
+COMPOSED = (*OWN, JOINT)
 """Names that no folder can be recognised as: a user's own data, and several data sets together."""
+
+WARNING = "warning: "
+"""How a reader's note begins that is more than a note."""
+NEARBY = 3
+"""With more data sets below one folder, their names say nothing about a mistake."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +64,9 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     unmatched = [find_unmatched(search, persons) for search in searches]
     found, opened = file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
     findings = [
-        *found, *person_findings(entry, release), *match_findings(entry, unmatched), *_other_name(entry, options.root),
+        *found, *person_findings(entry, release), *match_findings(entry, unmatched), *_other_name(entry, release, options.root),
         *_from_others(entry, release, options), *coverage_findings(release), *count_findings(entry, release, parts), *notes,
-        *(Finding(level="note", kind="reader", message=note.replace("\n", " ")) for note in release.notes if note != NO_SPLIT),
+        *(_from_reader(note) for note in release.notes if note != NO_SPLIT),
     ]
     report = Report(
         dataset=entry.name, title=entry.title, root=str(release.root), variant=release.variant, parts=parts,
@@ -71,12 +76,17 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     return report, release
 
 
+def _from_reader(note: str) -> Finding:
+    warned = note.startswith(WARNING)
+    return Finding(level="warning" if warned else "note", kind="reader", message=note.removeprefix(WARNING).replace("\n", " "))
+
+
 def _read(entry: DatasetEntry, root: Path, reading: ReadOptions) -> Release:
     try:
         return entry.read(root, reading)
     except UserError as error:
-        others = [] if entry.name in OWN and not root.is_dir() else list(recognised(root, entry.name))
-        if not others or _is(entry, root):
+        others = list(recognised(root, entry.name)) if root.is_dir() and entry.name != JOINT else []
+        if not 1 <= len(others) <= NEARBY or _is(entry, root):
             raise
         raise UserError(f"{error}; {_looks_like(others)}") from error
 
@@ -100,12 +110,12 @@ def _looks_like(others: Sequence[DatasetEntry]) -> str:
     return f"this looks like {' or '.join(other.title for other in others)}: use {' or '.join(f'--dataset {other.name}' for other in others)}"
 
 
-def _other_name(entry: DatasetEntry, root: Path) -> list[Finding]:
-    """A warning where the folder looks like another data set and not, or not only, like the named one."""
-    if entry.name not in OWN and _is(entry, root):
+def _other_name(entry: DatasetEntry, release: Release, root: Path) -> list[Finding]:
+    """A warning where the folder looks like another data set and not like the named one; own data look like anything."""
+    if entry.name == JOINT or (entry.name not in OWN and (_is(entry, root) or _is(entry, release.root))):
         return []
     others = list(recognised(root, entry.name)) if root.is_dir() else []
-    if not others:
+    if not 1 <= len(others) <= NEARBY:
         return []
     return [Finding(level="warning", kind="looks_like", count=len(others), examples=tuple(other.name for other in others),
                     message=f"{root}: {_looks_like(others)}")]
