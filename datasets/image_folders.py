@@ -11,12 +11,10 @@ from pathlib import Path
 
 from configs.vocabulary import Modality, Task
 from datasets.listing import ImageTree, is_image_name, parse_name
-from datasets.orbench_statistics import RENDERED_MARKER
 from datasets.release import ReadOptions
 from datasets.structures import Record
 from utils.errors import UserError
 
-RENDERED_LAST_PERSON = 9999
 SAMPLED_NAMES = 8
 """Names that must agree before a folder is taken for a data set's."""
 
@@ -54,11 +52,6 @@ def names_agree(folder: Path, pattern: re.Pattern[str]) -> bool:
     with os.scandir(folder) as entries:
         names = list(itertools.islice((entry.name for entry in entries if is_image_name(entry.name)), SAMPLED_NAMES))
     return bool(names) and all(pattern.fullmatch(name) for name in names)
-
-
-def last_person(root: Path, official: int) -> int:
-    """Return the largest person id that a release can have: the official one, or four digits for a rendered population."""
-    return RENDERED_LAST_PERSON if (root / RENDERED_MARKER).exists() or (root.parent / RENDERED_MARKER).exists() else official
 
 
 def refuse_options(options: ReadOptions, dataset: str, *, variants: Sequence[str] = (), merge_val: bool = False) -> None:

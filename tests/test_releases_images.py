@@ -110,12 +110,6 @@ def test_test_parts_are_enough_for_a_test(tmp_path: Path) -> None:
         read("market1501", tmp_path)
 
 
-def test_a_rendered_population_may_have_more_persons(tmp_path: Path) -> None:
-    base = write(market(tmp_path) / MARKET, "bounding_box_train/1502_c1s1_000151_01.jpg")
-    (base / "manifest.json").write_text("{}")
-    assert [row[1] for row in rows(read("market1501", tmp_path), "train")] == [7, 1500, 1502]
-
-
 @pytest.mark.parametrize("options", [{"variant": "v1"}, {"merge_val": False}, {"trial": 2}, {"members": ("prcc",)}])
 def test_options_of_other_data_sets_are_refused(tmp_path: Path, options: dict) -> None:
     with pytest.raises(UserError, match="does not belong to market1501.*remove the option"):

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, last_person, locate, names_agree, refuse_options
+from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
 from datasets.listing import ImageTree, find_folder, require_some, to_integer
 from datasets.protocols import plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
@@ -42,10 +42,9 @@ def read(root: Path, options: ReadOptions) -> Release:
     folder = find_folder(root, FOLDERS, markers[variant], f"CUHK03-NP ({variant})")
     images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.TRAD)
     found: dict[str, tuple[Record, ...]] = {"train": ()}
-    last = last_person(folder, LAST_PERSON)
     for part in parts:
         place = f"{variant}/{PARTS[part]}"
-        found[part] = tuple(_record(images, path, fields, last) for path, fields in images.named(place, PATTERN))
+        found[part] = tuple(_record(images, path, fields) for path, fields in images.named(place, PATTERN))
         require_some(found[part], folder / place, f"{part} images")
     notes = ()
     if not options.variant and len(present) > 1:
@@ -53,8 +52,8 @@ def read(root: Path, options: ReadOptions) -> Release:
     return Release(name=NAME, root=folder, parts=found, notes=notes, variant=variant)
 
 
-def _record(images: ImageFolders, path: str, fields: re.Match[str], last: int) -> Record:
-    person = to_integer(fields[1], str(images.tree.root / path), "pid", low=1, high=last)
+def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
+    person = to_integer(fields[1], str(images.tree.root / path), "pid", low=1, high=LAST_PERSON)
     return images.record(path, person_id=person, camera_id=int(fields[2]))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, last_person, locate, names_agree, refuse_options
+from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
 from datasets.listing import OUTFITS, ImageTree, find_folder, outfit_id, read_lines, require_some, to_integer
 from datasets.protocols import Protocol, Search, plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
@@ -45,16 +45,15 @@ def read(root: Path, options: ReadOptions) -> Release:
     folder = find_folder(root, FOLDERS, [PARTS[part] for part in parts], "LTCC")
     images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.CC)
     found: dict[str, tuple[Record, ...]] = {"train": ()}
-    last = last_person(folder, LAST_PERSON)
     for part in parts:
-        found[part] = tuple(_record(images, path, fields, last) for path, fields in images.named(PARTS[part], PATTERN))
+        found[part] = tuple(_record(images, path, fields) for path, fields in images.named(PARTS[part], PATTERN))
         require_some(found[part], folder / PARTS[part], f"{part} images")
     return Release(name=NAME, root=folder, parts=found)
 
 
-def _record(images: ImageFolders, path: str, fields: re.Match[str], last: int) -> Record:
+def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
     where = str(images.tree.root / path)
-    person = to_integer(fields[1], where, "pid", low=0, high=last)
+    person = to_integer(fields[1], where, "pid", low=0, high=LAST_PERSON)
     clothes = to_integer(fields[2], where, "clothes", low=0, high=OUTFITS - 1)
     return images.record(path, person_id=person, camera_id=to_integer(fields[3], where, "camera", low=1, high=CAMERAS),
                          clothes_id=outfit_id(person, clothes))
@@ -62,8 +61,8 @@ def _record(images: ImageFolders, path: str, fields: re.Match[str], last: int) -
 
 def changing_persons(root: Path) -> frozenset[int]:
     """Return the test persons that change clothes, from info/. Raises UserError naming the file and the line."""
-    path, last = root / CHANGING_LIST, last_person(root, LAST_PERSON)
-    return frozenset(to_integer(line, f"{path} line {number}", "pid", low=0, high=last)
+    path = root / CHANGING_LIST
+    return frozenset(to_integer(line, f"{path} line {number}", "pid", low=0, high=LAST_PERSON)
                      for number, line in read_lines(path, "test persons that change clothes; only the -changing protocols need it"))
 
 

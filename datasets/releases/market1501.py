@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, last_person, locate, names_agree, refuse_options
+from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
 from datasets.listing import ImageTree, find_folder, require_some, to_integer
 from datasets.protocols import plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
@@ -43,9 +43,8 @@ def read(root: Path, options: ReadOptions) -> Release:
 
 def _read_part(images: ImageFolders, part: str) -> tuple[tuple[Record, ...], int]:
     records, junk = [], 0
-    last = last_person(images.tree.root, LAST_PERSON)
     for path, fields in images.named(PARTS[part], PATTERN):
-        person = to_integer(fields[1], str(images.tree.root / path), "pid", low=JUNK, high=last)
+        person = to_integer(fields[1], str(images.tree.root / path), "pid", low=JUNK, high=LAST_PERSON)
         if person == JUNK:
             junk += 1
         elif person == DISTRACTOR and part != "gallery":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, last_person, locate, refuse_options
+from datasets.image_folders import ImageFolders, locate, refuse_options
 from datasets.listing import ImageTree, find_folder, parse_name, read_lines, to_integer
 from datasets.protocols import plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
@@ -82,7 +82,6 @@ def _variant(root: Path, wanted: str) -> tuple[str, list[str]]:
 def _read_list(images: ImageFolders, layout: _Layout, part: str, listed: dict[PurePosixPath, str]) -> list[Record]:
     """Records of one list in listed order. listed: images met so far and where, of all lists of one part."""
     records = []
-    last = last_person(images.tree.root, LAST_PERSON[part])
     for number, line in read_lines(images.tree.root / LISTS[part], "list of image and pid"):
         where = f"{LISTS[part]} line {number}"
         place = f"{images.tree.root / LISTS[part]} line {number}"
@@ -90,7 +89,7 @@ def _read_list(images: ImageFolders, layout: _Layout, part: str, listed: dict[Pu
         if len(columns) != 2:
             raise UserError(f"{place}: {len(columns)} columns instead of 2 (image and pid): {line[:80]!r}; restore the list")
         path = PurePosixPath(columns[0])
-        person = to_integer(columns[1], place, "pid", low=0, high=last)
+        person = to_integer(columns[1], place, "pid", low=0, high=LAST_PERSON[part])
         camera = to_integer(parse_name(PATTERN, path.name, place)[3], place, "camera", low=1, high=CAMERAS)
         if path in listed:
             raise UserError(f"{place}: {columns[0]} was already listed in {listed[path]}; keep one of the two lines")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, last_person, locate, refuse_options
+from datasets.image_folders import ImageFolders, locate, refuse_options
 from datasets.listing import ImageTree, find_folder, outfit_id, parse_name, require_some, to_integer
 from datasets.protocols import Protocol, Search, image_source, plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
@@ -53,9 +53,8 @@ def read(root: Path, options: ReadOptions) -> Release:
 def _read_persons(images: ImageFolders, place: str, room_of: Callable[[str, str], str]) -> tuple[Record, ...]:
     """Records of the folders of persons in `place`; room_of: file name, place -> A, B or C."""
     records = []
-    last = last_person(images.tree.root, LAST_FOLDER)
     for person_folder in images.tree.folders(place):
-        person = to_integer(person_folder, str(images.tree.root / place), "the name of a person's folder", low=0, high=last)
+        person = to_integer(person_folder, str(images.tree.root / place), "the name of a person's folder", low=0, high=LAST_FOLDER)
         for name in images.tree.names(f"{place}/{person_folder}"):
             room = room_of(name, str(images.tree.root / place / person_folder))
             records.append(images.record(f"{place}/{person_folder}/{name}", person_id=person, camera_id=CAMERAS[room],
