@@ -121,7 +121,7 @@ def collate(rows: Sequence[Row | Failure]) -> tuple[Batch | None, list[Failure]]
 
 def _modalities(rows: Sequence[Row]) -> list[Modality]:
     """Modalities of a batch: in the order of the records where all have the same, else in that of the enumeration."""
-    found = {modality for row in rows for modality in row.inputs}
-    if set(rows[0].inputs) == found:
-        return list(rows[0].inputs)
-    return [modality for modality in Modality if modality in found]
+    orders = {tuple(row.inputs) for row in rows}
+    if len(orders) == 1:
+        return list(orders.pop())
+    return [modality for modality in Modality if any(modality in order for order in orders)]
