@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional
+from typing import Any, ClassVar, Literal, Optional
 
 from configs.vocabulary import Family, Task
 
@@ -148,6 +148,8 @@ class Reid5oConfig:
 class VireidConfig:
     """The visible-infrared residual network. The defaults are IV-REID's, peculiarities included."""
 
+    text_length: ClassVar[int] = 0
+    """It reads no text."""
     init: str = "imagenet"
     """Initial weights: random, imagenet (torchvision's, downloaded once), or FILE.pth, a state dict of a torchvision ResNet."""
     image_size: tuple[int, int] = (384, 128)

@@ -76,15 +76,22 @@ def _build_orbench(data: DataConfig, select_val: bool, need_train: bool) -> Benc
 def build_source_reader(data: DataConfig, model: Any, benchmark: Benchmark | None = None) -> SourceReader:
     """Return the reader of single sources at the model's input size.
 
-    With data.cache_dir and a benchmark, every image of it is decoded into the cache first.
+    With data.cache_dir and a benchmark, every image of it is decoded into the cache first. A model whose text_length is 0
+    reads images only.
     """
-    tokenizer = ClipTokenizer()
-    if model.vocab_size < tokenizer.vocab_size:
-        raise UserError(f"model.vocab_size = {model.vocab_size}: the tokenizer has {tokenizer.vocab_size} ids")
     images: Any = PillowReader(tuple(model.image_size))
     if data.cache_dir and benchmark is not None:
         images = build_cache(image_paths(benchmark), tuple(model.image_size), data.cache_dir, available_cores())
+    if not model.text_length:
+        return SourceReader(images, _no_text)
+    tokenizer = ClipTokenizer()
+    if model.vocab_size < tokenizer.vocab_size:
+        raise UserError(f"model.vocab_size = {model.vocab_size}: the tokenizer has {tokenizer.vocab_size} ids")
     return SourceReader(images, partial(_tokenize, tokenizer, model.text_length))
+
+
+def _no_text(text: str) -> Tensor:
+    raise UserError(f"this model reads images only, not the text {text[:40]!r}; choose another family or other protocols (data.protocols)")
 
 
 def _tokenize(tokenizer: ClipTokenizer, length: int, text: str) -> Tensor:

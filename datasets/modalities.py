@@ -10,13 +10,17 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+STATISTICS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "clip": (CLIP_MEAN, CLIP_STD), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Mean and standard deviation per channel of values in [0, 1]; a model says by which its images are normalised."""
+
+
 @dataclass(frozen=True)
 class ModalitySpec:
-    """is_image: read as a picture, else as text. mean, std: per channel of values in [0, 1]. folder: ORBench's name of it."""
+    """is_image: read as a picture, else as text. folder: ORBench's name of it."""
 
     is_image: bool
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
     folder: str = ""
 
 

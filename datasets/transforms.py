@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from configs.vocabulary import Modality
-from datasets.modalities import MODALITIES
+from datasets.modalities import MODALITIES, STATISTICS
 
 ERASE_AREA = (0.02, 0.4)
 ERASE_ASPECT = (0.3, 3.3)
@@ -55,18 +55,15 @@ def _erase_box(height: int, width: int, rng: random.Random) -> Box:
     return NO_BOX
 
 
-def model_input(modality: Modality, inputs: Tensor, erased: Tensor | None = None) -> Tensor:
+def model_input(modality: Modality, inputs: Tensor, erased: Tensor | None = None, statistics: str = "clip") -> Tensor:
     """Turn a loader's rows into a model's: (B, 3, H, W) uint8 -> normalised float32; token ids pass unchanged.
 
-    erased: (B, 4) int64 boxes (top, left, height, width), filled with the modality's mean AFTER normalisation, as the
-    reference does (so the fill is not the mean colour). Zero area = nothing.
+    erased: (B, 4) int64 boxes (top, left, height, width), filled with the mean AFTER normalisation, as the reference does
+    (so the fill is not the mean colour). Zero area = nothing. statistics: name in datasets.modalities.STATISTICS.
     """
-    spec = MODALITIES[Modality(modality)]
-    if not spec.is_image:
+    if not MODALITIES[Modality(modality)].is_image:
         return inputs
-    shape = (1, 3, 1, 1)
-    mean = torch.tensor(spec.mean, device=inputs.device).view(shape)
-    std = torch.tensor(spec.std, device=inputs.device).view(shape)
+    mean, std = (torch.tensor(values, device=inputs.device).view(1, 3, 1, 1) for values in STATISTICS[statistics])
     images = (inputs.float() / 255.0 - mean) / std
     if erased is None or not bool((erased[:, 2] > 0).any()):
         return images

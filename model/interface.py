@@ -36,6 +36,8 @@ class RetrievalModel(Protocol):
     """Recompute blocks in the backward pass instead of keeping what they computed. May be set at any time."""
     frozen_names: tuple[str, ...]
     """Parameters that the family never trains; their requires_grad is False."""
+    statistics: str
+    """By which statistics images are normalised: a name in datasets.modalities.STATISTICS."""
     follows_instructions: bool = False
     """Whether `encode` reads the instruction beside a source; otherwise an image is encoded once, whatever is asked of it."""
 

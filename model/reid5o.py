@@ -42,6 +42,7 @@ class ReID5o(nn.Module):
     """
 
     follows_instructions = False
+    statistics = "clip"
 
     def __init__(self, *, vision: VisionSpec, text: TextSpec, embed_dim: int, mmt_depth: int, mmt_heads: int, num_identities: int,
                  checkpoint_activations: bool = False) -> None:

@@ -122,11 +122,14 @@ class SourceEncoder:
                 continue
             self.encoded[modality] = self.encoded.get(modality, 0) + len(indices)
             moved = inputs.to(self.device, non_blocking=True)
-            prepared = model_input(modality, moved.flip(-1) if self.spec.mirror and MODALITIES[modality].is_image else moved)
+            prepared = self._prepared(modality, moved.flip(-1) if self.spec.mirror and MODALITIES[modality].is_image else moved)
             if instruction is None or spoken is None:
                 yield known[indices], self.model.encode(modality, prepared)
             else:
-                yield known[indices], self.model.encode(modality, prepared, model_input(spoken, instruction.to(self.device, non_blocking=True)))
+                yield known[indices], self.model.encode(modality, prepared, self._prepared(spoken, instruction.to(self.device, non_blocking=True)))
+
+    def _prepared(self, modality: Modality, inputs: Tensor) -> Tensor:
+        return model_input(modality, inputs, statistics=self.model.statistics)
 
 
 def _pairs(loaded: Iterable[SourceBatch], instructions: Iterable[SourceBatch] | None) -> Iterator[LoadedBatch]:

@@ -19,6 +19,8 @@ DIM = 5
 class ToyModel(nn.Module):
     """One linear map per modality and a tanh; what is said beside an image is added before it. Counts its rows."""
 
+    statistics = "clip"
+
     def __init__(self, follows: bool = False) -> None:
         super().__init__()
         self.embed_dim, self.num_identities, self.follows_instructions, self.rows = DIM, 2, follows, 0

@@ -30,6 +30,7 @@ class SmallModel(nn.Module):
     """Stands for a model: 5 tokens per image, 3 per text, a fusion by attention that is not linear. Counts its rows."""
 
     follows_instructions = False
+    statistics = "clip"
 
     def __init__(self) -> None:
         super().__init__()
