@@ -85,11 +85,12 @@ def read(root: Path, options: ReadOptions) -> Release:
         folder, lists = _find_lists(data, entry, options, notes)
         if lists:
             by_folder.setdefault(folder, {}).update(lists)
-        elif options.members:
+        elif entry.name in options.members and (options.need_train or "query" in entry.roles):
             wanted = " or ".join(f"{role}{entry.suffixes[0]}.txt" for role in entry.roles)
             raise UserError(f"{folder} has no lists of {entry.name} ({wanted}, there or in its datalist/); restore them or change data.members")
     if not by_folder:
-        raise UserError(f"{root} holds no set of {TITLE}: expected folders like market/ or real2/ with datalist/query.txt and datalist/gallery.txt; "
+        asked = f" named by data.members ({', '.join(options.members)})" if options.members else ""
+        raise UserError(f"{root} holds no set of {TITLE}{asked}: expected folders like market/ or real2/ with datalist/query.txt and datalist/gallery.txt; "
                         "set data.root to the authors' data folder")
     for folder, lists in by_folder.items():
         parts |= ListReader(tree=ImageTree(folder, options.check_files), dataset=NAME, crop=options.crop).read(lists)
