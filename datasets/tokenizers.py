@@ -142,7 +142,7 @@ class WordPieces:
         self.vocab, self.length = vocab, length
         self._pieces = BertTokenizer.from_pretrained(str(folder), local_files_only=True, do_lower_case=True)
         ids = self._pieces.get_vocab()
-        self.vocab_size = len(ids)
+        self.vocab_size, self.vocabulary = len(ids), tuple(sorted(ids, key=ids.__getitem__))
         self.pad_id, self.start_id, self.mask_id = ids["[PAD]"], ids["[CLS]"], ids["[MASK]"]
         self.ordinary_ids = _longest_run(index for piece, index in ids.items() if not _is_reserved(piece))
 

@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.tokenizers import ClipTokenizer
+from datasets.captions import preprocess_caption
+from datasets.tokenizers import ClipTokenizer, WordPieces
 from utils.annotation_vectors import SparseRows
 from utils.errors import UserError
 from utils.progress import progress_bar
 
-CLS_LENGTH = 70
-"""Word pieces that the text encoder reads, [CLS] included; there is no [SEP]. Source: IRM's released code."""
 CLS_BATCH = 64
 
 CLOTHES_SIZE = 64
@@ -47,7 +46,7 @@ class TextEncoder(Protocol):
 class TfIdf:
     """Term frequency times inverse document frequency of CLIP's word pieces, the frequencies from the split's distinct texts.
 
-    idf = ln((1 + m) / (1 + documents with the piece)) + 1, so that a split of one text has a direction too.
+    Texts are in lower case and without punctuation (`preprocess_caption`, not cut). idf = ln((1 + m) / (1 + documents with the piece)) + 1, so that a split of one text has a direction too.
     """
 
     name = "tfidf-clip-pieces"
@@ -57,7 +56,7 @@ class TfIdf:
 
     def pieces(self, text: str) -> list[int]:
         """Return CLIP's word pieces."""
-        return self._tokenizer.encode(text)
+        return self._tokenizer.encode(preprocess_caption(text, max_words=len(text)))
 
     def encode(self, texts: Sequence[list[int]]) -> tuple[SparseRows, str]:
         """Return the vectors; the digest covers the pieces that occur and their idf."""
@@ -76,6 +75,8 @@ class TfIdf:
 class TextCls:
     """CLS of the last layer of a pretrained BERT (`t_s`); centred = minus its mean over the split's distinct texts of a kind.
 
+    It reads texts as IRM's text branch does: `preprocess_caption`, [CLS] and at most 69 word pieces, no [SEP].
+
     The CLS of all texts lie close together, so that raw cosines are above every threshold; the mean takes that away. A
     single text is not centred: nothing would be left.
     """
@@ -88,12 +89,12 @@ class TextCls:
 
     def pieces(self, text: str) -> list[int]:
         """Return BERT's word pieces."""
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._tokenizer.encode(preprocess_caption(text))
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[list[int]]) -> tuple[np.ndarray, str]:
         """Return the vectors; the digest covers the weights, the vocabulary and the mean."""
-        rows = [[self._tokenizer.cls_token_id, *pieces][:CLS_LENGTH] for pieces in texts]
+        rows = [[self._tokenizer.start_id, *pieces][:self._tokenizer.length] for pieces in texts]
         distinct = list(dict.fromkeys(map(tuple, rows)))
         found = [self._cls(distinct[start:start + CLS_BATCH])
                  for start in progress_bar(range(0, len(distinct), CLS_BATCH), None, "annotations", "batch")]
@@ -101,13 +102,13 @@ class TextCls:
         vectors = torch.cat(found).double().numpy()
         mean = vectors.mean(axis=0) if self.centred and len(distinct) > 1 else np.zeros(vectors.shape[1])
         state = self._model.state_dict()
-        words = "\n".join(sorted(self._tokenizer.get_vocab(), key=self._tokenizer.get_vocab().get))
-        checksum = digest([*(state[name] for name in sorted(state)), np.frombuffer(words.encode(), dtype=np.uint8), mean])
+        words = np.frombuffer("\n".join(self._tokenizer.vocabulary).encode(), dtype=np.uint8)
+        checksum = digest([*(state[name] for name in sorted(state)), words, mean])
         return (vectors - mean)[[places[tuple(row)] for row in rows]], checksum
 
     def _cls(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
         longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self._tokenizer.pad_token_id)
+        ids = torch.full((len(rows), longest), self._tokenizer.pad_id)
         mask = torch.zeros((len(rows), longest), dtype=torch.int64)
         for place, row in enumerate(rows):
             ids[place, :len(row)] = torch.tensor(row)
@@ -115,15 +116,14 @@ class TextCls:
         return self._model(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
 
 
-def _read_bert(place: str) -> tuple[Any, Any]:
+def _read_bert(place: str) -> tuple[WordPieces, Any]:
     """Tokenizer and model, without pooler. Raises UserError."""
-    from transformers import AutoConfig, BertModel, BertTokenizer
+    from transformers import AutoConfig, BertModel
 
     try:
         kind = AutoConfig.from_pretrained(place).model_type
         if kind != "bert":
             raise UserError(f"{place} is a {kind} model, not BERT; give a BERT such as bert-base-uncased")
-        tokenizer = BertTokenizer.from_pretrained(place)
         model, loading = BertModel.from_pretrained(place, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True)
     except UserError:
         raise
@@ -134,8 +134,9 @@ def _read_bert(place: str) -> tuple[Any, Any]:
     if loading["missing_keys"]:
         raise UserError(f"{place} lacks {len(loading['missing_keys'])} of its model's weights, {sorted(loading['missing_keys'])[0]} "
                         "first; download it again")
-    if len(tokenizer) > model.config.vocab_size or tokenizer.cls_token_id is None:
-        raise UserError(f"{place} has a vocabulary of {len(tokenizer)} pieces and weights for {model.config.vocab_size}; they do "
+    tokenizer = WordPieces(place)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(f"{place} has a vocabulary of {tokenizer.vocab_size} pieces and weights for {model.config.vocab_size}; they do "
                         "not belong together")
     return tokenizer, model.eval()
 
