@@ -51,7 +51,8 @@ def kinds(result, *levels: str) -> dict[str, int]:
 def test_whole_copies_are_clean(tmp_path: Path, name: str) -> None:
     made = TREES[name](tmp_path)
     result = report(name, root_of(name, made, tmp_path))
-    assert result.exit_code == 0 and result.searches and set(kinds(result)) <= {"counts_differ"}
+    # OmniReID's reader warns that CUHK-PEDES reuses images of Market-1501.
+    assert result.exit_code == 0 and result.searches and set(kinds(result)) <= {"counts_differ", *(["reader"] if name == "omnireid" else [])}
     # Market-1501's image of nobody is no part; val of MSMT17 is in train.
     on_disk = sum(path.suffix in (".jpg", ".png", ".bmp") for path in tmp_path.rglob("*"))
     assert result.images_opened == on_disk - (1 if name == "market1501" else 0)
@@ -271,6 +272,13 @@ def test_exclusion_by_list(tmp_path: Path) -> None:
     lines(tmp_path / "out.txt", *(f"{folder.name}/query/{path.name}" for path in (folder / "query").iterdir()))
     with pytest.raises(UserError, match="leaves nothing of the part query"):
         overlap.apply_exclusions(release, overlap.load_exclusions(tmp_path / "out.txt", tmp_path))
+
+
+def test_datalists_are_written(tmp_path: Path, run) -> None:
+    TREES["market1501"](tmp_path)
+    code, out, _ = run("--dataset", "market1501", "--root", tmp_path, "--write-datalists", tmp_path / "lists", "--no-images")
+    assert code == 0 and out.count("written: ") == 3
+    assert (tmp_path / "lists" / "query.txt").read_text(encoding="utf-8").splitlines()[0].startswith("query/0001_c1s1_001051_00.jpg ")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets.benchmark import exclude_listed
 from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.checks.contents import count_findings, count_parts, coverage_findings, coverage_of, person_findings
 from datasets.checks.files import file_findings, missing_findings
 from datasets.checks.matches import find_unmatched, match_findings, searchable_persons, searches_of
 from datasets.checks.orbench import ORBENCH
 from datasets.checks.report import Finding, Report, examples
-from datasets.overlap import apply_exclusions, find_identical, grammar_of, image_values, known_overlaps, load_exclusions
+from datasets.overlap import find_identical, grammar_of, image_values, known_overlaps
 from datasets.release import DatasetEntry, ReadOptions, Release
 from datasets.releases.manifest import NO_SPLIT
 from utils.errors import UserError, nearest
@@ -57,7 +58,7 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     entry = check_entry(options.dataset)
     release = _read(entry, options.root, options.reading)
     if options.exclude:
-        release = apply_exclusions(release, load_exclusions(Path(options.exclude), options.root))
+        release = exclude_listed(release, Path(options.exclude), options.root, options.reading.need_train)
     parts = count_parts(entry, release)
     searches, notes = searches_of(entry, release, options.protocols or (entry.default if entry.name in OWN else ()))
     persons = searchable_persons(release)
