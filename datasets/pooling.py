@@ -148,7 +148,7 @@ def refuse_identical(images: Mapping[str, Iterable[str]]) -> None:
     found = find_identical(images)
     if found:
         (left, first), (right, second) = list(found[0].paths.items())[:2]
-        raise UserError(f"{len(found)} images are in several of the joined data sets with identical bytes, for instance {first[0]} ({left}) and "
+        raise UserError(f"{len(found)} image(s) with identical bytes are in several of the joined data sets, for instance {first[0]} ({left}) and "
                         f"{second[0]} ({right}); list the ones to leave out in a file and set data.exclude to it")
 
 

@@ -50,7 +50,7 @@ def read(root: Path, options: ReadOptions) -> Release:
     UserError naming file and line.
     """
     refuse_options(options, NAME)
-    folder = find_folder(root, FOLDERS, MARKERS, f"{TITLE} (Real1 was never published as files: its datalists are read by data.dataset=omnireid)")
+    folder = find_folder(root, FOLDERS, MARKERS, f"{TITLE} (Real1 exists as datalists only: data.dataset=omnireid)")
     tree = ImageTree(folder, options.check_files)
     lines = {"query": _read_list(folder / QUERY_LIST, 5), "gallery": _read_list(folder / GALLERY_LIST, 4)}
     outfits = outfit_numbers((line.person, line.clothes) for listed in lines.values() for line in listed)
@@ -62,7 +62,7 @@ def read(root: Path, options: ReadOptions) -> Release:
         part: tuple(_record(line, tree, bases, outfits) for line in listed) for part, listed in lines.items()}
     _refuse_repeated(parts["gallery"])
     notes = [_size_note(parts), box_note("gallery", len(parts["gallery"])),
-             "no training part: Real1 was never published as files, its datalists are read by data.dataset=omnireid",
+             "no training part: Real1 exists as the authors' datalists only, which data.dataset=omnireid reads",
              "the clothes_id of a query line is taken as that of its template (unconfirmed)"]
     if (folder / DESCRIPTIONS).is_file():
         parts |= _with_descriptions(parts, lines["gallery"], read_captions(folder / DESCRIPTIONS), folder / DESCRIPTIONS)
