@@ -12,6 +12,7 @@ from datasets.checks.report import Finding, examples
 from datasets.overlap import find_identical, image_values
 from datasets.readers import open_image
 from datasets.release import Release
+from datasets.structures import Record
 from utils.errors import UserError
 from utils.progress import progress_bar
 
@@ -24,8 +25,7 @@ def file_findings(release: Release, processes: int) -> tuple[list[Finding], int]
     """Open and decode every image; return findings and the number opened. processes: at most so many."""
     records = [record for part in release.parts.values() for record in part]
     paths = sorted(image_values(records))
-    missing, readable = _missing(paths)
-    findings = missing
+    findings, readable = _missing(paths, records)
     broken = {path: error for path, error in zip(readable, _errors(readable, processes)) if error}
     if broken:
         findings = [*findings, Finding(
@@ -36,16 +36,19 @@ def file_findings(release: Release, processes: int) -> tuple[list[Finding], int]
 
 def missing_findings(release: Release) -> list[Finding]:
     """Return listed images that do not exist, without opening the others."""
-    return _missing(sorted(image_values(record for part in release.parts.values() for record in part)))[0]
+    records = [record for part in release.parts.values() for record in part]
+    return _missing(sorted(image_values(records)), records)[0]
 
 
-def _missing(paths: Sequence[str]) -> tuple[list[Finding], list[str]]:
+def _missing(paths: Sequence[str], records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
     """Findings, and the paths that exist."""
     absent = [path for path in progress_bar(paths, len(paths), "looking for images", "file") if not os.path.isfile(path)]
     if not absent:
         return [], list(paths)
     gone = set(absent)
-    return [Finding(level="defect", kind="missing_images", count=len(absent), examples=examples(absent),
+    places = {source.value: source.record for record in records for source in record.sources.values() if source.value in gone}
+    shown = (f"{path} ({places.get(path, 'a partner or clothes image')})" for path in absent)
+    return [Finding(level="defect", kind="missing_images", count=len(absent), examples=examples(shown),
                     message=f"{len(absent):,} of {len(paths):,} listed images do not exist; restore them, or take them out of the lists")
             ], [path for path in paths if path not in gone]
 
