@@ -163,6 +163,10 @@ def test_sysu_not_everybody_is_everywhere_and_the_draws_differ() -> None:
     cells = loadmat(io.BytesIO(plan.binaries["exp/rand_perm_cam.mat"]))["rand_perm_cam"]
     many = [matrix for matrix in cells[0][0].squeeze() if matrix.size]
     assert all(matrix.shape == (10, 3) and len({tuple(row) for row in matrix}) > 1 for matrix in many)
+    for seed in range(12):
+        # Somebody can be found indoors, however few are tested.
+        plan = plan_of("sysu", seed=seed, test_identities=1, images_per_modality=1)
+        assert 1 in {shot.camera for shot in plan.shots if membership(shot.person) is Membership.TEST}
 
 
 def test_nested_cells_are_what_scipy_reads() -> None:

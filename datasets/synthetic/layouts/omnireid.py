@@ -24,7 +24,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image, ImageDraw
 
@@ -73,7 +73,7 @@ class _Tree:
         """Return the plan of a data set's own layout."""
         return importlib.import_module(LAYOUTS[layout]).plan(dataclasses.replace(self.arguments, layout=layout))
 
-    def add(self, member: str, path: str, shot: Shot, kind: str = "photo") -> str:
+    def add(self, member: str, path: str, shot: Shot, kind: Literal["photo", "template", "crop"] = "photo") -> str:
         """Place a picture at `path` in the folder of a member; return `path`."""
         self.shots.append(dataclasses.replace(shot, path=f"{member}/{path}", kind=kind))
         return path
@@ -142,15 +142,15 @@ def _cuhk(tree: _Tree) -> None:
     tree.write("cuhk/datalist", lists)
 
 
-def _clothed(tree: _Tree, member: str, path: str, shot: Shot, pid: int, crops: str = "") -> _Line:
-    """Place a picture, and in training (with a folder for crops) its upper body; return its line."""
+def _clothed(tree: _Tree, member: str, path: str, shot: Shot, pid: int, crops: str) -> _Line:
+    """Place a picture and, unless `crops` is empty, its upper body in that folder; return the line."""
     image = tree.add(member, path, shot)
     second = tree.add(member, f"{crops}/{PurePosixPath(path).with_suffix('.jpg')}", shot, "crop") if crops else WHITE_SHIRT
     return _Line(image, second, pid, shot.outfit, shot.camera)
 
 
 def _ltcc(tree: _Tree) -> None:
-    plan, wardrobe = tree.plan_of("ltcc"), {}
+    plan, wardrobe = tree.plan_of("ltcc"), dict[tuple[int, int], tuple[int, int]]()
     lists: dict[str, list[_Line]] = defaultdict(list)
     for shot in plan.shots:
         folder, name = shot.path.split("/")
@@ -174,7 +174,7 @@ def _ltcc(tree: _Tree) -> None:
 
 def _prcc(tree: _Tree) -> None:
     lists: dict[str, list[_Line]] = defaultdict(list)
-    wardrobe = {}
+    wardrobe: dict[tuple[int, int], tuple[int, int]] = {}
     for shot in tree.plan_of("prcc").shots:
         folders = shot.path.split("/")
         pid = int(folders[-2])
