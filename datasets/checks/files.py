@@ -17,8 +17,8 @@ from utils.errors import UserError
 from utils.progress import progress_bar
 
 CHUNK = 64
-WORTH_PROCESSES = 2000
-"""Fewer images are opened sooner than a process has started."""
+WORTH_PROCESSES = 20_000
+"""Fewer images are opened sooner than the processes have imported what they need."""
 
 
 def file_findings(release: Release, processes: int) -> tuple[list[Finding], int]:
