@@ -100,7 +100,9 @@ def test_clothes_rules(rule: str) -> None:
 
 def test_several_rules_and_unknown_labels_in_one_split() -> None:
     blind = [dataclasses.replace(entry, camera_id=-1) for entry in market().query]
-    searches = [market(), market("same_camera_or_clothes", title="clothes"), market(title="blind", query=blind)]
+    dressed = [dataclasses.replace(entry, clothes_id=entry.clothes_id + 1) for entry in market().query]
+    searches = [market(), market("same_camera_or_clothes", title="clothes"), market(title="blind", query=blind),
+                market("same_camera_or_clothes", title="other clothes", query=dressed), market(title="by person", cmc="identity")]
     result = run(split_of(*searches))
     assert_rows(result, searches)
     assert result.lists[0].metrics() != pytest.approx(result.lists[2].metrics())
@@ -153,6 +155,8 @@ def test_pooled_groups_count_every_query_once() -> None:
     deep = 100 * statistics.mean(entry["rank"] <= 20 for entry in every if entry is not None)
     assert row.metrics == pytest.approx({**plain_metrics(every), "R20": deep}, abs=1e-5) and deep < 100 and row.pooled and not row.deviation
     assert row.protocol == "a; b"
+    shown = [line.split("|")[1].strip() for line in format_result(result).splitlines() if line.startswith("|")][1:]
+    assert shown == ["few", "many", "joint"]
     plain_mean = sum(entry.metrics()["mAP"] for entry in result.lists) / 2
     assert row.metrics["mAP"] != pytest.approx(plain_mean, abs=1e-3)
 
@@ -216,15 +220,24 @@ def test_an_unreadable_instruction_leaves_its_image_out() -> None:
         return Source(modality=Modality.RGB, value=pictures[entry.camera_id]) if entry.camera_id in pictures else None
 
     def strict(source: Source) -> torch.Tensor:
-        if source.value == "broken.jpg":
-            raise UserError("broken.jpg: damaged")
+        if source.value in ("broken.jpg", "rgb/2_c1_1.jpg"):
+            raise UserError(f"{source.value}: damaged")
         return read(source)
 
-    split = split_of(market(), instruct=picture)
-    with pytest.raises(UserError, match="broken.jpg"):
+    search = market()
+    split = split_of(search, instruct=picture)
+    with pytest.raises(UserError, match="jpg: damaged"):
         evaluate_split(ToyModel(follows=True), split, strict, EvaluationSpec(), CPU)
     result = evaluate_split(ToyModel(follows=True), split, strict, EvaluationSpec(skip_unreadable=True), CPU)
-    assert result.lists[0].gallery == sum(camera != 3 for camera in split.gallery_camera_ids) and result.lists[0].unreadable.tolist() == [9]
+    assert result.lists[0].gallery == sum(camera != 3 for camera in split.gallery_camera_ids) - 1 and result.lists[0].unreadable.tolist() == [9]
+    model = ToyModel(follows=True)
+
+    def feature(entry: Record) -> np.ndarray:
+        return plain_feature(model, next(iter(entry.sources.values())), picture(entry))
+
+    readable = [entry for entry in search.gallery if entry.camera_id != 3 and image_source(entry).value != "rgb/2_c1_1.jpg"]
+    found = plain_queries(dataclasses.replace(search, query=search.query[:9], gallery=readable), feature)
+    assert result.lists[0].metrics() == pytest.approx(plain_metrics(found), abs=1e-5)
 
 
 def test_crops_are_sources_of_their_own_and_one_picture() -> None:
@@ -259,6 +272,8 @@ def test_flip_and_ap_topk_are_rows_of_their_own() -> None:
 
 def test_re_ranked_rows_use_every_query_and_the_lists_own_gallery() -> None:
     searches, model = sysu(draws=2), ToyModel()
+    half = dataclasses.replace(searches[0], title="half", query=searches[0].query[::2])
+    searches.append(half)
     result = run(split_of(*searches), rerank=True, rerank_k1=4, rerank_k2=2, rerank_lambda=0.4)
     assert_rows(result, searches)
     for entry, search in zip((entry for entry in result.lists if entry.stamp == "re-ranked"), searches):
@@ -370,12 +385,16 @@ def test_the_page_shows_what_counts(tmp_path: Path) -> None:
     result = run(split_of(*on_disk(tmp_path, [market(), *sysu(draws=2)])), flip=True)
     page = write_report(tmp_path / "out", result, PROVENANCE).read_text(encoding="utf-8")
     assert "sysu-all (mean of 2)" in page and "±" in page and "market [flip]" in page
+    first_matches = set()
     for number, index in choose_queries(result, 0)["Worst"]:
         listed, queries = result.plain_lists[number], result.ranked.split.query_lists[number]
         places, _ = result.ranked.search(listed.task, index, 1000)
         hits = [result.ranked.split.gallery_ids[place] == queries.person_ids[index] for place in places]
         persons = [result.ranked.split.gallery_ids[place] for place in places[:hits.index(True) + 1]]
+        first_matches.add(hits.index(True) + 1)
+        assert f"first match at rank {hits.index(True) + 1} ({sum(hits)} in the gallery)" in page
         assert listed.first_rank[index] == (hits.index(True) + 1 if queries.cmc == "image" else len(set(persons)))
+    assert max(first_matches) > 5
 
 
 def test_a_query_is_found_by_the_name_of_its_row() -> None:
