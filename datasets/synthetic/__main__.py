@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from datasets.synthetic.arguments import LAYOUTS, parse_image_size, parse_layouts
+from datasets.synthetic.arguments import DEFAULT_IDENTITIES, LAYOUTS, OTHER_IDENTITIES, parse_image_size, parse_layouts
 from utils.errors import run_script
 
 
@@ -14,7 +14,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layout", action="append", metavar="NAME[,NAME...]",
                         help=f"layouts to write, may be given again: {', '.join(LAYOUTS)} (default: orbench)")
     parser.add_argument("--root", required=True, help="folder below which the layout's own folder (ORBench/, ...) is made")
-    parser.add_argument("--identities", type=int, default=1200, metavar="N", help="training identities (default: %(default)s)")
+    several = ", ".join(f"{count} for {layout}" for layout, count in DEFAULT_IDENTITIES.items())
+    parser.add_argument("--identities", type=int, default=None, metavar="N",
+                        help=f"training identities (default: {several}, {OTHER_IDENTITIES} for the others)")
     parser.add_argument("--test-identities", type=int, default=100, metavar="M", help="test identities (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="population and pictures (default: %(default)s)")
     parser.add_argument("--image-size", default="128x64", metavar="HxW", help="pixels (default: %(default)s)")
@@ -36,7 +38,8 @@ def main() -> None:
 
     for layout in layouts:
         start = time.perf_counter()
-        result = render(layout, options.root, identities=options.identities, test_identities=options.test_identities,
+        identities = DEFAULT_IDENTITIES.get(layout, OTHER_IDENTITIES) if options.identities is None else options.identities
+        result = render(layout, options.root, identities=identities, test_identities=options.test_identities,
                         seed=options.seed, image_size=size, images_per_modality=options.images_per_modality,
                         outfits=options.outfits, shared_persons=options.shared_persons, processes=options.processes)
         if result.reused:

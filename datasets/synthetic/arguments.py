@@ -14,6 +14,10 @@ LAYOUTS = {name: f"datasets.synthetic.layouts.{name.replace('-', '_')}" for name
     "cuhk-pedes", "icfg-pedes", "rstpreid", "cocas", "omnireid")}
 """Name of a layout -> module with `FOLDER` (the name of its root folder) and `plan(arguments) -> Plan`."""
 
+DEFAULT_IDENTITIES = {"orbench": 1200, "ltcc": 50, "omnireid": 50, "regdb": 200}
+OTHER_IDENTITIES = 300
+"""Training identities when none are asked for: no more than a layout's file names and lists can hold."""
+
 MINIMUM_SIDE, MAXIMUM_SIDE = 16, 1024
 MAXIMUM_PERSONS = 90_000
 """Persons of one part of one layout; a layout's file names may hold fewer."""
