@@ -213,7 +213,7 @@ class EvaluationResult:
     """Everything measured on one split. counts and cache are plain values for the result file.
 
     lists: all lists of the split in the plain way, then all of them again for each further stamp. relevance: what mAP@tau compares
-    annotations by, empty without thresholds.
+    annotations by, empty without thresholds. stamps: what each stamp means.
     """
 
     name: str
@@ -228,6 +228,7 @@ class EvaluationResult:
     seconds: Mapping[str, float]
     ranked: RankedSplit
     relevance: Mapping[str, object] = field(default_factory=dict)
+    stamps: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plain_lists(self) -> tuple[ListResult, ...]:
@@ -286,7 +287,7 @@ class EvaluationResult:
         return next((row.metrics[metric] for row in self.averages() if row.task == task), float("nan"))
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a reader of the table must know: missing lists, unmatched queries, skipped sources, rules that are none."""
+        """Return what a reader of the table must know: missing lists, unmatched queries, skipped sources, absent rules, stamps."""
         found: list[str] = []
         if self.missing_lists:
             found.append(f"{len(self.missing_lists)} query lists are missing ({', '.join(self.missing_lists)}); "
@@ -298,6 +299,7 @@ class EvaluationResult:
         else:
             found += [*unmatched_notes(self), *rule_notes(self.ranked.split)]
         found += threshold_notes(self)
+        found += [f"rows [{stamp}]: {meaning}" for stamp, meaning in self.stamps.items()]
         if self.skipped:
             left_out = sum(len(entry.unreadable) for entry in self.plain_lists)
             found.append(f"{len(self.skipped)} unreadable sources were skipped; {left_out} queries were left out with them")
@@ -355,8 +357,8 @@ def threshold_notes(result: EvaluationResult) -> list[str]:
         return []
     measured = [entry for entry in result.plain_lists if entry.thresholds]
     bare = [entry.task for entry in result.plain_lists if not entry.thresholds]
-    notes = [f"mAP@tau by annotations, encoded by {result.relevance['encoder']} ({result.relevance['checksum']}), no positive: "
-             f"{result.relevance['no_positive']}; kept@tau is the share of matches of the person that tau keeps, 1.00 = tau says nothing"] if measured else []
+    notes = [f"mAP@tau by annotations, encoded by {result.relevance['encoder']} (checksum {str(result.relevance['checksum'])[:16]}), a query "
+             f"without positive: {result.relevance['no_positive']}; kept@tau is the share of matches of the person that tau keeps, 1.00 = tau says nothing"] if measured else []
     if bare:
         notes.append(f"mAP@tau is not measured where queries have no annotations: {', '.join(bare)}")
     first = [next(iter(entry.thresholds.values())) for entry in measured]

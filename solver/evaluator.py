@@ -90,6 +90,8 @@ def evaluate_splits(
     plan = plan_evaluation(splits, instructed=model.follows_instructions)
     if spec.rerank:
         check_reranking(plan, spec)
+    # What a user can correct is found before the images are read.
+    relevances = [relevance_of(split, encoder=spec.relevance, read_clothes=read_clothes) if spec.thresholds else None for split in splits]
     features, encoded, encoded_at = _features(model, plan, reader, spec, device)
     measurements = [_measurement(spec, "", features)]
     if spec.ap_topk:
@@ -103,9 +105,8 @@ def evaluate_splits(
     fused_at = time.perf_counter()
     readable = _readable(plan, encoded)
     results = []
-    for split in plan.splits:
+    for split, relevance in zip(plan.splits, relevances):
         ranked_from = time.perf_counter()
-        relevance = relevance_of(split.split, encoder=spec.relevance, read_clothes=read_clothes) if spec.thresholds else None
         lists = tuple(entry for measurement in measurements
                       for entry in rank_split(split, replace(measurement, relevance=relevance), readable))
         seconds = {"encode": encoded_at - started, "fuse": fused_at - encoded_at, "rank": time.perf_counter() - ranked_from}
@@ -114,6 +115,7 @@ def evaluate_splits(
             ap_form=spec.ap, precision=spec.precision, counts=_counts(plan, encoded), cache=_cache_summary(encoded.cache),
             skipped=_skipped(plan, encoded), seconds={name: round(value, 3) for name, value in seconds.items()},
             ranked=ranked_split(split, features, readable), relevance=_relevance_summary(relevance, spec),
+            stamps=_stamps(spec),
         ))
         logger.info("split %s: %d query lists, seconds %s", split.split.name, len(lists), results[-1].seconds)
     return tuple(results)
@@ -145,6 +147,20 @@ def _relevance_summary(relevance: Relevance | None, spec: EvaluationSpec) -> Map
     if relevance is None:
         return {}
     return {"encoder": relevance.name, "checksum": relevance.checksum, "thresholds": list(spec.thresholds), "no_positive": spec.no_positive}
+
+
+def _stamps(spec: EvaluationSpec) -> Mapping[str, str]:
+    """What each stamp means, in the order of the rows."""
+    found = {}
+    if spec.ap_topk:
+        found[f"ap_topk={spec.ap_topk}"] = (f"average precision as the released IRM evaluator's: it sees the first {spec.ap_topk} images only, "
+                                            "before the exclusion, and divides by the matches among them")
+    if spec.flip:
+        found[FLIP] = "a feature is the mean of the image's and of its mirror image's, each of length 1"
+    if spec.rerank:
+        found[RERANKED] = (f"k-reciprocal re-ranking of each list by itself, k1 {spec.rerank_k1}, k2 {spec.rerank_k2}, weight of the "
+                           f"original distance {spec.rerank_lambda:g}")
+    return found
 
 
 def check_reranking(plan: EvaluationPlan, spec: EvaluationSpec) -> None:

@@ -144,7 +144,10 @@ def format_result(result: EvaluationResult) -> str:
     rows, averages = shown_rows(result)
     table = format_table(rows, shown_columns(rows, averages), averages)
     notes = [f"deviation: {DEVIATION}"] if any(PLUS_MINUS in str(row["mAP"]) for row in rows) else []
-    return "\n".join([table, f"{result.protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}", *notes, *result.notes()])
+    protocol = result.protocol
+    for name in dict.fromkeys(entry.protocol for entry in result.plain_lists):
+        protocol = protocol.replace(f"; {name}: ", f"\n{name}: ", 1) if name else protocol
+    return "\n".join([table, f"{protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}", *notes, *result.notes()])
 
 
 def shown_rows(result: EvaluationResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

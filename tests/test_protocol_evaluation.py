@@ -254,6 +254,7 @@ def test_flip_and_ap_topk_are_rows_of_their_own() -> None:
     result = run(split_of(*searches), flip=True, ap_topk=6)
     assert_rows(result, searches)
     assert_rows(result, searches, "ap_topk=6", topk=6)
+    assert list(result.stamps) == ["ap_topk=6", "flip"] and any(note.startswith("rows [flip]: ") for note in result.notes())
 
     def both(entry: Record) -> np.ndarray:
         source = next(iter(entry.sources.values()))
@@ -347,6 +348,7 @@ def test_tables_fold_draws_and_files_hold_all_of_them(tmp_path: Path) -> None:
     members = [row["mAP"] for row in document["rows"] if row.get("group") == "sysu-all" and "stamp" not in row]
     assert group["mAP"] == pytest.approx(sum(members) / 3) and group["mAP sd"] == pytest.approx(statistics.stdev(members))
     text = format_result(result)
+    assert "\nsysu-indoor: sysu-indoor in words; equal similarities" in text and "\nsysu-all: sysu-all in words\n" in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     assert [row[0] for row in cells[1:]] == ["market", "sysu-all (mean of 3)", "sysu-indoor (mean of 3)", "market [flip]", "sysu-all [flip] (mean of 3)",
                                              "sysu-indoor [flip] (mean of 3)", "ALL_AVER", "ALL_AVER [flip]"]

@@ -5,14 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from configs.load import build_experiment, save_experiment
 from configs.vocabulary import ORBENCH_KEYS, combination_name
 from datasets.synthetic.render import render
 from model.build import build_model, initialise
 from solver.results import compare_files
+from solver.searching import SearchOptions, run_search
 from solver.testing import run_test
 from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError
@@ -105,3 +108,79 @@ def test_wrong_roots_and_devices_leave_nothing(run: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="unknown device"):
         run_test(run=str(run), config="", checkpoint="", output=str(tmp_path / "out"), device="tpu", overrides=[])
     assert not (tmp_path / "out").exists()
+
+
+def write_pictures(root: Path, names: list[str]) -> Path:
+    """Write a picture of its own to each path; return root."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Market-1501's layout: 4 training and 2 test persons, a distractor, a junk image."""
+    folder = "Market-1501-v15.09.15"
+    names = [f"{folder}/bounding_box_train/{person:04d}_c{camera}s1_000{number}51_00.jpg" for person in (2, 7, 10, 11) for camera in (1, 2) for number in (1, 2)]
+    names += [f"{folder}/query/{person:04d}_c1s1_000151_00.jpg" for person in (1, 3)]
+    names += [f"{folder}/bounding_box_test/{person:04d}_c{camera}s1_000151_01.jpg" for person in (1, 3) for camera in (1, 2, 3)]
+    names += [f"{folder}/bounding_box_test/{name}_c4s1_000401_03.jpg" for name in ("0000", "-1")]
+    return write_pictures(tmp_path_factory.mktemp("market"), names)
+
+
+@pytest.fixture(scope="module")
+def sysu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SYSU-MM01's layout: 3 training, 2 validation and 3 test persons with 2 images in each camera."""
+    root = tmp_path_factory.mktemp("sysu")
+    write_pictures(root, [f"SYSU-MM01/cam{camera}/{person:04d}/{number:04d}.jpg"
+                          for person in range(1, 9) for camera in range(1, 7) for number in (1, 2)])
+    (root / "SYSU-MM01" / "exp").mkdir()
+    for split, persons in (("train", "1,2,3"), ("val", "4,5"), ("test", "6,7,8")):
+        (root / "SYSU-MM01" / "exp" / f"{split}_id.txt").write_text(persons + "\n", encoding="utf-8")
+    return root
+
+
+def test_market_in_its_own_layout(run: Path, market: Path, tmp_path: Path) -> None:
+    text = run_test(run=str(run), config="", checkpoint="", output=str(tmp_path), device="cpu",
+                    overrides=["data.dataset=market1501", f"data.root={market}", "eval.flip=true", "eval.ap_topk=3"])
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert [row["task"] for row in document["rows"]] == ["market1501", "market1501 [ap_topk=3]", "market1501 [flip]"]
+    assert {(row["queries"], row["gallery"]) for row in document["rows"]} == {(2, 7)}
+    assert document["rows"][0]["protocol"] == "market1501" and document["protocol"].startswith("market1501: ")
+    assert any("junk" in note and "1" in note for note in document["notes"]) and document["data"]["dataset"] == "market1501"
+    assert not (tmp_path / "combinations.png").exists() and "market1501 [flip]" in (tmp_path / "report.html").read_text()
+    assert "| market1501 " in text and "ALL_AVER" not in text
+
+
+def test_sysu_draws_encode_each_image_once(run: Path, sysu: Path, tmp_path: Path) -> None:
+    overrides = ["data.dataset=sysu", f"data.root={sysu}"]
+    text = run_test(run=str(run), config="", checkpoint="", output=str(tmp_path / "a"), device="cpu", overrides=overrides)
+    document = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert len(document["rows"]) == 40 and [row["task"] for row in document["averages"]] == [
+        "sysu-all-single-seeded", "sysu-all-multi-seeded", "sysu-indoor-single-seeded", "sysu-indoor-multi-seeded", "ALL_AVER"]
+    # 3 persons x 2 images in 2 infrared cameras; each visible image once for all modes and draws.
+    assert document["counts"]["sources_encoded"] == {"rgb": 3 * 4 * 2, "nir": 12} and document["counts"]["query_list_entries"] == 40 * 12
+    assert "sysu-indoor-single-seeded (mean of 10)" in text and "sysu-indoor-single-seeded draw" not in text
+    assert not any("valid match" in note for note in document["notes"])
+    chosen = evaluate(run, tmp_path / "b", *overrides, "data.protocols=[sysu-indoor-single-seeded]")
+    assert [row for row in document["rows"] if row["group"] == "sysu-indoor-single-seeded"] == chosen["rows"]
+    assert "0 queries better, 0 worse" in compare_files(tmp_path / "a" / "results.json", tmp_path / "b" / "results.json")
+
+
+def test_wrong_protocols_are_refused_before_anything_is_written(run: Path, market: Path, tmp_path: Path) -> None:
+    for override, message in (("data.protocols=[market]", "did you mean 'market1501'"), ("data.dataset=marked1501", "did you mean 'market1501'"),
+                              ("eval.relevance=bert", "no encoder of annotations")):
+        with pytest.raises(UserError, match=message):
+            evaluate(run, tmp_path / "out", "data.dataset=market1501", f"data.root={market}", "eval.thresholds=[0.5]", override)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_search_in_the_gallery_of_a_protocol(run: Path, sysu: Path, market: Path, tmp_path: Path) -> None:
+    options = SearchOptions(run=str(run), task="sysu-all-single-seeded draw 3", index=2, top_k=4, output=str(tmp_path / "found.png"), device="cpu",
+                            overrides=["data.dataset=sysu", f"data.root={sysu}"], gallery_cache=str(tmp_path / "cache"))
+    assert "first match at rank" in run_search(options)
+    document = json.loads((tmp_path / "found.json").read_text())
+    assert document["gallery"]["images"] == 24 and len(document["queries"][0]["results"]) == 4
+    assert "SYSU" in document["gallery"]["name"].upper() and all("person_id" in found for found in document["queries"][0]["results"])
