@@ -144,7 +144,7 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     threads = plan_threads(device.type, config.data.workers)
     torch.set_num_threads(threads.threads)
     seed_everything(config.seed)
-    benchmark = build_benchmark(config.data, select=config.train.select, need_train=True)
+    benchmark = build_benchmark(config.data, select=config.train.select, need_train=True, instruction=config.instruction)
     model = build_trained_model(config, benchmark.num_identities, device)
     assert isinstance(model, nn.Module)
     rates = Rates(lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay,
@@ -353,9 +353,10 @@ class Trainer:
                    for metric, value in row.metrics.items() if math.isfinite(value)}
         writer.write(self.step, {"epoch": epoch, **numbers})
         score = result.average("ALL_AVER", "mAP")
+        shown = result.averages()[:-1] or result.averages()
         best = self.best.score if self.best is not None and self.best.score is not None else -math.inf
         logger.info("epoch %d on %s: %s; mean mAP of the groups %.3f %s", epoch, result.name,
-                    ", ".join(f"{row.task} mAP {row.metrics['mAP']:.2f} R1 {row.metrics['R1']:.2f}" for row in result.averages()[:-1]),
+                    ", ".join(f"{row.task} mAP {row.metrics['mAP']:.2f} R1 {row.metrics['R1']:.2f}" for row in shown),
                     score, "(best so far)" if score > best else f"(best {best:.3f})")
         if score > best:
             progress = Progress(epoch=epoch, step=self.step, selected_on=self.train.select, metrics=numbers)
