@@ -147,7 +147,8 @@ def rank_chunk(
     size, width = scores.shape
     wanted = rows * width + columns
     flat = scores.reshape(-1)
-    count = min(max(BINS_PER_MATCH * len(wanted) // max(size, 1), MIN_BINS), MAX_BINS)
+    # More bins than half the items cost more than the sorting that they save.
+    count = min(max(BINS_PER_MATCH * len(wanted) // max(size, 1), MIN_BINS), max(width // 2, MIN_BINS // 4), MAX_BINS)
     bins = _bins(scores, rows, flat[wanted], count, workspace)
     shared = torch.zeros(size * count, dtype=torch.bool, device=scores.device)
     shared[bins[wanted]] = True
