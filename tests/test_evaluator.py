@@ -16,9 +16,10 @@ from datasets.structures import EvalSplit, QueryList, Source
 from datasets.transforms import model_input
 from model.interface import Tokens
 from solver.evaluation_plan import SourceTable, plan_evaluation
-from solver.evaluation_result import EvaluationResult, ListResult
+from solver.evaluation_result import METRICS, EvaluationResult, ListResult
 from solver.evaluator import EvaluationSpec, evaluate_split, evaluate_splits
 from utils.errors import UserError
+from utils.metrics import evaluate
 
 CPU = torch.device("cpu")
 DIM = 6
@@ -285,3 +286,23 @@ def test_a_source_under_two_instructions_is_two_slots() -> None:
     assert {key: list(found) for key, found in table.by_space().items()} == {(Modality.RGB, None): [0], (Modality.RGB, Modality.TEXT): [1, 2]}
     cropped = dataclasses.replace(image, crop="box")
     assert table.add(Modality.RGB, [cropped, cropped]).tolist() == [3, 3] and table.items().tolist() == [0, 0, 0, 0]
+
+
+def test_flip_of_combinations_fuses_the_mirror_images_and_keeps_the_plain_rows() -> None:
+    split = make_split(seed=2)
+
+    def mirrored(source: Source) -> Tensor:
+        return read(source) if source.modality is Modality.TEXT else read(source).flip(-1)
+
+    plain, turned = (evaluate_split(SmallModel(), split, reader, EvaluationSpec(), CPU) for reader in (read, mirrored))
+    result = evaluate_split(SmallModel(), split, read, EvaluationSpec(flip=True), CPU)
+    assert [row for row in result.averages() if not row.stamp] == list(plain.averages())
+    assert [row.task for row in result.averages() if row.stamp] == [f"{row.task} [flip]" for row in plain.averages()]
+    features = sum(torch.nn.functional.normalize(found.ranked.features, dim=1) for found in (plain, turned))
+    gallery = sum(torch.nn.functional.normalize(found.ranked.gallery_features, dim=1) for found in (plain, turned))
+    for entry, queries in zip((entry for entry in result.lists if entry.stamp), split.query_lists):
+        similarity = torch.nn.functional.normalize(features[plain.ranked.rows[queries.name]], dim=1) @ torch.nn.functional.normalize(gallery, dim=1).T
+        wanted = evaluate(similarity, queries.person_ids, split.gallery_ids)
+        assert entry.metrics() == pytest.approx({name: wanted[name] for name in METRICS}, abs=1e-3), entry.task
+    different = [entry.task for entry, other in zip(result.lists[32:], plain.lists) if entry.metrics() != other.metrics()]
+    assert len(different) == 32
