@@ -1,4 +1,7 @@
-"""Search a gallery by any mix of infrared image, colour-pencil drawing, sketch and text, or by an RGB image alone."""
+"""Search a gallery by any mix of infrared image, colour-pencil drawing, sketch and text, or by an RGB image alone.
+
+Which parts a query may have depends on the model: the visible-infrared family takes one RGB or one infrared image.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ EXAMPLES = """examples:
   python infer.py --run runs/orbench --nir a.jpg --sk b.png --text "a man in a red coat" --top-k 10 --output result.png
   python infer.py --run runs/orbench --queries queries.json --gallery photos/ --export features.npz
   python infer.py --config configs.yaml --checkpoint best.pth --rgb a.jpg --gallery photos/
+  python infer.py --run runs/sysu --nir a.jpg --gallery photos/
+  python infer.py --run runs/llcm --rgb a.jpg --gallery-modality nir
 """
 PARTS = {"nir": "infrared image", "cp": "colour-pencil drawing", "sk": "sketch", "text": "description"}
 
@@ -30,6 +35,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT")
     parser.add_argument("--index", type=int, default=None, metavar="N", help="with --task: entry of the list, from 0 (default: 0)")
     parser.add_argument("--gallery", metavar="DIR", help="folder of images to search; default the test gallery of the data set")
+    parser.add_argument("--gallery-modality", choices=("rgb", "nir"), help="search images of this modality; default: those that the list of "
+                        "--task searches; the other one for visible-infrared models and data; else rgb")
     parser.add_argument("--gallery-cache", metavar="DIR", help="folder of encoded galleries; default gallery_cache/ beside the checkpoint")
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
     parser.add_argument("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")

@@ -58,13 +58,14 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     if problems:
         raise UserError("; ".join(problems))
     where = layers[-1][0] if layers else "defaults"
+    scalars = _scalars(tree, where)
     try:
         built = {section: OmegaConf.to_object(tree[section]) for section in kinds}
+        return schema.ExperimentConfig(family=family, **scalars, **built)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {_first_line(error)}") from error
-    return schema.ExperimentConfig(family=family, **_scalars(tree, where), **built)
 
 
 def _scalars(tree: Any, where: str) -> dict[str, Any]:

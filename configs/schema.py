@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Optional
 
-from configs.vocabulary import Family, Task
+from configs.vocabulary import Family, Modality, Task
 
 
 def _require(condition: bool, key: str, value: Any, rule: str) -> None:
@@ -76,14 +76,16 @@ class AugmentConfig:
     pad_crop: int = 0
     """Black border in pixels, from which a window of the input size is cropped at random."""
     erase: float = 0.0
-    """Probability of erasing one box (2 to 40 % of the area), filled with CLIP's mean after normalisation, as released."""
+    """Probability of erasing one box (2 to 40 % of the area), filled after normalisation with the mean of the model's statistics."""
+    channel: float = 0.0
+    """Probability that a visible image becomes one of its channels or grey in all three (CAJ, ICCV 2021); infrared images never."""
     caption_mask: float = 0.0
     """Share of caption tokens that are masked (80 %), replaced (10 %) or kept (10 %)."""
     keep_eot: bool = True
     """Never mask the end token of an empty caption. False is the released form."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "erase", "caption_mask"):
+        for name in ("flip", "erase", "channel", "caption_mask"):
             _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
         _require(self.pad_crop >= 0, "augment.pad_crop", self.pad_crop, "0 or larger")
 
@@ -109,6 +111,8 @@ class LoraConfig:
 class Reid5oConfig:
     """Sizes of ReID5o. The defaults are CLIP ViT-B/16 at 384x128."""
 
+    modalities: ClassVar[tuple[Modality, ...]] = tuple(Modality)
+    """What it encodes."""
     init: str = "random"
     """Initial weights: random, FILE.pt (OpenAI archive), hf:DIRECTORY-OR-HUB-ID, open_clip:MODEL/TAG."""
     image_size: tuple[int, int] = (384, 128)
@@ -150,6 +154,8 @@ class VireidConfig:
 
     text_length: ClassVar[int] = 0
     """It reads no text."""
+    modalities: ClassVar[tuple[Modality, ...]] = (Modality.RGB, Modality.NIR)
+    """What it encodes."""
     init: str = "imagenet"
     """Initial weights: random, imagenet (torchvision's, downloaded once), or FILE.pth, a state dict of a torchvision ResNet."""
     image_size: tuple[int, int] = (384, 128)
@@ -387,3 +393,7 @@ class ExperimentConfig:
     schedule: ScheduleConfig
     train: TrainConfig
     eval: EvalConfig
+
+    def __post_init__(self) -> None:
+        _require(self.family is not Family.VIREID or self.train.sampler in ("modality", "tasks"), "train.sampler", self.train.sampler,
+                 "modality (or tasks) for the family vireid, whose batches need visible and infrared images of each identity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 ORBENCH = "orbench"
 DATASETS = (ORBENCH, *CATALOGUE)
 PREFETCH = 4
+SHOWN_LISTS = 4
 
 SourceBatch = tuple[Tensor, Tensor, list[tuple[int, str]]]
 
@@ -47,8 +48,7 @@ def build_benchmark(data: DataConfig, *, select: str, need_train: bool, instruct
     instruction: what a model that follows instructions is given. Raises UserError for an unknown data set and for whatever
     its reader or protocol refuses.
     """
-    if data.dataset not in DATASETS:
-        raise UserError(f"data.dataset = {data.dataset!r}: {nearest(data.dataset, DATASETS)}")
+    _check_known(data.dataset)
     select_val = select == "val" and need_train
     if data.dataset == ORBENCH:
         return _build_orbench(data, select_val, need_train)
@@ -60,6 +60,17 @@ def build_benchmark(data: DataConfig, *, select: str, need_train: bool, instruct
         release = exclude_listed(release, Path(data.exclude), Path(data.root), need_train)
     return build_from_release(entry, release, protocols=data.protocols, need_train=need_train, select_val=select_val,
                               val_fraction=data.val_fraction, maker=InstructionMaker(**dataclasses.asdict(instruction)))
+
+
+def number_of_trials(dataset: str) -> int:
+    """Return how many trials a data set has, 0 for one without. Raises UserError for an unknown data set."""
+    _check_known(dataset)
+    return 0 if dataset == ORBENCH else dataset_entry(dataset).trials
+
+
+def _check_known(dataset: str) -> None:
+    if dataset not in DATASETS:
+        raise UserError(f"data.dataset = {dataset!r}: {nearest(dataset, DATASETS)}")
 
 
 def _build_orbench(data: DataConfig, select_val: bool, need_train: bool) -> Benchmark:
@@ -77,8 +88,10 @@ def build_source_reader(data: DataConfig, model: Any, benchmark: Benchmark | Non
     """Return the reader of single sources at the model's input size.
 
     With data.cache_dir and a benchmark, every image of it is decoded into the cache first. A model whose text_length is 0
-    reads images only.
+    reads images only. Raises UserError for a benchmark with sources that the model does not encode.
     """
+    if benchmark is not None:
+        check_encodable(benchmark, model.modalities)
     images: Any = PillowReader(tuple(model.image_size))
     if data.cache_dir and benchmark is not None:
         images = build_cache(image_paths(benchmark), tuple(model.image_size), data.cache_dir, available_cores())
@@ -88,6 +101,28 @@ def build_source_reader(data: DataConfig, model: Any, benchmark: Benchmark | Non
     if model.vocab_size < tokenizer.vocab_size:
         raise UserError(f"model.vocab_size = {model.vocab_size}: the tokenizer has {tokenizer.vocab_size} ids")
     return SourceReader(images, partial(_tokenize, tokenizer, model.text_length))
+
+
+def check_encodable(benchmark: Benchmark, modalities: Sequence[Modality]) -> None:
+    """Raise UserError when training records or query lists of a benchmark need a modality that a model does not encode.
+
+    Partners of training records are not required: an objective may leave them out.
+    """
+    known = " and ".join(modality.name for modality in modalities)
+    trained = {modality for record in benchmark.train for modality in record.sources}
+    if not trained <= set(modalities):
+        raise UserError(f"the training records of {benchmark.name} hold {_names(trained)}, and this model encodes {known} only; "
+                        "choose another data.dataset or a configuration of another family")
+    for split in benchmark.splits.values():
+        asked = [queries.name for queries in split.query_lists if not set(queries.combination) <= set(modalities)]
+        if asked:
+            more = f" and {len(asked) - SHOWN_LISTS} more" if len(asked) > SHOWN_LISTS else ""
+            raise UserError(f"{benchmark.name} asks by {', '.join(asked[:SHOWN_LISTS])}{more}, and this model encodes {known} only; choose "
+                            "another data.dataset, other protocols (data.protocols) or a model of another family")
+
+
+def _names(modalities: Collection[Modality]) -> str:
+    return " and ".join(modality.name for modality in Modality if modality in modalities)
 
 
 def _no_text(text: str) -> Tensor:
@@ -113,7 +148,11 @@ def _people(records: Sequence[Record]) -> list[int]:
 
 
 def _modality_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> ModalityBatches:
-    return ModalityBatches(_people(records), infrared_rows(records), train.batch_size, seed, train.instances, person_names(records))
+    infrared = infrared_rows(records)
+    if records and len(set(infrared)) == 1:
+        raise UserError(f"all {len(records)} training images are {'infrared' if infrared[0] else 'visible'}, and train.sampler = 'modality' takes "
+                        "both; choose a visible-infrared data set, or another sampler")
+    return ModalityBatches(_people(records), infrared, train.batch_size, seed, train.instances, person_names(records))
 
 
 def _task_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> TaskBatches:
@@ -177,7 +216,7 @@ def build_train_loader(benchmark: Benchmark, data: DataConfig, augment: AugmentC
                        train: TrainConfig, *, seed: int, workers: int) -> TrainLoader:
     """Return the loader of training batches. Raises UserError when no whole batch can be formed."""
     masking = CaptionMasking(share=augment.caption_mask, mask_id=ClipTokenizer.mask_id, keep_eot=augment.keep_eot)
-    images = ImageAugmentation(flip=augment.flip, pad=augment.pad_crop, erase=augment.erase)
+    images = ImageAugmentation(flip=augment.flip, pad=augment.pad_crop, erase=augment.erase, channel=augment.channel)
     batches = SAMPLERS[train.sampler](benchmark.train, train, seed)
     if not len(batches):
         raise UserError(f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "

@@ -79,6 +79,9 @@ class RecordDataset(Dataset[Row | Failure]):
                 value = self.reader(source)
                 if MODALITIES[modality].is_image:
                     image, boxes[modality] = self.augment(value.numpy(), rng)
+                    if modality is Modality.RGB:
+                        # A stream of its own: the other draws stay what they are without it.
+                        image = self.augment.replace_channels(image, stream(self.seed, epoch, index, "channel"))
                     value = torch.from_numpy(image)
                 elif self.masking.share > 0:
                     value = mask_caption(value, rng, probability=self.masking.share, mask_id=self.masking.mask_id,

@@ -17,6 +17,8 @@ ERASE_AREA = (0.02, 0.4)
 ERASE_ASPECT = (0.3, 3.3)
 ERASE_ATTEMPTS = 10
 NO_BOX = (0, 0, 0, 0)
+GREY = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue."""
 
 Box = tuple[int, int, int, int]
 
@@ -25,12 +27,14 @@ Box = tuple[int, int, int, int]
 class ImageAugmentation:
     """Flip, pad-and-crop, erase, drawn from one generator per image. Source: the reference's training transforms.
 
-    flip, erase: probabilities. pad: width in pixels of the black border out of which the window is cropped.
+    flip, erase: probabilities. pad: width in pixels of the black border out of which the window is cropped. channel:
+    probability of `replace_channels`, which is for visible images.
     """
 
     flip: float = 0.0
     pad: int = 0
     erase: float = 0.0
+    channel: float = 0.0
 
     def __call__(self, image: np.ndarray, rng: random.Random) -> tuple[np.ndarray, Box]:
         """Augment (3, H, W) uint8; return the image and the box (top, left, height, width) to erase after normalising."""
@@ -43,6 +47,18 @@ class ImageAugmentation:
             image = padded[:, top:top + height, left:left + width]
         box = _erase_box(height, width, rng) if rng.random() < self.erase else NO_BOX
         return np.ascontiguousarray(image), box
+
+    def replace_channels(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
+        """Replace, with the probability `channel`, all channels of (3, H, W) uint8 by the red, the green or the blue one or by
+        grey, each equally likely.
+
+        Source: Ye et al., ICCV 2021 (CAJ), public code. Departure: before normalisation, so that the result is a grey picture.
+        """
+        if rng.random() >= self.channel:
+            return image
+        choice = rng.randrange(len(image) + 1)
+        single = image[choice] if choice < len(image) else np.rint(np.tensordot(GREY, image, axes=1)).clip(0, 255).astype(np.uint8)
+        return np.broadcast_to(single, image.shape).copy()
 
 
 def _erase_box(height: int, width: int, rng: random.Random) -> Box:

@@ -153,7 +153,7 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
         raise UserError(f"{source} does not fit a visible-infrared model of the sizes found in it: {wrong[0]} (and {len(wrong) - 1} more) "
                         "is missing, unknown or of another shape; give an unchanged checkpoint")
     config = build_experiment([(str(source), {"family": Family.VIREID.value, "model": dataclasses.asdict(sizes),
-                                              "data": {"dataset": "sysu"}})], name=Path(target).stem)
+                                              "data": {"dataset": "sysu"}, "train": {"sampler": "modality"}})], name=Path(target).stem)
     payload = {"format_version": 1, "model": renamed, "config": experiment_to_dict(config), "family": Family.VIREID.value,
                "num_identities": identities, "epoch": None, "step": None, "selected_on": "test", "metrics": {}, "data_fingerprint": ""}
     yaml_file = Path(target).with_suffix(".yaml")

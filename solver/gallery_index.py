@@ -9,8 +9,8 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from configs.vocabulary import Modality
 from datasets.readers import IMAGE_SUFFIXES
-from datasets.structures import Benchmark, EvalSplit, Source
+from datasets.structures import Benchmark, EvalSplit, QueryList, Source
 from model.interface import RetrievalModel
 from solver.encoding import EncoderSpec, Reader, SourceEncoder, encode_sources, inference
 from solver.evaluation_plan import Integers, SourceTable, gallery_slots
@@ -41,13 +41,27 @@ Signature = list[Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gallery:
-    """Images to search in. person_ids: one per image, None = unknown. location: folder or data set, for the cache's name."""
+    """Images to search in. person_ids: one per image, None = unknown. location: folder or data set, for the cache's name.
+
+    note: what a reader of the result must know about it, empty = nothing.
+    """
 
     name: str
     location: str
     sources: tuple[Source, ...]
     person_ids: tuple[int, ...] | None = None
     protocol: str = "cosine similarity, no exclusion"
+    note: str = ""
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Modalities of the images."""
+        present = {source.modality for source in self.sources}
+        return tuple(modality for modality in Modality if modality in present)
+
+    def read_as(self, modality: Modality) -> Gallery:
+        """Return the gallery with every image of that modality."""
+        return replace(self, sources=tuple(replace(source, modality=modality) for source in self.sources))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,16 +79,53 @@ class EncodedGallery:
     reused: bool
 
 
-def split_gallery(benchmark: Benchmark, split: EvalSplit) -> Gallery:
-    """Return the gallery of an evaluation split, identities known: all of it, whatever part a list of the split is searched in."""
-    plain = all(queries.gallery is None and queries.exclusion_rule == "none" for queries in split.query_lists)
-    return Gallery(name=f"{benchmark.name} {split.name}", location=f"{benchmark.name} {split.name} {benchmark.fingerprint}",
-                   sources=split.gallery, person_ids=split.gallery_ids,
-                   protocol=split.protocol if plain else f"cosine similarity, no exclusion, the galleries of all protocols together ({split.protocol})")
+def split_gallery(benchmark: Benchmark, split: EvalSplit, modality: Modality | None = None, listed: QueryList | None = None) -> Gallery:
+    """Return the gallery of an evaluation split, identities known.
+
+    modality: only its images of this modality, None = all. listed: only the part that this list is searched in, None = the
+    galleries of all lists together. A split without gallery images of the modality offers its queries of it: SYSU-MM01's
+    infrared test images are all queries. Raises UserError when it has none of these either.
+    """
+    title, location = f"{benchmark.name} {split.name}", f"{benchmark.name} {split.name} {benchmark.fingerprint}"
+    protocol = _protocol(split, listed)
+    items: Sequence[int] = range(len(split.gallery))
+    if listed is not None and listed.gallery is not None:
+        items, title, location = listed.gallery, f"{benchmark.name} {listed.name}", f"{location} {listed.name}"
+    pairs = [(split.gallery[item], split.gallery_ids[item]) for item in items]
+    kept = [pair for pair in pairs if modality in (None, pair[0].modality)]
+    note = ""
+    if not kept:
+        assert modality is not None
+        kept = _queries_of(split, modality)
+        title = f"{title} queries"
+        note = (f"{benchmark.name} has no gallery of {modality.name} images: its {len(kept)} {modality.name} test queries were searched; "
+                "--gallery FOLDER searches others")
+    elif len(kept) < len(pairs):
+        title = f"{title}, {kept[0][0].modality.name} images"
+    if not kept:
+        raise UserError(f"{benchmark.name} has no {modality.name} test images to search; give --gallery FOLDER or another --gallery-modality")
+    return Gallery(name=title, location=location, sources=tuple(source for source, _ in kept), person_ids=tuple(person for _, person in kept),
+                   protocol=protocol, note=note)
+
+
+def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
+    if all(queries.gallery is None and queries.exclusion_rule == "none" for queries in split.query_lists):
+        return split.protocol
+    if listed is None:
+        return f"cosine similarity, no exclusion, the galleries of all protocols together ({split.protocol})"
+    excluded = "" if listed.exclusion_rule == "none" else f"; an evaluation leaves images out by the rule {listed.exclusion_rule!r}, a search does not"
+    return f"cosine similarity, the gallery of {listed.name}{excluded}"
+
+
+def _queries_of(split: EvalSplit, modality: Modality) -> list[tuple[Source, int]]:
+    """Every distinct single-image query of a modality with its person."""
+    found = {entry[0]: person for queries in split.query_lists if queries.combination == (modality,)
+             for entry, person in zip(queries.entries, queries.person_ids)}
+    return list(found.items())
 
 
 def folder_gallery(folder: str | Path) -> Gallery:
-    """Return every image below `folder`, sorted by path; hidden files and linked folders are left out.
+    """Return every image below `folder`, as RGB, sorted by path; hidden files and linked folders are left out.
 
     Raises UserError when there is no such folder or no image in it.
     """
@@ -115,7 +166,7 @@ class GalleryEncoder:
     def encode(self, gallery: Gallery) -> EncodedGallery:
         """Return the encoded gallery. Raises UserError for an unreadable image (unless skipped) or when none is readable."""
         path = self.path(gallery)
-        stored = read_index(path, self.identity, gallery, allow_failures=self.spec.skip_unreadable)
+        stored = read_index(path, self.key(gallery), gallery, allow_failures=self.spec.skip_unreadable)
         if stored is not None:
             features, failures = stored
             logger.info("gallery %s: %d encoded images reused from %s", gallery.name, len(features), path)
@@ -128,9 +179,13 @@ class GalleryEncoder:
         return EncodedGallery(gallery=gallery, features=torch.from_numpy(features).to(self.device), positions=positions,
                               failures=failures, reused=stored is not None)
 
+    def key(self, gallery: Gallery) -> dict[str, Any]:
+        """Return what the features depend on besides the files: one image read as another modality has another feature."""
+        return {**self.identity, "modalities": [modality.value for modality in gallery.modalities]}
+
     def path(self, gallery: Gallery) -> Path:
-        """Return the file of a gallery: one per identity and location, so that changed images replace it."""
-        return self.cache / f"{fingerprint([self.identity, gallery.location])}.npz"
+        """Return the file of a gallery: one per key and location, so that changed images replace it."""
+        return self.cache / f"{fingerprint([self.key(gallery), gallery.location])}.npz"
 
     def _encode(self, gallery: Gallery) -> tuple[np.ndarray, dict[int, str]]:
         table = SourceTable()
@@ -150,7 +205,7 @@ class GalleryEncoder:
         if not np.isfinite(features).all():
             raise UserError(f"the model gives features that are not finite for the gallery {gallery.name}; its weights are damaged, "
                             "or eval.precision=fp32 is needed")
-        if _keep(path, self.identity, features, failures, signatures):
+        if _keep(path, self.key(gallery), features, failures, signatures):
             logger.info("gallery %s: %d images encoded, kept in %s", gallery.name, len(features), path)
 
 

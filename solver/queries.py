@@ -10,13 +10,14 @@ from typing import Any
 
 from configs.vocabulary import Combination, Modality, combination_name
 from datasets.modalities import MODALITIES
-from datasets.structures import EvalSplit, Source
+from datasets.structures import EvalSplit, QueryList, Source
 from utils.errors import UserError, nearest
 from utils.files import read_json
 
 PART_KEYS: dict[str, Modality] = {**{modality.value: modality for modality in Modality}, "image": Modality.RGB}
 """Keys of a query's parts; `image` is another word for `rgb`."""
 PERSON_KEY = "person_id"
+VISIBLE_INFRARED = frozenset({Modality.RGB, Modality.NIR})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,13 +95,39 @@ def _read_entry(entry: Any, where: str, folder: Path) -> Query:
     return query_from_parts(parts, where, folder, entry.get(PERSON_KEY))
 
 
-def listed_query(split: EvalSplit, task: str, index: int) -> Query:
-    """Return entry `index`, from 0, of a query list of the split. Raises UserError with what there is."""
+def check_encodable(queries: Sequence[Query], modalities: Sequence[Modality]) -> None:
+    """Raise UserError for a query with a part that a model of these modalities does not encode."""
+    for query in queries:
+        unknown = [part.name for part in query.combination if part not in modalities]
+        if unknown:
+            known = " and ".join(modality.name for modality in modalities)
+            raise UserError(f"{query.name}: this model encodes {known} only, not {', '.join(unknown)}; give one {known.replace(' and ', ' or ')} "
+                            "image, or use a model of another family")
+
+
+def searched_modality(queries: Sequence[Query]) -> Modality:
+    """Return what visible and infrared queries are searched in: NIR for an RGB image, RGB for everything else.
+
+    Raises UserError when that differs between the queries.
+    """
+    found = {Modality.NIR if query.combination == (Modality.RGB,) else Modality.RGB for query in queries}
+    if len(found) > 1:
+        raise UserError("some queries are RGB images, which search infrared ones, and others search RGB images; give --gallery-modality "
+                        "rgb or nir, or search for them one after the other")
+    return found.pop()
+
+
+def find_list(split: EvalSplit, task: str) -> QueryList:
+    """Return the query list of that name. Raises UserError with what there is."""
     lists = {queries.name.upper(): queries for queries in split.query_lists}
     if task.strip().upper() not in lists:
         names = [queries.name for queries in split.query_lists]
         raise UserError(f"--task {task}: no such query list in split {split.name}: {nearest(task.strip(), names)}")
-    found = lists[task.strip().upper()]
+    return lists[task.strip().upper()]
+
+
+def listed_query(found: QueryList, index: int) -> Query:
+    """Return entry `index`, from 0, of a query list. Raises UserError with what there is."""
     if not 0 <= index < len(found.entries):
         raise UserError(f"--index {index}: the list {found.name} has the entries 0 to {len(found.entries) - 1}")
     return Query(name=f"{found.name} entry {index}", sources=found.entries[index], person_id=found.person_ids[index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from configs.load import experiment_to_dict
+from configs.schema import ExperimentConfig
+from configs.vocabulary import Modality
 from datasets.build import build_source_reader
-from datasets.structures import Benchmark
+from datasets.structures import distinct_sources
 from solver.evaluation_result import TIE_RULE
 from solver.evaluator import EvaluationSpec
 from solver.gallery_index import CACHE_FOLDER, EncodedGallery, Gallery, GalleryEncoder, folder_gallery, split_gallery
 from solver.grid import describe_query, printable, write_grid
-from solver.queries import Query, listed_query, query_from_parts, read_queries
+from solver.queries import VISIBLE_INFRARED, Query, check_encodable, find_list, listed_query, query_from_parts, read_queries, searched_modality
 from solver.report_html import write_page
 from solver.retrieval import EncodedQueries, RankedQuery, encode_queries, search
 from solver.runs import TrainedModel, open_checkpoint, open_run
@@ -46,8 +48,8 @@ class SearchOptions:
     """The command line of infer.py. parts: key -> file or text of one query. task, index: an entry of the test lists
     (None = the first).
 
-    gallery: a folder, empty = the test gallery of the run's data set. gallery_cache: folder of encoded galleries,
-    empty = gallery_cache/ beside the checkpoint. output: name of the picture, empty = retrieval.png beside it.
+    gallery: a folder, empty = the test gallery of the run's data set. gallery_modality: rgb or nir, empty = see
+    `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint. output: name of the picture, empty = retrieval.png beside it.
     export: file of the features, empty = none.
     """
 
@@ -59,6 +61,7 @@ class SearchOptions:
     task: str = ""
     index: int | None = None
     gallery: str = ""
+    gallery_modality: str = ""
     gallery_cache: str = ""
     top_k: int = 10
     output: str = ""
@@ -86,7 +89,7 @@ class SearchResult:
 
     def notes(self) -> tuple[str, ...]:
         """Return what a reader must know: a clamped top-k, skipped images and queries, how the checkpoint was chosen."""
-        found: list[str] = []
+        found = [self.gallery.gallery.note] if self.gallery.gallery.note else []
         if self.listed < self.requested:
             found.append(f"top-k {self.requested} is larger than the gallery: all {self.listed} images are listed")
         if self.gallery.failures:
@@ -106,8 +109,8 @@ def run_search(options: SearchOptions) -> str:
     if options.index is not None and not options.task:
         raise UserError("--index needs --task NAME, the list that it counts in")
     # Whatever is wrong with files that the user names is said before the weights are read.
-    queries = _named_queries(options)
-    gallery = folder_gallery(options.gallery) if options.gallery else None
+    named = _named_queries(options)
+    folder = folder_gallery(options.gallery) if options.gallery else None
     exact_float32()
     device = resolve_device(options.device)
     trained = (open_run(options.run, options.checkpoint, options.overrides, device) if options.run
@@ -119,10 +122,7 @@ def run_search(options: SearchOptions) -> str:
         _check_folder(path, name)
     if options.gallery and output.resolve().is_relative_to(Path(options.gallery).resolve()):
         logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
-    if gallery is None or not queries:
-        benchmark = load_test_benchmark(trained.config)
-        gallery = gallery or split_gallery(benchmark, benchmark.splits[TEST_SPLIT])
-        queries = queries or _test_query(benchmark, options)
+    queries, gallery = _queries_and_gallery(options, trained.config, named, folder)
     result = _search(trained, queries, gallery, options.top_k, device, cache)
     _write_files(output, result)
     written = [str(output.with_suffix(extension)) for extension in EXTENSIONS]
@@ -137,8 +137,33 @@ def _named_queries(options: SearchOptions) -> tuple[Query, ...]:
     return (query_from_parts(options.parts, "query"),) if options.parts else ()
 
 
-def _test_query(benchmark: Benchmark, options: SearchOptions) -> tuple[Query, ...]:
-    return (listed_query(benchmark.splits[TEST_SPLIT], options.task, options.index or 0),)
+def _queries_and_gallery(options: SearchOptions, config: ExperimentConfig, named: tuple[Query, ...],
+                         folder: Gallery | None) -> tuple[tuple[Query, ...], Gallery]:
+    """Return what is searched for and where; the data set's lists are read only when one of both comes from them."""
+    check_encodable(named, config.model.modalities)
+    if named and folder is not None:
+        return named, folder.read_as(choose_modality(options.gallery_modality, named, config.model.modalities))
+    benchmark = load_test_benchmark(config)
+    split = benchmark.splits[TEST_SPLIT]
+    listed = find_list(split, options.task) if options.task else None
+    queries = named if listed is None else (listed_query(listed, options.index or 0),)
+    check_encodable(queries, config.model.modalities)
+    if listed is not None and folder is None:
+        return queries, split_gallery(benchmark, split, Modality(options.gallery_modality) if options.gallery_modality else None, listed)
+    modality = choose_modality(options.gallery_modality, queries, config.model.modalities, distinct_sources(split))
+    return queries, folder.read_as(modality) if folder is not None else split_gallery(benchmark, split, modality)
+
+
+def choose_modality(asked: str, queries: Sequence[Query], encoded: Collection[Modality], present: Collection[Modality] = ()) -> Modality:
+    """Return the modality of the gallery's images: what is asked for; where there are visible and infrared images only, the other one
+    than the query's; else RGB.
+
+    encoded: modalities that the model encodes. present: those of the data set's test images, empty = unknown. Raises UserError
+    when the queries search different ones.
+    """
+    if asked:
+        return Modality(asked)
+    return searched_modality(queries) if VISIBLE_INFRARED in (set(encoded), set(present)) else Modality.RGB
 
 
 def output_path(name: str, home: Path) -> Path:
@@ -191,7 +216,8 @@ def result_document(result: SearchResult) -> dict[str, Any]:
     return {
         "queries": [_query_document(row) for row in result.ranked],
         "top_k": {"requested": result.requested, "listed": result.listed},
-        "gallery": {"name": printable(gallery.gallery.name), "images": len(gallery.positions), "reused": gallery.reused,
+        "gallery": {"name": printable(gallery.gallery.name), "modalities": [modality.value for modality in gallery.gallery.modalities],
+                    "images": len(gallery.positions), "reused": gallery.reused,
                     "unreadable": [{"path": printable(gallery.gallery.sources[index].value), "reason": printable(reason)}
                                    for index, reason in gallery.failures.items()]},
         "unreadable_queries": [{"name": printable(query.name), "reason": printable(reason)} for query, reason in result.encoded.failures],
