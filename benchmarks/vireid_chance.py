@@ -1,0 +1,73 @@
+"""Rank-1 of visible-infrared runs against chance; exit code 1 when a row is below ten times chance.
+
+    python -m benchmarks.vireid_chance runs/quickstart-vi-sysu runs/quickstart-vi-regdb/trial-01 runs/quickstart-vi-llcm
+
+Chance of a row: the mean over its queries of (valid positives / valid gallery images), after the protocol's exclusion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+from prettytable import PrettyTable
+
+from configs.load import load_experiment
+from datasets.build import build_benchmark
+from datasets.structures import EvalSplit, QueryList
+from utils.exclusion import Labels, comparable_labels, get_rule
+
+LEAST_RATIO = 10.0
+
+
+def chance(split: EvalSplit, queries: QueryList) -> float:
+    """Return the chance of one list in percent."""
+    searched = np.arange(len(split.gallery)) if queries.gallery is None else np.asarray(queries.gallery)
+    rule = get_rule(queries.exclusion_rule)
+    gallery_ids, gallery_cameras, gallery_clothes = (
+        np.asarray(values)[searched] if values else None for values in (split.gallery_ids, split.gallery_camera_ids, split.gallery_clothes_ids))
+    query, gallery = comparable_labels(
+        Labels(ids=queries.person_ids, cameras=queries.camera_ids or None, clothes=queries.clothes_ids or None),
+        Labels(ids=gallery_ids, cameras=gallery_cameras, clothes=gallery_clothes), (len(queries.entries), len(searched)), rule.needs)
+    dropped = np.zeros((len(queries.entries), len(searched)), dtype=bool) if rule.drop is None else rule.drop(query, gallery).numpy()
+    positive = (query.persons[:, None] == gallery.persons).numpy() & ~dropped
+    matched = positive.any(axis=1)
+    return 100 * float((positive.sum(axis=1) / (~dropped).sum(axis=1))[matched].mean())
+
+
+def rows_of(run: Path) -> list[tuple[str, int, float, float]]:
+    """Return (protocol, persons asked for, rank-1, chance) of each protocol of an evaluated run, means over its draws."""
+    config = load_experiment(run / "config.yaml")
+    split = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction).splits["test"]
+    measured = {row["task"]: row for row in json.loads((run / "results.json").read_text(encoding="utf-8"))["rows"]}
+    lists: dict[str, list[QueryList]] = {}
+    for queries in split.query_lists:
+        lists.setdefault(queries.protocol, []).append(queries)
+    return [(protocol, len({person for queries in members for person in queries.person_ids}),
+             statistics.fmean(measured[queries.name]["R1"] for queries in members),
+             statistics.fmean(chance(split, queries) for queries in members)) for protocol, members in lists.items()]
+
+
+def main() -> int:
+    """Print the table of all runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="evaluated run directories")
+    parsed = parser.parse_args()
+    table = PrettyTable(["run", "protocol", "persons", "rank-1", "chance", "ratio"])
+    table.align["run"] = table.align["protocol"] = "l"
+    lowest = float("inf")
+    for run in parsed.runs:
+        for protocol, persons, rank1, level in rows_of(run):
+            lowest = min(lowest, rank1 / level)
+            table.add_row([run.name, protocol, persons, f"{rank1:.2f} %", f"{level:.2f} %", f"{rank1 / level:.1f} x"])
+    print(table)
+    print(f"lowest ratio {lowest:.1f} x, wanted at least {LEAST_RATIO:g} x")
+    return 0 if lowest >= LEAST_RATIO else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
