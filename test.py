@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   python test.py --run runs/quickstart
   python test.py --run runs/orbench --checkpoint last --output results/last eval.precision=bf16
   python test.py --config configs.yaml --checkpoint best.pth data.root=/data model.vision_heads=8
+  python test.py --run runs/regdb --trials 1-10
   python test.py --compare runs/a/results.json runs/b/results.json
 """
 
@@ -26,10 +27,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", default="", metavar="best|last|FILE", help="with --run: default best, else last; with --config: a file")
     parser.add_argument("--output", default="", metavar="DIR", help="folder of the result files; default the folder of the checkpoint")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--trials", metavar="1-10", help="with --run: the runs of these trials in DIR, and their mean; also 1,2")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that replace those of the configuration")
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.config and not parsed.checkpoint:
         parser.error("--config needs --checkpoint FILE")
+    if parsed.trials is not None and not parsed.run:
+        parser.error("--trials needs --run DIR, the folder that train.py --trials made")
+    if parsed.trials is not None and any(text.startswith("data.trial=") for text in parsed.overrides):
+        parser.error("give --trials or data.trial=N, not both")
     return parsed
 
 
@@ -42,6 +48,12 @@ def main() -> int:
         from solver.results import compare_files
 
         print(compare_files(*parsed.compare))
+        return 0
+    if parsed.trials is not None:
+        from solver.trials import evaluate_trials
+
+        print(evaluate_trials(run=parsed.run, trials=parsed.trials, checkpoint=parsed.checkpoint, output=parsed.output, device=parsed.device,
+                              overrides=parsed.overrides))
         return 0
     from solver.testing import run_test
 

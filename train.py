@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   python train.py --config configs/reid5o/quickstart.yaml
   python train.py --config configs/reid5o/orbench.yaml --device cuda:1 data.root=/data train.batch_size=32
   python train.py --config configs/reid5o/orbench.yaml name=finetune train.init_from=runs/orbench optimizer.lr=2e-6
+  python train.py --config configs/vireid/regdb.yaml --trials 1-10 data.root=/data
 """
 
 
@@ -21,8 +22,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", required=True, metavar="FILE", help="configuration, for instance configs/reid5o/orbench.yaml")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--overwrite", action="store_true", help="replace the previous run in output_dir/name")
+    parser.add_argument("--trials", metavar="1-10", help="train a model for each of these trials (RegDB) into output_dir/name/trial-NN; also 1,2")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that replace those of the file")
-    return parser.parse_intermixed_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.trials is not None and any(text.startswith("data.trial=") for text in parsed.overrides):
+        parser.error("give --trials or data.trial=N, not both")
+    return parsed
 
 
 def main() -> int:
@@ -33,6 +38,11 @@ def main() -> int:
 
     config = load_experiment(parsed.config, parsed.overrides)
     # torch is imported from here on: the configuration is right and the threads' waiting policy is set.
+    if parsed.trials is not None:
+        from solver.trials import train_trials
+
+        print(train_trials(config, parsed.trials, device=parsed.device, overwrite=parsed.overwrite))
+        return 0
     from solver.engine import run_training
 
     print(run_training(config, device=parsed.device, overwrite=parsed.overwrite))

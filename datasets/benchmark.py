@@ -60,7 +60,7 @@ def build_from_release(entry: DatasetEntry, release: Release, *, protocols: Sequ
         logger.info("%s", note)
     return Benchmark(
         name=entry.name, train=records, num_identities=len({record.person_id for record in records}), splits=splits,
-        fingerprint=digest(records, splits, release.root), notes=tuple(notes),
+        fingerprint=digest(records, splits, release.root), notes=tuple(notes), trials=dict(release.trials),
     )
 
 

@@ -41,7 +41,8 @@ class Release:
     the data set needs (`query_changed`, `val_query`, ...), records in sorted or listed order. dropped: what was left out by
     the data set's own rules, with the number (`junk images, pid -1`: 3819). notes: findings for the log and the results.
     variant: which of the entry's `published` counts this release is compared with. shared_persons: True for a user's own data
-    without a split, where train and test are the same images on purpose.
+    without a split, where train and test are the same images on purpose. trials: data set -> trial that was read, for data sets
+    with several divisions of the same persons into train and test (RegDB, also as a member of a joint release).
     """
 
     name: str
@@ -51,6 +52,7 @@ class Release:
     notes: tuple[str, ...] = ()
     variant: str = ""
     shared_persons: bool = False
+    trials: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +76,8 @@ class DatasetEntry:
     published: per variant ('' for data sets without variants) the counts of the parts. recognise: True for a folder that
     looks like this data set, judged by names only. name_pattern: regular expression that the image names match entirely.
     disjoint: pairs of parts that must not share a person; train never shares one with query and gallery unless the ids of
-    train and test are numbered separately (`separate_ids`).
+    train and test are numbered separately (`separate_ids`). trials: how many divisions of the same persons into train and test
+    there are, each with a model of its own; 0 = one fixed division.
     """
 
     name: str
@@ -87,6 +90,7 @@ class DatasetEntry:
     published: Mapping[str, Mapping[str, Count]] = field(default_factory=dict)
     name_pattern: str = ""
     separate_ids: bool = False
+    trials: int = 0
     access: str = ""
 
 

@@ -110,7 +110,9 @@ class Benchmark:
     """What a dataset's reader returns. train and splits may be empty when only the other was asked for.
 
     num_identities: number of training labels. fingerprint: digest of every listed source and id. notes: findings for
-    the log and the results (a missing query list, counts that differ from the published ones, skipped files).
+    the log and the results (a missing query list, counts that differ from the published ones, skipped files). trials: data set ->
+    trial, for data sets with several divisions of the same persons: a model of one trial may have been trained on the test persons
+    of another.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Benchmark:
     splits: Mapping[str, EvalSplit]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    trials: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from configs.load import experiment_to_dict
 from configs.schema import ExperimentConfig
 from configs.vocabulary import Family
 from model.interface import RetrievalModel
-from solver.runs import find_checkpoint
+from solver.runs import check_trials, find_checkpoint, trials_of
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 from utils.log import library_versions
@@ -36,10 +36,11 @@ class Progress:
 
 
 def checkpoint_payload(
-    model: RetrievalModel, config: ExperimentConfig, progress: Progress, data_fingerprint: str
+    model: RetrievalModel, config: ExperimentConfig, progress: Progress, data_fingerprint: str, trials: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     """Return tensors and plain values only; keys that later versions add (optimiser, generators) stand beside these.
 
+    trials: data set -> trial that the weights have been trained on, see `Benchmark.trials`.
     Raises UserError when a weight is not finite, so that no such checkpoint replaces a good one.
     """
     assert isinstance(model, nn.Module)
@@ -52,7 +53,7 @@ def checkpoint_payload(
         "format_version": FORMAT_VERSION, "model": state, "config": experiment_to_dict(config),
         "family": config.family.value, "num_identities": model.num_identities, "epoch": progress.epoch,
         "step": progress.step, "selected_on": progress.selected_on, "metrics": dict(progress.metrics),
-        "data_fingerprint": data_fingerprint, "versions": library_versions(),
+        "data_fingerprint": data_fingerprint, "trials": dict(trials or {}), "versions": library_versions(),
     }
 
 
@@ -62,10 +63,7 @@ def take_weights(model: RetrievalModel, family: Family, run: str) -> str:
     A tensor with one row per training identity (the classifier) keeps its own values where the number of identities
     differs. Raises UserError when the run is missing, of another family, or its other tensors do not fit.
     """
-    if not Path(run).is_dir():
-        raise UserError(f"train.init_from = {run!r}: no such run directory")
-    path = find_checkpoint(Path(run), "")
-    content = load_checkpoint(path)
+    path, content = _first_checkpoint(run)
     if content["family"] != family.value:
         raise UserError(f"train.init_from: {path} is of family {content['family']}, this run of {family.value}")
     assert isinstance(model, nn.Module)
@@ -80,6 +78,26 @@ def take_weights(model: RetrievalModel, family: Family, run: str) -> str:
     origin = f"weights from {path} (epoch {content.get('epoch')}, data {content.get('data_fingerprint')}): {len(own) - len(new)} tensors"
     kept = ", ".join(f"{name} {_shape(theirs, name)} there, {_shape(own, name)} here" for name in new)
     return f"{origin}; new because the number of identities differs: {kept}" if new else origin
+
+
+def joined_trials(trials: Mapping[str, int], run: str) -> dict[str, int]:
+    """Return the trials of the training data together with those that the weights of `run` (train.init_from) have seen.
+
+    run: empty = none. Raises UserError where the two are of different trials of one data set.
+    """
+    if not run:
+        return dict(trials)
+    path, content = _first_checkpoint(run)
+    earlier = trials_of(content)
+    check_trials(earlier, trials, f"train.init_from: {path}", "this run trains on")
+    return earlier | dict(trials)
+
+
+def _first_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
+    if not Path(run).is_dir():
+        raise UserError(f"train.init_from = {run!r}: no such run directory")
+    path = find_checkpoint(Path(run), "")
+    return path, load_checkpoint(path)
 
 
 def _per_identity(own: Tensor, theirs: Tensor, own_identities: int, their_identities: int) -> bool:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +27,7 @@ from datasets.build import build_benchmark, build_source_reader, build_train_loa
 from datasets.structures import Batch, Benchmark, EvalSplit, Record
 from model.build import build_model, initialise
 from model.interface import RetrievalModel
-from solver.checkpoint import Progress, checkpoint_payload, take_weights
+from solver.checkpoint import Progress, checkpoint_payload, joined_trials, take_weights
 from solver.encoding import Reader
 from solver.evaluation_result import EvaluationResult
 from solver.evaluator import EvaluationSpec, evaluate_split
@@ -37,11 +37,12 @@ from solver.objectives.base import Objective, StepOutput
 from solver.objectives.build import build_objective
 from solver.optimizer import build_optimizer
 from solver.param_groups import POLICIES, ParameterPolicy, Rates, apply_policy
-from solver.run_directory import check_free, held_log, open_directory, start_log
+from solver.run_directory import OUTCOME_FILE, check_free, held_log, open_directory, start_log
 from solver.runs import BEST_FILE, CONFIG_FILE, LAST_FILE
 from utils.checkpoint_io import save_checkpoint
 from utils.device import autocast, describe_device, exact_float32, require_compiler, resolve_device
 from utils.errors import UserError
+from utils.files import write_json
 from utils.log import MetricsWriter, library_versions
 from utils.progress import progress_bar
 from utils.seeding import seed_everything
@@ -66,7 +67,10 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """Everything a run is made of. split: what chooses `best`, None = the last epoch does. workers: loader processes."""
+    """Everything a run is made of. split: what chooses `best`, None = the last epoch does. workers: loader processes.
+
+    trials: data set -> trial that the weights are trained on.
+    """
 
     config: ExperimentConfig
     device: torch.device
@@ -79,6 +83,7 @@ class TrainingJob:
     split: EvalSplit | None
     reader: Reader
     workers: int
+    trials: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,12 +120,18 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
         with told_failures(directory):
             outcome = Trainer(job, directory).fit()
             draw_curves(directory)
+            write_outcome(directory, outcome)
     except UserError as error:
         logger.error("stopped: %s", error)
         raise
     score = "" if outcome.score is None else f", mean mAP of the groups {outcome.score:.3f} %"
     return (f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
             f"evaluate it: python test.py --run {directory}")
+
+
+def write_outcome(directory: Path, outcome: TrainingOutcome) -> None:
+    """Record where the run ended. The file is written last: a directory without it holds an unfinished run."""
+    write_json(directory / OUTCOME_FILE, dataclasses.asdict(outcome) | {"best": outcome.best.name})
 
 
 @contextlib.contextmanager
@@ -145,6 +156,7 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     torch.set_num_threads(threads.threads)
     seed_everything(config.seed)
     benchmark = build_benchmark(config.data, select=config.train.select, need_train=True, instruction=config.instruction)
+    trials = joined_trials(benchmark.trials, config.train.init_from)
     model = build_trained_model(config, benchmark.num_identities, device)
     assert isinstance(model, nn.Module)
     rates = Rates(lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay,
@@ -157,7 +169,7 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     loader = build_train_loader(benchmark, config.data, config.augment, reader, config.train, seed=config.seed,
                                 workers=threads.workers)
     job = TrainingJob(config=config, device=device, benchmark=benchmark, model=model, policy=policy, optimizer=optimizer,
-                      loader=loader, reader=reader, workers=threads.workers, split=selection_split(config, benchmark),
+                      loader=loader, reader=reader, workers=threads.workers, trials=trials, split=selection_split(config, benchmark),
                       objective=build_objective(config.family, config.objective, config.seed))
     for line in (*header(job), threads.describe()):
         logger.info("%s", line)
@@ -370,7 +382,7 @@ class Trainer:
 
     def save(self, name: str, progress: Progress) -> None:
         """Write a checkpoint; the previous one of that name survives every failure. Raises UserError."""
-        payload = checkpoint_payload(self.job.model, self.job.config, progress, self.job.benchmark.fingerprint)
+        payload = checkpoint_payload(self.job.model, self.job.config, progress, self.job.benchmark.fingerprint, self.job.trials)
         save_checkpoint(self.directory / name, payload)
 
 

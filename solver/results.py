@@ -120,6 +120,11 @@ def write_results(directory: str | Path, result: EvaluationResult, provenance: P
     folder = Path(directory)
     document = result_document(result, provenance)
     _write_per_query(folder / PER_QUERY_FILE, result)
+    return write_tables(folder, document)
+
+
+def write_tables(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Write results.csv and results.json of a results document, each whole or not at all; return the second."""
     rows = [*document["rows"], *document["averages"]]
     write_csv(folder / CSV_FILE, rows, list(dict.fromkeys([*CSV_COLUMNS, *columns_of(rows)])))
     write_json(folder / RESULTS_FILE, document)
@@ -164,15 +169,15 @@ def shown_rows(result: EvaluationResult) -> tuple[list[dict[str, Any]], list[dic
     for entry, row in zip(result.lists, result_rows(result)):
         average, folded = averages[entry.group, entry.stamp]
         if entry.group and not average.pooled:
-            rows.setdefault(("group", entry.group, entry.stamp), _folded(folded) if average.expected > 1 else row)
+            rows.setdefault(("group", entry.group, entry.stamp), folded_row(folded) if average.expected > 1 else row)
         else:
             rows["list", entry.task] = row
     return list(rows.values()), [row for average, row in averages.values()
                                  if average.pooled or (not average.group and units[average.stamp] > 1)]
 
 
-def _folded(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's row with `mean ± deviation` as texts."""
+def folded_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a group for readers, with `mean ± deviation` as texts."""
     cells = {name: f"{format_cell(value)} {PLUS_MINUS} {format_cell(row[f'{name} sd'])}" if f"{name} sd" in row else value
              for name, value in row.items() if not name.endswith(" sd")}
     lists = str(row["lists"]) if row["lists"] == row["expected_lists"] else f"{row['lists']} of {row['expected_lists']}"

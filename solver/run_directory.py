@@ -14,10 +14,10 @@ from solver.runs import BEST_FILE, CONFIG_FILE, LAST_FILE
 from utils.errors import UserError
 from utils.log import configure_logging
 
-LOG_FILE, METRICS_FILE, BOARD_FOLDER = "train.log", "metrics.jsonl", "tensorboard"
+LOG_FILE, METRICS_FILE, BOARD_FOLDER, OUTCOME_FILE = "train.log", "metrics.jsonl", "tensorboard", "outcome.json"
 CURVES_FILE, COMBINATIONS_FILE = "curves.png", "combinations.png"
 
-ARTEFACTS = (CONFIG_FILE, LOG_FILE, METRICS_FILE, BOARD_FOLDER, LAST_FILE, BEST_FILE, RESULTS_FILE, CSV_FILE, PER_QUERY_FILE,
+ARTEFACTS = (CONFIG_FILE, LOG_FILE, METRICS_FILE, BOARD_FOLDER, LAST_FILE, BEST_FILE, OUTCOME_FILE, RESULTS_FILE, CSV_FILE, PER_QUERY_FILE,
              CURVES_FILE, COMBINATIONS_FILE, "report.html", "retrieval.png", "retrieval.json", "retrieval.html")
 """Everything that training, testing, drawing and searching write into a run directory by themselves; `--overwrite` removes these and nothing else."""
 

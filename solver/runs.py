@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class TrainedModel:
     """A model with its weights, in eval mode, and where they came from.
 
     fingerprint: digest of the weights. selected_on: the split that chose this checkpoint, empty = unknown.
-    trained_on: fingerprint of the training data, empty = unknown.
+    trained_on: fingerprint of the training data, empty = unknown. trials: data set -> trial that the weights were trained on.
     """
 
     config: ExperimentConfig
@@ -40,6 +40,7 @@ class TrainedModel:
     epoch: int | None = None
     step: int | None = None
     trained_on: str = ""
+    trials: Mapping[str, int] = field(default_factory=dict)
 
 
 def open_run(run: str | Path, checkpoint: str = "", overrides: Sequence[str] = (), device: torch.device | None = None) -> TrainedModel:
@@ -48,7 +49,9 @@ def open_run(run: str | Path, checkpoint: str = "", overrides: Sequence[str] = (
     if not directory.is_dir():
         raise UserError(f"no such run directory: {directory}; train one, or use --config FILE --checkpoint FILE")
     if not (directory / CONFIG_FILE).is_file():
-        raise UserError(f"{directory} is not a run directory: it has no {CONFIG_FILE}; give the folder that train.py made")
+        inner = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_FILE}"))
+        raise UserError(f"{directory} is not a run directory: it has no {CONFIG_FILE}; " + (
+            f"it holds the runs {_shortened(inner)}: give one of them, or --trials for a series" if inner else "give the folder that train.py made"))
     return open_checkpoint(directory / CONFIG_FILE, find_checkpoint(directory, checkpoint), overrides, device)
 
 
@@ -87,7 +90,7 @@ def _open_ours(config_file: Path, checkpoint: Path, overrides: Sequence[str]) ->
     return TrainedModel(
         config=config, model=model, checkpoint=checkpoint, fingerprint=fingerprint_state(content["model"]),
         selected_on=str(content.get("selected_on") or ""), epoch=content.get("epoch"), step=content.get("step"),
-        trained_on=str(content.get("data_fingerprint") or ""),
+        trained_on=str(content.get("data_fingerprint") or ""), trials=trials_of(content),
     )
 
 
@@ -102,6 +105,23 @@ def _open_official(config_file: Path, checkpoint: Path, overrides: Sequence[str]
     config = build_experiment([(str(config_file), released), ("command line", parse_overrides(overrides))])
     model = build_official(state, config.model, str(checkpoint))
     return TrainedModel(config=config, model=model, checkpoint=checkpoint, fingerprint=fingerprint_state(state))
+
+
+def trials_of(content: Mapping[str, Any]) -> dict[str, int]:
+    """Return data set -> trial of a checkpoint's content; nothing for one that records none."""
+    trials = content.get("trials")
+    return {str(name): int(trial) for name, trial in trials.items()} if isinstance(trials, Mapping) else {}
+
+
+def check_trials(trained: Mapping[str, int], used: Mapping[str, int], checkpoint: str, use: str) -> None:
+    """Raise UserError when a checkpoint was trained on another trial of a data set than the one it would be used with.
+
+    use: words before the trial that is used, `this run trains on`.
+    """
+    for name, trial in used.items():
+        if trained.get(name, trial) != trial:
+            raise UserError(f"{checkpoint} was trained on trial {trained[name]} of {name}, but {use} trial {trial}, whose test persons it has "
+                            f"been trained on in part; set data.trial={trained[name]} or give a checkpoint of trial {trial}")
 
 
 def load_weights(model: RetrievalModel, state: Mapping[str, Tensor], where: str) -> None:
@@ -121,5 +141,9 @@ def load_weights(model: RetrievalModel, state: Mapping[str, Tensor], where: str)
 def _listed(what: str, names: list[str]) -> str:
     if not names:
         return ""
+    return f"{len(names)} entries {what}: {_shortened(names)}"
+
+
+def _shortened(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} entries {what}: {', '.join(names[:SHOWN])}{more}"
+    return f"{', '.join(names[:SHOWN])}{more}"

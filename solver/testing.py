@@ -18,7 +18,7 @@ from solver.evaluator import EvaluationSpec, evaluate_split
 from solver.figures import draw_combinations
 from solver.results import Provenance, format_result, write_results
 from solver.run_directory import COMBINATIONS_FILE
-from solver.runs import TrainedModel, open_checkpoint, open_run
+from solver.runs import TrainedModel, check_trials, open_checkpoint, open_run
 from utils.device import describe_device, exact_float32, resolve_device
 from utils.errors import UserError
 from utils.log import configure_logging, library_versions
@@ -44,7 +44,7 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     plan = plan_threads(place.type, trained.config.data.workers)
     torch.set_num_threads(plan.threads)
     logger.info("%s; %s", describe_device(place), plan.describe())
-    benchmark = load_test_benchmark(trained.config)
+    benchmark = load_test_benchmark(trained.config, trained)
     spec = EvaluationSpec(**dataclasses.asdict(trained.config.eval), workers=plan.workers,
                           skip_unreadable=trained.config.data.on_error == "skip")
     reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
@@ -58,11 +58,16 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     return f"{format_result(result)}\nwritten: {', '.join(map(str, (written, *pages)))}"
 
 
-def load_test_benchmark(config: ExperimentConfig) -> Benchmark:
-    """Read the lists of the test split. Raises UserError when the data set has none."""
+def load_test_benchmark(config: ExperimentConfig, trained: TrainedModel | None = None) -> Benchmark:
+    """Read the lists of the test split.
+
+    Raises UserError when the data set has none, or when they are of another trial than the one that `trained` was trained on.
+    """
     benchmark = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction)
     if TEST_SPLIT not in benchmark.splits:
         raise UserError(f"data set {benchmark.name} has no test split; there: {', '.join(benchmark.splits) or 'none'}")
+    if trained is not None:
+        check_trials(trained.trials, benchmark.trials, str(trained.checkpoint), "the test lists are of")
     return benchmark
 
 

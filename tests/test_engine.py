@@ -332,7 +332,7 @@ def test_run_directory_holds_what_it_should(data: Path, tmp_path: Path) -> None:
     text = train(data, tmp_path)
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {"config.yaml", "train.log", "metrics.jsonl", "tensorboard", "last.pth",
-                                                     "best.pth", "curves.png"}
+                                                     "best.pth", "curves.png", "outcome.json"}
     assert str(run / "best.pth") in text and "selected on last" in text
     log = (run / "train.log").read_text()
     checkpoint = load_checkpoint(run / "best.pth")

@@ -271,7 +271,7 @@ def test_regdb_is_read_as_listed(tmp_path: Path) -> None:
     assert (thermal.person_id, thermal.camera_id, list(thermal.sources), thermal.name) == (1, 1, [Modality.NIR], "idx/test_thermal_3.txt line 2")
     assert thermal.sources[Modality.NIR].value == str(folder / "Thermal/5/female_front_t_00000_5.bmp")
     assert {record.camera_id for record in release.parts["test_visible"]} == {2} and release.variant == "trial 3"
-    assert "trial 3 of 10" in release.notes[0] and dataset_entry("regdb").separate_ids
+    assert release.trials == {"regdb": 3} and "RegDB trial 3: " in release.notes[0] and dataset_entry("regdb").separate_ids
     benchmark = build_from_release(dataset_entry("regdb"), release)
     assert benchmark.num_identities == 2 and [queries.name for queries in benchmark.splits["test"].query_lists] == [
         "regdb-visible-to-thermal trial 3", "regdb-thermal-to-visible trial 3"]

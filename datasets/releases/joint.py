@@ -59,7 +59,8 @@ def read(root: Path, options: ReadOptions) -> JointRelease:
     return JointRelease(
         name=NAME, root=root, parts=parts | ({"train": tuple(train)} if train else {}), notes=tuple(notes), offsets=offsets,
         dropped={f"{name}: {what}": count for name, release in releases.items() for what, count in release.dropped.items()},
-        members={name: replace(release, parts={}, notes=()) for name, release in releases.items()})
+        members={name: replace(release, parts={}, notes=()) for name, release in releases.items()},
+        trials={name: trial for release in releases.values() for name, trial in release.trials.items()})
 
 
 def _training(name: str, parts: Mapping[str, tuple[Record, ...]]) -> tuple[Record, ...]:

@@ -46,14 +46,15 @@ def read(root: Path, options: ReadOptions) -> Release:
     _check_disjoint(lists)
     parts = {"test_visible": _records(tree, lists["test", "visible"], "visible"),
              "test_infrared": _records(tree, lists["test", "thermal"], "thermal")}
-    notes = [f"trial {trial} of {TRIALS}: a result of RegDB is the mean over the trials, with one model for each"]
+    notes = [f"RegDB {_variant(trial)}: a result is the mean over the {TRIALS} trials, with one model for each"]
     dropped: dict[str, int] = {}
     if options.need_train:
         train = [record for side in SIDES for record in _records(tree, lists["train", side], side)]
         parts["train"], left_out, found = with_both_modalities(train, "train", folder)
         notes += found
         dropped |= {"images of training identities that lack one modality": left_out} if left_out else {}
-    return Release(name=NAME, root=folder, parts=parts, dropped=dropped, notes=tuple(notes), variant=_variant(trial))
+    return Release(name=NAME, root=folder, parts=parts, dropped=dropped, notes=tuple(notes), variant=_variant(trial),
+                   trials={NAME: trial})
 
 
 def _variant(trial: int) -> str:
@@ -112,5 +113,6 @@ DATASET = DatasetEntry(
     } for trial in range(1, TRIALS + 1)},
     name_pattern=NAME_PATTERN.pattern,
     separate_ids=True,
+    trials=TRIALS,
     access="copyright form of Dongguk University (dm.dongguk.edu); its terms are unconfirmed",
 )
