@@ -22,7 +22,7 @@ from solver.evaluation_result import METRICS, EvaluationResult
 from solver.evaluator import EvaluationSpec, evaluate_split
 from solver.figures import of_combinations
 from solver.gallery_index import split_gallery
-from solver.queries import listed_query
+from solver.queries import find_list, listed_query
 from solver.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
 from utils.errors import UserError
 from utils.metrics import evaluate
@@ -401,10 +401,10 @@ def test_the_page_shows_what_counts(tmp_path: Path) -> None:
 
 def test_a_query_is_found_by_the_name_of_its_row() -> None:
     split = split_of(*sysu(draws=2))
-    query = listed_query(split, "SYSU-all draw 1", 4)
+    query = listed_query(find_list(split, "SYSU-all draw 1"), 4)
     assert query.name == "sysu-all draw 1 entry 4" and query.sources == split.query_lists[1].entries[4]
     with pytest.raises(UserError, match="did you mean 'sysu-all draw 1'"):
-        listed_query(split, "sysu-all draw 7", 0)
+        find_list(split, "sysu-all draw 7")
 
 
 def test_the_gallery_of_a_search_is_the_splits() -> None:
