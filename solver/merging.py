@@ -162,7 +162,7 @@ def _joined_notes(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
     said: dict[str, list[tuple[str, str]]] = {}
     for label, document in documents.items():
         for note in document.get("notes", ()):
-            said.setdefault(re.sub(rf"\s?\b{re.escape(label)}\b", "", note), []).append((label, note))
+            said.setdefault(re.sub(rf"\s?\b{re.escape(label)}\b", "", note).lstrip(" :,;"), []).append((label, note))
     return [line for common, notes in said.items()
             for line in ([common] if {label for label, _ in notes} == set(documents) and len(documents) > 1
                          else dict.fromkeys(f"{label}: {note}" for label, note in notes))]

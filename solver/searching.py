@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from configs.load import experiment_to_dict
-from configs.schema import ExperimentConfig
 from configs.vocabulary import Modality
 from datasets.build import build_source_reader
 from datasets.structures import distinct_sources
@@ -122,7 +121,7 @@ def run_search(options: SearchOptions) -> str:
         _check_folder(path, name)
     if options.gallery and output.resolve().is_relative_to(Path(options.gallery).resolve()):
         logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
-    queries, gallery = _queries_and_gallery(options, trained.config, named, folder)
+    queries, gallery = _queries_and_gallery(options, trained, named, folder)
     result = _search(trained, queries, gallery, options.top_k, device, cache)
     _write_files(output, result)
     written = [str(output.with_suffix(extension)) for extension in EXTENSIONS]
@@ -137,13 +136,14 @@ def _named_queries(options: SearchOptions) -> tuple[Query, ...]:
     return (query_from_parts(options.parts, "query"),) if options.parts else ()
 
 
-def _queries_and_gallery(options: SearchOptions, config: ExperimentConfig, named: tuple[Query, ...],
+def _queries_and_gallery(options: SearchOptions, trained: TrainedModel, named: tuple[Query, ...],
                          folder: Gallery | None) -> tuple[tuple[Query, ...], Gallery]:
     """Return what is searched for and where; the data set's lists are read only when one of both comes from them."""
+    config = trained.config
     check_encodable(named, config.model.modalities)
     if named and folder is not None:
         return named, folder.read_as(choose_modality(options.gallery_modality, named, config.model.modalities))
-    benchmark = load_test_benchmark(config)
+    benchmark = load_test_benchmark(config, trained)
     split = benchmark.splits[TEST_SPLIT]
     listed = find_list(split, options.task) if options.task else None
     queries = named if listed is None else (listed_query(listed, options.index or 0),)
