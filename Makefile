@@ -6,8 +6,10 @@ STAMP := $(VENV)/.complete
 IDENTITIES ?= 2000
 SEED ?= 0
 RUN := runs/quickstart
+VI := runs/quickstart-vi
+VI_DATA := --root data/synthetic-vi --test-identities 100 --images-per-modality 8 --image-size 96x48
 
-.PHONY: quickstart test setup data seeds
+.PHONY: quickstart quickstart-vi test setup data seeds
 
 setup: $(STAMP)
 
@@ -26,6 +28,20 @@ quickstart: data
 	$(BIN) test.py --run $(RUN)
 	$(BIN) infer.py --run $(RUN) --task NIR+CP+SK+TEXT --index 0 --top-k 10 --output $(RUN)/retrieval.png
 	@echo "results: $(RUN)/results.json, retrieval.png, curves.png, combinations.png, report.html"
+
+# The visible-infrared baseline in three official layouts: SYSU-MM01 (all modes), RegDB (trials 1 and 2 merged), LLCM (both directions).
+quickstart-vi: $(STAMP)
+	$(BIN) -m datasets.synthetic --layout sysu,llcm $(VI_DATA) --identities 300
+	$(BIN) -m datasets.synthetic --layout regdb $(VI_DATA) --identities 250
+	$(BIN) train.py --config configs/vireid/quickstart.yaml --overwrite seed=$(SEED) name=$(notdir $(VI))-sysu
+	$(BIN) test.py --run $(VI)-sysu
+	$(BIN) train.py --config configs/vireid/quickstart.yaml --overwrite seed=$(SEED) name=$(notdir $(VI))-regdb data.dataset=regdb --trials 1,2
+	$(BIN) test.py --run $(VI)-regdb --trials 1,2
+	$(BIN) train.py --config configs/vireid/quickstart.yaml --overwrite seed=$(SEED) name=$(notdir $(VI))-llcm data.dataset=llcm
+	$(BIN) test.py --run $(VI)-llcm
+	$(BIN) infer.py --run $(VI)-sysu --task "sysu-all-single-seeded draw 0" --index 0 --top-k 10 --output $(VI)-sysu/retrieval.png
+	$(BIN) -m benchmarks.vireid_chance $(VI)-sysu $(VI)-regdb/trial-01 $(VI)-regdb/trial-02 $(VI)-llcm
+	@echo "results: $(VI)-sysu, $(VI)-regdb, $(VI)-llcm (results.json, report.html), $(VI)-sysu/retrieval.png"
 
 # Three training seeds on the same data, with mean and spread of the benchmark's averages (three times the quickstart's training).
 seeds: data
