@@ -395,5 +395,10 @@ class ExperimentConfig:
     eval: EvalConfig
 
     def __post_init__(self) -> None:
-        _require(self.family is not Family.VIREID or self.train.sampler in ("modality", "tasks"), "train.sampler", self.train.sampler,
+        if self.family is not Family.VIREID:
+            return
+        _require(self.train.sampler in ("modality", "tasks"), "train.sampler", self.train.sampler,
                  "modality (or tasks) for the family vireid, whose batches need visible and infrared images of each identity")
+        by_heads = [name for name in ("modality_id", "imitation") if self.objective.losses.get(name)]
+        _require(self.model.head_width > 0 or not by_heads, "model.head_width", self.model.head_width,
+                 f"above 0 with the losses {' and '.join(by_heads)}, which are those of the modality heads")

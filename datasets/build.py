@@ -114,11 +114,12 @@ def check_encodable(benchmark: Benchmark, modalities: Sequence[Modality]) -> Non
         raise UserError(f"the training records of {benchmark.name} hold {_names(trained)}, and this model encodes {known} only; "
                         "choose another data.dataset or a configuration of another family")
     for split in benchmark.splits.values():
-        asked = [queries.name for queries in split.query_lists if not set(queries.combination) <= set(modalities)]
-        if asked:
+        unknown = {modality for queries in split.query_lists for modality in queries.combination} - set(modalities)
+        if unknown:
+            asked = [queries.name for queries in split.query_lists if unknown & set(queries.combination)]
             more = f" and {len(asked) - SHOWN_LISTS} more" if len(asked) > SHOWN_LISTS else ""
-            raise UserError(f"{benchmark.name} asks by {', '.join(asked[:SHOWN_LISTS])}{more}, and this model encodes {known} only; choose "
-                            "another data.dataset, other protocols (data.protocols) or a model of another family")
+            raise UserError(f"the queries of {benchmark.name} hold {_names(unknown)} ({', '.join(asked[:SHOWN_LISTS])}{more}), and this model "
+                            f"encodes {known} only; choose another data.dataset, other protocols (data.protocols) or a model of another family")
 
 
 def _names(modalities: Collection[Modality]) -> str:

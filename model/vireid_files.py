@@ -76,10 +76,16 @@ def _read_initial(config: VireidConfig) -> Mapping[str, Tensor]:
         except (OSError, RuntimeError) as error:
             raise UserError(f"torchvision's ImageNet weights of resnet{config.depth} could not be downloaded ({error}); download them "
                             "elsewhere and set model.init=FILE.pth, or model.init=random") from error
-    content = load_tensors(config.init)
-    if not isinstance(content, Mapping) or "conv1.weight" not in content:
-        raise UserError(f"model.init = {config.init!r} is no state dict of a torchvision ResNet (it has no conv1.weight); give such a file")
-    return content
+    if not Path(config.init).is_file():
+        raise UserError(f"model.init = {config.init!r}: no such file; set imagenet, random, or a file with the state dict of a torchvision ResNet")
+    try:
+        content = load_tensors(config.init)
+    except UserError as error:
+        raise UserError(f"model.init: {error}") from error
+    if not isinstance(content, Mapping) or not isinstance(content.get("conv1.weight"), Tensor):
+        raise UserError(f"model.init = {config.init!r} is no state dict of a torchvision ResNet (it has no conv1.weight); give such a file, "
+                        "imagenet or random; a run of this project is given as train.init_from=DIRECTORY")
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _to_ours(source: Mapping[str, Tensor], model: VIReID) -> dict[str, Tensor]:
@@ -141,6 +147,9 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
 
     Raises UserError when an entry is missing, unknown or of another shape.
     """
+    yaml_file = Path(target).with_suffix(".yaml")
+    if Path(target) == yaml_file or Path(target).resolve() == Path(source).resolve():
+        raise UserError(f"OUT = {target} would be overwritten by its own configuration, or overwrite {source}; name another file that ends in .pth")
     state = read_published(source)
     sizes = published_sizes(state)
     blocks = sizes.blocks or DEPTHS[sizes.depth][1]
@@ -152,11 +161,12 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
     if wrong:
         raise UserError(f"{source} does not fit a visible-infrared model of the sizes found in it: {wrong[0]} (and {len(wrong) - 1} more) "
                         "is missing, unknown or of another shape; give an unchanged checkpoint")
-    config = build_experiment([(str(source), {"family": Family.VIREID.value, "model": dataclasses.asdict(sizes),
-                                              "data": {"dataset": "sysu"}, "train": {"sampler": "modality"}})], name=Path(target).stem)
+    options: dict[str, Any] = {"family": Family.VIREID.value, "model": dataclasses.asdict(sizes), "data": {"dataset": "sysu"}, "train": {"sampler": "modality"}}
+    if not sizes.head_width:
+        options["objective"] = {"losses": {"id": 1.0, "triplet": 1.0}}
+    config = build_experiment([(str(source), options)], name=Path(target).stem)
     payload = {"format_version": 1, "model": renamed, "config": experiment_to_dict(config), "family": Family.VIREID.value,
                "num_identities": identities, "epoch": None, "step": None, "selected_on": "test", "metrics": {}, "data_fingerprint": ""}
-    yaml_file = Path(target).with_suffix(".yaml")
     save_checkpoint(target, payload)
     write_text(yaml_file, yaml.safe_dump(experiment_to_dict(config), sort_keys=False))
     return (f"{target}: {len(renamed)} tensors of {'AGW' if is_agw(state) else 'IV-REID'}, {identities} identities\n"

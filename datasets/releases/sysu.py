@@ -132,7 +132,7 @@ def official_numbers(cells: Any, where: str, *, camera: int, person: int, trial:
     """
     expected = f"expected {PERMUTATIONS}, 6 x 1 cells with one {TRIALS} x n matrix per identity; copy it again from the original release"
     if not isinstance(cells, np.ndarray) or cells.dtype != object or cells.shape != (len(CAMERAS), 1):
-        raise UserError(f"{where}: shape {getattr(cells, 'shape', None)}; {expected}")
+        raise UserError(f"{where}: shape {getattr(cells, 'shape', None)} and kind {getattr(cells, 'dtype', type(cells).__name__)}; {expected}")
     persons = np.asarray(cells[camera - 1][0])
     if persons.dtype != object or max(persons.shape, default=0) != persons.size:
         raise UserError(f"{where}: cell {camera} has shape {persons.shape} and kind {persons.dtype}; {expected}")
