@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.vocabulary import AnnotationKind, Modality, Task
-from datasets.image_folders import locate, refuse_options
+from datasets.image_folders import looks_like, refuse_options
 from datasets.instructions import BOX, DESCRIPTION_FILES, box_note
 from datasets.listing import ImageTree, find_folder, read_lines, to_integer
 from datasets.protocols import Protocol, Search, image_source, plain_protocol
@@ -177,6 +177,6 @@ DATASET = DatasetEntry(
             "any clothes; the same person in the same camera is dropped; CMC over images")),
     )),
     default=(TARGET, PERSON),
-    recognise=lambda folder: locate(folder, FOLDERS, MARKERS) is not None,
+    recognise=looks_like(FOLDERS, MARKERS),
     access="Page of the authors (COCAS-plus); licence terms unconfirmed. Real1 has no public download, Real2's faces are blurred (unconfirmed).",
 )

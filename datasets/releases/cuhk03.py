@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
-from datasets.listing import ImageTree, find_folder, require_some, to_integer
+from datasets.image_folders import ImageFolders, locate, looks_like, needed_places, open_folders, refuse_options
+from datasets.listing import to_integer
 from datasets.protocols import plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.releases.cuhk03_mat import FOLDERS as PARTS
@@ -20,7 +20,7 @@ from datasets.releases.cuhk03_mat import LAST_PERSON, OFFICIAL, VARIANTS, extrac
 from datasets.structures import Record
 from utils.errors import UserError, run_script
 
-NAME = "cuhk03"
+NAME, TITLE = "cuhk03", "CUHK03-NP"
 FOLDERS = (OFFICIAL, "CUHK03-NP", "cuhk03_np", "cuhk03", "CUHK03", f"cuhk03/{OFFICIAL}", f"CUHK03/{OFFICIAL}")
 PATTERN = re.compile(r"(\d{4})_c([12])(?!\d).*\.png", re.ASCII)
 """pid_c{camera}_....png"""
@@ -33,23 +33,17 @@ def read(root: Path, options: ReadOptions) -> Release:
     command extracts it.
     """
     refuse_options(options, NAME, variants=VARIANTS)
-    parts = [part for part in PARTS if options.need_train or part != "train"]
-    markers = {variant: [f"{variant}/{PARTS[part]}" for part in parts] for variant in VARIANTS}
     present = [variant for variant in VARIANTS if locate(root, FOLDERS, [f"{variant}/{PARTS['query']}"])]
     variant = options.variant or (present or VARIANTS)[0]
     if variant not in present:
         _refuse_mat(root, variant)
-    folder = find_folder(root, FOLDERS, markers[variant], f"CUHK03-NP ({variant})")
-    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.TRAD)
-    found: dict[str, tuple[Record, ...]] = {"train": ()}
-    for part in parts:
-        place = f"{variant}/{PARTS[part]}"
-        found[part] = tuple(_record(images, path, fields) for path, fields in images.named(place, PATTERN))
-        require_some(found[part], folder / place, f"{part} images")
+    places = {part: f"{variant}/{place}" for part, place in needed_places(PARTS, options).items()}
+    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=f"{TITLE} ({variant})", task=Task.TRAD)
+    found, _ = images.parts(places, PATTERN, _record)
     notes = ()
     if not options.variant and len(present) > 1:
-        notes = (f"{folder} holds both variants: labeled is taken (data.variant=detected: the other)",)
-    return Release(name=NAME, root=folder, parts=found, notes=notes, variant=variant)
+        notes = (f"{images.tree.root} holds both variants: labeled is taken (data.variant=detected: the other)",)
+    return Release(name=NAME, root=images.tree.root, parts=found, notes=notes, variant=variant)
 
 
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
@@ -67,15 +61,12 @@ def _refuse_mat(root: Path, variant: str) -> None:
 
 def recognise(root: Path) -> bool:
     """Return whether the folder, or one of the usual names below it, has a variant's folders and image names, or the .mat."""
-    for variant in VARIANTS:
-        folder = locate(root, FOLDERS, [f"{variant}/{PARTS['query']}", f"{variant}/{PARTS['gallery']}"])
-        if folder is not None and names_agree(folder / variant / PARTS["query"], PATTERN):
-            return True
-    return find_mat(root) is not None
+    places = ((f"{variant}/{PARTS['query']}", f"{variant}/{PARTS['gallery']}") for variant in VARIANTS)
+    return any(looks_like(FOLDERS, markers, PATTERN, sample=markers[0])(root) for markers in places) or find_mat(root) is not None
 
 
 DATASET = DatasetEntry(
-    name=NAME, title="CUHK03-NP", task=Task.TRAD, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
+    name=NAME, title=TITLE, task=Task.TRAD, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
     protocols=protocol_table([plain_protocol(
         NAME, "new protocol 767/700, query against bounding_box_test; the same person in the same camera does not count; "
         "rank-k per image", exclusion_rule="same_camera")]),

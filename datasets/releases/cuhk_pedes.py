@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import locate, refuse_options
+from datasets.image_folders import looks_like, refuse_options
 from datasets.listing import ImageTree, find_folder
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.releases.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
@@ -29,7 +29,7 @@ def read(root: Path, options: ReadOptions) -> Release:
 
 DATASET = DatasetEntry(
     name=NAME, title=TITLE, task=Task.T2I, read=read, protocols=protocol_table((caption_protocol(NAME),)), default=(NAME,),
-    recognise=lambda folder: locate(folder, FOLDERS, MARKERS) is not None,
+    recognise=looks_like(FOLDERS, MARKERS),
     published={"": {
         "train": Count(images=34_054, persons=11_003),
         "val_query": Count(images=6_158, persons=1_000), "val_gallery": Count(images=3_078, persons=1_000),

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import locate, refuse_options
+from datasets.image_folders import looks_like, refuse_options
 from datasets.listing import ImageTree, find_folder
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.releases.msmt17 import PATTERN as MSMT17_PATTERN
 from datasets.releases.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
 
 NAME, TITLE = "icfg-pedes", "ICFG-PEDES"
@@ -30,12 +31,11 @@ def read(root: Path, options: ReadOptions) -> Release:
 
 DATASET = DatasetEntry(
     name=NAME, title=TITLE, task=Task.T2I, read=read, protocols=protocol_table((caption_protocol(NAME),)), default=(NAME,),
-    recognise=lambda folder: any(locate(folder, FOLDERS, ("imgs", name)) is not None for name in ANNOTATIONS),
+    recognise=lambda root: any(looks_like(FOLDERS, ("imgs", name))(root) for name in ANNOTATIONS),
     published={"": {
         "train": Count(images=34_674, persons=3_102),
         "query": Count(images=19_848, persons=1_000), "gallery": Count(images=19_848, persons=1_000),
     }},
-    # MSMT17's names.
-    name_pattern=r"\d{4}_\d{3}_\d{2}_\d{4}(morning|noon|afternoon)_\d+_\d+(_ex)?\.jpg",
+    name_pattern=MSMT17_PATTERN.pattern,
     access="e-mail request to the authors; the terms of MSMT17, whose images these are",
 )

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
-from datasets.listing import OUTFITS, ImageTree, find_folder, outfit_id, require_some, to_integer
+from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.listing import OUTFITS, outfit_id, require_some, to_integer
 from datasets.protocols import plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.structures import Record
 from utils.errors import UserError
 
-NAME = "last"
+NAME, TITLE = "last", "LaST"
 FOLDERS = ("last", "LaST", "LAST")
 PATTERN = re.compile(r"(\d+)_(?:.*_)?([^_.]+)\.jpg", re.ASCII)
 """pid_..._clothes.jpg; the last field is the outfit in train only."""
@@ -30,8 +30,9 @@ def read(root: Path, options: ReadOptions) -> Release:
     The outfits of a person in train are numbered in the sorted order of their names. val may be absent.
     """
     refuse_options(options, NAME)
-    folder = find_folder(root, FOLDERS, ["test/query", "test/gallery", *(["train"] if options.need_train else [])], "LaST")
-    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.CC)
+    markers = ["test/query", "test/gallery", *(["train"] if options.need_train else [])]
+    images = open_folders(root, FOLDERS, markers, options, dataset=NAME, title=TITLE, task=Task.CC)
+    folder = images.tree.root
     notes = []
     found = {"train": _read_train(images) if options.need_train else (), **_read_test(images, "test")}
     if options.need_train and (folder / "val").is_dir():
@@ -75,14 +76,9 @@ def _read_train(images: ImageFolders) -> tuple[Record, ...]:
     return tuple(images.record(path, person_id=person, clothes_id=numbers[person, clothes]) for path, person, clothes in named)
 
 
-def recognise(root: Path) -> bool:
-    """Return whether the folder, or one of the usual names below it, has LaST's test folders and query names."""
-    folder = locate(root, FOLDERS, ("test/query", "test/gallery"))
-    return folder is not None and names_agree(folder / "test/query", PATTERN)
-
-
 DATASET = DatasetEntry(
-    name=NAME, title="LaST", task=Task.CC, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
+    name=NAME, title=TITLE, task=Task.CC, read=read, name_pattern=PATTERN.pattern,
+    recognise=looks_like(FOLDERS, ("test/query", "test/gallery"), PATTERN, sample="test/query"),
     protocols=protocol_table([
         plain_protocol(NAME, "test/query against test/gallery; nothing is excluded, no cameras are known; rank-k per image"),
     ]),

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Modality, Task
-from datasets.image_folders import locate, refuse_options
-from datasets.listing import ImageTree, find_folder, parse_name, read_id_list, require_some
+from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.listing import parse_name, read_id_list, require_some
 from datasets.protocols import Protocol, image_source
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.releases.visible_infrared import (
-    TRIALS, Sides, by_person_and_camera, check_labels, drawn_protocol, image_record, labelled_lines, seeded_draw, with_both_modalities,
+    TRIALS, Sides, by_person_and_camera, check_labels, drawn_protocol, labelled_lines, seeded_draw, with_both_modalities,
 )
 from datasets.structures import Record
 from utils.errors import UserError
 
 NAME, TITLE = "llcm", "LLCM"
 FOLDERS = ("LLCM", "llcm")
-MODALITIES = {"vis": Modality.RGB, "nir": Modality.NIR}
+MODALITY_OF = {"vis": Modality.RGB, "nir": Modality.NIR}
 """Word in names, folders and lists -> modality."""
 TEST_PARTS = {"vis": "test_visible", "nir": "test_infrared"}
 TEST_MARKERS = ("idx", "test_vis", "test_nir")
@@ -39,14 +39,15 @@ def read(root: Path, options: ReadOptions) -> Release:
     Raises UserError, also for a file whose name contradicts its folder or list.
     """
     refuse_options(options, NAME)
-    folder = find_folder(root, FOLDERS, (*TEST_MARKERS, *(MODALITIES if options.need_train else ())), TITLE)
-    tree = ImageTree(folder, options.check_files)
+    markers = (*TEST_MARKERS, *(MODALITY_OF if options.need_train else ()))
+    images = open_folders(root, FOLDERS, markers, options, dataset=NAME, title=TITLE, task=Task.VI)
+    folder = images.tree.root
     test_ids = sorted(set(read_id_list(folder / "idx" / "test_id.txt", "the test identities")))
     notes: list[str] = []
-    parts = {TEST_PARTS[word]: _read_test(tree, word, test_ids, notes) for word in MODALITIES}
+    parts = {TEST_PARTS[word]: _read_test(images, word, test_ids, notes) for word in MODALITY_OF}
     dropped: dict[str, int] = {}
     if options.need_train:
-        train = _read_train(tree)
+        train = _read_train(images)
         shared = {PurePosixPath(image_source(record).value).parent.name for record in train} & {f"{person:04d}" for person in test_ids}
         if shared:
             notes.append(f"{len(shared)} folder numbers stand in both train and test: either the release numbers them separately or these "
@@ -57,9 +58,9 @@ def read(root: Path, options: ReadOptions) -> Release:
     return Release(name=NAME, root=folder, parts=parts, dropped=dropped, notes=tuple(notes))
 
 
-def _read_train(tree: ImageTree) -> list[Record]:
-    lists = {word: list(labelled_lines(tree.root / "idx" / f"train_{word}.txt", f"the {word} training images", folder=word, high=LAST_LABEL))
-             for word in MODALITIES}
+def _read_train(images: ImageFolders) -> list[Record]:
+    lists = {word: list(labelled_lines(images.tree.root / "idx" / f"train_{word}.txt", f"the {word} training images", folder=word, high=LAST_LABEL))
+             for word in MODALITY_OF}
     for lines in lists.values():
         check_labels(lines)
     records = []
@@ -69,16 +70,16 @@ def _read_train(tree: ImageTree) -> list[Record]:
             named = NAME_PATTERN.fullmatch(PurePosixPath(line.path).name)
             if named is not None and named.group(5) != word:
                 raise UserError(f"{line.where}: {line.path!r} is listed as {word}, but its name says {named.group(5)}; restore the list")
-            records.append(image_record(tree, MODALITIES[word], line.path, dataset=NAME, person=line.label,
-                                        camera=int(named.group(2)) if named else -1, where=line.where))
+            records.append(images.record(line.path, person_id=line.label, camera_id=int(named.group(2)) if named else -1,
+                                         modality=MODALITY_OF[word], where=line.where))
     return records
 
 
-def _read_test(tree: ImageTree, word: str, test_ids: list[int], notes: list[str]) -> tuple[Record, ...]:
+def _read_test(images: ImageFolders, word: str, test_ids: list[int], notes: list[str]) -> tuple[Record, ...]:
     """Images of the test persons by person, camera and file name."""
     top = f"test_{word}"
-    cameras = sorted(int(parse_name(CAMERA_PATTERN, name, str(tree.root / top)).group(1)) for name in tree.folders(top))
-    present = {camera: frozenset(tree.folders(f"{top}/cam{camera}")) for camera in cameras}
+    cameras = sorted(int(parse_name(CAMERA_PATTERN, name, str(images.tree.root / top)).group(1)) for name in images.tree.folders(top))
+    present = {camera: frozenset(images.tree.folders(f"{top}/cam{camera}")) for camera in cameras}
     names = {f"{person:04d}" for person in test_ids}
     others = set().union(*present.values()) - names
     if others:
@@ -89,10 +90,10 @@ def _read_test(tree: ImageTree, word: str, test_ids: list[int], notes: list[str]
             if f"{person:04d}" not in present[camera]:
                 continue
             folder = f"{top}/cam{camera}/{person:04d}"
-            for name in tree.names(folder):
-                _check_name(name, str(tree.root / folder), (person, camera, word))
-                records.append(image_record(tree, MODALITIES[word], f"{folder}/{name}", dataset=NAME, person=person, camera=camera))
-    require_some(records, tree.root / top, "image of an identity of idx/test_id.txt")
+            for name in images.tree.names(folder):
+                _check_name(name, str(images.tree.root / folder), (person, camera, word))
+                records.append(images.record(f"{folder}/{name}", person_id=person, camera_id=camera, modality=MODALITY_OF[word]))
+    require_some(records, images.tree.root / top, "image of an identity of idx/test_id.txt")
     return tuple(records)
 
 
@@ -133,7 +134,7 @@ DATASET = DatasetEntry(
                   "are the queries, every visible test image is the gallery", swapped=True),
     )),
     default=(f"{NAME}-ir-to-vis", f"{NAME}-vis-to-ir"),
-    recognise=lambda folder: locate(folder, FOLDERS, TEST_MARKERS) is not None,
+    recognise=looks_like(FOLDERS, TEST_MARKERS),
     published={"": {
         "train": Count(images=30_921, persons=713),
         "test_visible": Count(images=8_680, persons=351),

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
-from datasets.listing import OUTFITS, ImageTree, find_folder, outfit_id, read_lines, require_some, to_integer
+from datasets.image_folders import ImageFolders, looks_like, needed_places, open_folders, refuse_options
+from datasets.listing import OUTFITS, outfit_id, read_lines, to_integer
 from datasets.protocols import Protocol, Search, plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.structures import Record
 from utils.errors import UserError
 
-NAME = "ltcc"
+NAME, TITLE = "ltcc", "LTCC"
 FOLDERS = ("LTCC_ReID", "ltcc/LTCC_ReID", "LTCC/LTCC_ReID", "ltcc", "LTCC")
 PARTS = {"train": "train", "query": "query", "gallery": "test"}
 CHANGING_LIST = "info/cloth-change_id_test.txt"
@@ -41,14 +41,10 @@ _RULES = (
 def read(root: Path, options: ReadOptions) -> Release:
     """Return parts train, query, gallery (the folder `test`), cameras 1 to 12. Raises UserError naming the folder and the file."""
     refuse_options(options, NAME)
-    parts = [part for part in PARTS if options.need_train or part != "train"]
-    folder = find_folder(root, FOLDERS, [PARTS[part] for part in parts], "LTCC")
-    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.CC)
-    found: dict[str, tuple[Record, ...]] = {"train": ()}
-    for part in parts:
-        found[part] = tuple(_record(images, path, fields) for path, fields in images.named(PARTS[part], PATTERN))
-        require_some(found[part], folder / PARTS[part], f"{part} images")
-    return Release(name=NAME, root=folder, parts=found)
+    places = needed_places(PARTS, options)
+    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.CC)
+    found, _ = images.parts(places, PATTERN, _record)
+    return Release(name=NAME, root=images.tree.root, parts=found)
 
 
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
@@ -82,14 +78,9 @@ def _changing(rule: _Rule) -> Protocol:
                     summary=f"queries and gallery of the persons in {CHANGING_LIST} only; {rule.excluded}; rank-k per image")
 
 
-def recognise(root: Path) -> bool:
-    """Return whether the folder, or one of the usual names below it, has LTCC's folders and image names."""
-    folder = locate(root, FOLDERS, (PARTS["query"], PARTS["gallery"]))
-    return folder is not None and names_agree(folder / PARTS["query"], PATTERN)
-
-
 DATASET = DatasetEntry(
-    name=NAME, title="LTCC", task=Task.CC, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
+    name=NAME, title=TITLE, task=Task.CC, read=read, name_pattern=PATTERN.pattern,
+    recognise=looks_like(FOLDERS, (PARTS["query"], PARTS["gallery"]), PATTERN, sample=PARTS["query"]),
     protocols=protocol_table([
         *(plain_protocol(rule.name, f"all queries and all of test; {rule.excluded}; rank-k per image", exclusion_rule=rule.rule)
           for rule in _RULES),

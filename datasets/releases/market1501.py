@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
-from datasets.listing import ImageTree, find_folder, require_some, to_integer
+from datasets.image_folders import ImageFolders, looks_like, needed_places, open_folders, refuse_options
+from datasets.listing import to_integer
 from datasets.protocols import plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.structures import Record
 from utils.errors import UserError
 
-NAME = "market1501"
+NAME, TITLE = "market1501", "Market-1501"
 OFFICIAL = "Market-1501-v15.09.15"
 RENAMED = ("market1501", "Market-1501", "Market1501", "market-1501")
 FOLDERS = (OFFICIAL, *RENAMED, *(f"{name}/{OFFICIAL}" for name in RENAMED))
@@ -27,41 +27,24 @@ JUNK, DISTRACTOR, LAST_PERSON = -1, 0, 1501
 def read(root: Path, options: ReadOptions) -> Release:
     """Return parts train, query, gallery, cameras 1 to 6. Raises UserError naming the folder and the file."""
     refuse_options(options, NAME)
-    parts = [part for part in PARTS if options.need_train or part != "train"]
-    folder = find_folder(root, FOLDERS, [PARTS[part] for part in parts], "Market-1501")
-    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.TRAD)
-    found: dict[str, tuple[Record, ...]] = {"train": ()}
-    junk = 0
-    for part in parts:
-        found[part], part_junk = _read_part(images, part)
-        junk += part_junk
-        require_some(found[part], folder / PARTS[part], f"{part} images")
-    distractors = folder / DISTRACTOR_FOLDER
+    places = needed_places(PARTS, options)
+    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.TRAD)
+    found, junk = images.parts(places, PATTERN, _record)
+    distractors = images.tree.root / DISTRACTOR_FOLDER
     notes = (f"{distractors}: the additional distractors are not used",) if distractors.is_dir() else ()
-    return Release(name=NAME, root=folder, parts=found, dropped={"junk images, pid -1": junk}, notes=notes)
+    return Release(name=NAME, root=images.tree.root, parts=found, dropped={"junk images, pid -1": junk}, notes=notes)
 
 
-def _read_part(images: ImageFolders, part: str) -> tuple[tuple[Record, ...], int]:
-    records, junk = [], 0
-    for path, fields in images.named(PARTS[part], PATTERN):
-        person = to_integer(fields[1], str(images.tree.root / path), "pid", low=JUNK, high=LAST_PERSON)
-        if person == JUNK:
-            junk += 1
-        elif person == DISTRACTOR and part != "gallery":
-            raise UserError(f"{images.tree.root / path}: a distractor (pid 0) belongs into {PARTS['gallery']} only; move it there")
-        else:
-            records.append(images.record(path, person_id=person, camera_id=int(fields[2])))
-    return tuple(records), junk
-
-
-def recognise(root: Path) -> bool:
-    """Return whether the folder, or one of the usual names below it, has Market-1501's folders and image names."""
-    folder = locate(root, FOLDERS, (PARTS["query"], PARTS["gallery"]))
-    return folder is not None and names_agree(folder / PARTS["query"], PATTERN)
+def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record | None:
+    person = to_integer(fields[1], str(images.tree.root / path), "pid", low=JUNK, high=LAST_PERSON)
+    if person == DISTRACTOR and path.partition("/")[0] != PARTS["gallery"]:
+        raise UserError(f"{images.tree.root / path}: a distractor (pid 0) belongs into {PARTS['gallery']} only; move it there")
+    return images.record(path, person_id=person, camera_id=int(fields[2])) if person != JUNK else None
 
 
 DATASET = DatasetEntry(
-    name=NAME, title="Market-1501", task=Task.TRAD, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
+    name=NAME, title=TITLE, task=Task.TRAD, read=read, name_pattern=PATTERN.pattern,
+    recognise=looks_like(FOLDERS, (PARTS["query"], PARTS["gallery"]), PATTERN, sample=PARTS["query"]),
     protocols=protocol_table([plain_protocol(
         NAME, "query against bounding_box_test; the same person in the same camera does not count, pid 0 is never a match; "
         "rank-k per image", exclusion_rule="same_camera")]),

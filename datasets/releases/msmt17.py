@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, locate, refuse_options
-from datasets.listing import ImageTree, find_folder, parse_name, read_lines, to_integer
+from datasets.image_folders import ImageFolders, locate, looks_like, open_folders, refuse_options
+from datasets.listing import parse_name, read_lines, to_integer
 from datasets.protocols import plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.structures import Record
 from utils.errors import UserError
 
-NAME = "msmt17"
+NAME, TITLE = "msmt17", "MSMT17"
 PATTERN = re.compile(r"(\d{4})_(\d{3})_(\d{2})_(\d{4})(morning|noon|afternoon)_(\d+)_(\d+)(_ex)?\.jpg", re.ASCII)
 """pid_track_{camera}_{date}{time}_{frame}_{number}.jpg; the pid that counts is the list's."""
 LISTS = {"train": "list_train.txt", "val": "list_val.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
@@ -53,8 +53,7 @@ def read(root: Path, options: ReadOptions) -> Release:
     train_lists = ["train", "val"] if options.merge_val else ["train"]
     parts = [*(train_lists if options.need_train else []), "query", "gallery"]
     layout = LAYOUTS[variant]
-    folder = find_folder(root, layout.names, layout.markers(parts), f"MSMT17 {variant.upper()}")
-    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.TRAD)
+    images = open_folders(root, layout.names, layout.markers(parts), options, dataset=NAME, title=f"{TITLE} {variant.upper()}", task=Task.TRAD)
     listed: dict[PurePosixPath, str] = {}
     train = tuple(record for part in parts if part in train_lists for record in _read_list(images, layout, part, listed))
     found = {"train": train} | {part: tuple(_read_list(images, layout, part, {})) for part in ("query", "gallery")}
@@ -62,7 +61,7 @@ def read(root: Path, options: ReadOptions) -> Release:
         notes.append("train = list_train and list_val (data.merge_val=false: list_train only)" if options.merge_val
                      else "train = list_train only, without list_val (data.merge_val=true joins it)")
     published = variant + ("" if options.merge_val else UNMERGED)
-    return Release(name=NAME, root=folder, parts=found, notes=tuple(notes), variant=published)
+    return Release(name=NAME, root=images.tree.root, parts=found, notes=tuple(notes), variant=published)
 
 
 def _variant(root: Path, wanted: str) -> tuple[str, list[str]]:
@@ -100,7 +99,7 @@ def _read_list(images: ImageFolders, layout: _Layout, part: str, listed: dict[Pu
 
 def recognise(root: Path) -> bool:
     """Return whether the folder, or one of the usual names below it, has MSMT17's test folder and its query list."""
-    return any(locate(root, layout.names, layout.markers(["query"])) is not None for layout in LAYOUTS.values())
+    return any(looks_like(layout.names, layout.markers(["query"]))(root) for layout in LAYOUTS.values())
 
 
 _TEST = {"query": Count(images=11659, persons=3060), "gallery": Count(images=82161, persons=3060)}
@@ -108,7 +107,7 @@ _MERGED = {"train": Count(images=32621, persons=1041), **_TEST}
 _UNMERGED = {"train": Count(images=30248, persons=1041, confirmed=False), **_TEST}
 
 DATASET = DatasetEntry(
-    name=NAME, title="MSMT17", task=Task.TRAD, read=read, recognise=recognise, name_pattern=PATTERN.pattern, separate_ids=True,
+    name=NAME, title=TITLE, task=Task.TRAD, read=read, recognise=recognise, name_pattern=PATTERN.pattern, separate_ids=True,
     protocols=protocol_table([plain_protocol(
         NAME, "list_query against list_gallery; the same person in the same camera does not count; rank-k per image",
         exclusion_rule="same_camera")]),

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
-from datasets.listing import ImageTree, find_folder, require_some, to_integer
+from datasets.image_folders import ImageFolders, looks_like, needed_places, open_folders, refuse_options
+from datasets.listing import to_integer
 from datasets.protocols import plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.structures import Record
 
-NAME = "nkup"
+NAME, TITLE = "nkup", "NKUP"
 FOLDERS = ("NKUP", "nkup", "NKUP-dataset")
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 PATTERN = re.compile(r"(-?\d+)_D(\d{4})_C(\d{2})S(\d{2})_(\d+)\.jpg", re.ASCII)
@@ -23,29 +23,20 @@ NOBODY = -1
 def read(root: Path, options: ReadOptions) -> Release:
     """Return parts train, query, gallery. Raises UserError naming the folder and the file."""
     refuse_options(options, NAME)
-    parts = [part for part in PARTS if options.need_train or part != "train"]
-    folder = find_folder(root, FOLDERS, [PARTS[part] for part in parts], "NKUP")
-    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.CC)
-    found: dict[str, tuple[Record, ...]] = {"train": ()}
-    dropped = 0
-    for part in parts:
-        named = [(path, to_integer(fields[1], str(folder / path), "pid", low=NOBODY), int(fields[3]))
-                 for path, fields in images.named(PARTS[part], PATTERN)]
-        found[part] = tuple(images.record(path, person_id=person, camera_id=camera)
-                            for path, person, camera in named if person != NOBODY)
-        dropped += len(named) - len(found[part])
-        require_some(found[part], folder / PARTS[part], f"{part} images")
-    return Release(name=NAME, root=folder, parts=found, dropped={"images of nobody, pid -1": dropped})
+    places = needed_places(PARTS, options)
+    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.CC)
+    found, nobody = images.parts(places, PATTERN, _record)
+    return Release(name=NAME, root=images.tree.root, parts=found, dropped={"images of nobody, pid -1": nobody})
 
 
-def recognise(root: Path) -> bool:
-    """Return whether the folder, or one of the usual names below it, has NKUP's folders and image names."""
-    folder = locate(root, FOLDERS, (PARTS["query"], PARTS["gallery"]))
-    return folder is not None and names_agree(folder / PARTS["query"], PATTERN)
+def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record | None:
+    person = to_integer(fields[1], str(images.tree.root / path), "pid", low=NOBODY)
+    return images.record(path, person_id=person, camera_id=int(fields[3])) if person != NOBODY else None
 
 
 DATASET = DatasetEntry(
-    name=NAME, title="NKUP", task=Task.CC, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
+    name=NAME, title=TITLE, task=Task.CC, read=read, name_pattern=PATTERN.pattern,
+    recognise=looks_like(FOLDERS, (PARTS["query"], PARTS["gallery"]), PATTERN, sample=PARTS["query"]),
     protocols=protocol_table([plain_protocol(
         NAME, "query against bounding_box_test, taken on other days; the same person in the same camera does not count; "
         "rank-k per image", exclusion_rule="same_camera")]),

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, locate, refuse_options
-from datasets.listing import ImageTree, find_folder, outfit_id, parse_name, require_some, to_integer
+from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.listing import outfit_id, parse_name, require_some, to_integer
 from datasets.protocols import Protocol, Search, image_source, plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.structures import Record
 
-NAME = "prcc"
+NAME, TITLE = "prcc", "PRCC"
 FOLDERS = ("prcc", "PRCC")
 TRAIN_PARTS = {"train": "rgb/train", "val": "rgb/val"}
 TEST_PARTS = {"query_same": "B", "query_changed": "C", "gallery": "A"}
 CAMERAS = {"A": 0, "B": 1, "C": 2}
-OUTFITS = {"A": 0, "B": 0, "C": 1}
+OUTFIT_OF = {"A": 0, "B": 0, "C": 1}
 """A and B are one outfit in two rooms, C is another one."""
 TRAIN_PATTERN = re.compile(r"([ABC]).*\.jpg", re.ASCII)
 LAST_FOLDER = 999
@@ -36,8 +36,8 @@ def read(root: Path, options: ReadOptions) -> Release:
     """
     refuse_options(options, NAME)
     markers = [f"rgb/test/{room}" for room in CAMERAS] + ([TRAIN_PARTS["train"]] if options.need_train else [])
-    folder = find_folder(root, FOLDERS, markers, "PRCC")
-    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.CC)
+    images = open_folders(root, FOLDERS, markers, options, dataset=NAME, title=TITLE, task=Task.CC)
+    folder = images.tree.root
     found: dict[str, tuple[Record, ...]] = {"train": ()}
     notes = []
     for part, place in TRAIN_PARTS.items() if options.need_train else ():
@@ -58,7 +58,7 @@ def _read_persons(images: ImageFolders, place: str, room_of: Callable[[str, str]
         for name in images.tree.names(f"{place}/{person_folder}"):
             room = room_of(name, str(images.tree.root / place / person_folder))
             records.append(images.record(f"{place}/{person_folder}/{name}", person_id=person, camera_id=CAMERAS[room],
-                                         clothes_id=outfit_id(person, OUTFITS[room])))
+                                         clothes_id=outfit_id(person, OUTFIT_OF[room])))
     require_some(records, images.tree.root / place, "images in folders of persons")
     return tuple(records)
 
@@ -90,11 +90,6 @@ def _multi_shot(name: str, query: str, what: str) -> Protocol:
     return plain_protocol(name, f"{what} against all images of A; nothing is excluded; rank-k per image", query=query)
 
 
-def recognise(root: Path) -> bool:
-    """Return whether the folder, or one of the usual names below it, has PRCC's three test folders."""
-    return locate(root, FOLDERS, [f"rgb/test/{room}" for room in CAMERAS]) is not None
-
-
 _PROTOCOLS = protocol_table([
     _multi_shot("prcc-cc-multi", "query_changed", "queries C (changed clothes)"),
     _multi_shot("prcc-sc-multi", "query_same", "queries B (same clothes)"),
@@ -103,7 +98,8 @@ _PROTOCOLS = protocol_table([
 ])
 
 DATASET = DatasetEntry(
-    name=NAME, title="PRCC", task=Task.CC, read=read, recognise=recognise, protocols=_PROTOCOLS, default=tuple(_PROTOCOLS),
+    name=NAME, title=TITLE, task=Task.CC, read=read, protocols=_PROTOCOLS, default=tuple(_PROTOCOLS),
+    recognise=looks_like(FOLDERS, [f"rgb/test/{room}" for room in CAMERAS]),
     published={"": {
         "train": Count(images=17896, persons=150), "val": Count(images=5002, persons=150),
         "query_same": Count(images=3873, persons=71), "query_changed": Count(images=3543, persons=71),

@@ -13,11 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Modality, Task
-from datasets.image_folders import locate, refuse_options
-from datasets.listing import ImageTree, find_folder
+from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
 from datasets.protocols import Protocol, Search
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
-from datasets.releases.visible_infrared import TRIALS, LabelledLine, check_labels, image_record, labelled_lines, with_both_modalities
+from datasets.releases.visible_infrared import TRIALS, LabelledLine, check_labels, labelled_lines, with_both_modalities
 from datasets.structures import Record
 from utils.errors import UserError
 
@@ -39,17 +38,17 @@ def read(root: Path, options: ReadOptions) -> Release:
     trial = options.trial
     if not 1 <= trial <= TRIALS:
         raise UserError(f"data.trial = {trial}: RegDB has the trials 1..{TRIALS}")
-    folder = find_folder(root, FOLDERS, MARKERS, TITLE)
-    tree = ImageTree(folder, options.check_files)
+    images = open_folders(root, FOLDERS, MARKERS, options, dataset=NAME, title=TITLE, task=Task.VI)
+    folder = images.tree.root
     lists = {(split, side): _read_list(folder, split, side, trial)
              for split in (("train", "test") if options.need_train else ("test",)) for side in SIDES}
     _check_disjoint(lists)
-    parts = {"test_visible": _records(tree, lists["test", "visible"], "visible"),
-             "test_infrared": _records(tree, lists["test", "thermal"], "thermal")}
+    parts = {"test_visible": _records(images, lists["test", "visible"], "visible"),
+             "test_infrared": _records(images, lists["test", "thermal"], "thermal")}
     notes = [f"RegDB {_variant(trial)}: a result is the mean over the {TRIALS} trials, with one model for each"]
     dropped: dict[str, int] = {}
     if options.need_train:
-        train = [record for side in SIDES for record in _records(tree, lists["train", side], side)]
+        train = [record for side in SIDES for record in _records(images, lists["train", side], side)]
         parts["train"], left_out, found = with_both_modalities(train, "train", folder)
         notes += found
         dropped |= {"images of training identities that lack one modality": left_out} if left_out else {}
@@ -84,9 +83,9 @@ def _check_disjoint(lists: dict[tuple[str, str], list[LabelledLine]]) -> None:
                                 "restore both lists of the trial")
 
 
-def _records(tree: ImageTree, lines: Iterable[LabelledLine], side: str) -> tuple[Record, ...]:
+def _records(images: ImageFolders, lines: Iterable[LabelledLine], side: str) -> tuple[Record, ...]:
     modality, _, camera = SIDES[side]
-    return tuple(image_record(tree, modality, line.path, dataset=NAME, person=line.label, camera=camera, where=line.where) for line in lines)
+    return tuple(images.record(line.path, person_id=line.label, camera_id=camera, modality=modality, where=line.where) for line in lines)
 
 
 def _direction(query: str, gallery: str) -> Protocol:
@@ -105,7 +104,7 @@ DATASET = DatasetEntry(
     name=NAME, title=TITLE, task=Task.VI, read=read,
     protocols=protocol_table((_direction("visible", "thermal"), _direction("thermal", "visible"))),
     default=(f"{NAME}-visible-to-thermal", f"{NAME}-thermal-to-visible"),
-    recognise=lambda folder: locate(folder, FOLDERS, MARKERS) is not None,
+    recognise=looks_like(FOLDERS, MARKERS),
     published={_variant(trial): {
         "train": Count(images=4_120, persons=206),
         "test_visible": Count(images=2_060, persons=206),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import locate, refuse_options
+from datasets.image_folders import looks_like, refuse_options
 from datasets.listing import ImageTree, find_folder
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.releases.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
@@ -25,7 +25,7 @@ def read(root: Path, options: ReadOptions) -> Release:
 
 DATASET = DatasetEntry(
     name=NAME, title=TITLE, task=Task.T2I, read=read, protocols=protocol_table((caption_protocol(NAME),)), default=(NAME,),
-    recognise=lambda folder: locate(folder, FOLDERS, ("imgs", ANNOTATIONS)) is not None,
+    recognise=looks_like(FOLDERS, ("imgs", ANNOTATIONS)),
     published={"": {
         "train": Count(images=18_505, persons=3_701),
         "val_query": Count(images=2_000, persons=200), "val_gallery": Count(images=1_000, persons=200),

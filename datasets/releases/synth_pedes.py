@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import locate, refuse_options
+from datasets.image_folders import looks_like, refuse_options
 from datasets.listing import ImageTree, find_folder, read_lines, to_integer
 from datasets.release import Count, DatasetEntry, ReadOptions, Release
 from datasets.releases.text_sets import CaptionedImage, CaptionLayout, build_release, check_captions, read_entries
@@ -62,7 +62,7 @@ def _keyed_entries(folder: Path) -> Iterator[CaptionedImage]:
 
 DATASET = DatasetEntry(
     name=NAME, title=TITLE, task=Task.T2I, read=read, protocols={}, default=(),
-    recognise=lambda folder: locate(folder, FOLDERS, MARKERS) is not None,
+    recognise=looks_like(FOLDERS, MARKERS),
     published={"": {"train": Count(images=4_791_771, persons=312_321)}},
     name_pattern=r"\d+\.jpg",
     access="the PLIP repository; research only; captions are machine-made, and that the images come from web video is unconfirmed",

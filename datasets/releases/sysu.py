@@ -3,8 +3,8 @@
 Parts: `train` = the images of exp/train_id (296 persons), `val` = those of exp/val_id (99 persons). Standard practice
 trains on both together (395 persons): whoever builds a benchmark joins `train` and `val` unless validation is asked for.
 `val_query` and `val_gallery` are the infrared and the visible images of `val`; with data.merge_val=false there are only these
-two, so that nothing joins `train`. `query` = all images of exp/test_id in cameras
-3 and 6, `gallery` = all of them in cameras 1, 2, 4, 5; the protocols draw from the gallery.
+two, so that nothing joins `train`. `query` = all images of exp/test_id in cameras 3 and 6, `gallery` = all of them in cameras 1, 2, 4, 5;
+the protocols draw from the gallery.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from configs.vocabulary import Modality, Task
-from datasets.image_folders import locate, refuse_options
-from datasets.listing import ImageTree, find_folder, parse_name, read_id_list, require_some
+from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.listing import read_id_list, require_some
 from datasets.protocols import Protocol, image_source
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.releases.visible_infrared import (
-    TRIALS, Sides, by_person_and_camera, drawn_protocol, image_record, seeded_draw, with_both_modalities,
+    TRIALS, Sides, by_person_and_camera, drawn_protocol, seeded_draw, with_both_modalities,
 )
 from datasets.structures import Record
 from utils.errors import UserError
@@ -42,11 +42,11 @@ NAME_PATTERN = re.compile(r"(\d{4})\.jpg")
 def read(root: Path, options: ReadOptions) -> Release:
     """Read SYSU-MM01. Training persons with images of one modality only are left out and listed in the notes. Raises UserError."""
     refuse_options(options, NAME, merge_val=True)
-    folder = find_folder(root, FOLDERS, MARKERS, TITLE)
+    images = open_folders(root, FOLDERS, MARKERS, options, dataset=NAME, title=TITLE, task=Task.VI)
+    folder = images.tree.root
     ids = _split_ids(folder, ("train", "val", "test") if options.need_train else ("test",))
-    tree = ImageTree(folder, options.check_files)
-    present = {camera: frozenset(tree.folders(f"cam{camera}")) for camera in CAMERAS}
-    read_parts = {split: _records(tree, persons, present) for split, persons in ids.items()}
+    present = {camera: frozenset(images.tree.folders(f"cam{camera}")) for camera in CAMERAS}
+    read_parts = {split: _records(images, persons, present) for split, persons in ids.items()}
     notes = [note for split in ids for note in _absent(split, ids[split], read_parts[split], folder)]
     parts = _by_modality(read_parts["test"])
     for part, records in parts.items():
@@ -75,7 +75,7 @@ def _absent(split: str, persons: Sequence[int], records: Sequence[Record], folde
     return [f"exp/{split}_id: {len(absent)} listed identities have no image: {', '.join(map(str, absent))}"] if absent else []
 
 
-def _records(tree: ImageTree, persons: Iterable[int], present: Mapping[int, frozenset[str]]) -> tuple[Record, ...]:
+def _records(images: ImageFolders, persons: Iterable[int], present: Mapping[int, frozenset[str]]) -> tuple[Record, ...]:
     """Records by person, camera and file name."""
     records = []
     for person in sorted(persons):
@@ -84,9 +84,8 @@ def _records(tree: ImageTree, persons: Iterable[int], present: Mapping[int, froz
                 continue
             folder = f"cam{camera}/{person:04d}"
             modality = Modality.NIR if camera in INFRARED_CAMERAS else Modality.RGB
-            for name in tree.names(folder):
-                parse_name(NAME_PATTERN, name, str(tree.root / folder))
-                records.append(image_record(tree, modality, f"{folder}/{name}", dataset=NAME, person=person, camera=camera))
+            for path, _ in images.named(folder, NAME_PATTERN):
+                records.append(images.record(path, person_id=person, camera_id=camera, modality=modality))
     return tuple(records)
 
 
@@ -208,7 +207,7 @@ def _protocols() -> list[Protocol]:
 DATASET = DatasetEntry(
     name=NAME, title=TITLE, task=Task.VI, read=read, protocols=protocol_table(_protocols()),
     default=tuple(f"{NAME}-{mode}-{shots}-seeded" for mode in GALLERY_CAMERAS for shots in SHOTS),
-    recognise=lambda folder: locate(folder, FOLDERS, MARKERS) is not None,
+    recognise=looks_like(FOLDERS, MARKERS),
     published={"": {
         "train": Count(images=30_213, persons=296),
         # From totals that a secondary source states, less the training images.

@@ -6,16 +6,16 @@ import re
 from pathlib import Path
 
 from configs.vocabulary import Task
-from datasets.image_folders import ImageFolders, locate, names_agree, refuse_options
-from datasets.listing import OUTFITS, ImageTree, find_folder, outfit_id, require_some, to_integer
+from datasets.image_folders import ImageFolders, looks_like, needed_places, open_folders, refuse_options
+from datasets.listing import OUTFITS, outfit_id, to_integer
 from datasets.protocols import Protocol, Search, plain_protocol
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.structures import Record
 from utils.errors import UserError
 
-NAME = "vc-clothes"
+NAME, TITLE = "vc-clothes", "VC-Clothes"
 FOLDERS = ("VC-Clothes", "VC_Clothes", "vc_clothes", "vc-clothes")
-PARTS = ("train", "query", "gallery")
+PARTS = {part: part for part in ("train", "query", "gallery")}
 PATTERN = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.jpg", re.ASCII)
 """pid-camera-clothes-index.jpg; clothes count within a person."""
 CAMERAS = 4
@@ -24,14 +24,10 @@ CAMERAS = 4
 def read(root: Path, options: ReadOptions) -> Release:
     """Return parts train, query, gallery, cameras 1 to 4. Raises UserError naming the folder and the file."""
     refuse_options(options, NAME)
-    parts = [part for part in PARTS if options.need_train or part != "train"]
-    folder = find_folder(root, FOLDERS, parts, "VC-Clothes")
-    images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.CC)
-    found: dict[str, tuple[Record, ...]] = {"train": ()}
-    for part in parts:
-        found[part] = tuple(_record(images, path, fields) for path, fields in images.named(part, PATTERN))
-        require_some(found[part], folder / part, f"{part} images")
-    return Release(name=NAME, root=folder, parts=found)
+    places = needed_places(PARTS, options)
+    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.CC)
+    found, _ = images.parts(places, PATTERN, _record)
+    return Release(name=NAME, root=images.tree.root, parts=found)
 
 
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
@@ -57,14 +53,9 @@ def _camera_pair(name: str, cameras: tuple[int, int], what: str) -> Protocol:
         "count; rank-k per image"))
 
 
-def recognise(root: Path) -> bool:
-    """Return whether the folder, or one of the usual names below it, has VC-Clothes' folders and image names."""
-    folder = locate(root, FOLDERS, ("query", "gallery"))
-    return folder is not None and names_agree(folder / "query", PATTERN)
-
-
 DATASET = DatasetEntry(
-    name=NAME, title="VC-Clothes", task=Task.CC, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
+    name=NAME, title=TITLE, task=Task.CC, read=read, name_pattern=PATTERN.pattern,
+    recognise=looks_like(FOLDERS, ("query", "gallery"), PATTERN, sample="query"),
     protocols=protocol_table([
         plain_protocol(NAME, "all four cameras; the same person in the same camera does not count; rank-k per image",
                        exclusion_rule="same_camera"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from configs.vocabulary import Modality, Task
-from datasets.listing import ImageTree, read_lines, to_integer
+from configs.vocabulary import Modality
+from datasets.listing import read_lines, to_integer
 from datasets.protocols import Protocol, Search, image_source
 from datasets.release import Release
 from datasets.structures import Record
@@ -41,7 +41,7 @@ def labelled_lines(file: Path, what: str, *, folder: str, high: int) -> Iterator
         fields = line.split()
         if len(fields) != 2:
             raise UserError(f"{where}: expected a path and a label, found {len(fields)} fields; restore the list from the original release")
-        if PurePosixPath(fields[0]).parts[0] != folder:
+        if PurePosixPath(fields[0]).parts[:1] != (folder,):
             raise UserError(f"{where}: {fields[0]!r} must lie in {folder}/; the lists may have been exchanged, restore them")
         yield LabelledLine(path=fields[0], label=to_integer(fields[1], where, "label", low=0, high=high), where=where)
 
@@ -54,12 +54,6 @@ def check_labels(lines: Iterable[LabelledLine]) -> None:
         if known.label != line.label:
             raise UserError(f"{line.where}: {PurePosixPath(line.path).parent} has label {line.label} here and {known.label} in "
                             f"{known.where}; restore the list from the original release")
-
-
-def image_record(tree: ImageTree, modality: Modality, relative: str, *, dataset: str, person: int, camera: int, where: str = "") -> Record:
-    """Return the record of one image. where: place in a list; empty = the file itself. Raises UserError."""
-    source = tree.source(modality, relative, where or relative)
-    return Record(person_id=person, sources={modality: source}, camera_id=camera, dataset=dataset, task=Task.VI, name=where or relative)
 
 
 def by_person_and_camera(records: Iterable[Record]) -> dict[tuple[int, int], list[Record]]:
