@@ -63,7 +63,8 @@ def needed_places(places: Mapping[str, str], options: ReadOptions) -> dict[str, 
     return {part: place for part, place in places.items() if options.need_train or part != "train"}
 
 
-def open_folders(root: Path, names: Sequence[str], markers: Sequence[str], options: ReadOptions, *, dataset: str, title: str, task: Task) -> ImageFolders:
+def open_folders(root: Path, names: Sequence[str], markers: Sequence[str], options: ReadOptions, *, dataset: str, title: str,
+                 task: Task) -> ImageFolders:
     """Return the image folders of a release, found by `datasets.listing.find_folder`. Raises UserError."""
     folder = find_folder(root, names, markers, title)
     return ImageFolders(tree=ImageTree(folder, options.check_files), dataset=dataset, task=task)

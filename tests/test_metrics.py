@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.annotation_vectors import AnnotationVectors, SparseRows, annotation_rows
+from utils.annotation_vectors import AnnotationVectors, SparseRows
 from utils.errors import UserError
 from utils.exclusion import RULES
 from utils.metrics import Labels, MetricOptions, evaluate, evaluate_blocks, evaluate_features
@@ -229,10 +229,8 @@ def test_sparse_vectors_shared_vectors_and_one_matrix_agree(monkeypatch: pytest.
     assert all(dict(other) == dict(found[0]) for other in found[1:])
 
 
-def test_parts_of_annotations_and_their_rows() -> None:
-    values, rows = annotation_rows(["b", None, "a", "b"])
-    assert values == ["b", "a"] and rows.tolist() == [0, -1, 1, 0]
-    part = AnnotationVectors(vectors=np.eye(2), rows=rows).take(np.array([2, 1]))
+def test_parts_of_annotations() -> None:
+    part = AnnotationVectors(vectors=np.eye(2), rows=np.array([0, -1, 1, 0])).take(np.array([2, 1]))
     assert part.rows.tolist() == [1, -1]
 
 

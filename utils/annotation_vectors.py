@@ -5,14 +5,14 @@ Shapes: n items of one side, m distinct annotations of a kind, D dimensions of i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from utils.arrays import Array, to_numpy
 from utils.errors import UserError
-from utils.exclusion import Array, to_numpy
 
 CHUNK_VALUES = 1 << 21
 ABSENT = -1
@@ -178,10 +178,3 @@ def _comparable(query: AnnotationVectors, gallery: AnnotationVectors, kind: str)
     if left.size != right.size or isinstance(left.vectors, SparseRows) != isinstance(right.vectors, SparseRows):
         raise UserError(f"{names[0]} have {left.size} dimensions and {names[1]} {right.size}; both must come from one encoder")
     return left, right
-
-
-def annotation_rows(values: Sequence[object | None]) -> tuple[list[object], np.ndarray]:
-    """Return the distinct values in order of first appearance, and for each entry its row in them, -1 for None."""
-    places: dict[object, int] = {}
-    rows = np.array([ABSENT if value is None else places.setdefault(value, len(places)) for value in values], dtype=np.int64)
-    return list(places), rows.reshape(-1)

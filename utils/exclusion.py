@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from utils.annotation_vectors import AnnotationVectors
+from utils.arrays import Array, to_numpy
 from utils.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from utils.annotation_vectors import AnnotationVectors
-
-Array = Tensor | np.ndarray | Sequence[Any]
 
 SYSU_QUERY_CAMERA, SYSU_DROPPED_CAMERA = 3, 2
 """Cameras 2 and 3 of SYSU-MM01 stand at the same place (official numbering, 1 to 6)."""
@@ -140,14 +136,6 @@ def get_rule(name: str) -> ExclusionRule:
     if name not in RULES:
         raise UserError(f"unknown exclusion rule {name!r}; {nearest(name, RULES)}")
     return RULES[name]
-
-
-def to_numpy(values: Array) -> np.ndarray:
-    """A list, array or tensor as an array; bfloat16 as float32."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    return np.asarray(values)
 
 
 def _label_pair(query: Array, gallery: Array, name: str, recode: bool) -> tuple[Tensor, Tensor]:

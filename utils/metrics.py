@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from utils.annotation_vectors import Annotations, PairCosines
+from utils.arrays import Array
 from utils.errors import UserError
-from utils.exclusion import Array, Labels, comparable_labels, get_rule
+from utils.exclusion import Labels, comparable_labels, get_rule
 from utils.ranking import RankedMatches, RankingPlan, rank_blocks, rank_scores, rank_similarity
 
 REPORTED_RANKS = (1, 5, 10)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datasets.matlab_files import load_matlab
 from utils.errors import UserError
 from utils.files import atomic_path
 
@@ -28,6 +29,7 @@ PAIRS, IMAGES = 5, 10
 ENTRY = re.compile(r"([1-5])_(\d{3})_([12])_(\d{2})\.png", re.ASCII)
 """pair_person_view_image.png; the person restarts with each pair of cameras, the image counts from 1 to 10."""
 SPLITS = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extraction:
@@ -116,15 +118,7 @@ def _read_config(path: Path) -> list[_Entry]:
 
 def _load_config(path: Path) -> dict[str, list[Any]]:
     """The six fields as flat lists. Raises UserError naming the file and the field."""
-    try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}: reading it needs scipy; pip install scipy") from error
-    try:
-        document = loadmat(path)
-    # loadmat has no error of its own: what it raises for a damaged file depends on where the file breaks.
-    except Exception as error:
-        raise UserError(f"cannot read {path}: {error}; copy the file again") from error
+    document = load_matlab(path)
     missing = [field for field in ("filelist", "labels", "camId", *SPLITS.values()) if field not in document]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing; it is not a configuration of the new protocol")

@@ -19,6 +19,7 @@ import numpy as np
 from configs.vocabulary import Modality, Task
 from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
 from datasets.listing import read_id_list, require_some
+from datasets.matlab_files import load_matlab
 from datasets.protocols import Protocol, image_source
 from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
 from datasets.releases.visible_infrared import (
@@ -105,22 +106,10 @@ def _read_ids(folder: Path, split: str) -> list[int]:
     text, matrix = (folder / "exp" / f"{split}_id{suffix}" for suffix in (".txt", ".mat"))
     if text.exists() or not matrix.exists():
         return read_id_list(text, f"the identities of {split}")
-    arrays = [value for name, value in _load_mat(matrix).items() if not name.startswith("__")]
+    arrays = [np.asarray(value) for value in load_matlab(matrix).values()]
     if len(arrays) != 1 or arrays[0].dtype.kind not in "iuf" or (arrays[0] < 1).any() or (arrays[0] % 1 != 0).any():
         raise UserError(f"{matrix}: must hold one array of identities, the numbers from 1; restore it from the original release")
     return [int(person) for person in arrays[0].reshape(-1)]
-
-
-def _load_mat(path: Path) -> dict[str, Any]:
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise UserError(f"{path} can be read with scipy only; install it: pip install scipy") from error
-    try:
-        return loadmat(str(path))
-    except Exception as error:
-        # A damaged file makes the parser fail in a dozen ways; all of them mean the same to a user.
-        raise UserError(f"cannot read {path} as a MATLAB file: {error}; copy it again from the original release") from error
 
 
 def official_numbers(cells: Any, where: str, *, camera: int, person: int, trial: int, shots: int) -> list[int]:
@@ -152,10 +141,9 @@ def _official_draw(release: Release, cameras: Sequence[int], shots: int) -> Call
     if path is None:
         raise UserError(f"no such file: {places[0]}, nor {places[1]}; copy {PERMUTATIONS}.mat from the authors' evaluation code, or choose "
                         "the seeded protocols")
-    content = _load_mat(path)
+    content = load_matlab(path)
     if PERMUTATIONS not in content:
-        found = ", ".join(sorted(name for name in content if not name.startswith("__"))) or "nothing"
-        raise UserError(f"{path}: holds {found}, not {PERMUTATIONS}; copy it again from the authors' evaluation code")
+        raise UserError(f"{path}: holds {', '.join(sorted(content)) or 'nothing'}, not {PERMUTATIONS}; copy it again from the authors' evaluation code")
     groups = by_person_and_camera(release.parts["gallery"])
     persons = sorted({record.person_id for part in ("query", "gallery") for record in release.parts[part]})
 
