@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets.instructions import InstructionMaker, annotate_release
-from datasets.modalities import MODALITIES
-from datasets.orbench_statistics import RENDERED_MARKER
 from datasets.overlap import apply_exclusions, image_values, load_exclusions
 from datasets.protocols import Search, assemble_split
-from datasets.release import Count, DatasetEntry, Release
+from datasets.published import count_differences, differing_counts, equal_counts, is_rendered
+from datasets.release import DatasetEntry, Release
 from datasets.structures import Benchmark, EvalSplit, Record, Source
 from datasets.validation import VAL_PROTOCOL, hold_out, usable_rule, validation_search
 from utils.errors import UserError, nearest
@@ -166,36 +165,12 @@ def _dropped(release: Release) -> list[str]:
     return ["left out by the data set's own rules: " + ", ".join(f"{what}: {count:,}" for what, count in release.dropped.items())]
 
 
-def count_part(records: Sequence[Record]) -> Count:
-    """Return images (texts, for a part without images) and persons of a part."""
-    values = {(source.modality, source.value, source.crop) for record in records for source in record.sources.values()
-              if MODALITIES[source.modality].is_image}
-    return Count(images=len(values) or len(records), persons=len({record.person_id for record in records}))
-
-
 def published_notes(entry: DatasetEntry, release: Release) -> list[str]:
     """Return one line: the counts that differ from the published ones, or that none does. Nothing for rendered data."""
-    published = entry.published.get(release.variant, {})
-    if (release.root / RENDERED_MARKER).exists() or (release.root.parent / RENDERED_MARKER).exists():
+    compared, different = count_differences(entry, release)
+    if not compared or is_rendered(release):
         return []
-    compared, different = 0, []
-    for part, expected in published.items():
-        if not release.parts.get(part):
-            # Not asked for, or not there, which the reader has said.
-            continue
-        found = count_part(release.parts[part])
-        for what in ("images", "persons"):
-            value, wanted = getattr(found, what), getattr(expected, what)
-            if wanted is None:
-                continue
-            compared += 1
-            if value != wanted:
-                different.append(f"{part} {what} {value:,} (published {wanted:,}{'' if expected.confirmed else ', unconfirmed'})")
-    if not compared:
-        return []
-    if not different:
-        return [f"all {compared} counts equal the published ones of {entry.title}"]
-    return [f"{len(different)} of {compared} counts differ from the published ones of {entry.title}: {', '.join(different)}"]
+    return [f"{differing_counts(entry, compared, different)}: {', '.join(different)}" if different else equal_counts(entry, compared)]
 
 
 def digest(train: Iterable[Record], splits: Mapping[str, EvalSplit], root: Path) -> str:

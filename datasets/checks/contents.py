@@ -8,8 +8,8 @@ from dataclasses import replace
 from configs.vocabulary import Modality
 from datasets.checks.report import Coverage, Finding, PartCount, examples
 from datasets.modalities import MODALITIES
-from datasets.orbench_statistics import RENDERED_MARKER
 from datasets.overlap import image_values
+from datasets.published import count_differences, differing_counts, equal_counts, is_rendered
 from datasets.release import Count, DatasetEntry, Release
 from datasets.releases.manifest import NO_SPLIT
 from datasets.structures import Record, Source
@@ -61,29 +61,18 @@ def _count(part: str, records: Sequence[Record], published: Count) -> PartCount:
     )
 
 
-def count_findings(entry: DatasetEntry, release: Release, parts: Iterable[PartCount]) -> list[Finding]:
+def count_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
     """Return one finding: the counts that differ from the published ones. Rendered data, by their marker, are expected to."""
-    compared, different = 0, []
-    for part in parts:
-        # A part of captions is published as captions.
-        for what, found, published in (("images" if part.images else "captions", part.images or part.captions, part.published_images),
-                                       ("persons", part.persons, part.published_persons)):
-            if published is None:
-                continue
-            compared += 1
-            if found != published:
-                mark = "" if part.confirmed else ", unconfirmed"
-                different.append(f"{part.part} {what} {found:,} (published {published:,}{mark})")
+    compared, different = count_differences(entry, release)
     if not compared:
         return []
     if not different:
-        return [Finding(level="note", kind="counts_equal", count=compared, message=f"all {compared} counts equal the published ones of {entry.title}")]
-    rendered = any((folder / RENDERED_MARKER).exists() for folder in (release.root, release.root.parent))
-    message = f"{len(different)} of {compared} counts differ from the published ones of {entry.title}: "
-    if rendered:
-        return [Finding(level="note", kind="counts_differ", count=len(different), message=f"{message}the data are rendered")]
+        return [Finding(level="note", kind="counts_equal", count=compared, message=equal_counts(entry, compared))]
+    message = differing_counts(entry, compared, different)
+    if is_rendered(release):
+        return [Finding(level="note", kind="counts_differ", count=len(different), message=f"{message}: the data are rendered")]
     return [Finding(level="warning", kind="counts_differ", count=len(different), examples=tuple(different),
-                    message=f"{message}a partial or changed copy, or another version")]
+                    message=f"{message}: a partial or changed copy, or another version")]
 
 
 def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:

@@ -66,7 +66,7 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     found, opened = file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
     findings = [
         *found, *person_findings(entry, release), *match_findings(entry, unmatched), *_other_name(entry, release, options.root),
-        *_from_others(entry, release, options), *coverage_findings(release), *count_findings(entry, release, parts), *notes,
+        *_from_others(entry, release, options), *coverage_findings(release), *count_findings(entry, release), *notes,
         *(_from_reader(note) for note in release.notes if note != NO_SPLIT),
     ]
     report = Report(
