@@ -10,9 +10,16 @@ import numpy as np
 import official_trees
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from script_calls import ROOT, Outcome, Run, exit_code, global_state_kept, runner
 from tiny_orbench import write_orbench
+from torch import nn
+
+from configs.vocabulary import Modality
+from model.official import main as convert
+from solver.runs import open_checkpoint
+from utils.errors import run_script
 
 SMOKE = str(ROOT / "configs" / "vireid" / "smoke.yaml")
 SHORT = ["train.epochs=1", "train.max_steps=1", "train.batch_size=4", "train.instances=1", "model.image_size=[16,16]"]
@@ -223,3 +230,51 @@ def test_an_unreadable_image_stops_training_or_is_skipped(broken: Place) -> None
     assert stopped.code == 2 and str(bad) in stopped.error
     done = broken.train("train.max_steps=0", "train.batch_size=6", "data.on_error=skip", "--overwrite")
     assert done.code == 0 and "1 unreadable images skipped so far" in (broken.folder / "runs" / "new" / "train.log").read_text()
+
+
+class Baseline(nn.Module):
+    """IV-REID's network, out of torchvision's: biased convolutions, no ReLU behind the stem, last stride 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+        for name, layer in list(self.base.named_modules()):
+            if isinstance(layer, nn.Conv2d):
+                first = name.startswith("layer4.0.")
+                self.base.set_submodule(name, nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, 1 if first else layer.stride, layer.padding))  # type: ignore[arg-type]
+        del self.base.fc
+        self.bottleneck, self.share_classifier = nn.BatchNorm1d(512), nn.Linear(512, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.base.maxpool(self.base.bn1(self.base.conv1(x)))
+        for stage in (self.base.layer1, self.base.layer2, self.base.layer3, self.base.layer4):
+            hidden = stage(hidden)
+        return self.bottleneck(hidden.mean(dim=(2, 3)))
+
+
+def conversion(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["model.official", "convert-vireid", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        run_script(convert)
+    return int(stopped.value.code or 0)
+
+
+def test_a_published_module_is_converted_and_evaluated(place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    network = Baseline()
+    for _ in range(2):
+        network(torch.randn(4, 3, 64, 32))
+    network.eval()
+    source, target, x = place.folder / "model.pkl", place.folder / "out" / "ours.pth", torch.randn(2, 3, 64, 32)
+    torch.save(network, source)
+    for wrong in (source, target.with_suffix(".yaml")):
+        assert conversion(monkeypatch, source, wrong) == 2 and "name another file" in capfd.readouterr().err
+    assert not target.parent.exists() and conversion(monkeypatch, source, target) == 0
+    assert f"--config {target.with_suffix('.yaml')} --checkpoint {target} data.root=DIR" in capfd.readouterr().out
+    trained = open_checkpoint(target.with_suffix(".yaml"), target)
+    with torch.no_grad():
+        torch.testing.assert_close(trained.model.encode(Modality.NIR, x).pooled, network(x))
+    done = place.run("test", "--config", target.with_suffix(".yaml"), "--checkpoint", target, "--device", "cpu", f"data.root={place.root}", "model.image_size=[64,32]")
+    assert done.code == 0, done.err
+    document = json.loads((place.folder / "out" / "results.json").read_text())
+    assert len(document["rows"]) >= 40 and "selected on test" in json.dumps(document)
