@@ -138,7 +138,7 @@ def _divide(entry: DatasetEntry, release: Release, test: Sequence[Search], selec
     if val_fraction <= 0:
         raise UserError(f"train.select = 'val' needs data.val_fraction > 0, because {entry.title} has no validation identities of "
                         "its own; set it, or select test or last")
-    held_out = hold_out(train, val_fraction)
+    held_out = hold_out(persons, val_fraction)
     search, roles = validation_search([record for record in train if record.person_id in held_out], default)
     kept = [record for record in train if record.person_id not in held_out]
     return kept, (search, f"{len(held_out)} of {len(persons)} training identities held out, {roles}")

@@ -16,9 +16,9 @@ from datasets.orbench_statistics import orbench_notes
 from datasets.query_lists import draw_query_lists
 from datasets.readers import IMAGE_SUFFIXES
 from datasets.structures import Benchmark, EvalSplit, QueryList, Record, Source
+from datasets.validation import VAL_SEED, hold_out
 from utils.errors import UserError
 from utils.files import fingerprint, read_json
-from utils.seeding import stream
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,6 @@ GALLERY_KEY = "RGB_GALLERY"
 PROTOCOL = "ORBench: RGB gallery, cosine similarity, no exclusion"
 SHOWN = 120
 PARTNERS = (Modality.NIR, Modality.CP, Modality.SK)
-VAL_SEED = 20250611
-"""The validation identities and their query lists depend on the data alone, not on a run's seed."""
 
 
 @dataclass
@@ -104,7 +102,7 @@ def load_orbench(root: str | Path, *, need_train: bool, val_fraction: float = 0.
     _check_overlap(folder, annotations, splits["test"])
     if not need_train:
         annotations = []
-    held_out = _held_out(annotations, val_fraction)
+    held_out = hold_out((entry.person for entry in annotations), val_fraction) if annotations and val_fraction > 0 else frozenset()
     if held_out:
         splits["val"] = _val_split(tree, [entry for entry in annotations if entry.person in held_out])
     train = _records(tree, [entry for entry in annotations if entry.person not in held_out])
@@ -196,18 +194,6 @@ def _records(tree: _Tree, annotations: list[_Annotation]) -> tuple[Record, ...]:
                partners=partners[entry.folder], dataset="orbench", name=entry.image.record)
         for entry in annotations
     )
-
-
-def _held_out(annotations: list[_Annotation], val_fraction: float) -> frozenset[int]:
-    persons = sorted({entry.person for entry in annotations})
-    if not persons or val_fraction <= 0:
-        return frozenset()
-    count = max(1, round(val_fraction * len(persons)))
-    if len(persons) - count < 2:
-        raise UserError(f"data.val_fraction={val_fraction} leaves fewer than two of {len(persons)} training identities; "
-                        "lower it or set train.select=last")
-    stream(VAL_SEED, "val", len(persons)).shuffle(persons)
-    return frozenset(persons[:count])
 
 
 def _val_split(tree: _Tree, annotations: list[_Annotation]) -> EvalSplit:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from configs.vocabulary import Modality
-from datasets.orbench import VAL_SEED
 from datasets.protocols import Search, image_source
 from datasets.structures import Record
 from utils.errors import UserError
@@ -14,15 +13,17 @@ from utils.exclusion import get_rule
 from utils.seeding import stream
 
 VAL_PROTOCOL = "validation"
+VAL_SEED = 20250611
+"""Fixed, so that runs with different seeds are selected on the same identities and queries."""
 SAME_CAMERA = "same_camera"
 
 
-def hold_out(records: Sequence[Record], fraction: float) -> frozenset[int]:
+def hold_out(person_ids: Iterable[int], fraction: float) -> frozenset[int]:
     """Return the persons held out for validation, at least one; they depend on the set of persons alone, not on a run's seed.
 
     Raises UserError when fewer than two persons would be left to train on.
     """
-    persons = sorted({record.person_id for record in records})
+    persons = sorted(set(person_ids))
     count = max(1, round(fraction * len(persons)))
     if len(persons) - count < 2:
         raise UserError(f"data.val_fraction={fraction} leaves fewer than two of {len(persons)} training identities; "
