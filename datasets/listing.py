@@ -121,9 +121,9 @@ def to_integer(text: str, where: str, what: str, *, low: int = -1, high: int = 2
     """Return a whole number in low..high. Raises UserError naming the place and the field."""
     value = int(text) if re.fullmatch(r"-?[0-9]{1,19}", text.strip()) else None
     if value is None:
-        raise UserError(f"{where}: {what} = {text!r} is not a whole number")
+        raise UserError(f"{where}: {what} = {text!r} is not a whole number; correct it")
     if not low <= value <= high:
-        raise UserError(f"{where}: {what} = {value} is outside {low}..{high}")
+        raise UserError(f"{where}: {what} = {value} is outside {low}..{high}; correct it")
     return value
 
 
@@ -134,8 +134,9 @@ def read_id_list(path: Path, what: str) -> list[int]:
 
 
 def outfit_id(person_id: int, clothes: int) -> int:
-    """Return a clothes id that is unique over persons from one that counts within a person."""
-    assert 0 <= clothes < OUTFITS
+    """Return a clothes id that is unique over persons from one that counts within a person. Raises UserError for too many outfits."""
+    if not 0 <= clothes < OUTFITS:
+        raise UserError(f"person {person_id}: outfit {clothes} is outside 0..{OUTFITS - 1}, which can be told apart; correct the clothes labels")
     return person_id * OUTFITS + clothes
 
 

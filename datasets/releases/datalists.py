@@ -82,7 +82,7 @@ def outfit_numbers(pairs: Iterable[tuple[int, int]]) -> dict[tuple[int, int], in
     """Return (person, clothes as listed) -> clothes id.
 
     Clothes below OUTFITS are taken as they are. When any is larger, the lists count clothes over all persons: each person's are
-    then numbered in ascending order. Negative clothes are unknown.
+    then numbered in ascending order. Negative clothes are unknown. Raises UserError for a person with more than OUTFITS.
     """
     known = sorted({(person, clothes) for person, clothes in pairs if clothes >= 0})
     if all(clothes < OUTFITS for _, clothes in known):
@@ -121,7 +121,7 @@ class ListReader:
         """Return the records of each list, in listed order; clothes are numbered over all of them. Raises UserError."""
         rows = {part: list(read_rows(datalist.path, self.tree.root)) for part, datalist in lists.items()}
         outfits = outfit_numbers((row.person, row.clothes) for listed in rows.values() for row in listed)
-        captions = {path: read_captions(path) for path in {datalist.captions for datalist in lists.values()} if path is not None}
+        captions = {path: read_captions(path) for path in dict.fromkeys(datalist.captions for datalist in lists.values()) if path is not None}
         return {part: tuple(self._record(row, datalist, outfits, captions) for row in rows[part]) for part, datalist in lists.items()}
 
     def _record(self, row: Row, datalist: DataList, outfits: Mapping[tuple[int, int], int],
@@ -201,8 +201,8 @@ def write_datalists(release: Release, folder: Path) -> list[Path]:
 
     Paths are relative to the release's root. What the format cannot say: descriptions of T2I gallery images, and which crop of an
     image shows the clothes (the image itself is named then). A caption query names the image that it describes: the one listed
-    at the same place, or else the first image of its person. Raises UserError for a path with spaces or outside the root, and for a caption query
-    of a person without images.
+    at the same place, or else the first image of its person. Raises UserError for a path with spaces or outside the root, and
+    for a caption query of a person without images.
     """
     captions: dict[str, str] = {}
     written = []

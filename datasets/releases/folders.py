@@ -19,7 +19,6 @@ from utils.errors import UserError
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Return the release of the folders below `root`. Raises UserError naming the folder."""
-    root = Path(root)
     return release_of_rows("folders", root, root, folder_rows(root), options)
 
 
@@ -38,13 +37,13 @@ def folder_rows(root: Path) -> list[ManifestRow]:
                         f"or every folder is one of {', '.join(SPLITS)}")
     if not names:
         raise UserError(f"{root} holds no folder; make one folder per person, named as the person, with the images in it")
-    _refuse_loose(tree, "", "person")
+    _refuse_loose(tree, "")
     rows = []
     for split in splits or [""]:
         below = f"{split}/" if split else ""
         persons = tree.folders(split) if split else names
         if split:
-            _refuse_loose(tree, split, "person")
+            _refuse_loose(tree, split)
         for person in persons:
             rows += _person_rows(tree, f"{below}{person}", person, split)
     if not rows:
@@ -52,11 +51,11 @@ def folder_rows(root: Path) -> list[ManifestRow]:
     return rows
 
 
-def _refuse_loose(tree: ImageTree, folder: str, what: str) -> None:
+def _refuse_loose(tree: ImageTree, folder: str) -> None:
     loose = tree.names(folder)
     if loose:
         raise UserError(f"{tree.root / folder}: {len(loose)} images lie beside the folders, for instance {loose[0]}; "
-                        f"move each into the folder of its {what}")
+                        f"move each into the folder of its person")
 
 
 def _person_rows(tree: ImageTree, folder: str, person: str, split: str) -> list[ManifestRow]:

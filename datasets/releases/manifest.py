@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from configs.vocabulary import AnnotationKind, Modality, Task
+from datasets.image_folders import refuse_options
 from datasets.listing import OUTFITS, outfit_id
 from datasets.manifest_rows import SUFFIXES, ManifestRow, read_manifest
 from datasets.protocols import Protocol, Search
@@ -45,7 +46,7 @@ NO_SPLIT = ("no split is given: every image is trained on and searched, so the f
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Return the release of the manifest at `root`. Raises UserError naming file and line."""
-    return release_of_rows("manifest", Path(root), Path(root).parent, read_manifest(Path(root)), options)
+    return release_of_rows("manifest", root, root.parent, read_manifest(root), options)
 
 
 def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[ManifestRow], options: ReadOptions) -> Release:
@@ -53,7 +54,7 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
 
     Raises UserError for an image that does not exist or that stands in two places that exclude each other.
     """
-    _refuse_options(name, options)
+    refuse_options(options, name)
     numbers = _Numbers.of(rows)
     images = _Images(folder, options.check_files)
     listed = _Listed()
@@ -74,11 +75,6 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
     kept = {part: tuple(records) for part, records in parts.items() if records}
     return Release(name=name, root=folder, parts=kept, notes=(*notes, *_camera_notes(rows)),
                    shared_persons=not any(row.split for row in rows))
-
-
-def _refuse_options(name: str, options: ReadOptions) -> None:
-    if options.variant:
-        raise UserError(f"data.variant={options.variant}: the data set {name} has no variants; leave it empty")
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ class _Listed:
             raise UserError(f"{row.where}: {row.path} shows {row.person!r}, but {before.where} says {before.person!r}; "
                             "one image has one person")
         if before.modality is not row.modality:
-            raise UserError(f"{row.where}: {row.path} is {row.modality.value}, but {before.where} says {before.modality.value}")
+            raise UserError(f"{row.where}: {row.path} is {row.modality.value}, but {before.where} says {before.modality.value}; correct one of the rows")
         if before.split != row.split and {before.split, row.split} != {"query", "gallery"}:
             raise UserError(f"{row.where}: {row.path} is in {row.split}, but {before.where} puts it in {before.split}; "
                             "an image belongs to one split")
