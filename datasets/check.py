@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_script
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_against(values: tuple[str, ...] | list[str]) -> tuple[tuple[str, Path], ...]:
+def parse_against(values: Sequence[str]) -> tuple[tuple[str, Path], ...]:
     """Return (name, root) of each `NAME:DIR`. Raises UserError for another form."""
     found = []
     for value in values:

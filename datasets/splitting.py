@@ -44,7 +44,9 @@ class SplitOptions:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitResult:
     """rows: the manifest. persons: of each split, sorted. distractors: test persons without a query, with the reason.
-    left_out: rows that no split can use, with the number."""
+
+    left_out: rows that no split can use, with the number.
+    """
 
     rows: tuple[ManifestRow, ...]
     persons: Mapping[str, tuple[str, ...]]
@@ -138,9 +140,9 @@ def _distinct(rows: Iterable[ManifestRow]) -> list[ManifestRow]:
     return list(found.values())
 
 
-def _caption_rows(rows: Iterable[ManifestRow], split: str, wanted: bool) -> list[ManifestRow]:
+def _caption_rows(rows: Sequence[ManifestRow], split: str, wanted: bool) -> list[ManifestRow]:
     captions = dict.fromkeys(row.caption for row in rows if row.caption and (wanted or not row.path))
-    person = next(iter(rows)).person
+    person = rows[0].person
     return [ManifestRow(person=person, modality=Modality.TEXT, caption=caption, split=split) for caption in captions]
 
 
@@ -158,9 +160,10 @@ def _queries_of(person: str, images: Sequence[ManifestRow], options: SplitOption
         if _has_match(row, gallery) and _of_modality(queries, row) < options.queries_per_person:
             queries.append(row)
     for row in shuffled:
+        if _of_modality(queries, row) >= options.queries_per_person:
+            continue
         rest = [other for other in gallery if other is not row]
-        enough = _of_modality(queries, row) >= options.queries_per_person
-        if not enough and all(_has_match(query, rest) for query in (*queries, row)):
+        if all(_has_match(query, rest) for query in (*queries, row)):
             queries.append(row)
             gallery = rest
     reason = "" if queries else "one image" if len(images) == 1 else "one camera" if images[0].camera else "nothing to be found"
@@ -190,7 +193,8 @@ def describe(result: SplitResult) -> str:
     for split in ("query", "gallery"):
         rows = [row for row in result.rows if row.split == split]
         table.add_row([f"  {split}", len({row.person for row in rows}), "", *_counted(rows, (split,))])
-    said = [table.get_string(), f"persons: {total} in all; asked: val {result.options.val:g}, test {result.options.test:g}; seed {result.options.seed}"]
+    asked = f"val {result.options.val:g}, test {result.options.test:g}; seed {result.options.seed}"
+    said = [table.get_string(), f"persons: {total} in all; asked: {asked}"]
     if result.distractors:
         shown = [f"{person} ({why})" for person, why in list(result.distractors.items())[:SHOWN]]
         more = f" and {len(result.distractors) - SHOWN} more" if len(result.distractors) > SHOWN else ""

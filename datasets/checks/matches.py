@@ -71,8 +71,9 @@ def searchable_persons(release: Release) -> Persons:
 def find_unmatched(search: Search, persons: Persons) -> Unmatched:
     """Return the queries of a search that have no gallery image of their person left under its rule.
 
-    persons: see `searchable_persons`; whoever is there but not in the gallery was left out by the protocol. Only images of the query's own person can be a match, so each person is compared with itself alone: the work is the sum
-    over persons of queries x images, not queries x gallery.
+    persons: see `searchable_persons`; whoever is there but not in the gallery was left out by the protocol. Only images of the
+    query's own person can be a match, so each person is compared with itself alone: the work is the sum over persons of
+    queries x images, not queries x gallery.
     """
     images: dict[int, list[Record]] = {}
     for record in search.gallery:

@@ -42,6 +42,6 @@ def contiguous_ids(parts: Mapping[str, Sequence[int]], first: int) -> dict[int, 
     return {person: number for number, person in enumerate(dict.fromkeys(person for part in parts.values() for person in part), start=first)}
 
 
-def annotation(shot: Shot, person_id: int, split: str, captions: Sequence[str], image: str) -> dict[str, Any]:
+def annotation(person_id: int, split: str, captions: Sequence[str], image: str) -> dict[str, Any]:
     """Return the entry of a picture in the form of CUHK-PEDES. image: its path as the entries write it."""
     return {"split": split, "captions": list(captions), "file_path": image, "processed_tokens": processed_tokens(captions), "id": person_id}

@@ -47,5 +47,5 @@ def plan(arguments: RenderArguments) -> Plan:
                 name = f"{folder}/{NAMES[folder](ids[person], index, rng)}"
                 shot = roll.take(f"imgs/{name}", person, 0, rng.randint(1, 6))
                 count = rng.randint(3, 5) if rng.random() < MORE_CAPTIONS_RATE else 2
-                entries.append(annotation(shot, ids[person], split, captions_of(shot, seed, count), name))
+                entries.append(annotation(ids[person], split, captions_of(shot, seed, count), name))
     return Plan(tuple(roll.shots), {"reid_raw.json": entries})

@@ -37,5 +37,5 @@ def plan(arguments: RenderArguments) -> Plan:
                 name = (f"{folder}/{number:04d}/{number:04d}_{track:03d}_{camera:02d}_{rng.choice(DAYS)}{rng.choice(HOURS)}"
                         f"_{rng.randint(1, 3000):04d}_{rng.randint(0, 3)}.jpg")
                 shot = roll.take(f"imgs/{name}", person, 0, camera)
-                entries.append(annotation(shot, ids[person], split, captions_of(shot, seed, 1), name))
+                entries.append(annotation(ids[person], split, captions_of(shot, seed, 1), name))
     return Plan(tuple(roll.shots), {"ICFG-PEDES.json": entries})
