@@ -80,8 +80,8 @@ def image_source(record: Record) -> Source:
 def assemble_split(name: str, searches: Iterable[Search], summaries: Mapping[str, str], instruct: Instruct | None = None) -> EvalSplit:
     """Return one split with all searches: its gallery is the union of theirs, each list names the part it is searched in.
 
-    summaries: protocol name -> summary. One image in several galleries is one item as long as its labels and its instruction are
-    the same; its annotations are merged, one per kind.
+    summaries: protocol name -> summary. One image in several galleries is one item as long as its labels, its instruction and the
+    sentence of its task are the same; its other annotations are merged, one per kind.
     """
     searches = list(searches)
     pool = _Pool(instruct)
@@ -105,15 +105,16 @@ def assemble_split(name: str, searches: Iterable[Search], summaries: Mapping[str
 class _Pool:
     """Gallery items of all searches, in order of first appearance.
 
-    An item is an image with its labels and its instruction: protocols that label one image differently (its person, or the person
-    in this outfit) or give it different instructions have an item each. The image is encoded once per instruction all the same.
+    An item is an image with its labels, its instruction and the sentence of its task: protocols that label one image differently
+    (its person, or the person in this outfit), give it different instructions or ask for it under two tasks (LTCC's cc and sc
+    lists) have an item each. The image is encoded once per instruction all the same.
     """
 
     def __init__(self, instruct: Instruct | None) -> None:
         self.records: list[Record] = []
         self.instructions: list[Source | None] = []
         self._instruct = instruct
-        self._places: dict[tuple[str, int, int, int, Source | None], int] = {}
+        self._places: dict[tuple[str, int, int, int, Source | None, Source | None], int] = {}
         self._known: dict[tuple[int, bool], tuple[int, ...]] = {}
 
     def add(self, search: Search) -> tuple[int, ...]:
@@ -126,7 +127,8 @@ class _Pool:
 
     def _place(self, record: Record, instruct: Instruct | None) -> int:
         instruction = instruct(record) if instruct is not None else None
-        key = image_source(record).value, record.person_id, record.camera_id, record.clothes_id, instruction
+        key = (image_source(record).value, record.person_id, record.camera_id, record.clothes_id, instruction,
+               record.annotations.get(AnnotationKind.SENTENCE))
         place = self._places.setdefault(key, len(self.records))
         if place == len(self.records):
             self.records.append(record)

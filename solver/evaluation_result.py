@@ -341,14 +341,20 @@ def _query_name(queries: QueryList, index: int) -> str:
 def rule_notes(split: EvalSplit) -> list[str]:
     """Return one line about the lists that no camera rule applies to."""
     free = [queries for queries in split.query_lists if "cameras" not in get_rule(queries.exclusion_rule).needs]
-    unknown = [queries for queries in split.query_lists if queries not in free
-               and (all(camera < 0 for camera in queries.camera_ids) or all(camera < 0 for camera in split.gallery_camera_ids))]
+    unknown = [queries for queries in split.query_lists if queries not in free and _without_cameras(split, queries)]
     notes = []
     for chosen, reason in ((free, "no camera rule applies"), (unknown, "the camera rule drops nothing, because cameras are unknown")):
-        names = dict.fromkeys(queries.group or queries.name for queries in chosen)
+        # A group is named by itself only when the line is true of all its lists.
+        whole = {queries.group for queries in chosen} - {queries.group for queries in split.query_lists if queries not in chosen}
+        names = dict.fromkeys(queries.group if queries.group and queries.group in whole else queries.name for queries in chosen)
         if names:
             notes.append(f"{reason}: {', '.join(names)}")
     return notes
+
+
+def _without_cameras(split: EvalSplit, queries: QueryList) -> bool:
+    searched = range(len(split.gallery)) if queries.gallery is None else queries.gallery
+    return all(camera < 0 for camera in queries.camera_ids) or all(split.gallery_camera_ids[item] < 0 for item in searched)
 
 
 def threshold_notes(result: EvaluationResult) -> list[str]:

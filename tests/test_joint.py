@@ -223,6 +223,20 @@ def test_an_image_with_two_instructions_is_two_items(tmp_path: Path) -> None:
     assert [source is None for source in split.gallery_instructions] == [False] * 5 + [True] * 5
 
 
+def test_two_tasks_on_one_image_keep_their_own_sentence(tmp_path: Path) -> None:
+    """LTCC's cc and sc lists search the same images; mAP at a threshold compares each with the sentence of its own task."""
+    plant(tmp_path / "ltcc", "query/1.png", "test/1.png")
+    for kind in ("cc", "sc"):
+        write(tmp_path / f"ltcc/datalist/query_{kind}.txt", "query/1.png query/1.png 1 0 1")
+        write(tmp_path / f"ltcc/datalist/gallery_{kind}.txt", "test/1.png test/1.png 1 0 2")
+    split = split_of(read("omnireid", tmp_path), "task-free")
+    assert [queries.name for queries in split.query_lists] == ["task-free ltcc cc", "task-free ltcc sc"]
+    for queries, task in zip(split.query_lists, (Task.CC, Task.TRAD)):
+        places = range(len(split.gallery)) if queries.gallery is None else queries.gallery
+        assert [source.value for source in queries.annotations] == [BANK[task][0]]  # type: ignore[union-attr]
+        assert [split.gallery_annotations[place][AnnotationKind.SENTENCE].value for place in places] == [BANK[task][0]]
+
+
 def item(name: str, person: int, camera: int = -1, task: Task = Task.TRAD, modality: Modality = RGB, **annotations: str) -> Record:
     kinds = {AnnotationKind(kind): Source(modality=TEXT, value=value) for kind, value in annotations.items()}
     return Record(person_id=person, camera_id=camera, sources={modality: Source(modality=modality, value=name)}, task=task, name=name, annotations=kinds)

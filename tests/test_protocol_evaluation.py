@@ -107,6 +107,11 @@ def test_several_rules_and_unknown_labels_in_one_split() -> None:
     assert_rows(result, searches)
     assert result.lists[0].metrics() != pytest.approx(result.lists[2].metrics())
     assert "the camera rule drops nothing, because cameras are unknown: blind" in result.notes()
+    blank = [dataclasses.replace(entry, camera_id=-1) for entry in market().gallery]
+    pooled = [dataclasses.replace(search, group="both") for search in (market(), market(title="blank", gallery=blank))]
+    assert "the camera rule drops nothing, because cameras are unknown: blank" in run(split_of(*pooled)).notes()
+    assert "the camera rule drops nothing, because cameras are unknown: both" in run(split_of(*(
+        dataclasses.replace(search, query=blind) for search in pooled))).notes()
 
 
 def sysu(draws: int = 3) -> list[Search]:
