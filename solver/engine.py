@@ -157,6 +157,8 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     seed_everything(config.seed)
     benchmark = build_benchmark(config.data, select=config.train.select, need_train=True, instruction=config.instruction)
     trials = joined_trials(benchmark.trials, config.train.init_from)
+    # Before the weights: data that the model does not read are refused without a download.
+    reader = build_source_reader(config.data, config.model, benchmark)
     model = build_trained_model(config, benchmark.num_identities, device)
     assert isinstance(model, nn.Module)
     rates = Rates(lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay,
@@ -165,7 +167,6 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     policy = apply_policy(model.named_parameters(), POLICIES[config.family](rates), lr=rates.lr, freeze=config.train.freeze)
     optimizer = build_optimizer(policy.groups, name=config.optimizer.name, eps=config.optimizer.eps,
                                 betas=config.optimizer.betas, momentum=config.optimizer.momentum)
-    reader = build_source_reader(config.data, config.model, benchmark)
     loader = build_train_loader(benchmark, config.data, config.augment, reader, config.train, seed=config.seed,
                                 workers=threads.workers)
     job = TrainingJob(config=config, device=device, benchmark=benchmark, model=model, policy=policy, optimizer=optimizer,
