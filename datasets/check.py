@@ -41,8 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", nargs="+", default=(), metavar="NAME:DIR", help="other data sets that are to be used together with this one")
     parser.add_argument("--no-images", action="store_true", help="do not open the images: names and lists only")
     parser.add_argument("--processes", type=int, default=available_cores(), metavar="P", help="that open images (default: one per core)")
-    parser.add_argument("--json", default="", metavar="FILE", help="write the report as JSON; - prints it instead of the tables")
-    parser.add_argument("--write-datalists", default="", metavar="DIR", help="write the lists of OmniReID's authors")
+    parser.add_argument("--json", nargs="?", default="", const="-", metavar="FILE",
+                        help="write the report as JSON; without a file, or with -, print it instead of the tables")
+    parser.add_argument("--write-datalists", default="", metavar="DIR", 
+                        help="write the lists of OmniReID's authors; DIR becomes the `datalist` in the data set's folder below their data/")
     return parser
 
 

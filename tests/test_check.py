@@ -204,6 +204,17 @@ def test_own_data_without_a_split_and_with_too_few_modalities(tmp_path: Path) ->
     assert next(finding.examples for finding in result.findings if finding.kind == "modality_missing") == ("person 1",)
 
 
+def test_own_data_may_be_for_training_or_for_testing_alone(tmp_path: Path, run) -> None:
+    plant(tmp_path, *(f"{person}{number}.jpg" for person in "abc" for number in range(2)))
+    for split, kind in (("train", {"no_test_part": 1}), ("test", {})):
+        lines(tmp_path / "own.csv", "path,person,split", *(f"{person}{number}.jpg,{person},{split}" for person in "abc" for number in range(2)))
+        code, out, err = run("--dataset", "manifest", "--root", tmp_path / "own.csv", "--json")
+        assert code == 0 and not err and {entry["kind"]: 1 for entry in json.loads(out)["findings"] if entry["kind"] != "reader"} == kind
+    lines(tmp_path / "own.csv", "path,person,split", "a0.jpg,a,query", "a1.jpg,a,query")
+    code, _, err = run("--dataset", "manifest", "--root", tmp_path / "own.csv")
+    assert code == 2 and "no gallery images" in err
+
+
 def test_empty_captions_are_told() -> None:
     texts = [Record(person_id=0, name=f"entry {n}", sources={Modality.TEXT: Source(modality=Modality.TEXT, value=value)}) for n, value in enumerate(["red", " "])]
     release = Release(name="x", root=Path("x"), parts={"query": (*texts, image("a", 0), image("b", 1))})

@@ -275,6 +275,36 @@ def test_lists_written_and_read_again_are_the_same_records(tmp_path: Path, name:
         part: comparable(records, part == "gallery") for part, records in release.parts.items()}
 
 
+@pytest.mark.parametrize(("name", "folder", "parts"), [
+    ("prcc", "prcc", {"prcc/train": "train", "prcc/query": "query_changed", "prcc/gallery": "gallery"}),
+    ("ltcc", "ltcc", {"ltcc/train": "train", "ltcc/query_general": "query", "ltcc/gallery_general": "gallery"}),
+    ("llcm", "llcm", {"llcm/train": "train", "llcm/query": "test_infrared", "llcm/gallery": "test_visible"}),
+    ("cocas", "real2", {"real2/query": "query", "real2/gallery": "gallery", "real2_attr/query": "query_li", "real2_attr/gallery": "gallery_li"}),
+    ("cuhk-pedes", "cuhk_pedes", {"cuhk_pedes/train": "train", "cuhk_pedes/query": "query", "cuhk_pedes/gallery": "gallery"}),
+])
+def test_written_lists_are_found_in_the_authors_folder(tmp_path: Path, name: str, folder: str, parts: dict[str, str]) -> None:
+    """A release whose folder is put below the authors' data/, with its lists in `datalist`, is read as one of their sets."""
+    task = dataset_entry(name).task
+    places = {part: f"{'nir' if part == 'test_infrared' else 'vis'}/{part}/a.jpg" for part in parts.values()}
+    records = {part: _record_of(tmp_path / "data" / folder / path, Task.LI if part.endswith("_li") else task) for part, path in places.items()}
+    plant(tmp_path / "data" / folder, "templates/t.jpg", *places.values())
+    write_datalists(Release(name=name, root=tmp_path / "data" / folder, parts=records), tmp_path / "data" / folder / "datalist")
+    found = read(tmp_path / "data").parts
+    assert found.keys() - {"train"} == parts.keys()
+    for part, source in parts.items():
+        image = found[part][0].sources.get(RGB) or found[part][0].sources.get(NIR) or found[part][0].partners[RGB][0]
+        assert image.value.endswith(places[source])
+
+
+def _record_of(image: Path, task: Task) -> tuple[Record, ...]:
+    source = Source(modality=RGB, value=str(image))
+    if task is Task.T2I and "gallery" not in image.parent.name:
+        return (Record(person_id=1, sources={TEXT: Source(modality=TEXT, value="Red.")}, partners={RGB: (source,)}, task=task, name="one"),)
+    shown = {CLOTHES: Source(modality=RGB, value=str(image.parents[2] / "templates/t.jpg"))} if task is Task.CTCC else {}
+    said = {DESCRIPTION: Source(modality=TEXT, value="Red.")} if task is Task.LI else {}
+    return (Record(person_id=1, clothes_id=1000, sources={RGB: source}, annotations=shown | said, task=task, name="one"),)
+
+
 def test_lines_written_by_hand(tmp_path: Path) -> None:
     def image(path: str) -> Source:
         return Source(modality=RGB, value=str(tmp_path / path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets.benchmark import exclude_listed
@@ -15,6 +15,7 @@ from datasets.checks.matches import find_unmatched, match_findings, searchable_p
 from datasets.checks.orbench import ORBENCH
 from datasets.checks.report import Finding, Report, examples
 from datasets.overlap import find_identical, grammar_of, image_values, known_overlaps
+from datasets.protocols import Search
 from datasets.release import DatasetEntry, ReadOptions, Release
 from datasets.releases.manifest import NO_SPLIT
 from utils.errors import UserError, nearest
@@ -56,11 +57,13 @@ def check_entry(name: str) -> DatasetEntry:
 def run_check(options: CheckOptions) -> tuple[Report, Release]:
     """Check one data set. Raises UserError when it cannot be read at all."""
     entry = check_entry(options.dataset)
-    release = _read(entry, options.root, options.reading)
+    # Own data may be there to be trained on, or to be searched, alone.
+    reading = replace(options.reading, need_train=options.reading.need_train and entry.name not in OWN)
+    release = _read(entry, options.root, reading)
     if options.exclude:
         release = exclude_listed(release, Path(options.exclude), options.root, options.reading.need_train)
     parts = count_parts(entry, release)
-    searches, notes = searches_of(entry, release, options.protocols or (entry.default if entry.name in OWN else ()))
+    searches, notes = _searches(entry, release, options.protocols)
     persons = searchable_persons(release)
     unmatched = [find_unmatched(search, persons) for search in searches]
     found, opened = file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
@@ -75,6 +78,14 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
         images_opened=opened, dropped=release.dropped,
     )
     return report, release
+
+
+def _searches(entry: DatasetEntry, release: Release, protocols: Sequence[str]) -> tuple[list[Search], list[Finding]]:
+    if entry.name not in OWN or protocols:
+        return searches_of(entry, release, protocols)
+    if release.parts.keys() & {"query", "gallery"}:
+        return searches_of(entry, release, entry.default)
+    return [], [Finding(level="note", kind="no_test_part", message="no queries and no gallery: nothing is searched")]
 
 
 def _from_reader(note: str) -> Finding:

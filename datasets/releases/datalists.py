@@ -32,6 +32,15 @@ PLACEHOLDER = "-"
 
 CAPTIONS_FILE = "captions.json"
 
+AUTHORS_NAMES: dict[str, dict[str, str]] = {
+    "ltcc": {"query": "query_general", "gallery": "gallery_general"},
+    "prcc": {"query_changed": "query"},
+    "llcm": {"test_infrared": "query", "test_visible": "gallery"},
+    "cocas": {"query_li": "query_attr", "gallery_li": "gallery_attr", CAPTIONS_FILE: "runner_real2_v1_gpt.json"},
+    "cuhk-pedes": {**{part: f"{part}_t2i_v2" for part in ("train", "query", "gallery")}, CAPTIONS_FILE: "caption_t2i_v2.json"},
+}
+"""Data set -> part or captions -> name of the file in the authors' folder, where it is another."""
+
 _INFRARED_NAME = re.compile(r".*_(nir|vis)\.[^.]+", re.IGNORECASE)
 _INFRARED_FOLDERS = {"nir": Modality.NIR, "test_nir": Modality.NIR, "Thermal": Modality.NIR, "cam3": Modality.NIR, "cam6": Modality.NIR,
                      "vis": Modality.RGB, "test_vis": Modality.RGB, "Visible": Modality.RGB, "cam1": Modality.RGB, "cam2": Modality.RGB,
@@ -197,25 +206,28 @@ def describe_gallery(query: Iterable[Record], gallery: Iterable[Record]) -> tupl
 
 
 def write_datalists(release: Release, folder: Path) -> list[Path]:
-    """Write one list per part, `<part>.txt`, and captions.json where a part has texts; return the files written.
+    """Write one list per part, `<part>.txt`, and captions.json where a part has texts, under the authors' names where they have
+    others (AUTHORS_NAMES); return the files written.
 
-    Paths are relative to the release's root. What the format cannot say: descriptions of T2I gallery images, and which crop of an
+    Paths are relative to the release's root: in the authors' folder the lists belong into its `datalist`. What the format cannot say: descriptions of T2I gallery images, and which crop of an
     image shows the clothes (the image itself is named then). A caption query names the image that it describes: the one listed
     at the same place, or else the first image of its person. Raises UserError for a path with spaces or outside the root, and
     for a caption query of a person without images.
     """
     captions: dict[str, str] = {}
     written = []
+    names = AUTHORS_NAMES.get(release.name, {})
     whole = any(part.endswith("/train") for part in release.parts)
     for part, records in release.parts.items():
         if records and not (part == "train" and whole):
             lines = _Lines(release, part, captions)
-            file = folder / f"{part}.txt"
+            file = folder / f"{names.get(part, part)}.txt"
             write_text(file, "".join(f"{lines.line(record)}\n" for record in records))
             written.append(file)
     if captions:
-        write_json(folder / CAPTIONS_FILE, captions)
-        written.append(folder / CAPTIONS_FILE)
+        file = folder / names.get(CAPTIONS_FILE, CAPTIONS_FILE)
+        write_json(file, captions)
+        written.append(file)
     return written
 
 

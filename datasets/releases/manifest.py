@@ -71,7 +71,7 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
     if not any(row.split for row in rows):
         notes.insert(0, NO_SPLIT)
     if options.need_train and not parts["train"]:
-        raise UserError(f"{root}: no training image; give rows the split train, or test only")
+        raise UserError(f"{root}: no training image; give rows the split train, or only evaluate with test.py")
     kept = {part: tuple(records) for part, records in parts.items() if records}
     return Release(name=name, root=folder, parts=kept, notes=(*notes, *_camera_notes(rows)),
                    shared_persons=not any(row.split for row in rows))
@@ -138,7 +138,8 @@ class _Listed:
             raise UserError(f"{row.where}: {row.path} shows {row.person!r}, but {before.where} says {before.person!r}; "
                             "one image has one person")
         if before.modality is not row.modality:
-            raise UserError(f"{row.where}: {row.path} is {row.modality.value}, but {before.where} says {before.modality.value}; correct one of the rows")
+            raise UserError(f"{row.where}: {row.path} is {row.modality.value}, but {before.where} says {before.modality.value}; "
+                            "correct one of the rows")
         if before.split != row.split and {before.split, row.split} != {"query", "gallery"}:
             raise UserError(f"{row.where}: {row.path} is in {row.split}, but {before.where} puts it in {before.split}; "
                             "an image belongs to one split")
