@@ -276,7 +276,8 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-def measure(setting: Setting, tokens_of: Mapping[Modality, int], repeats: int) -> tuple[dict[str, float], EvaluationResult, tuple[Metrics, dict[str, Tensor]]]:
+def measure(setting: Setting, tokens_of: Mapping[Modality, int], repeats: int
+            ) -> tuple[dict[str, float], EvaluationResult, tuple[Metrics, dict[str, Tensor]]]:
     """Return the best seconds of each side, our result, and what the reference found in the same precision."""
     baselines = list(dict.fromkeys((setting.spec.precision, "fp32")))
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *baselines)}

@@ -185,7 +185,8 @@ class VireidConfig:
 
     def __post_init__(self) -> None:
         _require(min(self.image_size) >= 16, "model.image_size", self.image_size, "at least 16 pixels a side")
-        _require(self.blocks is None or (len(self.blocks) == 4 and min(self.blocks) >= 1), "model.blocks", self.blocks, "four numbers, each at least 1")
+        _require(self.blocks is None or (len(self.blocks) == 4 and min(self.blocks) >= 1), "model.blocks", self.blocks,
+                 "four numbers, each at least 1")
         _require(self.width >= 1, "model.width", self.width, "at least 1")
         _require(self.last_stride in (1, 2), "model.last_stride", self.last_stride, "1 or 2")
         _require(self.head_width >= 0, "model.head_width", self.head_width, "0 (no modality heads) or larger")

@@ -187,7 +187,8 @@ def digest(train: Iterable[Record], splits: Mapping[str, EvalSplit], root: Path)
             parts.append([queries.name, queries.group, queries.protocol, queries.exclusion_rule, queries.cmc, queries.gallery])
             columns = zip(queries.person_ids, queries.entries, *(_column(values, len(queries.entries)) for values in (
                 queries.camera_ids, queries.clothes_ids, queries.instructions, queries.annotations)))
-            parts += [[person, [relative(source) for source in entry], camera, clothes, _optional(instruction, relative), _optional(annotation, relative)]
+            parts += [[person, [relative(source) for source in entry], camera, clothes, _optional(instruction, relative),
+                       _optional(annotation, relative)]
                       for person, entry, camera, clothes, instruction, annotation in columns]
     return fingerprint(parts)
 

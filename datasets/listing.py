@@ -75,9 +75,9 @@ class ImageTree:
         """Return the image source of a listed path relative to the root. Raises UserError naming the record."""
         path = PurePosixPath(relative)
         if not relative or "\0" in relative or path.is_absolute() or ".." in path.parts:
-            raise UserError(f"{record}: {relative!r} is not a path inside {self.root}")
+            raise UserError(f"{record}: {relative!r} is not a path inside {self.root}; correct it")
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"{record}: {relative!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UserError(f"{record}: {relative!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))}); correct it")
         if self.check and not self._exists(path):
             raise UserError(f"{record}: no such image: {self.root / path}; restore the file or set data.on_error=skip")
         return Source(modality=modality, value=str(self.root / path), record=record)

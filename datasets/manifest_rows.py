@@ -140,7 +140,7 @@ def _cell(name: str, value: Any, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and name in ("person", "camera", "clothes"):
         return str(value)
     if not isinstance(value, str):
-        raise UserError(f"{where}: {name} = {value!r} must be a text")
+        raise UserError(f"{where}: {name} = {value!r} must be a text; put it into quotes")
     return value
 
 
@@ -162,7 +162,7 @@ def _check_row(row: ManifestRow) -> None:
     if not row.person:
         raise UserError(f"{row.where}: person is empty; every row names one")
     if "\0" in row.path:
-        raise UserError(f"{row.where}: {row.path!r} is not a path")
+        raise UserError(f"{row.where}: {row.path!r} is not a path; correct it")
     if row.modality is not Modality.TEXT:
         if not row.path:
             raise UserError(f"{row.where}: path is empty; a row without an image must say modality text and have a caption")

@@ -117,8 +117,10 @@ def image_values(records: Iterable[Record], *, annotations: bool = True) -> list
 
 
 def load_exclusions(path: Path, root: Path) -> dict[str, str]:
-    """Return {absolute image path: `file line N`} of a list with one path per line, relative to `root` (data.root, or the
-    folder of a manifest). Lines that begin with # are comments. Raises UserError naming the line."""
+    """Return {absolute image path: `file line N`} of a list with one path per line. Lines that begin with # are comments.
+
+    The paths are relative to `root`: data.root, or the folder of a manifest. Raises UserError naming the line.
+    """
     base = root if root.is_dir() else root.parent
     found: dict[str, str] = {}
     for number, line in read_lines(Path(path), "the list of images to leave out"):
@@ -126,7 +128,7 @@ def load_exclusions(path: Path, root: Path) -> dict[str, str]:
             continue
         where = f"{path} line {number}"
         if "\0" in line:
-            raise UserError(f"{where}: {line!r} is not a path")
+            raise UserError(f"{where}: {line!r} is not a path; correct it")
         found.setdefault(os.path.abspath(base / line), where)
     return found
 

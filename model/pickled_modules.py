@@ -57,14 +57,15 @@ def read_pickled_module(path: str | Path) -> dict[str, Tensor]:
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"no such file: {file} (a pickled module)")
+        raise UserError(f"no such file: {file} (a pickled module); correct the path")
     try:
         root = _read_zip(file) if zipfile.is_zipfile(file) else _read_stream(file)
         state = OrderedDict(_named_tensors(root, ""))
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, IndexError, struct.error, StopIteration, RecursionError, *DAMAGE_ERRORS) as error:
-        raise UserError(f"{file} cannot be read as a pickled module ({type(error).__name__}: {error}); it is truncated or damaged, copy it again") from error
+        raise UserError(f"{file} cannot be read as a pickled module ({type(error).__name__}: {error}); it is truncated or damaged, copy "
+                        "it again") from error
     if not state:
         raise UserError(f"{file} holds no module with parameters; give the file that torch.save(model) wrote")
     return state

@@ -60,8 +60,8 @@ def initialise_vireid(model: VIReID, config: VireidConfig) -> InitialWeights:
     lacking = [f"{name} is missing" for name in own if source and name not in found and re.fullmatch(r"backbone\.(stems|stages)\..*", name)
                and not re.fullmatch(r".*(conv\d|downsample\.0)\.bias", name)]
     if wrong or lacking:
-        raise UserError(f"model.init = {config.init!r} does not fit model.depth = {config.depth} and model.width = {config.width}: {(wrong + lacking)[0]}; "
-                        "choose the weights of that network or model.init=random")
+        raise UserError(f"model.init = {config.init!r} does not fit model.depth = {config.depth} and model.width = {config.width}: "
+                        f"{(wrong + lacking)[0]}; choose the weights of that network or model.init=random")
     with torch.no_grad():
         for name, value in found.items():
             own[name].copy_(value)
@@ -161,7 +161,8 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
     if wrong:
         raise UserError(f"{source} does not fit a visible-infrared model of the sizes found in it: {wrong[0]} (and {len(wrong) - 1} more) "
                         "is missing, unknown or of another shape; give an unchanged checkpoint")
-    options: dict[str, Any] = {"family": Family.VIREID.value, "model": dataclasses.asdict(sizes), "data": {"dataset": "sysu"}, "train": {"sampler": "modality"}}
+    options: dict[str, Any] = {"family": Family.VIREID.value, "model": dataclasses.asdict(sizes), "data": {"dataset": "sysu"},
+                               "train": {"sampler": "modality"}}
     if not sizes.head_width:
         options["objective"] = {"losses": {"id": 1.0, "triplet": 1.0}}
     config = build_experiment([(str(source), options)], name=Path(target).stem)

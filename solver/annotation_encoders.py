@@ -48,7 +48,8 @@ class TextEncoder(Protocol):
 class TfIdf:
     """Term frequency times inverse document frequency of CLIP's word pieces, the frequencies from the split's distinct texts.
 
-    Texts are in lower case and without punctuation (`preprocess_caption`, not cut). idf = ln((1 + m) / (1 + documents with the piece)) + 1, so that a split of one text has a direction too.
+    Texts are in lower case and without punctuation (`preprocess_caption`, not cut). idf = ln((1 + m) / (1 + documents with the
+    piece)) + 1, so that a split of one text has a direction too.
     """
 
     name = "tfidf-clip-pieces"
@@ -77,10 +78,9 @@ class TfIdf:
 class TextCls:
     """CLS of the last layer of a pretrained BERT (`t_s`); centred = minus its mean over the split's distinct texts of a kind.
 
-    It reads texts as IRM's text branch does: `preprocess_caption`, [CLS] and at most 69 word pieces, no [SEP].
-
-    The CLS of all texts lie close together, so that raw cosines are above every threshold; the mean takes that away. A
-    single text is not centred: nothing would be left.
+    It reads texts as IRM's text branch does: `preprocess_caption`, [CLS] and at most 69 word pieces, no [SEP]. The CLS of all texts
+    lie close together, so that raw cosines are above every threshold; the mean takes that away. A single text is not centred:
+    nothing would be left.
     """
 
     def __init__(self, place: str, centred: bool) -> None:

@@ -38,9 +38,11 @@ class SkippedSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThresholdResult:
-    """mAP@tau of one list: values (n,) in percent, NaN where the query has no positive at tau; mean: over the queries that the
-    policy of eval.no_positive counts, and how many those are. kept, pairs: identity matches that tau keeps, and all of them;
-    unannotated: those whose item has no annotation of the query's kind, which no tau keeps."""
+    """mAP@tau of one list. values (n,) in percent, NaN where the query has no positive at tau.
+
+    mean, queries: over the queries that the policy of eval.no_positive counts, and how many those are. kept, pairs: identity
+    matches that tau keeps, and all of them; unannotated: those whose item has no annotation of the query's kind, which no tau keeps.
+    """
 
     values: NDArray[np.float64]
     mean: float
@@ -61,7 +63,8 @@ class ListResult:
 
     first_rank (n,) int64: rank of the first match from 1 (place of the person under a CMC by identity), 0 = no valid match, -1 =
     not ranked because a source was unreadable. average_precision, inverse_penalty (n,) float64 in percent, NaN where
-    first_rank < 1 (and where a cut left no positive under eval.no_positive=skip). absent (n,): the person is not searched at all, for entries without a match; None = unknown.
+    first_rank < 1 (and where a cut left no positive under eval.no_positive=skip). absent (n,): the person is not searched at all,
+    for entries without a match; None = unknown.
     protocol: name of the protocol, empty for ORBench. group: row of averages. stamp: what was done beside the plain way
     (`flip`, `re-ranked`, `ap_topk=500`), empty = the plain way. thresholds: by tau.
     """
@@ -363,8 +366,11 @@ def threshold_notes(result: EvaluationResult) -> list[str]:
         return []
     measured = [entry for entry in result.plain_lists if entry.thresholds]
     bare = [entry.task for entry in result.plain_lists if not entry.thresholds]
-    notes = [f"mAP@tau by annotations, encoded by {result.relevance['encoder']} (checksum {str(result.relevance['checksum'])[:16]}), a query "
-             f"without positive: {result.relevance['no_positive']}; kept@tau is the share of matches of the person that tau keeps, 1.00 = tau says nothing"] if measured else []
+    notes = []
+    if measured:
+        notes.append(f"mAP@tau by annotations, encoded by {result.relevance['encoder']} (checksum {str(result.relevance['checksum'])[:16]}), a query "
+                     f"without positive: {result.relevance['no_positive']}; kept@tau is the share of matches of the person that tau keeps, "
+                     "1.00 = tau says nothing")
     if bare:
         notes.append(f"mAP@tau is not measured where queries have no annotations: {', '.join(bare)}")
     first = [next(iter(entry.thresholds.values())) for entry in measured]

@@ -74,6 +74,11 @@ class EvaluationSpec:
                            skip_unreadable=self.skip_unreadable, mirror=self.mirror)
 
     @property
+    def topk_stamp(self) -> str:
+        """Stamp of the rows with the released evaluator's AP."""
+        return f"ap_topk={self.ap_topk}"
+
+    @property
     def budget(self) -> CacheBudget:
         """Budget of the token cache."""
         return CacheBudget(device_bytes=self.cache_device_mb * MEGABYTE, host_bytes=self.cache_host_mb * MEGABYTE)
@@ -95,7 +100,7 @@ def evaluate_splits(
     features, encoded, encoded_at = _features(model, plan, reader, spec, device)
     measurements = [_measurement(spec, "", features)]
     if spec.ap_topk:
-        measurements.append(_measurement(spec, f"ap_topk={spec.ap_topk}", features))
+        measurements.append(_measurement(spec, spec.topk_stamp, features))
     if spec.flip:
         mirrored, _, _ = _features(model, plan, reader, replace(spec, mirror=True), device)
         # Both are of length 1, so neither outweighs the other.
@@ -137,8 +142,8 @@ def _features(model: RetrievalModel, plan: EvaluationPlan, reader: Reader, spec:
 
 
 def _measurement(spec: EvaluationSpec, stamp: str, features: Tensor) -> Measurement:
-    options = MetricOptions(ap=spec.ap, max_rank=spec.max_rank, thresholds=spec.thresholds, no_positive=spec.no_positive, ap_depth=spec.ap_depth or None,
-                            ap_topk=spec.ap_topk if stamp.startswith("ap_topk") else None)
+    options = MetricOptions(ap=spec.ap, max_rank=spec.max_rank, thresholds=spec.thresholds, no_positive=spec.no_positive,
+                            ap_depth=spec.ap_depth or None, ap_topk=spec.ap_topk if stamp == spec.topk_stamp else None)
     rerank = RerankSpec(k1=spec.rerank_k1, k2=spec.rerank_k2, weight=spec.rerank_lambda) if stamp == RERANKED else None
     return Measurement(stamp=stamp, features=features, options=options, memory_mb=spec.memory_mb, rerank=rerank)
 
@@ -153,8 +158,8 @@ def _stamps(spec: EvaluationSpec) -> Mapping[str, str]:
     """What each stamp means, in the order of the rows."""
     found = {}
     if spec.ap_topk:
-        found[f"ap_topk={spec.ap_topk}"] = (f"average precision as the released IRM evaluator's: it sees the first {spec.ap_topk} images only, "
-                                            "before the exclusion, and divides by the matches among them")
+        found[spec.topk_stamp] = (f"average precision as the released IRM evaluator's: it sees the first {spec.ap_topk} images only, "
+                                  "before the exclusion, and divides by the matches among them")
     if spec.flip:
         found[FLIP] = "a feature is the mean of the image's and of its mirror image's, each of length 1"
     if spec.rerank:

@@ -60,12 +60,13 @@ def merge_results(documents: Mapping[str, Mapping[str, Any]], expected: Sequence
         measures = [name for name in columns_of(present) if name not in NO_MEASURES and not name.endswith(" sd")
                     and all(is_number(row.get(name)) or row["mAP"] is None for row in present)]
         name = stamped(*key)
-        averages += [row | belongs for row in group_means(members, {name: range(len(members))}, list(dict.fromkeys([*METRICS, *measures])), deviations=True)]
+        columns = list(dict.fromkeys([*METRICS, *measures]))
+        averages += [row | belongs for row in group_means(members, {name: range(len(members))}, columns, deviations=True)]
         rows += [dict(units[label][key]) | {"task": stamped(f"{key[0]} {label}", key[1]), "run": label} for label in labels if key in units[label]]
     missing = [label for label in expected if label not in documents]
     described = {name: _described(chosen, name) for name in DESCRIBED}
     return {
-        "rows": rows, "averages": averages, "averages_rule": MERGED_RULE, **{name: value for name, value in _common(chosen).items()}, **described,
+        "rows": rows, "averages": averages, "averages_rule": MERGED_RULE, **_common(chosen), **described,
         "data": {"dataset": _dataset(next(iter(chosen.values())))},
         "runs": {label: {name: document.get(name) for name in ("checkpoint", "data", "selected_on", "precision", "counts", "notes")}
                  for label, document in chosen.items()},
@@ -83,10 +84,12 @@ def write_merged(folder: Path, document: Mapping[str, Any]) -> Path:
 def format_merged(document: Mapping[str, Any]) -> str:
     """Return the averages as a table, `mean ± deviation` over the runs, then what a reader must know."""
     rows = [folded_row(row) for row in document["averages"]]
-    totals = [{name: value for name, value in row.items() if name not in ("lists", "expected_lists")} for row in rows if row["task"].startswith(TOTAL)]
+    totals = [{name: value for name, value in row.items() if name not in ("lists", "expected_lists")}
+              for row in rows if row["task"].startswith(TOTAL)]
     listed = [row for row in rows if not row["task"].startswith(TOTAL)]
     table = format_table(listed, shown_columns(listed, totals), totals if len(listed) > 1 else [])
-    deviation = [f"{PLUS_MINUS} standard deviation over the runs, n - 1 in the denominator"] if any(PLUS_MINUS in str(row["mAP"]) for row in rows) else []
+    has_deviations = any(PLUS_MINUS in str(row["mAP"]) for row in rows)
+    deviation = [f"{PLUS_MINUS} standard deviation over the runs, n - 1 in the denominator"] if has_deviations else []
     protocol = document["protocol"]
     for name in dict.fromkeys(row.get("protocol") for row in document["averages"]):
         protocol = protocol.replace(f"; {name}: ", f"\n{name}: ", 1) if name else protocol
@@ -125,8 +128,8 @@ def _check_same(documents: Mapping[str, Mapping[str, Any]]) -> None:
                 raise UserError(f"the results of {first} and {other} cannot be averaged: {name} is {documents[first].get(name)!r} and "
                                 f"{documents[other].get(name)!r}; evaluate both in the same way")
         if _dataset(documents[first]) != _dataset(documents[other]):
-            raise UserError(f"the results of {first} and {other} are of different data sets ({_dataset(documents[first])}, {_dataset(documents[other])}); "
-                            "merge those of one data set")
+            raise UserError(f"the results of {first} and {other} are of different data sets ({_dataset(documents[first])}, "
+                            f"{_dataset(documents[other])}); merge those of one data set")
 
 
 def _common(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

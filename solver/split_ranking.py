@@ -140,7 +140,8 @@ def _take(features: Tensor, rows: Integers) -> Tensor:
     return features[torch.from_numpy(rows).to(features.device)]
 
 
-def _list_result(entry: ListPlan, kept: Integers, share: Integers, found: RetrievalResult | None, gallery: int, measurement: Measurement) -> ListResult:
+def _list_result(entry: ListPlan, kept: Integers, share: Integers, found: RetrievalResult | None, gallery: int,
+                 measurement: Measurement) -> ListResult:
     """Spread the distinct results over the entries of a list. Entries that were not ranked have rank -1."""
     total = len(entry.rows)
     first_rank = np.full(total, -1, dtype=np.int64)

@@ -76,7 +76,8 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Row], columns: Sequen
         writer.writerows([["" if format_cell(row.get(name)) == ABSENT else row.get(name) for name in names] for row in rows])
 
 
-def group_means(rows: Sequence[Row | None], groups: Mapping[str, Sequence[int]], columns: Sequence[str], deviations: bool = False) -> list[dict[str, Any]]:
+def group_means(rows: Sequence[Row | None], groups: Mapping[str, Sequence[int]], columns: Sequence[str],
+                deviations: bool = False) -> list[dict[str, Any]]:
     """Return one row per group: `task` = its name, the plain means of `columns`, `lists` and `expected_lists`.
 
     deviations: also `NAME sd`, the standard deviation (n - 1 in the denominator), for groups with two rows or more.
@@ -89,7 +90,9 @@ def group_means(rows: Sequence[Row | None], groups: Mapping[str, Sequence[int]],
         members = [rows[index] for index in indices]
         present = [row for row in members if row is not None and all(is_number(row.get(column)) for column in columns)]
         values = {column: sum(float(row[column]) for row in present) / len(present) if present else None for column in columns}
-        spread = {f"{column} sd": statistics.stdev(float(row[column]) for row in present) for column in columns} if deviations and len(present) > 1 else {}
+        spread = {}
+        if deviations and len(present) > 1:
+            spread = {f"{column} sd": statistics.stdev(float(row[column]) for row in present) for column in columns}
         means.append({"task": name, **values, "lists": len(present), "expected_lists": len(members), **spread})
     return means
 

@@ -164,7 +164,8 @@ def coverage_findings(release: Release) -> list[Finding]:
             lacking = sorted(persons - having[modality])
             if lacking:
                 findings.append(Finding(
-                    level="warning" if _trained(side) else "note", kind="modality_missing", count=len(lacking), examples=examples(map(_person, lacking)),
+                    level="warning" if _trained(side) else "note", kind="modality_missing", count=len(lacking),
+                    examples=examples(map(_person, lacking)),
                     message=f"{side}: {len(lacking):,} of {len(persons):,} persons have no {modality.name} image"))
         findings += _caption_findings(side, records, persons, having)
     return findings

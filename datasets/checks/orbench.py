@@ -46,7 +46,8 @@ def _recognise(root: Path) -> bool:
 
 def _published() -> dict[str, Count]:
     counts = PUBLISHED_ORBENCH
-    found = {"train": Count(persons=counts["training identities"]), "gallery": Count(images=counts["gallery"], persons=counts["test identities"], confirmed=False)}
+    found = {"train": Count(persons=counts["training identities"]),
+             "gallery": Count(images=counts["gallery"], persons=counts["test identities"], confirmed=False)}
     return found | {m.name: Count(images=counts[f"{m.name} queries"], confirmed=False) for m in (Modality.NIR, Modality.CP, Modality.SK)}
 
 

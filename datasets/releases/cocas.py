@@ -85,8 +85,9 @@ def _read_list(path: Path, columns: int) -> list[_Line]:
         where = f"{path.name} line {number}"
         fields = _fields(text)
         if len(fields) != columns:
-            raise UserError(f"{path} line {number}: expected {columns} fields (image{', template' if columns == 5 else ''}, pid, clothes_id, camera_id) "
-                            f"separated by commas, tabs or spaces, found {len(fields)}; restore the list")
+            names = f"image{', template' if columns == 5 else ''}, pid, clothes_id, camera_id"
+            raise UserError(f"{path} line {number}: expected {columns} fields ({names}) separated by commas, tabs or spaces, "
+                            f"found {len(fields)}; restore the list")
         person, clothes, camera = (to_integer(field, f"{path} line {number}", what, low=0, high=10**6)
                                    for field, what in zip(fields[-3:], ("pid", "clothes_id", "camera_id")))
         found.append(_Line(image=fields[0], template=fields[1] if columns == 5 else None, person=person, clothes=clothes, camera=camera, where=where))
@@ -161,7 +162,8 @@ def _language_searches(release: Release) -> list[Search]:
     if "query_li" not in release.parts:
         raise UserError(f"{LANGUAGE} needs descriptions, which {TITLE} does not ship: put {DESCRIPTIONS} (a JSON object: gallery image as listed -> "
                         f"description) into {release.root}")
-    return [Search(title=LANGUAGE, protocol=LANGUAGE, query=release.parts["query_li"], gallery=release.parts["gallery_li"], exclusion_rule="same_camera")]
+    return [Search(title=LANGUAGE, protocol=LANGUAGE, query=release.parts["query_li"], gallery=release.parts["gallery_li"],
+                   exclusion_rule="same_camera")]
 
 
 DATASET = DatasetEntry(

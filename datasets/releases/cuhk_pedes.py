@@ -23,7 +23,8 @@ def read(root: Path, options: ReadOptions) -> Release:
     refuse_options(options, NAME)
     folder = find_folder(root, FOLDERS, ("imgs",), TITLE)
     if not (folder / ANNOTATIONS).exists() and (folder / WITHOUT_SPLITS).exists():
-        raise UserError(f"{folder} has {WITHOUT_SPLITS}, which names no splits, and no {ANNOTATIONS}; put {ANNOTATIONS} of the original release there")
+        raise UserError(f"{folder} has {WITHOUT_SPLITS}, which names no splits, and no {ANNOTATIONS}; put {ANNOTATIONS} of the "
+                        "original release there")
     return build_release(LAYOUT, ImageTree(folder, options.check_files), read_entries(folder / ANNOTATIONS, LAYOUT), options.need_train)
 
 

@@ -33,8 +33,10 @@ _TAGS = {task: tag for tag, task in TASK_TAGS.items()}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListedSet:
-    """One data set of one task. folders: what its folder may be called. suffixes: what may follow the role in a list's name, in
-    the order in which they are looked for. kinds: word -> task, where there are several test lists. captions: by role, in order.
+    """One data set of one task. folders: what its folder may be called.
+
+    suffixes: what may follow the role in a list's name, in the order in which they are looked for. kinds: word -> task, where
+    there are several test lists. captions: names of the file with the captions, in the order in which they are looked for.
     """
 
     name: str
@@ -60,13 +62,15 @@ SETS: dict[str, ListedSet] = {entry.name: entry for entry in (
     ListedSet(name="prcc", task=Task.CC, folders=("prcc",)),
     ListedSet(name="vc_clothes", task=Task.CC, folders=("vc_clothes",)),
     ListedSet(name="real1_ctcc", task=Task.CTCC, folders=("real1",), suffixes=("_ctcc",), roles=("train",)),
-    ListedSet(name="real1_attr", task=Task.LI, folders=("real1",), suffixes=("_attr",), captions=("runner_real1_v1_gpt.json", "real1_v1.json"), roles=("train",)),
+    ListedSet(name="real1_attr", task=Task.LI, folders=("real1",), suffixes=("_attr",), captions=("runner_real1_v1_gpt.json", "real1_v1.json"),
+              roles=("train",)),
     ListedSet(name="real2", task=Task.CTCC, folders=("real2",), suffixes=("", "_ctcc"), roles=TEST_ROLES),
     ListedSet(name="real2_attr", task=Task.LI, folders=("real2",), suffixes=("_attr",), captions=REAL2_CAPTIONS, roles=TEST_ROLES),
     ListedSet(name="llcm", task=Task.VI, folders=("llcm", "LLCM")),
     ListedSet(name="cuhk_pedes", task=Task.T2I, folders=("cuhk_pedes", "CUHK-Pedes", "CUHK-PEDES"), suffixes=("_t2i_v2", "_t2i"),
               captions=("caption_t2i_v2.json", "caption_t2i.json")),
-    ListedSet(name="plip", task=Task.T2I, folders=("PLIP", "plip"), suffixes=("_t2i",), captions=("caption_t2i.json", "caption_t2i_v2.json"), roles=("train",)),
+    ListedSet(name="plip", task=Task.T2I, folders=("PLIP", "plip"), suffixes=("_t2i",), captions=("caption_t2i.json", "caption_t2i_v2.json"),
+              roles=("train",)),
 )}
 """Sets by name, in the order in which they are read."""
 
@@ -90,8 +94,8 @@ def read(root: Path, options: ReadOptions) -> Release:
             raise UserError(f"{folder} has no lists of {entry.name} ({wanted}, there or in its datalist/); restore them or change data.members")
     if not by_folder:
         asked = f" named by data.members ({', '.join(options.members)})" if options.members else ""
-        raise UserError(f"{root} holds no set of {TITLE}{asked}: expected folders like market/ or real2/ with datalist/query.txt and datalist/gallery.txt; "
-                        "set data.root to the authors' data folder")
+        raise UserError(f"{root} holds no set of {TITLE}{asked}: expected folders like market/ or real2/ with datalist/query.txt and "
+                        "datalist/gallery.txt; set data.root to the authors' data folder")
     for folder, lists in by_folder.items():
         parts |= ListReader(tree=ImageTree(folder, options.check_files), dataset=NAME, crop=options.crop).read(lists)
     for name in [part.rpartition("/")[0] for part in parts if part.endswith("/gallery")]:
@@ -162,8 +166,8 @@ def _captions_of(folder: Path, entry: ListedSet) -> Path | None:
     paths = [path for name in entry.captions for path in (folder / "datalist" / name, folder / name)]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
-        raise UserError(f"{folder}: the lists of {entry.name} need captions, and {' or '.join(entry.captions)} is neither there nor in its datalist/; "
-                        f"restore it or choose other sets with data.members")
+        raise UserError(f"{folder}: the lists of {entry.name} need captions, and {' or '.join(entry.captions)} is neither there nor in its "
+                        "datalist/; restore it or choose other sets with data.members")
     return found
 
 
@@ -225,10 +229,11 @@ DATASET = DatasetEntry(
     name=NAME, title=TITLE, task=Task.TRAD, read=read,
     protocols=protocol_table((
         Protocol(name=LISTS, searches=lambda release: [search for member in members_of(_checked(release, joint=False)) for search in member.searches],
-                 summary="each set's queries against its gallery as the authors list them, LLCM also the other way round; right is the person; the same "
-                         "person in the same camera is dropped where the lists give cameras; CMC over images"),
+                 summary="each set's queries against its gallery as the authors list them, LLCM also the other way round; right is the person; "
+                         "the same person in the same camera is dropped where the lists give cameras; CMC over images"),
         Protocol(name=TASK_FREE, searches=lambda release: task_free_searches(members_of(_checked(release, joint=False))), summary=TASK_FREE_SUMMARY),
-        Protocol(name=JOINT, searches=lambda release: joint_searches(members_of(_checked(release, joint=True), one_kind=True)), summary=JOINT_SUMMARY),
+        Protocol(name=JOINT, searches=lambda release: joint_searches(members_of(_checked(release, joint=True), one_kind=True)),
+                 summary=JOINT_SUMMARY),
     )),
     default=(LISTS,),
     recognise=recognise_data,
@@ -237,6 +242,6 @@ DATASET = DatasetEntry(
         "llcm/train": Count(images=30_921, persons=713), "prcc/train": Count(images=17_896, persons=150),
     }},
     separate_ids=True,
-    access="The authors' datalists (Instruct-ReID, no licence stated) and each data set under its own licence; Real1 has no public download (the lists "
-           "were not seen, their contents are unconfirmed).",
+    access="The authors' datalists (Instruct-ReID, no licence stated) and each data set under its own licence; Real1 has no public download "
+           "(the lists were not seen, their contents are unconfirmed).",
 )

@@ -53,7 +53,7 @@ def _keyed_entries(folder: Path) -> Iterator[CaptionedImage]:
         where = f"{KEYED_LIST} line {number}"
         fields = line.split()
         if len(fields) not in (4, 5):
-            raise UserError(f"{where}: expected image, key, person, clothes and perhaps camera, found {len(fields)} fields")
+            raise UserError(f"{where}: expected image, key, person, clothes and perhaps camera, found {len(fields)} fields; restore the list")
         if fields[1] not in captions:
             raise UserError(f"{where}: {KEYED_CAPTIONS} has no key {fields[1]!r}; both files must be of one version")
         yield CaptionedImage(person=to_integer(fields[2], where, "person", low=0), split="train", path=fields[0],

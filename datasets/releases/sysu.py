@@ -143,7 +143,8 @@ def _official_draw(release: Release, cameras: Sequence[int], shots: int) -> Call
                         "the seeded protocols")
     content = load_matlab(path)
     if PERMUTATIONS not in content:
-        raise UserError(f"{path}: holds {', '.join(sorted(content)) or 'nothing'}, not {PERMUTATIONS}; copy it again from the authors' evaluation code")
+        raise UserError(f"{path}: holds {', '.join(sorted(content)) or 'nothing'}, not {PERMUTATIONS}; copy it again from the authors' "
+                        "evaluation code")
     groups = by_person_and_camera(release.parts["gallery"])
     persons = sorted({record.person_id for part in ("query", "gallery") for record in release.parts[part]})
 

@@ -94,16 +94,16 @@ def read_entries(path: Path, layout: CaptionLayout) -> Iterator[CaptionedImage]:
 
 def _entry(entry: Any, where: str, layout: CaptionLayout) -> CaptionedImage:
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: must be an object with keys, found {_shown(entry)}")
+        raise UserError(f"{where}: must be an object with keys, found {_shown(entry)}; restore the annotation file")
     for key in ("id", layout.path_key, "captions", *(("split",) if layout.splits else ())):
         if key not in entry:
             raise UserError(f"{where}: no key {key!r}, there are {', '.join(map(repr, sorted(entry)))}; use the annotation file of the "
                             "original release")
     person, path, captions = entry["id"], entry[layout.path_key], entry["captions"]
     if isinstance(person, bool) or not isinstance(person, int) or not 0 <= person < 2**31:
-        raise UserError(f"{where}: id = {_shown(person)} is not a whole number from 0")
+        raise UserError(f"{where}: id = {_shown(person)} is not a whole number from 0; correct it")
     if not isinstance(path, str) or not path:
-        raise UserError(f"{where}: {layout.path_key} = {_shown(path)} is not a path")
+        raise UserError(f"{where}: {layout.path_key} = {_shown(path)} is not a path; correct it")
     if path.startswith("/"):
         raise UserError(f"{where}: {path!r} is not a path inside the data set's folder; it must be relative")
     split = str(entry["split"]).strip().lower() if layout.splits else "train"
@@ -116,10 +116,10 @@ def _entry(entry: Any, where: str, layout: CaptionLayout) -> CaptionedImage:
 def check_captions(captions: Any, where: str) -> tuple[str, ...]:
     """Return the captions of an entry. Raises UserError for a list that is empty or holds anything but text."""
     if not isinstance(captions, list) or not captions:
-        raise UserError(f"{where}: captions = {_shown(captions)} is not a list of at least one caption")
+        raise UserError(f"{where}: captions = {_shown(captions)} is not a list of at least one caption; correct it")
     for caption in captions:
         if not isinstance(caption, str) or not caption.strip():
-            raise UserError(f"{where}: caption {_shown(caption)} is not a text")
+            raise UserError(f"{where}: caption {_shown(caption)} is not a text; correct it")
     return tuple(captions)
 
 

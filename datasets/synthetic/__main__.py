@@ -20,7 +20,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--test-identities", type=int, default=100, metavar="M", help="test identities (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="population and pictures (default: %(default)s)")
     parser.add_argument("--image-size", default="128x64", metavar="HxW", help="pixels (default: %(default)s)")
-    parser.add_argument("--images-per-modality", type=int, default=4, metavar="K", help="per person, and per outfit where clothes change (default: %(default)s)")
+    parser.add_argument("--images-per-modality", type=int, default=4, metavar="K",
+                        help="per person, and per outfit where clothes change (default: %(default)s)")
     parser.add_argument("--outfits", type=int, default=3, metavar="K", help="outfits per person where clothes change (default: %(default)s)")
     parser.add_argument("--shared-persons", type=int, default=0, metavar="N",
                         help="let the first N training identities be test identities too, an overlap on purpose (default: %(default)s)")

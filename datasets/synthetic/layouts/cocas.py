@@ -56,7 +56,8 @@ def plan(arguments: RenderArguments) -> Plan:
         shots=(*roll.shots, *(target.template for target in found)),
         annotations={DESCRIPTIONS: {shot.path: caption_of(shot, arguments.seed) for shot, _ in gallery}},
         texts={
-            "query.txt": "".join(f"{target.query.path} {target.template.path} {target.pid} {target.clothes} {target.query.camera}\n" for target in found),
+            "query.txt": "".join(f"{target.query.path} {target.template.path} {target.pid} {target.clothes} {target.query.camera}\n"
+                                 for target in found),
             "gallery.txt": "".join(f"{shot.path} {target.pid} {target.clothes} {shot.camera}\n" for shot, target in gallery),
         },
     )

@@ -41,7 +41,8 @@ FOLDER = "OmniReID"
 NOTHING, WHITE_SHIRT = "-", "white_shirt.jpg"
 GALLERY_KEY = "001_1_c5_015874.png"
 """Key of every line of CUHK-Pedes' gallery list, by which the released code knows a gallery line; its text says nothing."""
-FOLDER_PARTS = {"bounding_box_train": "train", "bounding_box_test": "gallery", "train": "train", "test": "gallery", "query": "query", "gallery": "gallery"}
+FOLDER_PARTS = {"bounding_box_train": "train", "bounding_box_test": "gallery", "train": "train", "test": "gallery", "query": "query",
+                "gallery": "gallery"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,7 +220,8 @@ def _real(tree: _Tree) -> None:
             clothes["query"].append(_Line(image, template, target.pid, target.clothes, target.query.camera))
             described["query"].append(_Line(image, target.described(arguments.seed).path, target.pid, target.clothes, target.query.camera))
         if member == "real1":
-            tree.write("real1/datalist", {"train_ctcc": clothes["gallery"] + clothes["query"], "train_attr": described["gallery"] + described["query"]})
+            tree.write("real1/datalist", {"train_ctcc": clothes["gallery"] + clothes["query"],
+                                          "train_attr": described["gallery"] + described["query"]})
         else:
             tree.write("real2/datalist", {**clothes, **{f"{part}_attr": lines for part, lines in described.items()}})
         tree.annotations[f"{member}/datalist/runner_{member}_v1_gpt.json"] = captions
