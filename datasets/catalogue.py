@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from datasets.release import DatasetEntry
+from datasets.dataset_entry import DatasetEntry
 from utils.errors import UserError, nearest
 
 CATALOGUE: dict[str, str] = {

@@ -62,6 +62,11 @@ def plain_protocol(name: str, summary: str, *, query: str = "query", gallery: st
     return Protocol(name=name, summary=summary, searches=searches)
 
 
+def protocol_table(protocols: Iterable[Protocol]) -> dict[str, Protocol]:
+    """Return protocols by name."""
+    return {protocol.name: protocol for protocol in protocols}
+
+
 def query_modality(record: Record) -> Modality:
     """Return the modality with which a record is searched for: its text where it has one, else its only image."""
     if Modality.TEXT in record.sources:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.modalities import MODALITIES
 from datasets.orbench_statistics import RENDERED_MARKER
-from datasets.release import Count, DatasetEntry, Release
+from datasets.release import Release
 from datasets.structures import Record
 
 

@@ -1,17 +1,12 @@
-"""What a reader of a data set returns, before any protocol is applied, and the entry by which a data set is registered."""
+"""What a reader of a data set is asked for and what it returns, before any protocol is applied."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from configs.vocabulary import Task
 from datasets.structures import Record
-
-if TYPE_CHECKING:
-    from datasets.protocols import Protocol
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,47 +48,3 @@ class Release:
     variant: str = ""
     shared_persons: bool = False
     trials: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Count:
-    """Published size of a part: images (or captions, for a part of captions), persons; None = not published.
-
-    confirmed: False for figures that no public source states directly.
-    """
-
-    images: int | None = None
-    persons: int | None = None
-    confirmed: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetEntry:
-    """A data set as this code knows it: its reader, its protocols, and what is published about it.
-
-    read: root, options -> Release; raises UserError naming file, line and remedy. root is the folder that contains the
-    data set's own folder, or that folder itself. protocols: by name; default: names of those evaluated when none is chosen.
-    published: per variant ('' for data sets without variants) the counts of the parts. recognise: True for a folder that
-    looks like this data set, judged by names only. name_pattern: regular expression that the image names match entirely.
-    disjoint: pairs of parts that must not share a person; train never shares one with query and gallery unless the ids of
-    train and test are numbered separately (`separate_ids`). trials: how many divisions of the same persons into train and test
-    there are, each with a model of its own; 0 = one fixed division.
-    """
-
-    name: str
-    title: str
-    task: Task
-    read: Callable[[Path, ReadOptions], Release]
-    protocols: Mapping[str, Protocol]
-    default: tuple[str, ...]
-    recognise: Callable[[Path], bool]
-    published: Mapping[str, Mapping[str, Count]] = field(default_factory=dict)
-    name_pattern: str = ""
-    separate_ids: bool = False
-    trials: int = 0
-    access: str = ""
-
-
-def protocol_table(protocols: Iterable[Protocol]) -> dict[str, Protocol]:
-    """Return protocols by name."""
-    return {protocol.name: protocol for protocol in protocols}

@@ -12,9 +12,10 @@ from configs.schema import DataConfig, InstructionConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
 from datasets.build import build_benchmark
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.instructions import BANK, InstructionMaker
-from datasets.protocols import Protocol, Search, plain_protocol
-from datasets.release import Count, DatasetEntry, Release, protocol_table
+from datasets.protocols import Protocol, Search, plain_protocol, protocol_table
+from datasets.release import Release
 from datasets.structures import Benchmark, Record, Source
 from tiny_releases import write
 from utils.errors import UserError

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from configs.vocabulary import Modality
+from datasets.dataset_entry import DatasetEntry
 from datasets.protocols import assemble_split
-from datasets.release import DatasetEntry, ReadOptions, Release
+from datasets.release import ReadOptions, Release
 from datasets.structures import Record
 from utils.metrics import RetrievalResult, evaluate
 

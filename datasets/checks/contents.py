@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from configs.vocabulary import Modality
 from datasets.checks.report import Coverage, Finding, PartCount, examples
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.modalities import MODALITIES
 from datasets.overlap import image_values
 from datasets.published import count_differences, differing_counts, equal_counts, is_rendered
-from datasets.release import Count, DatasetEntry, Release
+from datasets.release import Release
 from datasets.releases.manifest import NO_SPLIT
 from datasets.structures import Record, Source
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from configs.vocabulary import Modality
 from datasets.checks.contents import side_of
 from datasets.checks.report import Finding, SearchCount, examples
+from datasets.dataset_entry import DatasetEntry
 from datasets.protocols import Search, image_source
-from datasets.release import DatasetEntry, Release
+from datasets.release import Release
 from datasets.structures import Record
 from utils.errors import UserError, nearest
 from utils.exclusion import LabelBlock, get_rule, other_clothes, same_camera, same_clothes, same_item

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from configs.vocabulary import Modality, Task
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.image_folders import refuse_options
 from datasets.orbench import FOLDER, TEST_FILE, load_orbench
 from datasets.orbench_statistics import PUBLISHED_ORBENCH
-from datasets.protocols import Protocol, Search
-from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.protocols import Protocol, Search, protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.structures import QueryList, Record
 
 NAME = "orbench"

@@ -14,9 +14,10 @@ from datasets.checks.files import file_findings, missing_findings
 from datasets.checks.matches import find_unmatched, match_findings, searchable_persons, searches_of
 from datasets.checks.orbench import ORBENCH
 from datasets.checks.report import Finding, Report, examples
+from datasets.dataset_entry import DatasetEntry
 from datasets.overlap import find_identical, grammar_of, image_values, known_overlaps
 from datasets.protocols import Search
-from datasets.release import DatasetEntry, ReadOptions, Release
+from datasets.release import ReadOptions, Release
 from datasets.releases.manifest import NO_SPLIT
 from utils.errors import UserError, nearest
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.vocabulary import Task
+from datasets.dataset_entry import DatasetEntry
 from datasets.listing import ImageTree
 from datasets.manifest_rows import SPLITS, SUFFIXES, ManifestRow
-from datasets.release import DatasetEntry, ReadOptions, Release
+from datasets.release import ReadOptions, Release
 from datasets.releases.manifest import own_protocols, release_of_rows
 from utils.errors import UserError
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.catalogue import CATALOGUE, dataset_entry
+from datasets.dataset_entry import DatasetEntry
 from datasets.pooling import (
     JOINT, JOINT_SUMMARY, TASK_FREE, TASK_FREE_SUMMARY, Member, Offset, Shifter, joined_images, joint_searches, offsets_of, overlap_notes,
     refuse_identical, shifted, task_free_searches,
 )
-from datasets.protocols import Protocol
-from datasets.release import DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.protocols import Protocol, protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.structures import Record
 from utils.errors import UserError, nearest
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.vocabulary import Task
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
 from datasets.listing import OUTFITS, outfit_id, require_some, to_integer
-from datasets.protocols import plain_protocol
-from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.protocols import plain_protocol, protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.structures import Record
 from utils.errors import UserError
 

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Modality, Task
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
 from datasets.listing import parse_name, read_id_list, require_some
-from datasets.protocols import Protocol, image_source
-from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.protocols import Protocol, image_source, protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.releases.visible_infrared import (
     TRIALS, Sides, by_person_and_camera, check_labels, drawn_protocol, labelled_lines, seeded_draw, with_both_modalities,
 )

@@ -29,12 +29,13 @@ from functools import partial
 from pathlib import Path
 
 from configs.vocabulary import AnnotationKind, Modality, Task
+from datasets.dataset_entry import DatasetEntry
 from datasets.image_folders import refuse_options
 from datasets.listing import OUTFITS, outfit_id
 from datasets.manifest_rows import SUFFIXES, ManifestRow, read_manifest
-from datasets.protocols import Protocol, Search
+from datasets.protocols import Protocol, Search, protocol_table
 from datasets.readers import IMAGE_SUFFIXES
-from datasets.release import DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.structures import Record, Source
 from utils.errors import UserError
 from utils.exclusion import get_rule

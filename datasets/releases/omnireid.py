@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.vocabulary import TASK_TAGS, AnnotationKind, Task
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.image_folders import refuse_options
 from datasets.instructions import BOX, box_note
 from datasets.listing import ImageTree
@@ -19,8 +20,8 @@ from datasets.pooling import (
     JOINT, JOINT_SUMMARY, TASK_FREE, TASK_FREE_SUMMARY, Member, joined_images, joint_searches, offsets_of, overlap_notes, refuse_identical,
     shifted, task_free_searches,
 )
-from datasets.protocols import Protocol, Search
-from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.protocols import Protocol, Search, protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.releases.datalists import DataList, ListReader, describe_gallery
 from datasets.structures import Record
 from utils.errors import UserError, nearest

@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Modality, Task
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
-from datasets.protocols import Protocol, Search
-from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.protocols import Protocol, Search, protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.releases.visible_infrared import TRIALS, LabelledLine, check_labels, labelled_lines, with_both_modalities
 from datasets.structures import Record
 from utils.errors import UserError

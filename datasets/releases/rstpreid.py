@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.vocabulary import Task
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.image_folders import looks_like, refuse_options
 from datasets.listing import ImageTree, find_folder
-from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.protocols import protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.releases.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
 
 NAME, TITLE = "rstpreid", "RSTPReid"

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from configs.vocabulary import Modality, Task
+from datasets.dataset_entry import Count, DatasetEntry
 from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
 from datasets.listing import read_id_list, require_some
 from datasets.matlab_files import load_matlab
-from datasets.protocols import Protocol, image_source
-from datasets.release import Count, DatasetEntry, ReadOptions, Release, protocol_table
+from datasets.protocols import Protocol, image_source, protocol_table
+from datasets.release import ReadOptions, Release
 from datasets.releases.visible_infrared import (
     TRIALS, Sides, by_person_and_camera, drawn_protocol, seeded_draw, with_both_modalities,
 )
