@@ -206,11 +206,11 @@ def describe_gallery(query: Iterable[Record], gallery: Iterable[Record]) -> tupl
 
 
 def write_datalists(release: Release, folder: Path) -> list[Path]:
-    """Write one list per part, `<part>.txt`, and captions.json where a part has texts, under the authors' names where they have
-    others (AUTHORS_NAMES); return the files written.
+    """Write one list per part, `<part>.txt`, and captions.json where a part has texts; return the files written.
 
-    Paths are relative to the release's root: in the authors' folder the lists belong into its `datalist`. What the format cannot say: descriptions of T2I gallery images, and which crop of an
-    image shows the clothes (the image itself is named then). A caption query names the image that it describes: the one listed
+    The files have the authors' names where these have others (AUTHORS_NAMES). Paths are relative to the release's root: in the
+    authors' folder the lists belong into its `datalist`. What the format cannot say: descriptions of T2I gallery images, and which
+    crop of an image shows the clothes (the image itself is named then). A caption query names the image that it describes: the one listed
     at the same place, or else the first image of its person. Raises UserError for a path with spaces or outside the root, and
     for a caption query of a person without images.
     """

@@ -6,7 +6,6 @@ Shapes: B rows, L tokens of one source, S tokens of a combination, D embed_dim, 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -18,8 +17,8 @@ from datasets.transforms import model_input
 from model.interface import RetrievalModel, Tokens
 from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
 from solver.losses.numerics import full_precision, unit_rows
-from solver.objectives.base import StepOutput
-from utils.errors import UserError, nearest
+from solver.objectives.base import StepOutput, loss_weights
+from utils.errors import UserError
 from utils.seeding import stream
 
 PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -84,14 +83,7 @@ class Reid5oObjective:
     def __init__(self, *, losses: Mapping[str, float], temperature: float, combinations_per_step: int = len(FUSED),
                  seed: int = 0) -> None:
         """Take the weight of each loss (0 = off). Raises UserError for an unknown loss or a value out of range."""
-        for name, weight in losses.items():
-            if name not in LOSSES:
-                raise UserError(f"objective.losses names {name!r}, which is no loss: {nearest(name, LOSSES)}")
-            if not (math.isfinite(weight) and weight >= 0):
-                raise UserError(f"objective.losses.{name} = {weight}: a weight must be a finite number, at least 0")
-        self.weights = {name: float(losses[name]) for name in LOSSES if losses.get(name)}
-        if not self.weights:
-            raise UserError(f"objective.losses has no loss with a weight above 0: choose from {', '.join(LOSSES)}")
+        self.weights = loss_weights(losses, LOSSES)
         if not temperature > 0:
             raise UserError(f"objective.temperature = {temperature}: must be above 0")
         if not 3 <= combinations_per_step <= len(FUSED):

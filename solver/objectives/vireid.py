@@ -5,7 +5,6 @@ Shapes: B rows of both modalities, C embed_dim, N identities.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -17,8 +16,8 @@ from datasets.structures import Batch
 from datasets.transforms import model_input
 from model.vireid import MODALITIES, VIReID
 from solver.losses import batch_hard_triplet_loss, identity_loss, imitation_loss, weighted_triplet_loss
-from solver.objectives.base import StepOutput
-from utils.errors import UserError, nearest
+from solver.objectives.base import StepOutput, loss_weights
+from utils.errors import UserError
 
 LOSSES = ("id", "modality_id", "imitation", "triplet", "weighted_triplet")
 OTHER = {Modality.RGB: Modality.NIR, Modality.NIR: Modality.RGB}
@@ -35,14 +34,7 @@ class VireidObjective:
 
     def __init__(self, *, losses: Mapping[str, float], margin: float | None, reduction: Literal["batchmean", "mean"]) -> None:
         """Take the weight of each loss (0 = off). Raises UserError for an unknown loss or weight."""
-        for name, weight in losses.items():
-            if name not in LOSSES:
-                raise UserError(f"objective.losses names {name!r}, which is no loss of this family: {nearest(name, LOSSES)}")
-            if not (math.isfinite(weight) and weight >= 0):
-                raise UserError(f"objective.losses.{name} = {weight}: a weight must be a finite number, at least 0")
-        self.weights = {name: float(losses[name]) for name in LOSSES if losses.get(name)}
-        if not self.weights:
-            raise UserError(f"objective.losses has no loss with a weight above 0: choose from {', '.join(LOSSES)}")
+        self.weights = loss_weights(losses, LOSSES)
         self.margin, self.reduction = margin, reduction
 
     def step(self, model: VIReID, batch: Batch, step: int) -> StepOutput:
