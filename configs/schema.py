@@ -35,7 +35,7 @@ class DataConfig:
     variant: Literal["", "v1", "v2", "detected", "labeled"] = ""
     """MSMT17's version or CUHK03's boxes; empty = whichever is there."""
     merge_val: bool = True
-    """MSMT17: train on list_train and list_val, as most recent work; false = list_train only."""
+    """MSMT17: train on list_train and list_val, as most recent work; false = list_train only. SYSU-MM01: exp/train_id and exp/val_id likewise."""
     trial: int = 1
     """RegDB: which of the ten splits."""
     members: tuple[str, ...] = ()

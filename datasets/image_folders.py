@@ -104,7 +104,7 @@ def refuse_options(options: ReadOptions, dataset: str, *, variants: Sequence[str
         known = f"its variants are {', '.join(variants)}" if variants else "it has no variants"
         raise UserError(f"data.variant={options.variant} does not belong to {dataset}: {known}; remove the option")
     if not options.merge_val and not merge_val:
-        raise UserError(f"data.merge_val=false does not belong to {dataset}: only msmt17 has a list to merge; remove the option")
+        raise UserError(f"data.merge_val=false does not belong to {dataset}: only msmt17 and sysu have a validation part to merge; remove the option")
     if options.trial != 1:
         raise UserError(f"data.trial={options.trial} does not belong to {dataset}: only regdb has trials; remove the option")
     if options.members:

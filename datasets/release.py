@@ -15,8 +15,8 @@ class ReadOptions:
 
     check_files: raise for a listed image that does not exist. need_train: False = only the parts that a test needs must be
     present. variant: `v1` / `v2` of MSMT17, `detected` / `labeled` of CUHK03-NP, empty = whichever is there. merge_val:
-    MSMT17's validation list joins train. trial: RegDB's, 1 to 10. crop: what stands for a clothes image where the release
-    ships none, `none` or `box`. members: data sets or tasks of a joint test.
+    MSMT17's validation list, or SYSU-MM01's validation persons, join train. trial: RegDB's, 1 to 10. crop: what stands for a
+    clothes image where the release ships none, `none` or `box`. members: data sets or tasks of a joint test.
     """
 
     check_files: bool = True

@@ -24,7 +24,7 @@ from datasets.release import ReadOptions, Release
 from datasets.structures import Record, Source
 from utils.errors import UserError, run_script
 
-KEYS = {"format", "dataset", "title", "root", "variant", "parts", "searches", "coverage", "findings", "images_opened", "dropped", "exit_code"}
+KEYS = {"format", "dataset", "title", "root", "variant", "parts", "searches", "coverage", "findings", "access", "images_opened", "dropped", "exit_code"}
 Outcome = tuple[int, str, str]
 
 

@@ -341,6 +341,9 @@ def test_wrong_joint_roots(tmp_path: Path) -> None:
     for root, members, message in cases:
         with pytest.raises(UserError, match=message):
             read("joint", root, members=tuple(members))
+    for options in ({"variant": "v2"}, {"trial": 2}, {"merge_val": False}):
+        with pytest.raises(UserError, match=r"belongs to none of the members \(market1501, cocas\); remove the option"):
+            read("joint", tmp_path, **options)
     with pytest.raises(UserError, match="person 4 of market1501 is in train and in test"):
         split_of(read("joint", tmp_path, need_train=True), "joint")
 

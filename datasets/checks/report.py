@@ -67,7 +67,10 @@ class Coverage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything that was found in a data set. images_opened: None when the images were not opened."""
+    """Everything that was found in a data set. images_opened: None when the images were not opened.
+
+    access: how the data set is obtained, and under which terms; empty for rendered data.
+    """
 
     dataset: str
     title: str
@@ -79,6 +82,7 @@ class Report:
     findings: tuple[Finding, ...]
     images_opened: int | None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    access: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -101,6 +105,8 @@ def render(report: Report) -> str:
     if report.searches:
         lines.append(str(_searches_table(report.searches)))
     lines += [_coverage_line(entry) for entry in report.coverage]
+    if report.access:
+        lines.append(f"access and terms: {report.access}")
     lines += [f"left out by the data set's own rules: {what}: {count:,}" for what, count in report.dropped.items()]
     for finding in sorted(report.findings, key=lambda finding: ("note", "warning", "defect").index(finding.level)):
         lines.append(f"{finding.level}: {finding.message}")

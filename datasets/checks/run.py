@@ -17,6 +17,7 @@ from datasets.checks.report import Finding, Report, examples
 from datasets.dataset_entry import DatasetEntry
 from datasets.overlap import find_identical, grammar_of, image_values, known_overlaps
 from datasets.protocols import Search
+from datasets.published import is_rendered
 from datasets.release import ReadOptions, Release
 from datasets.releases.manifest import NO_SPLIT
 from utils.errors import UserError, nearest
@@ -76,7 +77,7 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     report = Report(
         dataset=entry.name, title=entry.title, root=str(release.root), variant=release.variant, parts=parts,
         searches=tuple(case.count() for case in unmatched), coverage=coverage_of(release), findings=tuple(findings),
-        images_opened=opened, dropped=release.dropped,
+        images_opened=opened, dropped=release.dropped, access="" if is_rendered(release) else entry.access,
     )
     return report, release
 

@@ -38,5 +38,5 @@ DATASET = DatasetEntry(
         "val_query": Count(images=6_158, persons=1_000), "val_gallery": Count(images=3_078, persons=1_000),
         "query": Count(images=6_156, persons=1_000), "gallery": Count(images=3_074, persons=1_000),
     }},
-    access="request to the authors; research only (unconfirmed)",
+    access="Request to the authors; research only (unconfirmed).",
 )

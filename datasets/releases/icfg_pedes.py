@@ -39,5 +39,5 @@ DATASET = DatasetEntry(
         "query": Count(images=19_848, persons=1_000), "gallery": Count(images=19_848, persons=1_000),
     }},
     name_pattern=MSMT17_PATTERN.pattern,
-    access="e-mail request to the authors; the terms of MSMT17, whose images these are",
+    access="E-mail request to the authors; the terms of MSMT17, whose images these are.",
 )

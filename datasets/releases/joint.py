@@ -33,6 +33,8 @@ OPTIONAL_PARTS = {"cocas-li": "query_li"}
 """Protocol -> part without which it is left out."""
 OWNERS = {"v1": "msmt17", "v2": "msmt17", "detected": "cuhk03", "labeled": "cuhk03"}
 """data.variant -> the member that it is meant for."""
+WITH_VALIDATION_LIST, WITH_TRIALS = ("msmt17", "sysu"), ("regdb",)
+"""Members that data.merge_val and data.trial are meant for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +47,9 @@ class JointRelease(Release):
 
 def read(root: Path, options: ReadOptions) -> JointRelease:
     """Read options.members, or every data set that is recognised in a folder below `root`. Raises UserError naming the member."""
-    releases = {name: dataset_entry(name).read(folder, _own_options(name, options)) for name, folder in _folders(root, options.members).items()}
+    folders = _folders(root, options.members)
+    _refuse_unowned(options, tuple(folders))
+    releases = {name: dataset_entry(name).read(folder, _own_options(name, options)) for name, folder in folders.items()}
     offsets = offsets_of({name: [record for records in release.parts.values() for record in records] for name, release in releases.items()})
     parts: dict[str, tuple[Record, ...]] = {}
     train: list[Record] = []
@@ -74,7 +78,16 @@ def _training(name: str, parts: Mapping[str, tuple[Record, ...]]) -> tuple[Recor
 def _own_options(name: str, options: ReadOptions) -> ReadOptions:
     """Return the options that a member knows."""
     return replace(options, members=(), variant=options.variant if OWNERS.get(options.variant) == name else "",
-                   trial=options.trial if name == "regdb" else 1, merge_val=options.merge_val if name == "msmt17" else True)
+                   trial=options.trial if name in WITH_TRIALS else 1, merge_val=options.merge_val if name in WITH_VALIDATION_LIST else True)
+
+
+def _refuse_unowned(options: ReadOptions, members: tuple[str, ...]) -> None:
+    """Raise UserError for an option that none of the members has."""
+    for given, text, owners in ((bool(options.variant), f"data.variant={options.variant}", (OWNERS.get(options.variant, ""),)),
+                                (options.trial != 1, f"data.trial={options.trial}", WITH_TRIALS),
+                                (not options.merge_val, "data.merge_val=false", WITH_VALIDATION_LIST)):
+        if given and not set(owners) & set(members):
+            raise UserError(f"{text} belongs to none of the members ({', '.join(members)}); remove the option")
 
 
 def _folders(root: Path, members: tuple[str, ...]) -> dict[str, Path]:

@@ -143,5 +143,5 @@ DATASET = DatasetEntry(
     }},
     name_pattern=NAME_PATTERN.pattern,
     separate_ids=True,
-    access="signed agreement to zhangyk@stu.xmu.edu.cn; research only, no redistribution",
+    access="Signed agreement to zhangyk@stu.xmu.edu.cn; research only, no redistribution.",
 )

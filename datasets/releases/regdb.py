@@ -114,5 +114,5 @@ DATASET = DatasetEntry(
     name_pattern=NAME_PATTERN.pattern,
     separate_ids=True,
     trials=TRIALS,
-    access="copyright form of Dongguk University (dm.dongguk.edu); its terms are unconfirmed",
+    access="Copyright form of Dongguk University (dm.dongguk.edu); its terms are unconfirmed.",
 )

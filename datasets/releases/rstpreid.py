@@ -33,5 +33,5 @@ DATASET = DatasetEntry(
         "val_query": Count(images=2_000, persons=200), "val_gallery": Count(images=1_000, persons=200),
         "query": Count(images=2_000, persons=200), "gallery": Count(images=1_000, persons=200),
     }},
-    access="the authors' repository; its licence file is MIT, but the images are MSMT17's: the terms of MSMT17",
+    access="The authors' repository; its licence file is MIT, but the images are MSMT17's: the terms of MSMT17.",
 )

@@ -66,5 +66,5 @@ DATASET = DatasetEntry(
     recognise=looks_like(FOLDERS, MARKERS),
     published={"": {"train": Count(images=4_791_771, persons=312_321)}},
     name_pattern=r"\d+\.jpg",
-    access="the PLIP repository; research only; captions are machine-made, and that the images come from web video is unconfirmed",
+    access="The PLIP repository; research only; captions are machine-made, and that the images come from web video is unconfirmed.",
 )

@@ -208,5 +208,5 @@ DATASET = DatasetEntry(
         "gallery": Count(images=6_775, persons=96),
     }},
     name_pattern=NAME_PATTERN.pattern,
-    access="signed agreement to wuanc@mail.sysu.edu.cn; no redistribution and no commercial use, every subject signed a privacy licence",
+    access="Signed agreement to wuanc@mail.sysu.edu.cn; no redistribution and no commercial use, every subject signed a privacy licence.",
 )
