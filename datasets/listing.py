@@ -85,7 +85,8 @@ class ImageTree:
     def _exists(self, path: PurePosixPath) -> bool:
         folder = str(path.parent)
         if folder not in self._present:
-            self._present[folder] = frozenset(self.names(folder)) if (self.root / folder).is_dir() else frozenset()
+            # os.path's form is False for a name that is too long, where pathlib's raises.
+            self._present[folder] = frozenset(self.names(folder)) if os.path.isdir(self.root / folder) else frozenset()
         return path.name in self._present[folder]
 
 

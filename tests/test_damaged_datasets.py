@@ -128,6 +128,7 @@ REFUSED: dict[str, Case] = {
     "an empty list": Case("msmt17", content("list_gallery.txt", b"\n\n"), "list_gallery.txt .*is empty"),
     "a list that is no text": Case("msmt17", content("list_gallery.txt", b"\xff\xd8\xff\xe0"), "list_gallery.txt"),
     "a path out of the folder": Case("msmt17", append("list_query.txt", f"../../{MSMT} 0"), "list_query.txt line 3: .*is not a path inside"),
+    "a line without a folder": Case("llcm", append("idx/train_vis.txt", ". 0"), "train_vis.txt line 3: '.' must lie in vis/"),
     "a label beyond the last": Case("llcm", append("idx/train_vis.txt", "vis/0351/0351_c06_s2_f1_vis.jpg 713"), "train_vis.txt line 3: label = 713 is outside 0..712"),
     "exchanged lists": Case("llcm", text("idx/train_vis.txt", "nir/0351/0351_c06_s2_f1_nir.jpg 0"), "train_vis.txt line 1: .*must lie in vis/"),
     "ids that are no numbers": Case("llcm", text("idx/test_id.txt", "5;9"), "test_id.txt line 1: .*'5;9' is not a whole number"),

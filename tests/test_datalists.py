@@ -186,6 +186,7 @@ DAMAGES = {
     "missing image": (removed("market/Market-1501/q1.jpg"), r"query.txt line 1: no such image: .*q1.jpg"),
     "absolute path": (replace_in(MARKET, "Market", "/Market"), r"query.txt line 1: '/Market-1501/q1.jpg' is not a path inside"),
     "path leads out": (replace_in(MARKET, "Market-1501", "../market"), r"query.txt line 1: .* is not a path inside"),
+    "a name too long for the system": (replace_in(MARKET, "Market-1501", 300 * "M"), r"query.txt line 1: no such image"),
     "no image name": (replace_in(MARKET, "q1.jpg", "q1.txt"), r"query.txt line 1: .* does not end like an image"),
     "empty list": (lambda root: write(root / MARKET), r"query.txt \(a datalist\) is empty"),
     "binary list": (lambda root: (root / MARKET).write_bytes(b"\xff\xfe\x00\xff"), r"cannot read .*query.txt"),

@@ -7,6 +7,7 @@ as that of the template, the outfit that is looked for (unconfirmed). The releas
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,7 +104,7 @@ def _fields(line: str) -> list[str]:
 
 def _base(folder: Path, below: str, first: str) -> str:
     """Return what the paths of a list are relative to: the data set's folder or its sub-folder, whichever has the first one."""
-    return "" if (folder / first).exists() or not (folder / below / first).exists() else f"{below}/"
+    return "" if os.path.exists(folder / first) or not os.path.exists(folder / below / first) else f"{below}/"
 
 
 def _record(line: _Line, tree: ImageTree, bases: Mapping[str, str], outfits: Mapping[tuple[int, int], int]) -> Record:

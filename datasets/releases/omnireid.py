@@ -102,7 +102,7 @@ def read(root: Path, options: ReadOptions) -> Release:
     for name in [part.rpartition("/")[0] for part in parts if part.endswith("/gallery")]:
         parts[f"{name}/gallery"] = describe_gallery(parts.get(f"{name}/query", ()), parts[f"{name}/gallery"])
     notes += [box_note(part, count) for part, count in ((part, _boxed(records)) for part, records in parts.items()) if count]
-    notes += overlap_notes({KNOWN_AS.get(source, source): [] for source in {SOURCE_OF[part.partition("/")[0]] for part in parts}}, {})
+    notes += overlap_notes({KNOWN_AS.get(source, source): [] for source in dict.fromkeys(SOURCE_OF[part.partition("/")[0]] for part in parts)}, {})
     parts = _kept_apart(parts)
     train = tuple(record for part, records in parts.items() if part.endswith("/train") for record in records)
     return Release(name=NAME, root=data, parts=parts | ({"train": train} if train else {}), notes=tuple(notes))
