@@ -215,6 +215,16 @@ def test_own_data_may_be_for_training_or_for_testing_alone(tmp_path: Path, run) 
     assert code == 2 and "no gallery images" in err
 
 
+def test_a_line_that_is_listed_twice_is_told(tmp_path: Path) -> None:
+    folder = TREES["llcm"](tmp_path)
+    listing = folder / "idx/train_vis.txt"
+    line = listing.read_text(encoding="utf-8").splitlines()[0]
+    assert "listed_twice" not in kinds(report("llcm", tmp_path))
+    lines(listing, *listing.read_text(encoding="utf-8").splitlines(), line)
+    result = report("llcm", tmp_path)
+    assert kinds(result, "warning")["listed_twice"] == 1 and any(finding.message.startswith("train: 1 of ") for finding in result.findings)
+
+
 def test_empty_captions_are_told() -> None:
     texts = [Record(person_id=0, name=f"entry {n}", sources={Modality.TEXT: Source(modality=Modality.TEXT, value=value)}) for n, value in enumerate(["red", " "])]
     release = Release(name="x", root=Path("x"), parts={"query": (*texts, image("a", 0), image("b", 1))})

@@ -115,6 +115,27 @@ def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, l
                     message=f"{len(shared):,} persons are in {what}; the sides must not share a person, correct the lists or folders")]
 
 
+def repeated_findings(release: Release) -> list[Finding]:
+    """Return a warning for each part that lists a record twice: the same images, texts, annotations and labels."""
+    findings = []
+    composed = any("/" in part for part in release.parts)
+    for part, records in release.parts.items():
+        if composed and part == "train":
+            continue
+        seen: set[tuple[object, ...]] = set()
+        again = []
+        for record in records:
+            shown = (*record.sources.items(), *record.annotations.items())
+            key = (record.person_id, record.clothes_id, record.camera_id, *((kind.value, source.value) for kind, source in shown))
+            if key in seen:
+                again.append(record.name)
+            seen.add(key)
+        if again:
+            findings.append(Finding(level="warning", kind="listed_twice", count=len(again), examples=examples(again),
+                                    message=f"{part}: {len(again):,} of {len(records):,} records are listed before, word for word; take them out"))
+    return findings
+
+
 def coverage_of(release: Release) -> tuple[Coverage, ...]:
     """Return captions and modalities of each side; partners of a record count as its person's."""
     return tuple(_coverage(side, records) for side, records in by_member_and_side(release).items())

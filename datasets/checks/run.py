@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets.benchmark import exclude_listed
 from datasets.catalogue import CATALOGUE, dataset_entry
-from datasets.checks.contents import count_findings, count_parts, coverage_findings, coverage_of, person_findings
+from datasets.checks.contents import count_findings, count_parts, coverage_findings, coverage_of, person_findings, repeated_findings
 from datasets.checks.files import file_findings, missing_findings
 from datasets.checks.matches import find_unmatched, match_findings, searchable_persons, searches_of
 from datasets.checks.orbench import ORBENCH
@@ -71,7 +71,7 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     found, opened = file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
     findings = [
         *found, *person_findings(entry, release), *match_findings(entry, unmatched), *_other_name(entry, release, options.root),
-        *_from_others(entry, release, options), *coverage_findings(release), *count_findings(entry, release), *notes,
+        *_from_others(entry, release, options), *coverage_findings(release), *repeated_findings(release), *count_findings(entry, release), *notes,
         *(_from_reader(note) for note in release.notes if note != NO_SPLIT),
     ]
     report = Report(
