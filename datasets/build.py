@@ -22,7 +22,7 @@ from datasets.instructions import InstructionMaker
 from datasets.modalities import MODALITIES
 from datasets.orbench import load_orbench
 from datasets.readers import PillowReader, SourceReader
-from datasets.record_dataset import CaptionMasking, RecordDataset, collate
+from datasets.record_dataset import CaptionMasking, Failure, RecordDataset, collate
 from datasets.release import ReadOptions
 from datasets.samplers import Batches, IdentityBatches, Key, ModalityBatches, RandomBatches
 from datasets.structures import Batch, Benchmark, Record, Source, distinct_sources
@@ -197,9 +197,16 @@ class TrainLoader:
                 if failure.reason not in self.skipped:
                     self.skipped.append(failure.reason)
                     logger.warning("skipped: %s", failure.reason)
-            # One row has no negative; losses would be undefined.
-            if batch is not None and len(batch.person_ids) > 1:
+            if batch is not None and self._usable(batch, failures):
                 yield batch
+
+    def _usable(self, batch: Batch, failures: Sequence[Failure]) -> bool:
+        """Whether losses are defined: one row has no negative, and what was skipped may have taken all of a modality or of the others."""
+        if not failures:
+            return len(batch.person_ids) > 1
+        skipped = [self.records[failure.record_id] for failure in failures]
+        listed = {modality for record in skipped for modality in (*record.sources, *record.partners)}
+        return listed <= set(batch.inputs) and len(batch.person_ids.unique()) > 1
 
 
 class _EpochBatches:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from configs.vocabulary import Modality
 from datasets.readers import IMAGE_SUFFIXES
@@ -74,7 +74,9 @@ class ImageTree:
     def source(self, modality: Modality, relative: str, record: str) -> Source:
         """Return the image source of a listed path relative to the root. Raises UserError naming the record."""
         path = PurePosixPath(relative)
-        if not relative or "\0" in relative or path.is_absolute() or ".." in path.parts:
+        # Judged as both kinds of path: what is a plain name here may lead out of the root on Windows.
+        windows = PureWindowsPath(relative)
+        if not relative or "\0" in relative or path.is_absolute() or windows.drive or ".." in (*path.parts, *windows.parts):
             raise UserError(f"{record}: {relative!r} is not a path inside {self.root}; correct it")
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             raise UserError(f"{record}: {relative!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))}); correct it")

@@ -20,7 +20,6 @@ from utils.checkpoint_io import DAMAGE_ERRORS
 from utils.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
-MOST_ELEMENTS = 2**31
 STORAGE_DTYPES: dict[str, torch.dtype] = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
     "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
@@ -95,7 +94,7 @@ def _read_zip(file: Path) -> Any:
             _copy(storage.data, content)
 
         with archive.open(record) as stream:
-            unpickler = _Unpickler(stream)
+            unpickler = _Unpickler(stream, file.stat().st_size)
             root = unpickler.load()
         for storage in unpickler.storages.values():
             fill(storage)
@@ -110,7 +109,7 @@ def _read_stream(file: Path) -> Any:
         # Version of the form and facts about the machine that wrote it.
         _Unpickler(stream).load()
         _Unpickler(stream).load()
-        unpickler = _Unpickler(stream)
+        unpickler = _Unpickler(stream, file.stat().st_size)
         root = unpickler.load()
         for key in _Unpickler(stream).load():
             storage = unpickler.storages[str(key)]
@@ -136,8 +135,9 @@ def _copy(target: Tensor, content: bytes) -> None:
 class _Storage:
     """A storage by key, filled after the object is built; tensors are views of it."""
 
-    def __init__(self, key: str, dtype: torch.dtype, count: int) -> None:
-        if not 0 <= count <= MOST_ELEMENTS:
+    def __init__(self, key: str, dtype: torch.dtype, count: int, most_bytes: int) -> None:
+        # torch stores without compression: what claims more than the whole file is damaged or crafted.
+        if not 0 <= count * dtype.itemsize <= most_bytes:
             raise pickle.UnpicklingError(f"storage {key} claims {count} elements")
         self.key, self.data = key, torch.empty(count, dtype=dtype)
 
@@ -162,8 +162,9 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
 class _Unpickler(pickle.Unpickler):
     """Builds tensors and plain containers; every other name of the stream becomes a class without behaviour."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, most_bytes: int = 0) -> None:
         super().__init__(stream)
+        self._most_bytes = most_bytes
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -181,4 +182,4 @@ class _Unpickler(pickle.Unpickler):
         _, dtype, key, _, count, *view = identity
         if identity[0] != "storage" or not isinstance(dtype, torch.dtype) or any(view):
             raise pickle.UnpicklingError("a storage of unknown form")
-        return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(count)))
+        return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(count), self._most_bytes))

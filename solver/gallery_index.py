@@ -113,7 +113,8 @@ def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
         return split.protocol
     if listed is None:
         return f"cosine similarity, no exclusion, the galleries of all protocols together ({split.protocol})"
-    excluded = "" if listed.exclusion_rule == "none" else f"; an evaluation leaves images out by the rule {listed.exclusion_rule!r}, a search does not"
+    rule = listed.exclusion_rule
+    excluded = "" if rule == "none" else f"; an evaluation leaves images out by the rule {rule!r}, a search does not"
     return f"cosine similarity, the gallery of {listed.name}{excluded}"
 
 

@@ -228,7 +228,8 @@ def compare_files(first: str | Path, second: str | Path) -> str:
     before, after = read_results(first), read_results(second)
     queries = read_per_query(first, before), read_per_query(second, after)
     lines = [f"first:  {first}", f"second: {second}; in brackets the change from the first"]
-    lines += [f"different {name}: {before.get(name)} and {after.get(name)}" for name in ("protocol", "ap", "precision", "selected_on", "checkpoint", "data")
+    compared = ("protocol", "ap", "precision", "selected_on", "checkpoint", "data")
+    lines += [f"different {name}: {before.get(name)} and {after.get(name)}" for name in compared
               if before.get(name) != after.get(name)]
     lines += [f"{path}: its {PER_QUERY_FILE} is absent, so queries are not compared" for path, found in zip((first, second), queries) if not found]
     return "\n".join([*lines, format_comparison(compare_results(before, after, *queries), METRICS)])

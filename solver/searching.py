@@ -48,7 +48,8 @@ class SearchOptions:
     (None = the first).
 
     gallery: a folder, empty = the test gallery of the run's data set. gallery_modality: rgb or nir, empty = see
-    `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint. output: name of the picture, empty = retrieval.png beside it.
+    `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint. output: name of
+    the picture, empty = retrieval.png beside it.
     export: file of the features, empty = none.
     """
 

@@ -115,7 +115,8 @@ def evaluate_trials(*, run: str, trials: str, checkpoint: str, output: str, devi
     if unfinished:
         document["notes"].insert(0, f"training is not finished in {', '.join(unfinished)}: stopped, or still running")
     written = write_merged(Path(output) if output else series, document)
-    return f"{format_merged(document)}\nwritten: {written}, {written.with_name(CSV_FILE)}, and the results of each trial in {trial_folder(present[0])}, ..."
+    each = f"and the results of each trial in {trial_folder(present[0])}, ..."
+    return f"{format_merged(document)}\nwritten: {written}, {written.with_name(CSV_FILE)}, {each}"
 
 
 def _of_trial(config: ExperimentConfig, series: Path, trial: int) -> ExperimentConfig:
@@ -157,7 +158,8 @@ def _series_dataset(series: Path, trials: str, overrides: Sequence[str]) -> str:
         raise UserError(f"{series} holds no trials ({trial_folder(1)}, ...); train them with train.py --trials {trials}")
     dataset = load_experiment(own if own.is_file() else inner[0], overrides).data.dataset
     if own.is_file() and number_of_trials(dataset):
-        raise UserError(f"{series} is a single run, not a series of trials; evaluate it without --trials, or train a series with train.py --trials {trials}")
+        raise UserError(f"{series} is a single run, not a series of trials; evaluate it without --trials, or train a series with "
+                        f"train.py --trials {trials}")
     return dataset
 
 

@@ -20,6 +20,7 @@ from datasets.build import build_benchmark, build_source_reader, build_train_loa
 from datasets.record_dataset import RecordDataset, Row, collate
 from datasets.samplers import Key
 from datasets.structures import Batch
+from datasets.synthetic.render import render
 from datasets.transforms import ImageAugmentation, model_input
 from model.build import build_model, initialise
 from model.vireid import VIReID
@@ -193,3 +194,18 @@ def test_the_step_schedule_lowers_both_groups_at_its_milestones(root: Path, tmp_
         assert sorted(rates) == pytest.approx([1e-4 * factor, 1e-3 * factor])
     values = trainer.train_step([next(iter(trainer.job.loader.epoch(0)))])
     assert {name for name in values if name.startswith("loss/")} == {"loss/id", "loss/id/rgb", "loss/id/nir", "loss/weighted_triplet"}
+
+
+def test_a_batch_that_skipping_left_without_a_modality_is_passed_over(tmp_path: Path) -> None:
+    """Infrared files that cannot be read take whole batches with them; the run goes on with the others."""
+    render("sysu", tmp_path, identities=6, test_identities=2, images_per_modality=4, image_size=(32, 16), processes=1)
+    config = load_experiment(Path("configs/vireid/smoke.yaml"), [f"data.root={tmp_path}", "data.on_error=skip"])
+    benchmark = build_benchmark(config.data, select="last", need_train=True)
+    broken = [source.value for record in benchmark.train if record.person_id < 5 for kind, source in record.sources.items() if kind is NIR]
+    for path in broken:
+        Path(path).write_bytes(b"")
+    loader = build_train_loader(benchmark, config.data, config.augment, build_source_reader(config.data, config.model, benchmark),
+                                config.train, seed=0, workers=0)
+    batches = list(loader.epoch(0))
+    assert loader.skipped and 0 < len(batches) < loader.steps_per_epoch
+    assert all({RGB, NIR} == set(batch.inputs) and len(batch.person_ids.unique()) > 1 for batch in batches)
