@@ -121,6 +121,8 @@ def load_exclusions(path: Path, root: Path) -> dict[str, str]:
 
     The paths are relative to `root`: data.root, or the folder of a manifest. Raises UserError naming the line.
     """
+    if not Path(path).exists():
+        raise UserError(f"no such file: {path} (the list of images to leave out); correct data.exclude (--exclude of the check)")
     base = root if root.is_dir() else root.parent
     found: dict[str, str] = {}
     for number, line in read_lines(Path(path), "the list of images to leave out"):

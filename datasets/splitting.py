@@ -60,6 +60,8 @@ def source_rows(source: Path, *, resplit: bool) -> list[ManifestRow]:
 
     Raises UserError where there is a split already, and for whatever the reader of such data refuses.
     """
+    if not source.exists():
+        raise UserError(f"no such file or folder: {source}; set --source to a manifest or to a folder with a folder per person")
     folder = source if source.is_dir() else source.parent
     rows = folder_rows(source) if source.is_dir() else read_manifest(source)
     if any(row.split for row in rows) and not resplit:

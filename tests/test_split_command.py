@@ -145,7 +145,8 @@ def test_infrared_images_are_queries(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--test", "1.5"], "--test is 1.5"), (["--val", "-1"], "--val is -1"), (["--val", "0.6"], "leave nobody to train on"),
-    (["--queries-per-person", "0"], "give at least 1"), (["--test", "0.01"], "too few"), (["--output", "x.txt"], "ends in .csv or .jsonl")])
+    (["--queries-per-person", "0"], "give at least 1"), (["--test", "0.01"], "too few"), (["--output", "x.txt"], "ends in .csv or .jsonl"),
+    (["--source", "absent"], "no such file or folder: absent")])
 def test_wrong_arguments(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
                          arguments: list[str], message: str) -> None:
     monkeypatch.chdir(tmp_path)

@@ -307,6 +307,13 @@ def _evaluate(
     return _result(found, absent, len(plan.gallery.persons), options)
 
 
+def _numbers(thresholds: Sequence[float]) -> tuple[float, ...]:
+    try:
+        return tuple(float(tau) for tau in thresholds)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"thresholds = {thresholds!r}: give a list of numbers, for instance [0.25, 0.5, 0.75]") from error
+
+
 def evaluate(
     similarity: Array,
     query_ids: Array,
@@ -340,13 +347,16 @@ def evaluate(
     Sources: AP, CMC of the ReID5o reference; mINP of AGW; mAP@tau of IRM++ (OmniReID++), equations 1 and 2.
     """
     if not isinstance(similarity, (Tensor, np.ndarray)):
-        similarity = np.asarray(similarity)
+        try:
+            similarity = np.asarray(similarity)
+        except ValueError as error:
+            raise UserError("similarity has rows of different lengths; give one number per query and gallery item") from error
     if similarity.ndim != 2:
         raise UserError(f"similarity must be a (queries, gallery) matrix, but has shape {tuple(similarity.shape)}")
     if isinstance(similarity, np.ndarray) and similarity.dtype.kind not in "fiu":
         raise UserError(f"similarity must hold real numbers, not {similarity.dtype}")
     options = MetricOptions(
-        rule=rule, thresholds=tuple(thresholds), ap=ap, cmc=cmc, max_rank=max_rank, ap_depth=ap_depth, ap_topk=ap_topk,
+        rule=rule, thresholds=_numbers(thresholds), ap=ap, cmc=cmc, max_rank=max_rank, ap_depth=ap_depth, ap_topk=ap_topk,
         no_positive=no_positive,
     )
     query = Labels(ids=query_ids, cameras=query_cameras, clothes=query_clothes, items=query_items,
