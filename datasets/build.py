@@ -165,7 +165,7 @@ def _task_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> T
 
 SAMPLERS: dict[str, Callable[[Sequence[Record], TrainConfig, int], Batches]] = {
     "random": lambda records, train, seed: RandomBatches(_people(records), train.batch_size, seed, train.drop_last),
-    "identity": lambda records, train, seed: IdentityBatches(_people(records), train.batch_size, seed, train.instances),
+    "identity": lambda records, train, seed: IdentityBatches(_people(records), train.batch_size, seed, train.instances, person_names(records)),
     "modality": _modality_batches,
     "tasks": _task_batches,
 }

@@ -198,14 +198,18 @@ def by_person(person_ids: Sequence[int]) -> dict[int, list[int]]:
 class IdentityBatches(GroupBatches):
     """P identities x K records each. An epoch visits each identity's records in shuffled groups of K.
 
-    An identity's last, short group is filled up with records of the same identity drawn again.
+    An identity's last, short group is filled up with records of the same identity drawn again. Identities with fewer than K
+    records are named once in the log.
     """
 
-    def __init__(self, person_ids: Sequence[int], batch_size: int, seed: int, instances: int) -> None:
+    def __init__(self, person_ids: Sequence[int], batch_size: int, seed: int, instances: int, names: Mapping[int, str] | None = None) -> None:
+        """instances: K. names: of persons, for the log; empty = their labels."""
         self.instances = instances
         self.records = by_person(person_ids)
+        self.resampled = tuple(sorted(person for person, records in self.records.items() if len(records) < instances))
         groups = {person: -(-len(records) // instances) for person, records in self.records.items()}
         super().__init__(groups, batch_size // instances, seed, "identity", instances, np.asarray(person_ids))
+        _tell(self.resampled, names, f"have fewer than {instances} records, which are drawn more than once")
 
     def draw_groups(self, person: int, epoch: int) -> list[list[int]]:
         """Return the records of one person in shuffled groups of K."""

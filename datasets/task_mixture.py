@@ -115,7 +115,7 @@ def _task_sampler(records: Sequence[Record], task: Task, rows: int, seed: int, s
     if modalities == {Modality.RGB, Modality.NIR} and instances % 2 == 0:
         sampler = ModalityBatches(people, infrared_rows(records), rows, own_seed, instances // 2, person_names(records))
     else:
-        sampler = IdentityBatches(people, rows, own_seed, instances)
+        sampler = IdentityBatches(people, rows, own_seed, instances, person_names(records))
     if not len(sampler):
         raise UserError(f"task {task.value} has {len(set(people))} identities, but a batch needs {rows // instances} of them "
                         f"({rows} rows, {instances} per identity); lower train.batch_size or the task's weight")

@@ -74,6 +74,15 @@ def test_identities_change_from_batch_to_batch_and_from_epoch_to_epoch() -> None
     assert all(sorted(itertools.chain.from_iterable(batches)) == list(range(480)) for batches in epochs)
 
 
+def test_identities_short_of_records_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        sampler = IdentityBatches([0, 0, 0, 1, 2, 2], 9, 0, 3, {person: f"{person} (list.txt line {person})" for person in range(3)})
+        drawn = [indices(list(sampler.epoch(epoch))) for epoch in range(3)]
+    assert sampler.resampled == (1, 2) and all({3, 4, 5} < set(batch) for batches in drawn for batch in batches)
+    assert [entry.message for entry in caplog.records] == [
+        "2 identities have fewer than 3 records, which are drawn more than once: 1 (list.txt line 1), 2 (list.txt line 2)"]
+
+
 # Both modalities
 
 
