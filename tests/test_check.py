@@ -255,6 +255,14 @@ def test_data_sets_in_joint_use(tmp_path: Path, run) -> None:
     assert run("--dataset", "icfg-pedes", "--root", tmp_path, "--against", "msmt17")[0] == 2
 
 
+def test_identical_files_in_two_members_are_a_defect(tmp_path: Path, run) -> None:
+    one, other = TREES["market1501"](tmp_path), TREES["vc-clothes"](tmp_path)
+    assert run("--dataset", "joint", "--root", tmp_path)[0] == 0
+    shutil.copy(next((one / "bounding_box_test").glob("0*.jpg")), next((other / "gallery").iterdir()))
+    code, out, _ = run("--dataset", "joint", "--root", tmp_path)
+    assert code == 1 and "defect: protocol joint is not possible: 1 image(s) with identical bytes" in out and "data.exclude" in out
+
+
 def test_identical_files_are_found_by_bytes(tmp_path: Path) -> None:
     plant(tmp_path, *(f"{group}/{number}.jpg" for group in "abc" for number in range(3)))
     shutil.copy(tmp_path / "a/0.jpg", tmp_path / "b/9.jpg")

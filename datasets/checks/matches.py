@@ -12,6 +12,7 @@ from configs.vocabulary import Modality
 from datasets.checks.contents import side_of
 from datasets.checks.report import Finding, SearchCount, examples
 from datasets.dataset_entry import DatasetEntry
+from datasets.pooling import JOINT
 from datasets.protocols import Search, image_source
 from datasets.release import Release
 from datasets.structures import Record
@@ -129,7 +130,7 @@ def _reason(query: LabelBlock, gallery: LabelBlock, own: Tensor, rule_name: str)
 
 
 def searches_of(entry: DatasetEntry, release: Release, names: Sequence[str]) -> tuple[list[Search], list[Finding]]:
-    """Return the searches of the named protocols, or of all that the parts allow, and notes on those that they do not.
+    """Return the searches of the named protocols, or of all that the parts allow, and findings on those that they do not.
 
     Raises UserError for a name that does not exist, and for a named protocol that is not possible.
     """
@@ -144,7 +145,9 @@ def searches_of(entry: DatasetEntry, release: Release, names: Sequence[str]) -> 
             reason = f"the part {error.args[0]!r} is absent" if isinstance(error, KeyError) else str(error)
             if names:
                 raise UserError(f"protocol {name} is not possible: {reason}") from error
-            notes.append(Finding(level="note", kind="protocol_not_possible", message=f"protocol {name} is not possible: {reason}"))
+            # What is wrong with the data as such is a defect; a part or a file of a further protocol may be absent.
+            level = "defect" if isinstance(error, UserError) and (name in entry.default or name == JOINT) else "note"
+            notes.append(Finding(level=level, kind="protocol_not_possible", message=f"protocol {name} is not possible: {reason}"))
     # Two names may lead to one search (own-data chooses another of its protocols).
     return list({(search.protocol, search.title): search for search in found}.values()), notes
 
