@@ -134,7 +134,8 @@ def regdb(root: Path) -> Path:
         for side, letter in (("Visible", "v"), ("Thermal", "t")):
             names = [f"{side}/{person}/male_front_{letter}_0000{place}_{person}.bmp" for person in persons for place in (1, 2)]
             plant(folder, *names)
-            lines(folder / "idx" / f"{split}_{side.lower()}_1.txt", *(f"{name} {label // 2}" for label, name in enumerate(names)))
+            for trial in range(1, 11):
+                lines(folder / "idx" / f"{split}_{side.lower()}_{trial}.txt", *(f"{name} {label // 2}" for label, name in enumerate(names)))
     return folder
 
 

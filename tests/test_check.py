@@ -317,3 +317,11 @@ def test_wrong_arguments(tmp_path: Path, run, arguments: list[str], message: str
     TREES["market1501"](tmp_path)
     code, out, err = run("--root", tmp_path, *arguments)
     assert code == 2 and not out and message in err and err.count("\n") == 1
+
+
+def test_a_damaged_list_of_another_trial_is_a_defect(tmp_path: Path, run) -> None:
+    folder = TREES["regdb"](tmp_path)
+    assert run("--dataset", "regdb", "--root", tmp_path)[0] == 0
+    (folder / "idx" / "train_thermal_7.txt").write_text("Thermal/4/male_front_t_00001_4.bmp x\n", encoding="utf-8")
+    code, out, _ = run("--dataset", "regdb", "--root", tmp_path)
+    assert code == 1 and "trial 7" in out and "train_thermal_7.txt" in out

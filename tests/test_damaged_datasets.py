@@ -103,7 +103,7 @@ REFUSED: dict[str, Case] = {
     "missing gallery of three": Case("nkup-plus", remove("bounding_box_test/gallery_sameapp"), "gallery_sameapp"),
     "missing camera": Case("sysu", remove("cam5"), "cam5 missing"),
     "missing list of ids": Case("sysu", remove("exp/test_id.txt"), "test_id.txt"),
-    "missing trial": Case("regdb", nothing, "_3.txt", ("--trial", "3")),
+    "missing trial": Case("regdb", remove("idx/train_visible_3.txt"), "train_visible_3.txt", ("--trial", "3")),
     "missing annotations": Case("icfg-pedes", remove("ICFG-PEDES.json"), "ICFG-PEDES.json"),
     "missing test lists": Case("orbench", remove("test_gallery_and_queries.json"), "test_gallery_and_queries.json"),
     "missing template list": Case("cocas", remove("query.txt"), "query.txt missing"),

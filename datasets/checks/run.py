@@ -72,6 +72,7 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     findings = [
         *found, *person_findings(entry, release), *match_findings(entry, unmatched), *_other_name(entry, release, options.root),
         *_from_others(entry, release, options), *coverage_findings(release), *repeated_findings(release), *count_findings(entry, release), *notes,
+        *_other_trials(entry, options),
         *(_from_reader(note) for note in release.notes if note != NO_SPLIT),
     ]
     report = Report(
@@ -88,6 +89,23 @@ def _searches(entry: DatasetEntry, release: Release, protocols: Sequence[str]) -
     if release.parts.keys() & {"query", "gallery"}:
         return searches_of(entry, release, entry.default)
     return [], [Finding(level="note", kind="no_test_part", message="no queries and no gallery: nothing is searched")]
+
+
+def _other_trials(entry: DatasetEntry, options: CheckOptions) -> list[Finding]:
+    """Read the lists of the other trials of a data set that has some: a damaged one is a defect."""
+    if entry.trials <= 1:
+        return []
+    own = options.reading.trial
+    found = [Finding(level="note", kind="trials", message=f"files, persons and matches are those of trial {own} (--trial); of the other "
+                                                          f"{entry.trials - 1} trials the lists were read")]
+    for trial in range(1, entry.trials + 1):
+        if trial == own:
+            continue
+        try:
+            entry.read(options.root, replace(options.reading, trial=trial))
+        except UserError as error:
+            found.append(Finding(level="defect", kind="trials", message=f"trial {trial}: {error}"))
+    return found
 
 
 def _from_reader(note: str) -> Finding:
