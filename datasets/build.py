@@ -221,15 +221,19 @@ class _EpochBatches:
 
 
 def build_train_loader(benchmark: Benchmark, data: DataConfig, augment: AugmentConfig, reader: SourceReader,
-                       train: TrainConfig, *, seed: int, workers: int) -> TrainLoader:
-    """Return the loader of training batches. Raises UserError when no whole batch can be formed."""
+                       train: TrainConfig, *, seed: int, workers: int, instruction: InstructionConfig | None = None) -> TrainLoader:
+    """Return the loader of training batches. instruction: how that of each row is drawn; None = the model follows none.
+
+    Raises UserError when no whole batch can be formed.
+    """
     masking = CaptionMasking(share=augment.caption_mask, mask_id=ClipTokenizer.mask_id, keep_eot=augment.keep_eot)
     images = ImageAugmentation(flip=augment.flip, pad=augment.pad_crop, erase=augment.erase, channel=augment.channel)
     batches = SAMPLERS[train.sampler](benchmark.train, train, seed)
     if not len(batches):
         raise UserError(f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "
                         f"{len(benchmark.train)} records of {benchmark.num_identities} identities; lower it")
-    dataset = RecordDataset(benchmark.train, reader, images, masking, seed)
+    instruct = InstructionMaker(**dataclasses.asdict(instruction)).for_training if instruction is not None else None
+    dataset = RecordDataset(benchmark.train, reader, images, masking, seed, instruct)
     return TrainLoader(dataset, batches, workers, data.on_error == "skip")
 
 

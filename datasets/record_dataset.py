@@ -51,7 +51,7 @@ class Failure:
     reason: str
 
 
-Instruct = Callable[[Record, int, int, int], "Source | None"]
+DrawInstruction = Callable[[Record, int, int, int], "Source | None"]
 """(record, seed, epoch, index) -> the instruction that a training record has."""
 
 
@@ -62,7 +62,7 @@ class RecordDataset(Dataset[Row | Failure]):
     """
 
     def __init__(self, records: Sequence[Record], reader: SourceReader, augment: ImageAugmentation,
-                 masking: CaptionMasking, seed: int, instruct: Instruct | None = None) -> None:
+                 masking: CaptionMasking, seed: int, instruct: DrawInstruction | None = None) -> None:
         self.records, self.reader, self.augment, self.masking, self.seed = records, reader, augment, masking, seed
         self.instruct = instruct
 

@@ -167,8 +167,8 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     policy = apply_policy(model.named_parameters(), POLICIES[config.family](rates), lr=rates.lr, freeze=config.train.freeze)
     optimizer = build_optimizer(policy.groups, name=config.optimizer.name, eps=config.optimizer.eps,
                                 betas=config.optimizer.betas, momentum=config.optimizer.momentum)
-    loader = build_train_loader(benchmark, config.data, config.augment, reader, config.train, seed=config.seed,
-                                workers=threads.workers)
+    loader = build_train_loader(benchmark, config.data, config.augment, reader, config.train, seed=config.seed, workers=threads.workers,
+                                instruction=config.instruction if model.follows_instructions else None)
     job = TrainingJob(config=config, device=device, benchmark=benchmark, model=model, policy=policy, optimizer=optimizer,
                       loader=loader, reader=reader, workers=threads.workers, trials=trials, split=selection_split(config, benchmark),
                       objective=build_objective(config.family, config.objective, config.seed))

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import AugmentConfig, DataConfig, TrainConfig
+from configs.schema import AugmentConfig, DataConfig, InstructionConfig, TrainConfig
 from configs.vocabulary import Modality, Task
 from datasets.build import SAMPLERS, build_train_loader
-from datasets.instructions import BANK, InstructionMaker
+from datasets.instructions import BANK, RELEASED, InstructionMaker
 from datasets.readers import PillowReader, SourceReader
 from datasets.record_dataset import CaptionMasking, RecordDataset, collate
 from datasets.samplers import Batches, IdentityBatches, ModalityBatches, RandomBatches, most_batches, process_share
@@ -265,10 +265,10 @@ def infrared_records(folder: Path) -> list[Record]:
             for person in range(4) for modality in (Modality.RGB, Modality.NIR)]
 
 
-def load(folder: Path, **train: object) -> object:
+def load(folder: Path, told: InstructionConfig | None = None, **train: object) -> object:
     benchmark = Benchmark(name="vi", train=tuple(infrared_records(folder)), num_identities=4, splits={}, fingerprint="")
     reader = SourceReader(PillowReader((8, 4)), tokenize=lambda text: np.zeros(2))
-    return build_train_loader(benchmark, DataConfig(), AugmentConfig(flip=0.5), reader, TrainConfig(**train), seed=0, workers=0)
+    return build_train_loader(benchmark, DataConfig(), AugmentConfig(flip=0.5), reader, TrainConfig(**train), seed=0, workers=0, instruction=told)
 
 
 @pytest.mark.parametrize("train", [{"sampler": "modality", "batch_size": 4, "instances": 1}, {"sampler": "random", "batch_size": 3},
@@ -316,6 +316,8 @@ def test_instructions_are_drawn_for_each_row(pictures: Path) -> None:
     assert {source.value for row in drawn[0] for source in row} == set(BANK[Task.VI]), "240 draws meet all twenty"
     plain, _ = collate([RecordDataset(records, reader, ImageAugmentation(), masking, 5)[0, 0]])
     assert plain.instructions == ()
+    told = next(load(pictures, told=InstructionConfig(sentences="released"), sampler="modality", batch_size=4, instances=1).epoch(0))
+    assert {source.value for source in told.instructions} == {RELEASED[Task.VI]} and len(told.instructions) == 4
     needy = RecordDataset([Record(person_id=0, sources=records[0].sources, task=Task.LI, dataset="cocas", name="list line 4")], reader,
                           ImageAugmentation(), masking, 5, InstructionMaker().for_training)
     batch, (failure,) = collate([needy[0, 0]])
