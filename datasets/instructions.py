@@ -139,10 +139,6 @@ class InstructionMaker:
         """
         return self._make(record, self.test_sentence)
 
-    def test_sentence_of(self, task: Task) -> Source:
-        """Return the fixed sentence of Trad, CC or VI."""
-        return self._sentence(task, self.test_sentence)
-
     def _make(self, record: Record, number: int) -> Source | None:
         if record.task is Task.CTCC or (record.task is Task.CC and self.cc == "image"):
             return clothes_of(record, self.crop)
@@ -203,7 +199,7 @@ def read_clothes(source: Source) -> Image.Image:
 def annotate(records: Iterable[Record], maker: InstructionMaker) -> tuple[Record, ...]:
     """Return the records with the annotation that mAP at a threshold compares for their task, where it can be made.
 
-    Trad, CC, VI: the fixed test sentence, whatever a model is given. CTCC: the clothes image, with the box as fallback.
+    Trad, CC, VI: the first sentence of the bank, whatever a model is given. CTCC: the clothes image, with the box as fallback.
     Descriptions cannot be made. An annotation that is there is kept.
     """
     return tuple(_annotated(record, maker) for record in records)
@@ -212,7 +208,7 @@ def annotate(records: Iterable[Record], maker: InstructionMaker) -> tuple[Record
 def _annotated(record: Record, maker: InstructionMaker) -> Record:
     added: dict[AnnotationKind, Source] = {}
     if record.task in BANK and AnnotationKind.SENTENCE not in record.annotations:
-        added[AnnotationKind.SENTENCE] = maker.test_sentence_of(record.task)
+        added[AnnotationKind.SENTENCE] = _BANK_SOURCES[record.task][0]
     if record.task is Task.CTCC and AnnotationKind.CLOTHES not in record.annotations:
         added[AnnotationKind.CLOTHES] = clothes_of(record, maker.crop)
     return replace(record, annotations={**record.annotations, **added}) if added else record

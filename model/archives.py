@@ -15,7 +15,7 @@ from torch import Tensor
 from utils.checkpoint_io import DAMAGE_ERRORS
 from utils.errors import UserError
 
-_STORAGE_DTYPES: dict[str, torch.dtype] = {
+STORAGE_DTYPES: dict[str, torch.dtype] = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
     "HalfStorage": torch.float16,
@@ -119,16 +119,18 @@ class _TensorUnpickler(pickle.Unpickler):
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for `module.name`; nothing is imported. Raises UserError for anything but tensors and modules."""
         if module == "__torch__" or module.startswith("__torch__."):
             return _Module
-        if module == "torch" and name in _STORAGE_DTYPES:
-            return _STORAGE_DTYPES[name]
+        if module == "torch" and name in STORAGE_DTYPES:
+            return STORAGE_DTYPES[name]
         if (module, name) in _ALLOWED:
             return _ALLOWED[(module, name)]
         raise UserError(f"{self._file} refers to {module}.{name}, which is not a tensor; it was not run and the file "
                         f"was not loaded; get the archive from its publisher")
 
     def persistent_load(self, identity: Any) -> Tensor:
+        """Return the storage that an entry refers to, as a flat tensor."""
         _, dtype, key, _, count = identity
         if not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError("a storage of unknown type")

@@ -16,15 +16,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from model.archives import STORAGE_DTYPES
 from utils.checkpoint_io import DAMAGE_ERRORS
 from utils.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
-STORAGE_DTYPES: dict[str, torch.dtype] = {
-    "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}
 
 
 class Inert:

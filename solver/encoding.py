@@ -152,6 +152,7 @@ class _EncodingPass:
         self.cache: TokenCache | None = None
 
     def run(self, budget: CacheBudget) -> EncodedSources:
+        """Encode every source of the table; see `encode_sources`."""
         spaces = self.table.by_space()
         probed = {key: self._probe(key, slots) for key, slots in spaces.items()}
         shapes = [self._shape(batches[0][1], spaces[key]) for key, (batches, _) in probed.items()

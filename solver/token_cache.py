@@ -205,6 +205,7 @@ class _Bank:
             tier.data.index_copy_(0, (own - tier.start).to(tier.data.device), data.to(tier.data.device))
 
     def read(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Return the tokens of some rows on `device`, wherever they are kept."""
         parts = self._split(rows)
         if len(parts) == 1:
             return _fetch(parts[0][0], rows, device)

@@ -216,7 +216,8 @@ def test_instructions_and_annotations_reach_the_split() -> None:
     split = build(maker=InstructionMaker(test_sentence=4)).splits["test"]
     wanted = BANK[Task.TRAD][4]
     assert {source.value for source in split.gallery_instructions} == {wanted} == {source.value for source in split.query_lists[0].instructions}
-    assert {annotations[AnnotationKind.SENTENCE].value for annotations in split.gallery_annotations} == {wanted}
+    # What counts as right does not follow what the model is told.
+    assert {annotations[AnnotationKind.SENTENCE].value for annotations in split.gallery_annotations} == {BANK[Task.TRAD][0]}
 
 
 def test_titles_are_made_unique() -> None:

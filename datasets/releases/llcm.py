@@ -109,6 +109,7 @@ def _sampled(query: str, gallery: str, swapped: bool) -> Callable[[Release], Cal
     """Draws of one gallery image per person and camera. swapped: the drawn images search all images of the other modality."""
 
     def prepare(release: Release) -> Callable[[int], Sides]:
+        """Return the function that draws trial `number` of a release."""
         everything, groups = release.parts[TEST_PARTS[query]], by_person_and_camera(release.parts[TEST_PARTS[gallery]])
 
         def draw(number: int) -> Sides:

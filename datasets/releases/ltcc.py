@@ -67,6 +67,7 @@ def _changing(rule: _Rule) -> Protocol:
     name = f"{rule.name}-changing"
 
     def searches(release: Release) -> list[Search]:
+        """Return the search among the persons who change clothes."""
         persons = changing_persons(release.root)
         sides = {part: tuple(record for record in release.parts[part] if record.person_id in persons)
                  for part in ("query", "gallery")}

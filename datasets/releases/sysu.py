@@ -150,6 +150,7 @@ def _official_draw(release: Release, cameras: Sequence[int], shots: int) -> Call
     persons = sorted({record.person_id for part in ("query", "gallery") for record in release.parts[part]})
 
     def draw(number: int) -> Sides:
+        """Return queries and the gallery that the permutation's row `number` gives."""
         drawn: list[Record] = []
         for person in persons:
             for camera in cameras:

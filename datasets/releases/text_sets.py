@@ -60,6 +60,7 @@ class _Parts:
     repeated: int = 0
 
     def add(self, entry: CaptionedImage) -> None:
+        """Add an image with its captions. Raises UserError when it is listed with another person before."""
         person, where = self.owners.setdefault(entry.path, (entry.person, entry.where))
         if person != entry.person:
             raise UserError(f"{entry.where}: {entry.path} shows person {entry.person} here and {person} in {where}; correct one of them")

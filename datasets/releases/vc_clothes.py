@@ -41,6 +41,7 @@ def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
 
 def _camera_pair(name: str, cameras: tuple[int, int], what: str) -> Protocol:
     def searches(release: Release) -> list[Search]:
+        """Return the search in the images of the two cameras."""
         sides = {part: tuple(record for record in release.parts[part] if record.camera_id in cameras)
                  for part in ("query", "gallery")}
         for part, records in sides.items():
