@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from official_trees import TREES
 from PIL import Image
 
 from configs.vocabulary import AnnotationKind, Modality, Task
@@ -20,6 +21,7 @@ from datasets.pooling import Offset, merge_images, offsets_of, shifted
 from datasets.protocols import Search, assemble_split
 from datasets.release import ReadOptions, Release
 from datasets.structures import EvalSplit, Record, Source
+from datasets.synthetic.render import render
 from utils.errors import UserError
 from utils.metrics import RetrievalResult, evaluate
 
@@ -362,3 +364,10 @@ def test_searches_of_one_image_under_two_persons_are_not_mixed_up() -> None:
     searches = [Search(title=name, protocol="p", query=[item("q", person)], gallery=[item("x", person), item("y", 7)]) for name, person in (("one", 1), ("two", 2))]
     split = assemble_split("test", searches, {"p": ""})
     assert split.gallery_ids == (1, 7, 2) and [queries.gallery for queries in split.query_lists] == [(0, 1), (2, 1)]
+
+
+def test_the_authors_tree_beside_the_originals_is_no_member(tmp_path: Path) -> None:
+    """Its folders of LTCC and VC-Clothes would be taken for the originals."""
+    TREES["market1501"](tmp_path)
+    render("omnireid", tmp_path, identities=4, test_identities=4, images_per_modality=1, image_size=(16, 16), processes=1)
+    assert sorted(read("joint", tmp_path).members) == ["market1501"]  # type: ignore[attr-defined]

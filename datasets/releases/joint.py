@@ -23,7 +23,8 @@ from datasets.structures import Record
 from utils.errors import UserError, nearest
 
 NAME, TITLE = "joint", "several data sets"
-NO_MEMBERS = frozenset({NAME, "omnireid", "manifest", "folders"})
+AUTHORS_TREE = "omnireid"
+NO_MEMBERS = frozenset({NAME, AUTHORS_TREE, "manifest", "folders"})
 MEMBERS = tuple(name for name in CATALOGUE if name not in NO_MEMBERS)
 POOLED_PROTOCOLS: Mapping[str, tuple[str, ...]] = {"cocas": ("cocas-pid", "cocas-li")}
 """Member -> protocols whose searches are pooled, where these are not its default ones: in the joint test an identity is a person."""
@@ -101,7 +102,9 @@ def _folders(root: Path, members: tuple[str, ...]) -> dict[str, Path]:
     seen = {name: [folder for folder in below if dataset_entry(name).recognise(folder)] for name in members or MEMBERS}
     if members:
         return {name: folders[0] if len(folders) == 1 else root for name, folders in seen.items()}
-    found = {name: folders for name, folders in seen.items() if folders}
+    # The authors' tree holds copies of several data sets, whose folders would be taken for the originals.
+    authors = {folder for folder in below if dataset_entry(AUTHORS_TREE).recognise(folder)}
+    found = {name: kept for name, folders in seen.items() if (kept := [folder for folder in folders if folder not in authors])}
     if not found:
         raise UserError(f"no folder in {root} is recognised as a data set; set data.root to the folder that contains them, or name them with "
                         f"data.members ({', '.join(MEMBERS[:4])}, ...)")
