@@ -231,12 +231,13 @@ def test_sysu_lists_may_be_matlab_files(tmp_path: Path) -> None:
 
 def test_a_person_of_one_modality_is_left_out_and_listed(tmp_path: Path) -> None:
     folder = sysu_tree(tmp_path / "s", *SYSU_SINGLE)
-    plant(folder, "cam1/0030/0001.jpg", "cam1/0030/0002.jpg", "cam3/0031/0001.jpg")
+    plant(folder, "cam1/0030/0001.jpg", "cam1/0030/0002.jpg", "cam3/0031/0001.jpg", "cam3/zz 0011/0001.jpg")
     write(folder / "exp" / "train_id.txt", ["7,11,30,31,32"])
     sysu = read("sysu", folder)
     assert {record.person_id for record in sysu.parts["train"]} == {7, 11} and list(sysu.dropped.values()) == [3]
     assert [note for note in sysu.notes if "visible" in note] == ["train: 1 identities without any visible image left out: 31"]
     assert [note for note in sysu.notes if "infrared" in note] == ["train: 1 identities without any infrared image left out: 30"]
+    assert [note.partition(":")[0] for note in sysu.notes if "zz 0011" in note] == ["warning"]
     assert [note for note in sysu.notes if "train_id" in note] == ["exp/train_id: 1 listed identities have no image: 32"]
     for name, tree, file, count in (("regdb", regdb_tree, "train_thermal_1.txt", 1), ("llcm", llcm_tree, "train_nir.txt", 2)):
         folder = tree(tmp_path / name)

@@ -49,7 +49,7 @@ def read(root: Path, options: ReadOptions) -> Release:
     ids = _split_ids(folder, ("train", "val", "test") if options.need_train else ("test",))
     present = {camera: frozenset(images.tree.folders(f"cam{camera}")) for camera in CAMERAS}
     read_parts = {split: _records(images, persons, present) for split, persons in ids.items()}
-    notes = [note for split in ids for note in _absent(split, ids[split], read_parts[split], folder)]
+    notes = [*_foreign(present), *(note for split in ids for note in _absent(split, ids[split], read_parts[split], folder))]
     parts = _by_modality(read_parts["test"])
     for part, records in parts.items():
         require_some(records, folder, f"{part} image of an identity of exp/test_id")
@@ -68,6 +68,13 @@ def read(root: Path, options: ReadOptions) -> Release:
 def _by_modality(records: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
     return {part: tuple(record for record in records if modality in record.sources)
             for part, modality in (("query", Modality.NIR), ("gallery", Modality.RGB))}
+
+
+def _foreign(present: Mapping[int, frozenset[str]]) -> list[str]:
+    """A warning for each camera with folders that are no person's."""
+    named = {camera: sorted(name for name in names if not re.fullmatch(r"\d{4}", name)) for camera, names in present.items()}
+    return [f"warning: cam{camera}: {len(names)} folders are no person number of four digits and are passed over: {', '.join(names[:5])}"
+            for camera, names in named.items() if names]
 
 
 def _absent(split: str, persons: Sequence[int], records: Sequence[Record], folder: Path) -> list[str]:
