@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from official_trees import lines as write
+from official_trees import plant
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.catalogue import dataset_entry
@@ -21,21 +21,6 @@ from utils.errors import UserError
 
 CLOTHES, DESCRIPTION = AnnotationKind.CLOTHES, AnnotationKind.DESCRIPTION
 RGB, NIR, TEXT = Modality.RGB, Modality.NIR, Modality.TEXT
-
-
-def plant(root: Path, *paths: str) -> None:
-    """Write a picture to each path; no two have the same bytes."""
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.md5(f"{root}{path}".encode()).digest()
-        picture = Image.new("RGB", (8, 16), tuple(digest[:3]))
-        picture.putpixel((0, 0), tuple(digest[3:6]))
-        picture.save(root / path)
-
-
-def write(path: Path, *lines: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def captions(path: Path, **texts: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from configs.schema import EvalConfig
 from configs.vocabulary import ORBENCH_KEYS, Modality, combination_name
 from datasets.structures import EvalSplit, QueryList, Source
 from datasets.transforms import model_input
@@ -306,3 +307,9 @@ def test_flip_of_combinations_fuses_the_mirror_images_and_keeps_the_plain_rows()
         assert entry.metrics() == pytest.approx({name: wanted[name] for name in METRICS}, abs=1e-3), entry.task
     different = [entry.task for entry, other in zip(result.lists[32:], plain.lists) if entry.metrics() != other.metrics()]
     assert len(different) == 32
+
+
+def test_defaults_of_the_specification_are_the_configurations() -> None:
+    """Both are written out, so that solver needs no configuration; they must not drift apart."""
+    spec = EvaluationSpec()
+    assert dataclasses.asdict(EvalConfig()) == {field.name: getattr(spec, field.name) for field in dataclasses.fields(EvalConfig)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from official_trees import TREES
-from PIL import Image
+from official_trees import TREES, plant
+from official_trees import lines as write
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
@@ -27,21 +26,6 @@ from utils.metrics import RetrievalResult, evaluate
 
 CLOTHES, DESCRIPTION, SENTENCE = AnnotationKind.CLOTHES, AnnotationKind.DESCRIPTION, AnnotationKind.SENTENCE
 RGB, NIR, TEXT = Modality.RGB, Modality.NIR, Modality.TEXT
-
-
-def plant(root: Path, *paths: str) -> None:
-    """Write a picture to each path; no two have the same bytes."""
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.md5(f"{root}{path}".encode()).digest()
-        picture = Image.new("RGB", (8, 16), tuple(digest[:3]))
-        picture.putpixel((0, 0), tuple(digest[3:6]))
-        picture.save(root / path)
-
-
-def write(path: Path, *lines: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def real2(root: Path, delimiter: str = " ") -> Path:

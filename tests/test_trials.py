@@ -1,23 +1,17 @@
 """Series of trials: one run each, a checkpoint that knows its trial, merged results against hand-worked numbers, wrong input."""
 
-import contextlib
 import csv
 import dataclasses
-import importlib.util
 import json
-import logging
 import math
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from script_calls import ROOT, exit_code, global_state_kept
 
 from configs.load import load_experiment
 from configs.schema import DataConfig
@@ -33,9 +27,8 @@ from solver.runs import open_run
 from solver.searching import SearchOptions, run_search
 from solver.testing import load_test_benchmark
 from utils.checkpoint_io import fingerprint_state, load_checkpoint, save_checkpoint
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 REGDB = str(ROOT / "configs" / "vireid" / "regdb.yaml")
 TINY = ["train.epochs=2", "train.max_steps=2", "train.batch_size=8", "train.instances=2", "train.select=last", "data.workers=0", "model.init=random",
         "model.image_size=[32,16]", "model.depth=18", "model.blocks=[1,1,1,1]", "model.width=4", "model.head_width=8", "augment.pad_crop=2"]
@@ -44,35 +37,10 @@ TEST_PERSONS, SHOTS = 4, 2
 DIRECTIONS = ("regdb-visible-to-thermal", "regdb-thermal-to-visible")
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"anyreid_trials_{name}", ROOT / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPTS = {name: script(name) for name in ("train", "test")}
-
-
-@contextlib.contextmanager
-def state_kept() -> Iterator[None]:
-    """Take back the log handlers and threads that a script sets."""
-    root, handlers, level, threads = logging.getLogger(), list(logging.getLogger().handlers), logging.getLogger().level, torch.get_num_threads()
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.handlers[:], root.level = handlers, level
-        torch.set_num_threads(threads)
-
-
 def call(name: str, *arguments: object) -> int:
     """Run a script as the command line would; return its exit code."""
-    with state_kept(), pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
-        patch.setattr(sys, "argv", [f"{name}.py", "--device", "cpu", *map(str, arguments)])
-        run_script(SCRIPTS[name].main)
-    return int(caught.value.code or 0)
+    with global_state_kept():
+        return exit_code(name, "--device", "cpu", *arguments)
 
 
 def train(data: Path, output: Path, *arguments: str) -> int:
@@ -254,7 +222,7 @@ def test_a_checkpoint_refuses_another_trial(copy: Path, data: Path, tmp_path: Pa
     shutil.copytree(copy / "trial-01", copy / "trial-03")
     assert call("test", "--run", copy, "--trials", "3") == 2
     assert "error: trial 3: " in (message := error(capfd)) and "was trained on trial 1 of regdb" in message
-    with state_kept(), pytest.raises(UserError, match="trained on trial 1 of regdb"):
+    with global_state_kept(), pytest.raises(UserError, match="trained on trial 1 of regdb"):
         run_search(SearchOptions(run=str(copy / "trial-01"), task=f"{DIRECTIONS[0]} trial 2", output=str(tmp_path / "found.png"), device="cpu",
                                  overrides=["data.trial=2"]))
     assert train(data, tmp_path, "name=next", "data.trial=2", f"train.init_from={copy / 'trial-01'}") == 2
