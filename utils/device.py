@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 
 import torch
 
@@ -51,9 +52,10 @@ def exact_float32() -> None:
 
 def require_compiler(device: torch.device) -> None:
     """Compile one trivial function for `device`. Raises UserError when torch.compile does not work there."""
-    trial = torch.compile(lambda values: values.sin() + 1, options={"force_disable_caches": True})
+    # A constant of this moment: a kernel kept from an earlier start would hide a compiler that is gone.
+    fresh = float(time.time_ns() % 10**9)
     try:
-        trial(torch.zeros(8, device=device))
+        torch.compile(lambda values: values.sin() + fresh, dynamic=False)(torch.zeros(8, device=device))
     except (RuntimeError, OSError, ImportError) as error:
         # What follows is advice for developers of the compiler.
         reason = " ".join(str(error).partition("Set TORCHDYNAMO")[0].split())[:200]
