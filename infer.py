@@ -23,31 +23,72 @@ PARTS = {"nir": "infrared image", "cp": "colour-pencil drawing", "sk": "sketch",
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line into the fields of SearchOptions. Exits with code 2 for a wrong one."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default="")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=""
+    )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", metavar="DIR", help="run directory made by train.py")
-    model.add_argument("--config", metavar="FILE", help="a configuration of ours, or the flat configs.yaml of a released checkpoint")
-    parser.add_argument("--checkpoint", metavar="best|last|FILE", help="with --run: default best, else last; with --config: a file")
+    model.add_argument(
+        "--config", metavar="FILE", help="a configuration of ours, or the flat configs.yaml of a released checkpoint"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="best|last|FILE", help="with --run: default best, else last; with --config: a file"
+    )
     for name, what in PARTS.items():
-        parser.add_argument(f"--{name}", default=None, metavar="TEXT" if name == "text" else "FILE", help=f"part of the query: {what}")
-    parser.add_argument("--rgb", "--image", default=None, metavar="FILE", help="the query is this RGB image; it cannot be mixed with other parts")
-    parser.add_argument("--queries", metavar="FILE.json", help="list of objects with these keys and an optional person_id")
-    parser.add_argument("--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT")
-    parser.add_argument("--index", type=int, default=None, metavar="N", help="with --task: entry of the list, from 0 (default: 0)")
-    parser.add_argument("--gallery", metavar="DIR", help="folder of images to search; default the test gallery of the data set")
-    parser.add_argument("--gallery-modality", choices=("rgb", "nir"), help="search images of this modality; default: those that the list of "
-                        "--task searches; the other one for visible-infrared models and data; else rgb")
-    parser.add_argument("--gallery-cache", metavar="DIR", help="folder of encoded galleries; default gallery_cache/ beside the checkpoint")
+        parser.add_argument(
+            f"--{name}", default=None, metavar="TEXT" if name == "text" else "FILE", help=f"part of the query: {what}"
+        )
+    parser.add_argument(
+        "--rgb",
+        "--image",
+        default=None,
+        metavar="FILE",
+        help="the query is this RGB image; it cannot be mixed with other parts",
+    )
+    parser.add_argument(
+        "--queries", metavar="FILE.json", help="list of objects with these keys and an optional person_id"
+    )
+    parser.add_argument(
+        "--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT"
+    )
+    parser.add_argument(
+        "--index", type=int, default=None, metavar="N", help="with --task: entry of the list, from 0 (default: 0)"
+    )
+    parser.add_argument(
+        "--gallery", metavar="DIR", help="folder of images to search; default the test gallery of the data set"
+    )
+    parser.add_argument(
+        "--gallery-modality",
+        choices=("rgb", "nir"),
+        help="search images of this modality; default: those that the list of --task searches; the other one for "
+        "visible-infrared models and data; else rgb",
+    )
+    parser.add_argument(
+        "--gallery-cache",
+        metavar="DIR",
+        help="folder of encoded galleries; default gallery_cache/ beside the checkpoint",
+    )
     parser.add_argument("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
-    parser.add_argument("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")
+    parser.add_argument(
+        "--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it"
+    )
     parser.add_argument("--export", metavar="FILE.npz", help="also write the features of queries and gallery")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help="options that replace those of the configuration")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key.sub=value",
+        help="options that replace those of the configuration",
+    )
     parsed = parser.parse_intermixed_args()
     given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
     parsed.parts = {name: value for name, value in given.items() if value is not None}
     if sum(map(bool, (parsed.parts, parsed.queries, parsed.task))) != 1:
-        parser.error("give one kind of query: parts (--nir --cp --sk --text, or --rgb alone), --queries FILE.json, or --task NAME --index N")
+        parser.error(
+            "give one kind of query: parts (--nir --cp --sk --text, or --rgb alone), --queries FILE.json, or --task "
+            "NAME --index N"
+        )
     if parsed.config and not parsed.checkpoint:
         parser.error("--config needs --checkpoint FILE")
     return parsed
@@ -57,7 +98,8 @@ def main() -> None:
     """Run the script."""
     parsed = parse_arguments()
     configure_threads()
-    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy is set.
+    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy
+    # is set.
     from solver.searching import SearchOptions, run_search
 
     print(run_search(SearchOptions(**vars(parsed))))

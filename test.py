@@ -19,16 +19,33 @@ EXAMPLES = """examples:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line. Exits with code 2 for a wrong one."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", metavar="DIR", help="run directory made by train.py")
-    what.add_argument("--config", metavar="FILE", help="a configuration of ours, or the flat configs.yaml of a released checkpoint")
-    what.add_argument("--compare", nargs=2, metavar=("A.json", "B.json"), help="list what changed from one results.json to another")
-    parser.add_argument("--checkpoint", default="", metavar="best|last|FILE", help="with --run: default best, else last; with --config: a file")
-    parser.add_argument("--output", default="", metavar="DIR", help="folder of the result files; default the folder of the checkpoint")
+    what.add_argument(
+        "--config", metavar="FILE", help="a configuration of ours, or the flat configs.yaml of a released checkpoint"
+    )
+    what.add_argument(
+        "--compare", nargs=2, metavar=("A.json", "B.json"), help="list what changed from one results.json to another"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="",
+        metavar="best|last|FILE",
+        help="with --run: default best, else last; with --config: a file",
+    )
+    parser.add_argument(
+        "--output", default="", metavar="DIR", help="folder of the result files; default the folder of the checkpoint"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument("--trials", metavar="1-10", help="with --run: the runs of these trials in DIR, and their mean; also 1,2")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that replace those of the configuration")
+    parser.add_argument(
+        "--trials", metavar="1-10", help="with --run: the runs of these trials in DIR, and their mean; also 1,2"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="options that replace those of the configuration"
+    )
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.config and not parsed.checkpoint:
         parser.error("--config needs --checkpoint FILE")
@@ -43,7 +60,8 @@ def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
-    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy is set.
+    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy
+    # is set.
     if parsed.compare:
         from solver.results import compare_files
 
@@ -52,13 +70,29 @@ def main() -> int:
     if parsed.trials is not None:
         from solver.trials import evaluate_trials
 
-        print(evaluate_trials(run=parsed.run, trials=parsed.trials, checkpoint=parsed.checkpoint, output=parsed.output, device=parsed.device,
-                              overrides=parsed.overrides))
+        print(
+            evaluate_trials(
+                run=parsed.run,
+                trials=parsed.trials,
+                checkpoint=parsed.checkpoint,
+                output=parsed.output,
+                device=parsed.device,
+                overrides=parsed.overrides,
+            )
+        )
         return 0
     from solver.testing import run_test
 
-    print(run_test(run=parsed.run or "", config=parsed.config or "", checkpoint=parsed.checkpoint, output=parsed.output,
-                   device=parsed.device, overrides=parsed.overrides))
+    print(
+        run_test(
+            run=parsed.run or "",
+            config=parsed.config or "",
+            checkpoint=parsed.checkpoint,
+            output=parsed.output,
+            device=parsed.device,
+            overrides=parsed.overrides,
+        )
+    )
     return 0
 
 

@@ -18,11 +18,19 @@ EXAMPLES = """examples:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line. Exits with code 2 for a wrong one."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="configuration, for instance configs/reid5o/orbench.yaml")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="configuration, for instance configs/reid5o/orbench.yaml"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--overwrite", action="store_true", help="replace the previous run in output_dir/name")
-    parser.add_argument("--trials", metavar="1-10", help="train a model for each of these trials (RegDB) into output_dir/name/trial-NN; also 1,2")
+    parser.add_argument(
+        "--trials",
+        metavar="1-10",
+        help="train a model for each of these trials (RegDB) into output_dir/name/trial-NN; also 1,2",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="options that replace those of the file")
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.trials is not None and any(text.startswith("data.trial=") for text in parsed.overrides):

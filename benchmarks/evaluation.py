@@ -1,14 +1,15 @@
 """Whole evaluation against the reference's plan: each of the 32 lists read, encoded and fused from scratch.
 
-    python benchmarks/evaluation.py --setting tiny      # quickstart model and data (random weights, or --run runs/quickstart)
-    python benchmarks/evaluation.py --setting vitb16    # ViT-B/16 sizes, random weights, few identities: minutes on a CPU
-    python benchmarks/evaluation.py --precision bf16    # against the fp32 baseline and against the bf16 baseline
+    python benchmarks/evaluation.py --setting tiny      # quickstart model and data (random weights, or --run
+    runs/quickstart) python benchmarks/evaluation.py --setting vitb16    # ViT-B/16 sizes, random weights, few
+    identities: minutes on a CPU python benchmarks/evaluation.py --precision bf16    # against the fp32 baseline and
+    against the bf16 baseline
 
 Both sides have the same weights, precision, threads, loader and rule for batch sizes, and alternate; the best of the
-repeats counts. The counted ratio is that of the multiply-adds of the two plans; the floor of a side is its multiply-adds
-at the rate of a large matrix product in the same precision. Exit code 1 when a metric differs by more than 1e-6 (in
-fp32; images whose similarities differ by less than 1e-6 may swap) or the measured ratio is below 0.9 x the one that
-encoding each source once allows.
+repeats counts. The counted ratio is that of the multiply-adds of the two plans; the floor of a side is its
+multiply-adds at the rate of a large matrix product in the same precision. Exit code 1 when a metric differs by more
+than 1e-6 (in fp32; images whose similarities differ by less than 1e-6 may swap) or the measured ratio is below 0.9 x
+the one that encoding each source once allows.
 """
 
 from __future__ import annotations
@@ -59,9 +60,20 @@ from utils.threads import plan_threads  # noqa: E402
 
 Metrics = dict[str, dict[str, float]]
 REACH, SAME, ROUNDING = 0.9, 1e-6, 1e-6
-VITB16 = ("model.init=random", "model.image_size=[384,128]", "model.stride=16", "model.patch_size=16", "model.embed_dim=512",
-          "model.vision_width=768", "model.vision_layers=12", "model.text_width=512", "model.text_layers=12",
-          "model.text_length=77", "model.mmt_depth=4", "model.lora.layers=2")
+VITB16 = (
+    "model.init=random",
+    "model.image_size=[384,128]",
+    "model.stride=16",
+    "model.patch_size=16",
+    "model.embed_dim=512",
+    "model.vision_width=768",
+    "model.vision_layers=12",
+    "model.text_width=512",
+    "model.text_layers=12",
+    "model.text_length=77",
+    "model.mmt_depth=4",
+    "model.lora.layers=2",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +88,9 @@ class Setting:
 
 
 def plain_fuse(model: ReID5o, tokens: Tensor) -> Tensor:
-    """The fusion as the reference writes it, (B, S, D) -> (B, D): projection for every query, last linear on every token."""
+    """The fusion as the reference writes it, (B, S, D) -> (B, D): projection for every query, last linear on every
+    token.
+    """
     fusion = model.fusion
     hidden = fusion.attention.proj(attend(fusion.attention.qkv(fusion.ln_pre(tokens)), fusion.attention.num_heads))
     for block in fusion.blocks:
@@ -88,21 +102,27 @@ def plain_fuse(model: ReID5o, tokens: Tensor) -> Tensor:
 def encode_list(setting: Setting, sources: Sequence[Source], rows: int) -> list[Any]:
     """Read and encode one column of a list."""
     modality = sources[0].modality
-    return [setting.model.encode(modality, model_input(modality, inputs.to(setting.device)))
-            for _, inputs, _ in source_loader(sources, setting.reader, rows, setting.spec.workers)]
+    return [
+        setting.model.encode(modality, model_input(modality, inputs.to(setting.device)))
+        for _, inputs, _ in source_loader(sources, setting.reader, rows, setting.spec.workers)
+    ]
 
 
 def reference_features(setting: Setting, listed: QueryList, tokens_of: Mapping[Modality, int]) -> Tensor:
     """Features (n, D) of a list, from nothing: batch by batch, every member encoded, then fused."""
-    rows = batch_rows(sum(tokens_of[modality] for modality in listed.combination), setting.spec.batch_size, setting.device)
+    rows = batch_rows(
+        sum(tokens_of[modality] for modality in listed.combination), setting.spec.batch_size, setting.device
+    )
     columns = [[entry[position] for entry in listed.entries] for position in range(len(listed.combination))]
     if len(columns) == 1:
         return torch.cat([batch.pooled for batch in encode_list(setting, columns[0], rows)])
     loaders = [source_loader(column, setting.reader, rows, setting.spec.workers) for column in columns]
     features = []
     for parts in zip(*loaders):
-        members = [setting.model.encode(modality, model_input(modality, inputs.to(setting.device))).tokens
-                   for modality, (_, inputs, _) in zip(listed.combination, parts)]
+        members = [
+            setting.model.encode(modality, model_input(modality, inputs.to(setting.device))).tokens
+            for modality, (_, inputs, _) in zip(listed.combination, parts)
+        ]
         features.append(plain_fuse(setting.model, torch.cat(members, dim=1)))
     return torch.cat(features)
 
@@ -121,7 +141,9 @@ def sorted_metrics(similarity: Tensor, query_ids: Sequence[int], gallery_ids: Se
     return {name: 100 * value / len(matches) for name, value in totals.items()}
 
 
-def reference_evaluation(setting: Setting, tokens_of: Mapping[Modality, int], precision: str) -> tuple[Metrics, dict[str, Tensor]]:
+def reference_evaluation(
+    setting: Setting, tokens_of: Mapping[Modality, int], precision: str
+) -> tuple[Metrics, dict[str, Tensor]]:
     """The reference's plan; returns the metrics and the similarities (n, G) of each list."""
     found: Metrics = {}
     similarities: dict[str, Tensor] = {}
@@ -151,8 +173,13 @@ def unexplained_difference(result: EvaluationResult, split: EvalSplit, similarit
     for entry, listed in zip(result.lists, split.query_lists):
         match = torch.tensor(listed.person_ids)[:, None] == torch.tensor(split.gallery_ids)
         similarity = similarities[entry.task].double().cpu()
-        low, high = (sorted_metrics(similarity + sign * ROUNDING * match, listed.person_ids, split.gallery_ids) for sign in (-1, 1))
-        worst = max(worst, *(max(low[name] - value, value - high[name]) / 100 for name, value in entry.metrics().items()))
+        low, high = (
+            sorted_metrics(similarity + sign * ROUNDING * match, listed.person_ids, split.gallery_ids)
+            for sign in (-1, 1)
+        )
+        worst = max(
+            worst, *(max(low[name] - value, value - high[name]) / 100 for name, value in entry.metrics().items())
+        )
     return worst
 
 
@@ -198,15 +225,26 @@ def count_plans(counter: MultiplyAdds, split: EvalSplit) -> dict[str, float]:
     """Multiply-adds of the reference's plan, of encoding once with plain fusions, and of our plan."""
     sources = distinct_sources(split)
     plan = plan_evaluation([split])
-    lengths = {listed.name: sum(counter.tokens[modality] for modality in listed.combination) for listed in split.query_lists}
+    lengths = {
+        listed.name: sum(counter.tokens[modality] for modality in listed.combination) for listed in split.query_lists
+    }
     mixed = [listed for listed in split.query_lists if len(listed.combination) > 1]
     reference = len(split.gallery) * counter.encode[Modality.RGB] + sum(
-        len(listed.entries) * counter.encode[modality] for listed in split.query_lists for modality in listed.combination)
+        len(listed.entries) * counter.encode[modality]
+        for listed in split.query_lists
+        for modality in listed.combination
+    )
     plain = sum(len(listed.entries) * counter.plain_fuse(lengths[listed.name]) for listed in mixed)
     once = sum(len(found) * counter.encode[modality] for modality, found in sources.items())
-    prepared = sum(len(found) * counter.prepare(counter.tokens[modality]) for modality, found in sources.items() if modality is not Modality.RGB)
-    fused = sum(len(members) * counter.fuse_prepared(sum(counter.tokens[modality] for modality in combination))
-                for combination, members in plan.sets.items())
+    prepared = sum(
+        len(found) * counter.prepare(counter.tokens[modality])
+        for modality, found in sources.items()
+        if modality is not Modality.RGB
+    )
+    fused = sum(
+        len(members) * counter.fuse_prepared(sum(counter.tokens[modality] for modality in combination))
+        for combination, members in plan.sets.items()
+    )
     return {"reference": reference + plain, "encode once": once + plain, "ours": once + prepared + fused}
 
 
@@ -234,7 +272,12 @@ def timed(device: torch.device, call: Any) -> tuple[float, Any]:
 def make_setting(options: argparse.Namespace, root: str) -> tuple[Setting, ExperimentConfig]:
     """Render the data and build the model of the chosen setting."""
     real_size = options.setting == "vitb16"
-    config_file = Path(__file__).resolve().parent.parent / "configs" / "reid5o" / ("orbench.yaml" if real_size else "quickstart.yaml")
+    config_file = (
+        Path(__file__).resolve().parent.parent
+        / "configs"
+        / "reid5o"
+        / ("orbench.yaml" if real_size else "quickstart.yaml")
+    )
     overrides = [f"data.root={root}", f"eval.precision={options.precision}", *(VITB16 if real_size else ())]
     device = resolve_device(options.device)
     if options.run:
@@ -247,13 +290,23 @@ def make_setting(options: argparse.Namespace, root: str) -> tuple[Setting, Exper
         initialise(config.family, model, config.model)
         model.to(device).eval()
     height, width = config.model.image_size
-    render("orbench", root, identities=2, test_identities=options.test_identities, seed=1, image_size=(max(height, 64), max(width, 32)),
-           images_per_modality=options.images, processes=None)
+    render(
+        "orbench",
+        root,
+        identities=2,
+        test_identities=options.test_identities,
+        seed=1,
+        image_size=(max(height, 64), max(width, 32)),
+        images_per_modality=options.images,
+        processes=None,
+    )
     threads = plan_threads(device.type, options.workers)
     torch.set_num_threads(options.threads or threads.threads)
     split = build_benchmark(config.data, select="test", need_train=False).splits["test"]
     spec = EvaluationSpec(**dataclasses.asdict(config.eval), workers=threads.workers)
-    return Setting(model=model, split=split, reader=build_source_reader(config.data, config.model), spec=spec, device=device), config
+    return Setting(
+        model=model, split=split, reader=build_source_reader(config.data, config.model), spec=spec, device=device
+    ), config
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -276,15 +329,18 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-def measure(setting: Setting, tokens_of: Mapping[Modality, int], repeats: int
-            ) -> tuple[dict[str, float], EvaluationResult, tuple[Metrics, dict[str, Tensor]]]:
+def measure(
+    setting: Setting, tokens_of: Mapping[Modality, int], repeats: int
+) -> tuple[dict[str, float], EvaluationResult, tuple[Metrics, dict[str, Tensor]]]:
     """Return the best seconds of each side, our result, and what the reference found in the same precision."""
     baselines = list(dict.fromkeys((setting.spec.precision, "fp32")))
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *baselines)}
     found: dict[str, Any] = {}
     evaluate_split(setting.model, setting.split, setting.reader, setting.spec, setting.device)
     for _ in range(repeats):
-        calls = {"ours": lambda: evaluate_split(setting.model, setting.split, setting.reader, setting.spec, setting.device)}
+        calls = {
+            "ours": lambda: evaluate_split(setting.model, setting.split, setting.reader, setting.spec, setting.device)
+        }
         calls |= {name: functools.partial(reference_evaluation, setting, tokens_of, name) for name in baselines}
         for name, call in calls.items():
             elapsed, found[name] = timed(setting.device, call)
@@ -292,23 +348,39 @@ def measure(setting: Setting, tokens_of: Mapping[Modality, int], repeats: int
     return {name: min(values) for name, values in seconds.items()}, found["ours"], found[setting.spec.precision]
 
 
-def report(setting: Setting, counts: Mapping[str, float], rate: float, seconds: Mapping[str, float], result: EvaluationResult) -> bool:
+def report(
+    setting: Setting, counts: Mapping[str, float], rate: float, seconds: Mapping[str, float], result: EvaluationResult
+) -> bool:
     """Print times, floors and ratios; return whether the ratio is reached."""
     precision = setting.spec.precision
-    print(f"{precision}, {describe_device(setting.device)}, {torch.get_num_threads()} threads, {setting.spec.workers} loader processes; "
-          f"gallery {len(setting.split.gallery)}, entries {result.counts['query_list_entries']}, sources {result.counts['sources_encoded_total']}, "
-          f"fused {result.counts['distinct_sets_fused']} of {result.counts['mixed_entries']}; {result.cache['stored']} cached")
+    print(
+        f"{precision}, {describe_device(setting.device)}, {torch.get_num_threads()} threads, {setting.spec.workers} "
+        f"loader processes; gallery {len(setting.split.gallery)}, entries {result.counts['query_list_entries']}, "
+        f"sources {result.counts['sources_encoded_total']}, fused {result.counts['distinct_sets_fused']} of "
+        f"{result.counts['mixed_entries']}; {result.cache['stored']} cached"
+    )
     rows = []
     for name, side, plan in ((f"reference {precision}", precision, "reference"), ("ours", "ours", "ours")):
-        rows.append({"plan": name, "seconds": seconds[side], "GMAC": counts[plan] / 1e9, "floor s": counts[plan] / rate,
-                     "% of matmul rate": 100 * counts[plan] / rate / seconds[side]})
+        rows.append(
+            {
+                "plan": name,
+                "seconds": seconds[side],
+                "GMAC": counts[plan] / 1e9,
+                "floor s": counts[plan] / rate,
+                "% of matmul rate": 100 * counts[plan] / rate / seconds[side],
+            }
+        )
     print(format_table(rows, title=f"matmul rate {rate / 1e9:.1f} GMAC/s"))
     print(f"seconds of ours by part: {dict(result.seconds)}")
     ratios = {name: seconds[name] / seconds["ours"] for name in seconds if name != "ours"}
     for plan, label in (("encode once", "each source encoded once"), ("ours", "our whole plan")):
         counted = counts["reference"] / counts[plan]
-        print(f"counted ratio, {label}: {counted:.2f}; " + "; ".join(
-            f"measured against {name}: {ratio:.2f} = {ratio / counted:.2f} x" for name, ratio in ratios.items()))
+        print(
+            f"counted ratio, {label}: {counted:.2f}; "
+            + "; ".join(
+                f"measured against {name}: {ratio:.2f} = {ratio / counted:.2f} x" for name, ratio in ratios.items()
+            )
+        )
     return ratios[precision] >= REACH * counts["reference"] / counts["encode once"]
 
 
@@ -323,8 +395,10 @@ def main() -> int:
         seconds, result, (reference, similarities) = measure(setting, counter.tokens, options.repeats)
     reached = report(setting, counts, rate, seconds, result)
     unexplained = unexplained_difference(result, setting.split, similarities)
-    print(f"largest difference of any metric: {largest_difference(result, reference):.1e}; beyond swaps of similarities "
-          f"closer than {ROUNDING:.0e}: {max(0.0, unexplained):.1e}")
+    print(
+        f"largest difference of any metric: {largest_difference(result, reference):.1e}; beyond swaps of similarities "
+        f"closer than {ROUNDING:.0e}: {max(0.0, unexplained):.1e}"
+    )
     return 0 if reached and (unexplained <= SAME or options.precision != "fp32") else 1
 
 

@@ -37,7 +37,9 @@ IMAGES_PER_SAMPLE = 4
 
 
 def rate(step: Callable[[], int], seconds: float) -> float:
-    """Call `step`, which returns how many images it read, for about `seconds`; return images per second of process time."""
+    """Call `step`, which returns how many images it read, for about `seconds`; return images per second of process
+    time.
+    """
     step()
     count, started = 0, time.process_time()
     while time.process_time() - started < seconds:
@@ -52,7 +54,10 @@ def pillow_loop(benchmark: Benchmark, size: tuple[int, int]) -> Callable[[], int
 
     def step() -> int:
         record = next(records)
-        for source in (next(iter(record.sources.values())), *(candidates[0] for candidates in record.partners.values())):
+        for source in (
+            next(iter(record.sources.values())),
+            *(candidates[0] for candidates in record.partners.values()),
+        ):
             image = Image.open(source.value).convert("RGB").resize((size[1], size[0]), Image.Resampling.BILINEAR)
             torch.from_numpy((np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255 - mean) / std)
         return IMAGES_PER_SAMPLE
@@ -62,10 +67,19 @@ def pillow_loop(benchmark: Benchmark, size: tuple[int, int]) -> Callable[[], int
 
 def loader_loop(benchmark: Benchmark, root: str, size: tuple[int, int], cache: str) -> Callable[[], int]:
     """Ours: batches of the training loader in this process."""
-    config = build_experiment([("benchmark", {
-        "data": {"root": root, "cache_dir": cache}, "model": {"image_size": list(size)},
-        "augment": {"flip": 0.5, "pad_crop": 10, "erase": 0.5, "caption_mask": 0.15}, "train": {"batch_size": 32},
-    })])
+    config = build_experiment(
+        [
+            (
+                "benchmark",
+                {
+                    "data": {"root": root, "cache_dir": cache},
+                    "model": {"image_size": list(size)},
+                    "augment": {"flip": 0.5, "pad_crop": 10, "erase": 0.5, "caption_mask": 0.15},
+                    "train": {"batch_size": 32},
+                },
+            )
+        ]
+    )
     reader = build_source_reader(config.data, config.model, benchmark)
     loader = build_train_loader(benchmark, config.data, config.augment, reader, config.train, seed=0, workers=0)
     batches: Iterator[Batch] = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
@@ -93,8 +107,14 @@ def main() -> int:
             "loader, cache on": rate(loader_loop(benchmark, folder, size, str(Path(folder, "cache"))), parsed.seconds),
         }
     baseline = rates["Pillow, plain loop"]
-    print(format_table([{"reader": name, "images/s per core": f"{value:.0f}", "ratio": f"{value / baseline:.2f}"}
-                        for name, value in rates.items()]))
+    print(
+        format_table(
+            [
+                {"reader": name, "images/s per core": f"{value:.0f}", "ratio": f"{value / baseline:.2f}"}
+                for name, value in rates.items()
+            ]
+        )
+    )
     return 0 if min(rates.values()) > 0 else 1
 
 

@@ -1,7 +1,7 @@
 """Time from a query to its ranked list, against an encoded gallery that is loaded, and the time to load it.
 
-  python benchmarks/query.py                     # model of quickstart.yaml, 512 dimensions, 20,000 images
-  python benchmarks/query.py --setting vitb16    # sizes of the real model
+python benchmarks/query.py                     # model of quickstart.yaml, 512 dimensions, 20,000 images
+python benchmarks/query.py --setting vitb16    # sizes of the real model
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ from utils.errors import run_script  # noqa: E402
 from utils.threads import plan_threads  # noqa: E402
 
 IDENTITY = {"benchmark": 1}
-CAPTION = "a young man with short hair in a red coat over a white shirt, blue jeans and brown shoes, carrying a black backpack"
+CAPTION = (
+    "a young man with short hair in a red coat over a white shirt, blue jeans and brown shoes, carrying a black "
+    "backpack"
+)
 CONFIGS = {"tiny": ("quickstart.yaml", ("model.embed_dim=512",)), "vitb16": ("orbench.yaml", ())}
 
 
@@ -66,7 +69,9 @@ def make_query(folder: Path, parts: str, height: int, width: int) -> Query:
         values[kind] = CAPTION
         if kind != "text":
             values[kind] = str(folder / f"{kind}.jpg")
-            Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(values[kind])
+            Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(
+                values[kind]
+            )
     return query_from_parts(values, parts)
 
 
@@ -105,7 +110,9 @@ def main() -> None:
     options = parse_arguments()
     device = resolve_device(options.device)
     file, overrides = CONFIGS[options.setting]
-    config = load_experiment(Path(__file__).resolve().parent.parent / "configs" / "reid5o" / file, [*overrides, "model.init=random"])
+    config = load_experiment(
+        Path(__file__).resolve().parent.parent / "configs" / "reid5o" / file, [*overrides, "model.init=random"]
+    )
     torch.set_num_threads(plan_threads(device.type, 0).threads)
     torch.manual_seed(0)
     model = build_model(config.family, config.model, 1)
@@ -117,16 +124,28 @@ def main() -> None:
         gallery, index = make_gallery(Path(name), options.images, model.embed_dim)
         load = median_ms(device, lambda: read_index(index, IDENTITY, gallery, allow_failures=False), 3)
         features, _ = read_index(index, IDENTITY, gallery, allow_failures=False)  # type: ignore[misc]
-        encoded = EncodedGallery(gallery=gallery, features=torch.from_numpy(features).to(device), positions=np.arange(options.images),
-                                 failures={}, reused=True)
-        print(f"{options.setting}, {describe_device(device)}, {torch.get_num_threads()} threads; gallery {options.images:,} x {model.embed_dim}")
+        encoded = EncodedGallery(
+            gallery=gallery,
+            features=torch.from_numpy(features).to(device),
+            positions=np.arange(options.images),
+            failures={},
+            reused=True,
+        )
+        print(
+            f"{options.setting}, {describe_device(device)}, {torch.get_num_threads()} threads; gallery "
+            f"{options.images:,} x {model.embed_dim}"
+        )
         print(f"{'load the encoded gallery, its files checked':<48} {load:9.1f} ms")
         for parts in options.parts:
             query = make_query(Path(name), parts, *config.model.image_size)
             ready = encode_queries(model, [query], reader, spec, device)
             ours = median_ms(device, lambda: search(ready, encoded, 10), options.repeats)
             plain = median_ms(device, lambda: plain_ranking(ready.features[0].cpu().numpy(), features), options.repeats)
-            whole = median_ms(device, lambda: search(encode_queries(model, [query], reader, spec, device), encoded, 10), options.repeats)
+            whole = median_ms(
+                device,
+                lambda: search(encode_queries(model, [query], reader, spec, device), encoded, 10),
+                options.repeats,
+            )
             print(f"query {parts:<42} {whole:9.1f} ms, of which ranking {ours:.1f} ms (plain ranking {plain:.1f} ms)")
 
 

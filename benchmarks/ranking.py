@@ -53,16 +53,21 @@ def reference_plan(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor) -
         inp.append(hits[row][last] / (matches[row].nonzero()[-1] + 1.0))
     precision = torch.stack([hits[:, column] / (column + 1.0) for column in range(hits.shape[1])], dim=1)
     ap = (precision * matches).sum(1) / matches.sum(1)
-    return {"R1": float(curve[0]), "R5": float(curve[4]), "R10": float(curve[9]),
-            "mAP": 100 * float(ap.mean()), "mINP": 100 * float(torch.cat(inp).mean())}
+    return {
+        "R1": float(curve[0]),
+        "R5": float(curve[4]),
+        "R10": float(curve[9]),
+        "mAP": 100 * float(ap.mean()),
+        "mINP": 100 * float(torch.cat(inp).mean()),
+    }
 
 
 def stable_plan(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> dict[str, float]:
     """Stable argsort in blocks of rows; the ranks of the matches are the places where the sorted ids agree."""
     first, precision, penalty = [], [], []
     for start in range(0, len(similarity), STABLE_ROWS):
-        order = torch.argsort(similarity[start:start + STABLE_ROWS], dim=1, descending=True, stable=True)
-        rows, ranks = (gallery_ids[order] == query_ids[start:start + STABLE_ROWS, None]).nonzero(as_tuple=True)
+        order = torch.argsort(similarity[start : start + STABLE_ROWS], dim=1, descending=True, stable=True)
+        rows, ranks = (gallery_ids[order] == query_ids[start : start + STABLE_ROWS, None]).nonzero(as_tuple=True)
         ranks = ranks.double() + 1
         counts = torch.bincount(rows, minlength=len(order))
         ends = counts.cumsum(0)
@@ -83,7 +88,9 @@ def our_plan(similarity: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> dict
 
 
 METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], dict[str, float]]] = {
-    "reference": reference_plan, "stable": stable_plan, "ours": our_plan,
+    "reference": reference_plan,
+    "stable": stable_plan,
+    "ours": our_plan,
 }
 
 
@@ -151,7 +158,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=2000)
     parser.add_argument("--gallery", type=int, default=18050)
     parser.add_argument("--matches", type=int, default=45, help="gallery items of each person")
-    parser.add_argument("--signal", type=float, default=1.5, help="how much higher matches score, in standard deviations")
+    parser.add_argument(
+        "--signal", type=float, default=1.5, help="how much higher matches score, in standard deviations"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory-of", choices=METHODS, help=argparse.SUPPRESS)
@@ -164,8 +173,11 @@ def main(arguments: list[str]) -> int:
     if options.memory_of:
         print(json.dumps(measure_memory(options, options.memory_of)))
         return 0
-    print(f"{options.queries} queries x {options.gallery} gallery, {options.matches} matches each, signal {options.signal}; "
-          f"torch {torch.__version__}, numpy {np.__version__}, {torch.backends.cpu.get_cpu_capability()}")
+    print(
+        f"{options.queries} queries x {options.gallery} gallery, {options.matches} matches each, signal "
+        f"{options.signal}; torch {torch.__version__}, numpy {np.__version__}, "
+        f"{torch.backends.cpu.get_cpu_capability()}"
+    )
     memory = {method: memory_in_a_process(arguments, method) for method in METHODS}
     rows, failures = [], []
     for kind in ("fp32", "bf16"):
@@ -176,11 +188,22 @@ def main(arguments: list[str]) -> int:
             failures += [f"{kind}: differs from the stable sort by {error}"] if error > EXACT else []
             for method, (seconds, _) in best.items():
                 ratio = seconds / ours
-                rows.append({"scores": kind, "threads": threads, "method": method, "seconds": seconds,
-                             "ms per query": 1000 * seconds / options.queries, "time / ours": ratio,
-                             "added MiB": memory[method], "ours - stable": f"{error:.1e}" if method == "ours" else None})
+                rows.append(
+                    {
+                        "scores": kind,
+                        "threads": threads,
+                        "method": method,
+                        "seconds": seconds,
+                        "ms per query": 1000 * seconds / options.queries,
+                        "time / ours": ratio,
+                        "added MiB": memory[method],
+                        "ours - stable": f"{error:.1e}" if method == "ours" else None,
+                    }
+                )
                 if ratio < TARGETS.get(method, 0.0):
-                    failures.append(f"{kind}, {threads} threads: {ratio:.1f} x the {method}, wanted {TARGETS[method]:.0f} x")
+                    failures.append(
+                        f"{kind}, {threads} threads: {ratio:.1f} x the {method}, wanted {TARGETS[method]:.0f} x"
+                    )
     print(format_table(rows))
     print("\n".join(failures) or "all targets reached")
     return 1 if failures else 0

@@ -71,8 +71,15 @@ def main() -> int:
         target = TARGETS.get(size)
         missed |= target is not None and processor < target
         each = measure_modalities(size, options.repeats)
-        rows.append({"size": text, "images/s (processor)": round(processor), "images/s (clock)": round(clock),
-                     "target": round(target) if target else None, **{f"{name} ms": each[name] for name in each}})
+        rows.append(
+            {
+                "size": text,
+                "images/s (processor)": round(processor),
+                "images/s (clock)": round(clock),
+                "target": round(target) if target else None,
+                **{f"{name} ms": each[name] for name in each},
+            }
+        )
     print(f"{platform.machine()}, one process")
     print(format_table(rows))
     return 1 if missed else 0

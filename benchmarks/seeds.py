@@ -21,11 +21,22 @@ MIN_GAIN = 1.5
 MIN_RANK1 = 60.0
 
 
-def run_seed(config: str, seed: int, output_dir: str, overrides: list[str]) -> tuple[dict[str, dict[str, float]], float]:
+def run_seed(
+    config: str, seed: int, output_dir: str, overrides: list[str]
+) -> tuple[dict[str, dict[str, float]], float]:
     """Train and test one seed; return the group averages in percent and the seconds both took."""
     name = f"{Path(config).stem}_seed{seed}"
     started = time.perf_counter()
-    train = [sys.executable, "train.py", "--config", config, "--overwrite", f"seed={seed}", f"name={name}", f"output_dir={output_dir}"]
+    train = [
+        sys.executable,
+        "train.py",
+        "--config",
+        config,
+        "--overwrite",
+        f"seed={seed}",
+        f"name={name}",
+        f"output_dir={output_dir}",
+    ]
     subprocess.run([*train, *overrides], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([sys.executable, "test.py", "--run", f"{output_dir}/{name}"], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
@@ -53,12 +64,21 @@ def main() -> int:
         averages, seconds = run_seed(parsed.config, seed, parsed.output_dir, parsed.overrides)
         row = [*(averages[group]["mAP"] for group in GROUPS), averages["FOUR_AVER"]["R1"]]
         measured.append((row, passes(averages)))
-        print(f"seed {seed}: mAP one/two/three/four " + " / ".join(f"{value:.2f}" for value in row[:4])
-              + f"  rank-1 four {row[4]:.2f}  {seconds:.0f} s  {'ok' if measured[-1][1] else 'MISSED'}", flush=True)
+        print(
+            f"seed {seed}: mAP one/two/three/four "
+            + " / ".join(f"{value:.2f}" for value in row[:4])
+            + f"  rank-1 four {row[4]:.2f}  {seconds:.0f} s  {'ok' if measured[-1][1] else 'MISSED'}",
+            flush=True,
+        )
     columns = list(zip(*(row for row, _ in measured)))
     spread = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
-    print("mean +- standard deviation: " + ", ".join(f"{name} {statistics.fmean(column):.2f} +- {deviation:.2f}" for name, column, deviation
-                                                     in zip((*GROUPS, "FOUR rank-1"), columns, spread)))
+    print(
+        "mean +- standard deviation: "
+        + ", ".join(
+            f"{name} {statistics.fmean(column):.2f} +- {deviation:.2f}"
+            for name, column, deviation in zip((*GROUPS, "FOUR rank-1"), columns, spread)
+        )
+    )
     return 0 if all(ok for _, ok in measured) else 1
 
 

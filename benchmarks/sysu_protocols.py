@@ -2,13 +2,15 @@
 
     python benchmarks/sysu_protocols.py [--draws 10 --threads 1 --repeats 2]
 
-SYSU-MM01's size: 3,803 infrared queries of cameras 3 and 6; 6,775 visible test images of 96 persons, of which a gallery draw
-takes 1 or 10 of each person and camera: 301 and 3,010 for all-search, 112 and 1,120 for indoor-search. Ten draws of each.
-Features are synthetic, similarities float64. Compared with the same threads:
-  per query  the widely used AGW evaluation, written anew from its description: an argsort of the whole matrix, then a Python loop
+SYSU-MM01's size: 3,803 infrared queries of cameras 3 and 6; 6,775 visible test images of 96 persons, of which a gallery
+draw takes 1 or 10 of each person and camera: 301 and 3,010 for all-search, 112 and 1,120 for indoor-search. Ten draws
+of each. Features are synthetic, similarities float64. Compared with the same threads:
+  per query  the widely used AGW evaluation, written anew from its description: an argsort of the whole matrix, then a
+  Python loop
              over the queries with the distinct persons of each ranking and the precisions in a list comprehension
   ours       utils.metrics.evaluate with the rule `sysu` and the curve over identities
-Exit code 1 when a figure differs by more than 1e-9 (fractions) or ours is less than 10 times as fast over all protocols.
+Exit code 1 when a figure differs by more than 1e-9 (fractions) or ours is less than 10 times as fast over all
+protocols.
 """
 
 from __future__ import annotations
@@ -60,12 +62,20 @@ def make_problem() -> Problem:
     random = np.random.default_rng(0)
     centres = random.standard_normal((max(PERSONS.values()), DIMENSIONS))
     ids = {camera: np.arange(count) % PERSONS[camera] for camera, count in IMAGES.items()}
-    features = {camera: SIGNAL * centres[people] + random.standard_normal((len(people), DIMENSIONS)) for camera, people in ids.items()}
+    features = {
+        camera: SIGNAL * centres[people] + random.standard_normal((len(people), DIMENSIONS))
+        for camera, people in ids.items()
+    }
     sides = []
     for cameras in (INFRARED, MODES["all"]):
         rows = np.concatenate([features[camera] for camera in cameras])
-        sides.append((rows / np.linalg.norm(rows, axis=1, keepdims=True), np.concatenate([ids[camera] for camera in cameras]),
-                      np.concatenate([np.full(IMAGES[camera], camera) for camera in cameras])))
+        sides.append(
+            (
+                rows / np.linalg.norm(rows, axis=1, keepdims=True),
+                np.concatenate([ids[camera] for camera in cameras]),
+                np.concatenate([np.full(IMAGES[camera], camera) for camera in cameras]),
+            )
+        )
     (query, query_ids, query_cameras), (gallery, gallery_ids, gallery_cameras) = sides
     return Problem(query @ gallery.T, query_ids, query_cameras, gallery_ids, gallery_cameras)
 
@@ -83,8 +93,12 @@ def draw_gallery(problem: Problem, mode: str, shots: int, draw: int) -> np.ndarr
 
 def restrict(problem: Problem, columns: np.ndarray) -> Problem:
     """The problem with these gallery images only. It is not part of what is timed."""
-    return replace(problem, similarity=np.take(problem.similarity, columns, axis=1), ids=problem.ids[columns],
-                   cameras=problem.cameras[columns])
+    return replace(
+        problem,
+        similarity=np.take(problem.similarity, columns, axis=1),
+        ids=problem.ids[columns],
+        cameras=problem.cameras[columns],
+    )
 
 
 def per_query(problem: Problem) -> dict[str, float]:
@@ -106,13 +120,27 @@ def per_query(problem: Problem) -> dict[str, float]:
         precisions.append(precision.sum() / matches.sum())
     shortest = min(map(len, curves))
     curve = np.mean([found[:shortest] for found in curves], axis=0)
-    return {"R1": curve[0], "R10": curve[9], f"R{MAX_RANK}": curve[MAX_RANK - 1], "mAP": np.mean(precisions), "mINP": np.mean(penalties)}
+    return {
+        "R1": curve[0],
+        "R10": curve[9],
+        f"R{MAX_RANK}": curve[MAX_RANK - 1],
+        "mAP": np.mean(precisions),
+        "mINP": np.mean(penalties),
+    }
 
 
 def ours(problem: Problem) -> dict[str, float]:
     """The same figures from counted ranks."""
-    result = evaluate(problem.similarity, problem.query_ids, problem.ids, query_cameras=problem.query_cameras,
-                      gallery_cameras=problem.cameras, rule="sysu", cmc="identity", max_rank=MAX_RANK)
+    result = evaluate(
+        problem.similarity,
+        problem.query_ids,
+        problem.ids,
+        query_cameras=problem.query_cameras,
+        gallery_cameras=problem.cameras,
+        rule="sysu",
+        cmc="identity",
+        max_rank=MAX_RANK,
+    )
     return {name: result[name] / 100 for name in ("R1", "R10", f"R{MAX_RANK}", "mAP", "mINP")}
 
 
@@ -129,7 +157,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def measure(problem: Problem, mode: str, shots: int, options: argparse.Namespace) -> dict[str, object]:
-    """Seconds of each method for all draws of a protocol, the best of the repeats for each, and the largest difference of a figure."""
+    """Seconds of each method for all draws of a protocol, the best of the repeats for each, and the largest difference
+    of a figure.
+    """
     seconds = dict.fromkeys(METHODS, 0.0)
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
     for draw in range(options.draws):
@@ -145,8 +175,16 @@ def measure(problem: Problem, mode: str, shots: int, options: argparse.Namespace
             seconds[name] += best
     error = max(abs(one[name] - other[name]) for one, other in zip(*figures.values(), strict=True) for name in one)
     mean = {name: 100 * float(np.mean([found[name] for found in figures["ours"]])) for name in ("R1", "mAP", "mINP")}
-    return {"mode": mode, "shots": shots, "gallery": len(columns), **mean, "per query s": seconds["per query"],
-            "ours s": seconds["ours"], "ratio": seconds["per query"] / seconds["ours"], "difference": error}
+    return {
+        "mode": mode,
+        "shots": shots,
+        "gallery": len(columns),
+        **mean,
+        "per query s": seconds["per query"],
+        "ours s": seconds["ours"],
+        "ratio": seconds["per query"] / seconds["ours"],
+        "difference": error,
+    }
 
 
 def main(arguments: list[str]) -> int:
@@ -155,14 +193,18 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     problem = make_problem()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    print(f"{len(problem.query_ids)} queries, {options.draws} draws of each protocol, {options.threads} threads{load}; "
-          f"torch {torch.__version__}, numpy {np.__version__}")
+    print(
+        f"{len(problem.query_ids)} queries, {options.draws} draws of each protocol, {options.threads} threads{load}; "
+        f"torch {torch.__version__}, numpy {np.__version__}"
+    )
     rows = [measure(problem, mode, shots, options) for mode in MODES for shots in SHOTS]
     total = {name: sum(float(row[name]) for row in rows) for name in ("per query s", "ours s")}
     ratio, error = total["per query s"] / total["ours s"], max(float(row["difference"]) for row in rows)
     print(format_table([{**row, "difference": f"{row['difference']:.1e}"} for row in rows]))
-    print(f"all protocols: {total['per query s']:.1f} s per query, {total['ours s']:.1f} s ours, {ratio:.1f} times as fast; "
-          f"largest difference {error:.1e}")
+    print(
+        f"all protocols: {total['per query s']:.1f} s per query, {total['ours s']:.1f} s ours, {ratio:.1f} times as "
+        f"fast; largest difference {error:.1e}"
+    )
     failures = [f"wanted {TARGET:.0f} times as fast"] if ratio < TARGET else []
     failures += [f"figures differ by more than {EXACT}"] if not error <= EXACT else []
     print("; ".join(failures) or "all targets reached")

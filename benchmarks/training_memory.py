@@ -1,4 +1,5 @@
-"""Memory of one training step of a configuration: measured on a CUDA device, elsewhere counted without computing anything.
+"""Memory of one training step of a configuration: measured on a CUDA device, elsewhere counted without computing
+anything.
 
     python benchmarks/training_memory.py --config configs/reid5o/24gb.yaml [--device auto] [key.sub=value ...]
 
@@ -85,14 +86,26 @@ class Step:
         self.model = model
         self.model.checkpoint_activations = config.train.checkpoint_activations
         rates = config.optimizer
-        rules = POLICIES[config.family](Rates(
-            lr=rates.lr, weight_decay=rates.weight_decay, bias_weight_decay=rates.bias_weight_decay,
-            new_module_lr_factor=rates.new_module_lr_factor, bias_lr_factor=rates.bias_lr_factor))
+        rules = POLICIES[config.family](
+            Rates(
+                lr=rates.lr,
+                weight_decay=rates.weight_decay,
+                bias_weight_decay=rates.bias_weight_decay,
+                new_module_lr_factor=rates.new_module_lr_factor,
+                bias_lr_factor=rates.bias_lr_factor,
+            )
+        )
         policy = apply_policy(model.named_parameters(), rules, lr=rates.lr, freeze=config.train.freeze)
-        self.optimizer = build_optimizer(policy.groups, name=rates.name, eps=rates.eps, betas=rates.betas, momentum=rates.momentum)
+        self.optimizer = build_optimizer(
+            policy.groups, name=rates.name, eps=rates.eps, betas=rates.betas, momentum=rates.momentum
+        )
         self.objective = build_objective(config.family, config.objective, config.seed)
         rows, shape = config.train.batch_size, (3, *config.model.image_size)
-        images = {kind: torch.zeros(rows, *shape, dtype=torch.uint8, device=device) for kind in Modality if kind is not Modality.TEXT}
+        images = {
+            kind: torch.zeros(rows, *shape, dtype=torch.uint8, device=device)
+            for kind in Modality
+            if kind is not Modality.TEXT
+        }
         captions = torch.zeros(rows, config.model.text_length, dtype=torch.int64, device=device)
         ids = torch.arange(rows, device=device) % IDENTITIES
         self.batch = Batch(inputs=images | {Modality.TEXT: captions}, erased={}, person_ids=ids, record_ids=ids)
@@ -126,8 +139,10 @@ def measured(config: ExperimentConfig, device: torch.device) -> str:
     torch.cuda.reset_peak_memory_stats(device)
     step.run()
     torch.cuda.synchronize(device)
-    return (f"measured peak {torch.cuda.max_memory_allocated(device) / GIB:.2f} GiB allocated, "
-            f"{torch.cuda.max_memory_reserved(device) / GIB:.2f} GiB reserved")
+    return (
+        f"measured peak {torch.cuda.max_memory_allocated(device) / GIB:.2f} GiB allocated, "
+        f"{torch.cuda.max_memory_reserved(device) / GIB:.2f} GiB reserved"
+    )
 
 
 def main() -> None:
@@ -142,8 +157,10 @@ def main() -> None:
     exact_float32()
     train = config.train
     result = measured(config, device) if device.type == "cuda" else counted(config)
-    print(f"{config.name}: {train.batch_size} rows, {train.precision}, checkpoint_activations {train.checkpoint_activations}, "
-          f"{describe_device(device)}: {result}")
+    print(
+        f"{config.name}: {train.batch_size} rows, {train.precision}, checkpoint_activations "
+        f"{train.checkpoint_activations}, {describe_device(device)}: {result}"
+    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     python -m benchmarks.training_step --size vitb16 --device cuda --batch 64 --precision bf16
 
 Baseline: the reference's plan in the same precision: each modality encoded by a call of its own, each combination
-fused by a call of its own, first projection and last linear included. Both compute the same losses (compared to 1e-2 of the total).
-Printed besides the ratio: where our time goes, and on a GPU TFLOP/s and the share of the measured matrix rate.
+fused by a call of its own, first projection and last linear included. Both compute the same losses (compared to 1e-2 of
+the total). Printed besides the ratio: where our time goes, and on a GPU TFLOP/s and the share of the measured matrix
+rate.
 """
 
 from __future__ import annotations
@@ -33,8 +34,16 @@ from utils.device import DTYPES, autocast, resolve_device  # noqa: E402
 from utils.tables import format_table  # noqa: E402
 
 SIZES = {
-    "tiny": {"image_size": [64, 32], "embed_dim": 64, "vision_width": 64, "vision_layers": 2, "text_width": 64, "text_layers": 1,
-             "text_length": 24, "mmt_depth": 2},
+    "tiny": {
+        "image_size": [64, 32],
+        "embed_dim": 64,
+        "vision_width": 64,
+        "vision_layers": 2,
+        "text_width": 64,
+        "text_layers": 1,
+        "text_length": 24,
+        "mmt_depth": 2,
+    },
     "vitb16": {},
 }
 FUSED = [combination for combination in COMBINATIONS if len(combination) > 1]
@@ -75,7 +84,11 @@ class Step:
         self.model.to(device).train()
         self.objective = build_objective(config.family, config.objective, 0)
         height, width = config.model.image_size
-        self.inputs = {modality: torch.randn(batch, 3, height, width, device=device) for modality in Modality if modality is not Modality.TEXT}
+        self.inputs = {
+            modality: torch.randn(batch, 3, height, width, device=device)
+            for modality in Modality
+            if modality is not Modality.TEXT
+        }
         ids = torch.randint(1, 49405, (batch, config.model.text_length), device=device)
         ids[:, -1] = 49407
         self.inputs[Modality.TEXT] = ids
@@ -92,7 +105,9 @@ class Step:
         with autocast(self.device, self.precision):
             encoded = {modality: self.model.encode(modality, inputs) for modality, inputs in self.inputs.items()}
             features = {(modality,): tokens.pooled for modality, tokens in encoded.items()}
-            features |= {combination: self.model.fuse([encoded[member] for member in combination]) for combination in FUSED}
+            features |= {
+                combination: self.model.fuse([encoded[member] for member in combination]) for combination in FUSED
+            }
             losses = self.objective.losses(features, self.person_ids, self.model.identity_logits)
         return self._backward(sum(losses.values()))
 
@@ -106,8 +121,10 @@ class Step:
         """Seconds of the forward pass by part."""
         with torch.no_grad(), autocast(self.device, self.precision):
             encoded = self.model.encode_batch(self.inputs)
-            return {"encoders": seconds_of(lambda: self.model.encode_batch(self.inputs), self.device),
-                    "fusion": seconds_of(lambda: fuse_combinations(self.model, encoded, FUSED), self.device)}
+            return {
+                "encoders": seconds_of(lambda: self.model.encode_batch(self.inputs), self.device),
+                "fusion": seconds_of(lambda: fuse_combinations(self.model, encoded, FUSED), self.device),
+            }
 
 
 def main() -> int:
@@ -130,11 +147,22 @@ def main() -> int:
         step.ours()
     rate, peak = counter.get_total_flops() / ours, matrix_rate(device, parsed.precision)
     shares = step.shares()
-    print(format_table([
-        {"plan": "11 separate fusion calls", "seconds": f"{separate:.4f}", "ratio": "1.00"},
-        {"plan": "ours", "seconds": f"{ours:.4f}", "ratio": f"{statistics.median(b / a for a, b in pairs):.2f}"},
-    ]))
-    print(f"{parsed.size}, batch {parsed.batch}, {parsed.precision}, {device}, {parsed.threads} threads; difference of the totals {difference:.2g}")
+    print(
+        format_table(
+            [
+                {"plan": "11 separate fusion calls", "seconds": f"{separate:.4f}", "ratio": "1.00"},
+                {
+                    "plan": "ours",
+                    "seconds": f"{ours:.4f}",
+                    "ratio": f"{statistics.median(b / a for a, b in pairs):.2f}",
+                },
+            ]
+        )
+    )
+    print(
+        f"{parsed.size}, batch {parsed.batch}, {parsed.precision}, {device}, {parsed.threads} threads; difference of "
+        f"the totals {difference:.2g}"
+    )
     print(f"{rate / 1e12:.3f} TFLOP/s, {100 * rate / peak:.0f} % of the measured matrix rate {peak / 1e12:.3f} TFLOP/s")
     print("forward pass: " + ", ".join(f"{name} {value:.4f} s" for name, value in shares.items()))
     return 0 if difference < 1e-2 else 1

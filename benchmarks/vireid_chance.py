@@ -29,27 +29,44 @@ def chance(split: EvalSplit, queries: QueryList) -> float:
     searched = np.arange(len(split.gallery)) if queries.gallery is None else np.asarray(queries.gallery)
     rule = get_rule(queries.exclusion_rule)
     gallery_ids, gallery_cameras, gallery_clothes = (
-        np.asarray(values)[searched] if values else None for values in (split.gallery_ids, split.gallery_camera_ids, split.gallery_clothes_ids))
+        np.asarray(values)[searched] if values else None
+        for values in (split.gallery_ids, split.gallery_camera_ids, split.gallery_clothes_ids)
+    )
     query, gallery = comparable_labels(
         Labels(ids=queries.person_ids, cameras=queries.camera_ids or None, clothes=queries.clothes_ids or None),
-        Labels(ids=gallery_ids, cameras=gallery_cameras, clothes=gallery_clothes), (len(queries.entries), len(searched)), rule.needs)
-    dropped = np.zeros((len(queries.entries), len(searched)), dtype=bool) if rule.drop is None else rule.drop(query, gallery).numpy()
+        Labels(ids=gallery_ids, cameras=gallery_cameras, clothes=gallery_clothes),
+        (len(queries.entries), len(searched)),
+        rule.needs,
+    )
+    dropped = (
+        np.zeros((len(queries.entries), len(searched)), dtype=bool)
+        if rule.drop is None
+        else rule.drop(query, gallery).numpy()
+    )
     positive = (query.persons[:, None] == gallery.persons).numpy() & ~dropped
     matched = positive.any(axis=1)
     return 100 * float((positive.sum(axis=1) / (~dropped).sum(axis=1))[matched].mean())
 
 
 def rows_of(run: Path) -> list[tuple[str, int, float, float]]:
-    """Return (protocol, persons asked for, rank-1, chance) of each protocol of an evaluated run, means over its draws."""
+    """Return (protocol, persons asked for, rank-1, chance) of each protocol of an evaluated run, means over its
+    draws.
+    """
     config = load_experiment(run / "config.yaml")
     split = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction).splits["test"]
     measured = {row["task"]: row for row in json.loads((run / "results.json").read_text(encoding="utf-8"))["rows"]}
     lists: dict[str, list[QueryList]] = {}
     for queries in split.query_lists:
         lists.setdefault(queries.protocol, []).append(queries)
-    return [(protocol, len({person for queries in members for person in queries.person_ids}),
-             statistics.fmean(measured[queries.name]["R1"] for queries in members),
-             statistics.fmean(chance(split, queries) for queries in members)) for protocol, members in lists.items()]
+    return [
+        (
+            protocol,
+            len({person for queries in members for person in queries.person_ids}),
+            statistics.fmean(measured[queries.name]["R1"] for queries in members),
+            statistics.fmean(chance(split, queries) for queries in members),
+        )
+        for protocol, members in lists.items()
+    ]
 
 
 def main() -> int:

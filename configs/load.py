@@ -1,4 +1,6 @@
-"""YAML files and key=value overrides into one typed `ExperimentConfig`; every mistake is found before any work starts."""
+"""YAML files and key=value overrides into one typed `ExperimentConfig`; every mistake is found before any work
+starts.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ from utils.errors import UserError, nearest
 from utils.files import write_text
 
 SECTIONS: dict[str, type] = {
-    "data": schema.DataConfig, "instruction": schema.InstructionConfig, "augment": schema.AugmentConfig,
-    "optimizer": schema.OptimizerConfig, "schedule": schema.ScheduleConfig, "train": schema.TrainConfig,
+    "data": schema.DataConfig,
+    "instruction": schema.InstructionConfig,
+    "augment": schema.AugmentConfig,
+    "optimizer": schema.OptimizerConfig,
+    "schedule": schema.ScheduleConfig,
+    "train": schema.TrainConfig,
     "eval": schema.EvalConfig,
 }
 SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0}
@@ -30,7 +36,9 @@ MAX_BYTES = 1_000_000
 
 
 class _Entries(dict[str, Any]):
-    """Values under dotted keys of the command line: single entries of a table, where a plain dictionary is a whole one."""
+    """Values under dotted keys of the command line: single entries of a table, where a plain dictionary is a whole
+    one.
+    """
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> schema.ExperimentConfig:
@@ -38,7 +46,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> schema.E
 
     A child replaces its parent's value key by key; a table of free names (objective.losses) is replaced whole, unless
     an override names one entry of it (objective.losses.id=0.5).
-    Raises UserError that lists every unknown key, wrong type and value out of range with its file and the nearest names.
+    Raises UserError that lists every unknown key, wrong type and value out of range with its file and the nearest
+    names.
     """
     layers = [*_file_layers(Path(path)), *(_override_layer(text) for text in overrides)]
     name = next((values["name"] for _, values in reversed(layers) if "name" in values), Path(path).stem)
@@ -74,7 +83,9 @@ def _scalars(tree: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: seed = {values['seed']!r}: must be a whole number, 0 or larger")
     for key in ("name", "output_dir"):
         if isinstance(values[key], bool) or not isinstance(values[key], (str, int)) or not str(values[key]):
-            raise UserError(f"{where}: {key} = {values[key]!r}: must be a text that is not empty, if necessary in quotes")
+            raise UserError(
+                f"{where}: {key} = {values[key]!r}: must be a text that is not empty, if necessary in quotes"
+            )
         values[key] = str(values[key])
     if values["name"] in (".", "..") or re.search(r"[/\\\0]", values["name"]):
         raise UserError(f"{where}: name = {values['name']!r}: must be a plain name; folders go into output_dir")
@@ -133,7 +144,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError(f"{path}: not a configuration: its brackets are nested too deeply") from error
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
-        raise UserError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}; correct it there") from error
+        raise UserError(
+            f"{path}: not a readable YAML file: {' '.join(str(error).split())}; correct it there"
+        ) from error
     if not isinstance(values, dict) or not values:
         raise UserError(f"{path}: must be a table of `key: value` lines")
     for key, value in _leaves(values):
@@ -163,7 +176,9 @@ def _override_value(text: str, raw: str) -> Any:
         # The same loader as for files: no tags, no duplicate keys, 1e-3 is a number.
         parsed = OmegaConf.to_container(OmegaConf.create(f"value: {raw}"), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise UserError(f"override {text!r}: the value is not valid YAML; put a text with : # [ {{ or quotes into quotes") from error
+        raise UserError(
+            f"override {text!r}: the value is not valid YAML; put a text with : # [ {{ or quotes into quotes"
+        ) from error
     if not isinstance(parsed, dict) or list(parsed) != ["value"]:
         raise UserError(f"override {text!r}: the value must stand on one line")
     return parsed["value"]
@@ -188,8 +203,10 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _family(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Family:
-    where, word = next(((where, values["family"]) for where, values in reversed(layers) if "family" in values),
-                       ("defaults", Family.REID5O.value))
+    where, word = next(
+        ((where, values["family"]) for where, values in reversed(layers) if "family" in values),
+        ("defaults", Family.REID5O.value),
+    )
     if word not in [member.value for member in Family]:
         raise UserError(f"{where}: family = {word!r}: {nearest(str(word), [member.value for member in Family])}")
     return Family(word)
@@ -212,12 +229,17 @@ def _apply(tree: Any, where: str, values: Mapping[str, Any], prefix: str = "") -
             continue
         node = OmegaConf.select(tree, prefix.rstrip(".")) if prefix else tree
         if str(key) not in node:
-            problems.append(f"{where}: unknown key {name!r}, {nearest(str(key), [*map(str, node), *(['family', 'base'] if not prefix else [])])}")
+            problems.append(
+                f"{where}: unknown key {name!r}, "
+                f"{nearest(str(key), [*map(str, node), *(['family', 'base'] if not prefix else [])])}"
+            )
         elif OmegaConf.is_dict(node[key]) and OmegaConf.get_type(node, key) is not dict:
             if isinstance(value, Mapping):
                 problems.extend(_apply(tree, where, value, f"{name}."))
             else:
-                problems.append(f"{where}: {name} = {value!r}: must be a table with keys {', '.join(map(str, node[key]))}")
+                problems.append(
+                    f"{where}: {name} = {value!r}: must be a table with keys {', '.join(map(str, node[key]))}"
+                )
         elif isinstance(value, _Entries) and OmegaConf.is_dict(node[key]):
             problems.extend(_assign(tree, where, name, {**node[key], **value}))
         else:

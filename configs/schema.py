@@ -35,7 +35,9 @@ class DataConfig:
     variant: Literal["", "v1", "v2", "detected", "labeled"] = ""
     """MSMT17's version or CUHK03's boxes; empty = whichever is there."""
     merge_val: bool = True
-    """MSMT17: train on list_train and list_val, as most recent work; false = list_train only. SYSU-MM01: exp/train_id and exp/val_id likewise."""
+    """MSMT17: train on list_train and list_val, as most recent work; false = list_train only. SYSU-MM01: exp/train_id
+    and exp/val_id likewise.
+    """
     trial: int = 1
     """RegDB: which of the ten splits."""
     members: tuple[str, ...] = ()
@@ -55,7 +57,9 @@ class InstructionConfig:
     """Instructions of the six tasks of OmniReID; a family that follows none encodes the images alone."""
 
     sentences: Literal["bank", "released"] = "bank"
-    """Trad, CC and VI: twenty sentences of ours, one drawn per (seed, epoch, index), or the fixed strings of the released code."""
+    """Trad, CC and VI: twenty sentences of ours, one drawn per (seed, epoch, index), or the fixed strings of the
+    released code.
+    """
     test_sentence: int = 0
     """Which sentence of the bank is given at test time."""
     cc: Literal["bank", "image"] = "bank"
@@ -76,9 +80,13 @@ class AugmentConfig:
     pad_crop: int = 0
     """Black border in pixels, from which a window of the input size is cropped at random."""
     erase: float = 0.0
-    """Probability of erasing one box (2 to 40 % of the area), filled after normalisation with the mean of the model's statistics."""
+    """Probability of erasing one box (2 to 40 % of the area), filled after normalisation with the mean of the model's
+    statistics.
+    """
     channel: float = 0.0
-    """Probability that a visible image becomes one of its channels or grey in all three (CAJ, ICCV 2021); infrared images never."""
+    """Probability that a visible image becomes one of its channels or grey in all three (CAJ, ICCV 2021); infrared
+    images never.
+    """
     caption_mask: float = 0.0
     """Share of caption tokens that are masked (80 %), replaced (10 %) or kept (10 %)."""
     keep_eot: bool = True
@@ -138,14 +146,32 @@ class Reid5oConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
-        _require(min(self.image_size) >= self.patch_size, "model.image_size", self.image_size, "at least the patch size")
-        for name in ("patch_size", "stride", "embed_dim", "vision_width", "vision_layers", "text_width", "text_layers",
-                     "vocab_size", "mmt_depth"):
+        _require(
+            min(self.image_size) >= self.patch_size, "model.image_size", self.image_size, "at least the patch size"
+        )
+        for name in (
+            "patch_size",
+            "stride",
+            "embed_dim",
+            "vision_width",
+            "vision_layers",
+            "text_width",
+            "text_layers",
+            "vocab_size",
+            "mmt_depth",
+        ):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _require(self.text_length >= 3, "model.text_length", self.text_length, "at least 3 (start, one piece, end)")
         _require(self.lora.rank >= 1, "model.lora.rank", self.lora.rank, "at least 1")
-        _require(self.lora.num_experts >= 4, "model.lora.num_experts", self.lora.num_experts, "at least 4, one per image modality")
-        _require(0 <= self.lora.layers <= self.vision_layers, "model.lora.layers", self.lora.layers, "0..model.vision_layers")
+        _require(
+            self.lora.num_experts >= 4,
+            "model.lora.num_experts",
+            self.lora.num_experts,
+            "at least 4, one per image modality",
+        )
+        _require(
+            0 <= self.lora.layers <= self.vision_layers, "model.lora.layers", self.lora.layers, "0..model.vision_layers"
+        )
 
 
 @dataclass(frozen=True)
@@ -157,7 +183,9 @@ class VireidConfig:
     modalities: ClassVar[tuple[Modality, ...]] = (Modality.RGB, Modality.NIR)
     """What it encodes."""
     init: str = "imagenet"
-    """Initial weights: random, imagenet (torchvision's, downloaded once), or FILE.pth, a state dict of a torchvision ResNet."""
+    """Initial weights: random, imagenet (torchvision's, downloaded once), or FILE.pth, a state dict of a torchvision
+    ResNet.
+    """
     image_size: tuple[int, int] = (384, 128)
     """Height and width in pixels."""
     depth: Literal[18, 34, 50, 101, 152] = 50
@@ -185,8 +213,12 @@ class VireidConfig:
 
     def __post_init__(self) -> None:
         _require(min(self.image_size) >= 16, "model.image_size", self.image_size, "at least 16 pixels a side")
-        _require(self.blocks is None or (len(self.blocks) == 4 and min(self.blocks) >= 1), "model.blocks", self.blocks,
-                 "four numbers, each at least 1")
+        _require(
+            self.blocks is None or (len(self.blocks) == 4 and min(self.blocks) >= 1),
+            "model.blocks",
+            self.blocks,
+            "four numbers, each at least 1",
+        )
         _require(self.width >= 1, "model.width", self.width, "at least 1")
         _require(self.last_stride in (1, 2), "model.last_stride", self.last_stride, "1 or 2")
         _require(self.head_width >= 0, "model.head_width", self.head_width, "0 (no modality heads) or larger")
@@ -206,19 +238,28 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         _require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
         _require(self.temperature > 0, "objective.temperature", self.temperature, "larger than 0")
-        _require(3 <= self.combinations_per_step <= 11, "objective.combinations_per_step", self.combinations_per_step, "3..11")
+        _require(
+            3 <= self.combinations_per_step <= 11,
+            "objective.combinations_per_step",
+            self.combinations_per_step,
+            "3..11",
+        )
 
 
 @dataclass(frozen=True)
 class VireidObjectiveConfig:
     """What the visible-infrared baseline minimises."""
 
-    losses: dict[str, float] = field(default_factory=lambda: {"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0})
+    losses: dict[str, float] = field(
+        default_factory=lambda: {"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0}
+    )
     """Weight of each loss: id, modality_id, imitation (KL between the heads), triplet, weighted_triplet."""
     margin: Optional[float] = 0.3
     """Margin of the triplet; empty = its soft form."""
     imitation_reduction: Literal["batchmean", "mean"] = "batchmean"
-    """The reference's SYSU-MM01 script sums over classes (batchmean), its RegDB script takes the mean of all entries."""
+    """The reference's SYSU-MM01 script sums over classes (batchmean), its RegDB script takes the mean of all
+    entries.
+    """
 
     def __post_init__(self) -> None:
         _require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
@@ -244,8 +285,12 @@ class ScheduleConfig:
         _require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or larger")
         for name in ("warmup_factor", "target_lr", "power", "gamma"):
             _require(getattr(self, name) >= 0, f"schedule.{name}", getattr(self, name), "0 or larger")
-        _require(all(epoch >= 0 for epoch in self.milestones) and list(self.milestones) == sorted(self.milestones),
-                 "schedule.milestones", self.milestones, "epochs in ascending order")
+        _require(
+            all(epoch >= 0 for epoch in self.milestones) and list(self.milestones) == sorted(self.milestones),
+            "schedule.milestones",
+            self.milestones,
+            "epochs in ascending order",
+        )
 
 
 @dataclass(frozen=True)
@@ -279,17 +324,21 @@ class TrainConfig:
 
     epochs: int = 60
     batch_size: int = 64
-    """Rows of one forward pass; the effective batch is batch_size x accumulate for every loss but the contrastive ones."""
+    """Rows of one forward pass; the effective batch is batch_size x accumulate for every loss but the contrastive
+    ones.
+    """
     accumulate: int = 1
     sampler: Literal["random", "identity", "modality", "tasks"] = "random"
-    """random: a permutation of the records. identity: P identities x K rows. modality: P identities x (K infrared + K visible).
-    tasks: identity batches of several tasks, put together."""
+    """random: a permutation of the records. identity: P identities x K rows. modality: P identities x (K infrared + K
+    visible). tasks: identity batches of several tasks, put together."""
     instances: int = 4
     """K: rows per identity; under the modality sampler of each modality."""
     mixture: Literal["batch", "step"] = "batch"
     """Sampler tasks: every batch has rows of all tasks, or each batch is of one task."""
     task_weights: dict[str, float] = field(default_factory=dict)
-    """Sampler tasks: task -> share of the rows, or of the batches; 0 leaves a task out, a task that is not named has 1."""
+    """Sampler tasks: task -> share of the rows, or of the batches; 0 leaves a task out, a task that is not named has
+    1.
+    """
     task_instances: dict[str, int] = field(default_factory=dict)
     """Sampler tasks: task -> rows per identity; train.instances where it is not named."""
     drop_last: bool = False
@@ -303,7 +352,9 @@ class TrainConfig:
     init_from: str = ""
     """Run directory whose weights (best, else last) start this run; nothing else is taken from it."""
     select: Literal["val", "test", "last"] = "val"
-    """What chooses `best`: an identity-disjoint validation split, the test set (then every result says so), or the last epoch."""
+    """What chooses `best`: an identity-disjoint validation split, the test set (then every result says so), or the last
+    epoch.
+    """
     eval_period: int = 5
     """Epochs between two evaluations during training."""
     log_period: int = 20
@@ -316,15 +367,32 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         _require(self.batch_size >= 2, "train.batch_size", self.batch_size, "at least 2")
         _require(self.instances >= 1, "train.instances", self.instances, "at least 1")
-        _require(self.sampler != "identity" or self.batch_size % self.instances == 0, "train.batch_size", self.batch_size,
-                 "a multiple of train.instances")
-        _require(self.sampler != "modality" or self.batch_size % (2 * self.instances) == 0, "train.batch_size", self.batch_size,
-                 "a multiple of 2 x train.instances under the modality sampler")
+        _require(
+            self.sampler != "identity" or self.batch_size % self.instances == 0,
+            "train.batch_size",
+            self.batch_size,
+            "a multiple of train.instances",
+        )
+        _require(
+            self.sampler != "modality" or self.batch_size % (2 * self.instances) == 0,
+            "train.batch_size",
+            self.batch_size,
+            "a multiple of 2 x train.instances under the modality sampler",
+        )
         for name, lowest in (("task_weights", 0), ("task_instances", 1)):
             table = getattr(self, name)
-            _require(set(table) <= {task.value for task in Task}, f"train.{name}", table, f"by task: {', '.join(task.value for task in Task)}")
-            _require(all(math.isfinite(value) and value >= lowest for value in table.values()), f"train.{name}", table,
-                     f"finite numbers, at least {lowest}")
+            _require(
+                set(table) <= {task.value for task in Task},
+                f"train.{name}",
+                table,
+                f"by task: {', '.join(task.value for task in Task)}",
+            )
+            _require(
+                all(math.isfinite(value) and value >= lowest for value in table.values()),
+                f"train.{name}",
+                table,
+                f"finite numbers, at least {lowest}",
+            )
         _require(self.clip_norm >= 0, "train.clip_norm", self.clip_norm, "0 (off) or larger")
         _require(self.max_steps >= 0, "train.max_steps", self.max_steps, "0 (no limit) or larger")
 
@@ -344,15 +412,21 @@ class EvalConfig:
     cache_host_mb: int = 8192
     max_rank: int = 50
     thresholds: tuple[float, ...] = ()
-    """tau of mAP@tau, for data whose queries and gallery have annotations, for instance [0.25, 0.5, 0.75]; empty = none."""
+    """tau of mAP@tau, for data whose queries and gallery have annotations, for instance [0.25, 0.5, 0.75]; empty =
+    none.
+    """
     relevance: str = "tfidf"
-    """What compares annotations that are texts: tfidf, or t_s:FOLDER-OR-HUB-ID, t_s_centred:FOLDER-OR-HUB-ID (CLS of a BERT)."""
+    """What compares annotations that are texts: tfidf, or t_s:FOLDER-OR-HUB-ID, t_s_centred:FOLDER-OR-HUB-ID (CLS of a
+    BERT).
+    """
     no_positive: Literal["zero", "zero_matched", "skip"] = "zero_matched"
     """mAP@tau of a query without a positive at tau: 0; 0 unless its person is not searched at all; or left out."""
     ap_depth: int = 0
     """AP sees only so many ranks after the exclusion (the n of mAP@tau); 0 = all."""
     ap_topk: int = 0
-    """Further rows `[ap_topk=N]` with the released IRM evaluator's AP, cut before the exclusion (500 there); 0 = none."""
+    """Further rows `[ap_topk=N]` with the released IRM evaluator's AP, cut before the exclusion (500 there); 0 =
+    none.
+    """
     flip: bool = False
     """Further rows `[flip]`: each feature is the mean of the image's and of its mirror image's."""
     rerank: bool = False
@@ -367,7 +441,9 @@ class EvalConfig:
         for name in ("cache_device_mb", "cache_host_mb", "ap_depth", "ap_topk"):
             _require(getattr(self, name) >= 0, f"eval.{name}", getattr(self, name), "0 or larger")
         _require(0 <= self.rerank_lambda <= 1, "eval.rerank_lambda", self.rerank_lambda, "between 0 and 1")
-        _require(all(math.isfinite(tau) for tau in self.thresholds), "eval.thresholds", self.thresholds, "finite numbers")
+        _require(
+            all(math.isfinite(tau) for tau in self.thresholds), "eval.thresholds", self.thresholds, "finite numbers"
+        )
 
 
 MODEL_CONFIGS: dict[Family, type] = {Family.REID5O: Reid5oConfig, Family.VIREID: VireidConfig}
@@ -398,8 +474,17 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.family is not Family.VIREID:
             return
-        _require(self.train.sampler in ("modality", "tasks"), "train.sampler", self.train.sampler,
-                 "modality (or tasks) for the family vireid, whose batches need visible and infrared images of each identity")
+        _require(
+            self.train.sampler in ("modality", "tasks"),
+            "train.sampler",
+            self.train.sampler,
+            "modality (or tasks) for the family vireid, whose batches need visible and infrared images of each "
+            "identity",
+        )
         by_heads = [name for name in ("modality_id", "imitation") if self.objective.losses.get(name)]
-        _require(self.model.head_width > 0 or not by_heads, "model.head_width", self.model.head_width,
-                 f"above 0 with the losses {' and '.join(by_heads)}, which are those of the modality heads")
+        _require(
+            self.model.head_width > 0 or not by_heads,
+            "model.head_width",
+            self.model.head_width,
+            f"above 0 with the losses {' and '.join(by_heads)}, which are those of the modality heads",
+        )

@@ -35,12 +35,21 @@ class Task(str, Enum):
     LI = "li"
 
 
-TASK_TAGS: dict[str, Task] = {"sc": Task.TRAD, "cc": Task.CC, "ctcc": Task.CTCC, "cross": Task.VI, "t2i": Task.T2I, "attr": Task.LI}
+TASK_TAGS: dict[str, Task] = {
+    "sc": Task.TRAD,
+    "cc": Task.CC,
+    "ctcc": Task.CTCC,
+    "cross": Task.VI,
+    "t2i": Task.T2I,
+    "attr": Task.LI,
+}
 """Glossary: the tags of OmniReID's authors -> our tasks."""
 
 
 class AnnotationKind(str, Enum):
-    """What an annotation is: a picture of the clothes, a description of this very image, or the sentence of the task."""
+    """What an annotation is: a picture of the clothes, a description of this very image, or the sentence of the
+    task.
+    """
 
     CLOTHES = "clothes"
     DESCRIPTION = "description"
@@ -67,8 +76,10 @@ def combination_name(combination: Combination) -> str:
 
 def parse_combination(name: str) -> Combination:
     """Return the members named by `NIR+TEXT`, in that order. Raises ValueError for an unknown or repeated member."""
-    members = tuple(Modality[part.strip().upper()] if part.strip().upper() in Modality.__members__ else None
-                    for part in name.split("+"))
+    members = tuple(
+        Modality[part.strip().upper()] if part.strip().upper() in Modality.__members__ else None
+        for part in name.split("+")
+    )
     if None in members or len(set(members)) != len(members):
         raise ValueError(f"{name!r} is not a combination of distinct modalities out of NIR, CP, SK, TEXT")
     return members  # type: ignore[return-value]

@@ -25,16 +25,25 @@ logger = logging.getLogger(__name__)
 TRAIN, VAL, VAL_QUERY, VAL_GALLERY = "train", "val", "val_query", "val_gallery"
 
 
-def build_from_release(entry: DatasetEntry, release: Release, *, protocols: Sequence[str] = (), need_train: bool = True,
-                       select_val: bool = False, val_fraction: float = 0.0, maker: InstructionMaker = InstructionMaker()) -> Benchmark:
+def build_from_release(
+    entry: DatasetEntry,
+    release: Release,
+    *,
+    protocols: Sequence[str] = (),
+    need_train: bool = True,
+    select_val: bool = False,
+    val_fraction: float = 0.0,
+    maker: InstructionMaker = InstructionMaker(),
+) -> Benchmark:
     """Return the benchmark of a release.
 
     protocols: names of those that make the split `test`, empty = the data set's default ones. need_train: False leaves
-    `train` empty. select_val: make the split `val`. It is the data set's own (`val_query` and `val_gallery`, or `val`) where
-    that shares no person with train, else val_fraction of the training identities, held out. Without select_val a `val` of
-    other persons joins train (SYSU-MM01); one of the same persons (PRCC) is never used. maker: gives queries and gallery items
-    the instruction that a model may follow, and the annotation that mAP at a threshold compares. Labels are 0..n-1 in the order of the sorted ids.
-    Raises UserError for an unknown protocol, a missing part, and persons that are in train and in a search.
+    `train` empty. select_val: make the split `val`. It is the data set's own (`val_query` and `val_gallery`, or `val`)
+    where that shares no person with train, else val_fraction of the training identities, held out. Without select_val a
+    `val` of other persons joins train (SYSU-MM01); one of the same persons (PRCC) is never used. maker: gives queries
+    and gallery items the instruction that a model may follow, and the annotation that mAP at a threshold compares.
+    Labels are 0..n-1 in the order of the sorted ids. Raises UserError for an unknown protocol, a missing part, and
+    persons that are in train and in a search.
     """
     release = annotate_release(release, maker)
     test = _test_searches(entry, release, protocols)
@@ -59,13 +68,19 @@ def build_from_release(entry: DatasetEntry, release: Release, *, protocols: Sequ
     for note in notes:
         logger.info("%s", note)
     return Benchmark(
-        name=entry.name, train=records, num_identities=len({record.person_id for record in records}), splits=splits,
-        fingerprint=digest(records, splits, release.root), notes=tuple(notes), trials=dict(release.trials),
+        name=entry.name,
+        train=records,
+        num_identities=len({record.person_id for record in records}),
+        splits=splits,
+        fingerprint=digest(records, splits, release.root),
+        notes=tuple(notes),
+        trials=dict(release.trials),
     )
 
 
 def exclude_listed(release: Release, listing: Path, root: Path, need_train: bool) -> Release:
-    """Return the release without the images of a list (data.exclude). Raises UserError for a path that is no image of it.
+    """Return the release without the images of a list (data.exclude). Raises UserError for a path that is no image of
+    it.
 
     Without need_train the training images may not have been read; listed ones that exist are then passed over.
     """
@@ -91,39 +106,53 @@ def with_unique_titles(split: EvalSplit) -> EvalSplit:
     lists = []
     for queries in split.query_lists:
         seen[queries.name] = seen.get(queries.name, 0) + 1
-        lists.append(queries if names.count(queries.name) == 1 else replace(queries, title=f"{queries.name} ({seen[queries.name]})"))
+        lists.append(
+            queries
+            if names.count(queries.name) == 1
+            else replace(queries, title=f"{queries.name} ({seen[queries.name]})")
+        )
     return replace(split, query_lists=tuple(lists))
 
 
 def _test_searches(entry: DatasetEntry, release: Release, names: Sequence[str]) -> list[Search]:
     for name in names:
         if name not in entry.protocols:
-            raise UserError(f"data.protocols: {entry.name} has no protocol {name!r}, {nearest(name, entry.protocols)}"
-                            if entry.protocols else f"data.protocols = {name!r}: {entry.title} has no test part, so no protocol")
+            raise UserError(
+                f"data.protocols: {entry.name} has no protocol {name!r}, {nearest(name, entry.protocols)}"
+                if entry.protocols
+                else f"data.protocols = {name!r}: {entry.title} has no test part, so no protocol"
+            )
     found: list[Search] = []
     for name in dict.fromkeys(names or entry.default):
         try:
             searches = list(entry.protocols[name].searches(release))
         except KeyError as error:
-            raise UserError(f"protocol {name} of {entry.name} needs the part {error.args[0]!r}, which {release.root} lacks "
-                            f"(there: {', '.join(release.parts) or 'none'}); restore it or choose another with data.protocols") from error
+            raise UserError(
+                f"protocol {name} of {entry.name} needs the part {error.args[0]!r}, which {release.root} lacks (there: "
+                f"{', '.join(release.parts) or 'none'}); restore it or choose another with data.protocols"
+            ) from error
         for search in searches:
             for side, records in (("queries", search.query), ("gallery images", search.gallery)):
                 if not records:
-                    raise UserError(f"protocol {name} of {entry.name}: {search.title} has no {side} in {release.root}; "
-                                    "restore the files or choose another with data.protocols")
+                    raise UserError(
+                        f"protocol {name} of {entry.name}: {search.title} has no {side} in {release.root}; restore the "
+                        "files or choose another with data.protocols"
+                    )
         found += searches
     return found
 
 
-def _divide(entry: DatasetEntry, release: Release, test: Sequence[Search], select_val: bool, val_fraction: float
-            ) -> tuple[Sequence[Record], tuple[Search, str] | None]:
+def _divide(
+    entry: DatasetEntry, release: Release, test: Sequence[Search], select_val: bool, val_fraction: float
+) -> tuple[Sequence[Record], tuple[Search, str] | None]:
     """Return the training records and, when asked for, the validation search with its summary."""
     parts = release.parts
     train = parts.get(TRAIN, ())
     if not train:
-        raise UserError(f"{entry.title} at {release.root} has no training part (there: {', '.join(parts) or 'none'}); "
-                        "train on another data set, or only evaluate with test.py")
+        raise UserError(
+            f"{entry.title} at {release.root} has no training part (there: {', '.join(parts) or 'none'}); train on "
+            "another data set, or only evaluate with test.py"
+        )
     persons = {record.person_id for record in train}
     own = parts.get(VAL, ())
     if own and not persons.isdisjoint(record.person_id for record in own):
@@ -132,13 +161,21 @@ def _divide(entry: DatasetEntry, release: Release, test: Sequence[Search], selec
         return (*train, *own), None
     default = test[0] if test else None
     if VAL_QUERY in parts and VAL_GALLERY in parts:
-        return train, (_own_search(parts[VAL_QUERY], parts[VAL_GALLERY], default), "the data set's own validation queries and gallery")
+        return train, (
+            _own_search(parts[VAL_QUERY], parts[VAL_GALLERY], default),
+            "the data set's own validation queries and gallery",
+        )
     if own:
         search, roles = validation_search(own, default)
-        return train, (search, f"the data set's own {len({record.person_id for record in own})} validation identities, {roles}")
+        return train, (
+            search,
+            f"the data set's own {len({record.person_id for record in own})} validation identities, {roles}",
+        )
     if val_fraction <= 0:
-        raise UserError(f"train.select = 'val' needs data.val_fraction > 0, because {entry.title} has no validation identities of "
-                        "its own; set it, or select test or last")
+        raise UserError(
+            f"train.select = 'val' needs data.val_fraction > 0, because {entry.title} has no validation identities of "
+            "its own; set it, or select test or last"
+        )
     held_out = hold_out(persons, val_fraction)
     search, roles = validation_search([record for record in train if record.person_id in held_out], default)
     kept = [record for record in train if record.person_id not in held_out]
@@ -147,8 +184,14 @@ def _divide(entry: DatasetEntry, release: Release, test: Sequence[Search], selec
 
 def _own_search(query: Sequence[Record], gallery: Sequence[Record], default: Search | None) -> Search:
     rule = usable_rule(default.exclusion_rule if default is not None else "none", query, gallery)
-    return Search(title=VAL_PROTOCOL, protocol=VAL_PROTOCOL, query=query, gallery=gallery, exclusion_rule=rule,
-                  cmc=default.cmc if default is not None else "image")
+    return Search(
+        title=VAL_PROTOCOL,
+        protocol=VAL_PROTOCOL,
+        query=query,
+        gallery=gallery,
+        exclusion_rule=rule,
+        cmc=default.cmc if default is not None else "image",
+    )
 
 
 def _check_overlap(entry: DatasetEntry, train: Sequence[Record], test: Sequence[Search]) -> None:
@@ -156,14 +199,19 @@ def _check_overlap(entry: DatasetEntry, train: Sequence[Record], test: Sequence[
     shared = [record for record in train if record.person_id in searched]
     if shared:
         persons = sorted({record.person_id for record in shared})
-        raise UserError(f"{len(persons)} persons of {entry.name} are in train and in test, for instance {persons[0]} ({shared[0].name}); "
-                        "training and test identities must not overlap: correct the lists or folders")
+        raise UserError(
+            f"{len(persons)} persons of {entry.name} are in train and in test, for instance {persons[0]} "
+            f"({shared[0].name}); training and test identities must not overlap: correct the lists or folders"
+        )
 
 
 def _dropped(release: Release) -> list[str]:
     if not release.dropped:
         return []
-    return ["left out by the data set's own rules: " + ", ".join(f"{what}: {count:,}" for what, count in release.dropped.items())]
+    return [
+        "left out by the data set's own rules: "
+        + ", ".join(f"{what}: {count:,}" for what, count in release.dropped.items())
+    ]
 
 
 def published_notes(entry: DatasetEntry, release: Release) -> list[str]:
@@ -171,7 +219,11 @@ def published_notes(entry: DatasetEntry, release: Release) -> list[str]:
     compared, different = count_differences(entry, release)
     if not compared or is_rendered(release):
         return []
-    return [f"{differing_counts(entry, compared, different)}: {', '.join(different)}" if different else equal_counts(entry, compared)]
+    return [
+        f"{differing_counts(entry, compared, different)}: {', '.join(different)}"
+        if different
+        else equal_counts(entry, compared)
+    ]
 
 
 def digest(train: Iterable[Record], splits: Mapping[str, EvalSplit], root: Path) -> str:
@@ -179,18 +231,54 @@ def digest(train: Iterable[Record], splits: Mapping[str, EvalSplit], root: Path)
     relative = _relative_to(root)
     parts: list[Any] = [_described(record, relative) for record in train]
     for name, split in sorted(splits.items()):
-        gallery = zip(split.gallery_ids, split.gallery, *(_column(values, len(split.gallery)) for values in (
-            split.gallery_camera_ids, split.gallery_clothes_ids, split.gallery_instructions, split.gallery_annotations)))
+        gallery = zip(
+            split.gallery_ids,
+            split.gallery,
+            *(
+                _column(values, len(split.gallery))
+                for values in (
+                    split.gallery_camera_ids,
+                    split.gallery_clothes_ids,
+                    split.gallery_instructions,
+                    split.gallery_annotations,
+                )
+            ),
+        )
         parts += [name, split.protocol, list(split.pooled_groups)]
-        parts += [[person, relative(source), camera, clothes, _optional(instruction, relative), _annotated(annotations, relative)]
-                  for person, source, camera, clothes, instruction, annotations in gallery]
+        parts += [
+            [
+                person,
+                relative(source),
+                camera,
+                clothes,
+                _optional(instruction, relative),
+                _annotated(annotations, relative),
+            ]
+            for person, source, camera, clothes, instruction, annotations in gallery
+        ]
         for queries in split.query_lists:
-            parts.append([queries.name, queries.group, queries.protocol, queries.exclusion_rule, queries.cmc, queries.gallery])
-            columns = zip(queries.person_ids, queries.entries, *(_column(values, len(queries.entries)) for values in (
-                queries.camera_ids, queries.clothes_ids, queries.instructions, queries.annotations)))
-            parts += [[person, [relative(source) for source in entry], camera, clothes, _optional(instruction, relative),
-                       _optional(annotation, relative)]
-                      for person, entry, camera, clothes, instruction, annotation in columns]
+            parts.append(
+                [queries.name, queries.group, queries.protocol, queries.exclusion_rule, queries.cmc, queries.gallery]
+            )
+            columns = zip(
+                queries.person_ids,
+                queries.entries,
+                *(
+                    _column(values, len(queries.entries))
+                    for values in (queries.camera_ids, queries.clothes_ids, queries.instructions, queries.annotations)
+                ),
+            )
+            parts += [
+                [
+                    person,
+                    [relative(source) for source in entry],
+                    camera,
+                    clothes,
+                    _optional(instruction, relative),
+                    _optional(annotation, relative),
+                ]
+                for person, entry, camera, clothes, instruction, annotation in columns
+            ]
     return fingerprint(parts)
 
 
@@ -223,7 +311,15 @@ def _annotated(annotations: Mapping[Any, Source] | None, relative: Relative) -> 
 
 
 def _described(record: Record, relative: Relative) -> list[Any]:
-    return [record.person_id, record.camera_id, record.clothes_id, record.task.value,
-            [relative(source) for _, source in sorted(record.sources.items())],
-            [[modality.value, [relative(source) for source in candidates]] for modality, candidates in sorted(record.partners.items())],
-            _annotated(record.annotations, relative)]
+    return [
+        record.person_id,
+        record.camera_id,
+        record.clothes_id,
+        record.task.value,
+        [relative(source) for _, source in sorted(record.sources.items())],
+        [
+            [modality.value, [relative(source) for source in candidates]]
+            for modality, candidates in sorted(record.partners.items())
+        ],
+        _annotated(record.annotations, relative),
+    ]

@@ -42,24 +42,41 @@ SHOWN_LISTS = 4
 SourceBatch = tuple[Tensor, Tensor, list[tuple[int, str]]]
 
 
-def build_benchmark(data: DataConfig, *, select: str, need_train: bool, instruction: InstructionConfig = InstructionConfig()) -> Benchmark:
-    """Read the annotations of data.dataset. select: val takes the data set's validation identities or cuts some from train.
+def build_benchmark(
+    data: DataConfig, *, select: str, need_train: bool, instruction: InstructionConfig = InstructionConfig()
+) -> Benchmark:
+    """Read the annotations of data.dataset. select: val takes the data set's validation identities or cuts some from
+    train.
 
-    instruction: what a model that follows instructions is given. Raises UserError for an unknown data set and for whatever
-    its reader or protocol refuses.
+    instruction: what a model that follows instructions is given. Raises UserError for an unknown data set and for
+    whatever its reader or protocol refuses.
     """
     _check_known(data.dataset)
     select_val = select == "val" and need_train
     if data.dataset == ORBENCH:
         return _build_orbench(data, select_val, need_train)
     entry = dataset_entry(data.dataset)
-    options = ReadOptions(check_files=data.on_error == "raise", need_train=need_train, variant=data.variant, merge_val=data.merge_val,
-                          trial=data.trial, crop=instruction.crop, members=data.members)
+    options = ReadOptions(
+        check_files=data.on_error == "raise",
+        need_train=need_train,
+        variant=data.variant,
+        merge_val=data.merge_val,
+        trial=data.trial,
+        crop=instruction.crop,
+        members=data.members,
+    )
     release = entry.read(Path(data.root), options)
     if data.exclude:
         release = exclude_listed(release, Path(data.exclude), Path(data.root), need_train)
-    return build_from_release(entry, release, protocols=data.protocols, need_train=need_train, select_val=select_val,
-                              val_fraction=data.val_fraction, maker=InstructionMaker(**dataclasses.asdict(instruction)))
+    return build_from_release(
+        entry,
+        release,
+        protocols=data.protocols,
+        need_train=need_train,
+        select_val=select_val,
+        val_fraction=data.val_fraction,
+        maker=InstructionMaker(**dataclasses.asdict(instruction)),
+    )
 
 
 def number_of_trials(dataset: str) -> int:
@@ -80,15 +97,19 @@ def _build_orbench(data: DataConfig, select_val: bool, need_train: bool) -> Benc
         raise UserError(f"data.protocols = {list(data.protocols)}: ORBench has one protocol only; leave it empty")
     if select_val and data.val_fraction <= 0:
         raise UserError("train.select = 'val' needs data.val_fraction > 0; set it, or select test or last")
-    return load_orbench(data.root, need_train=need_train, val_fraction=data.val_fraction if select_val else 0.0,
-                        check_files=data.on_error == "raise")
+    return load_orbench(
+        data.root,
+        need_train=need_train,
+        val_fraction=data.val_fraction if select_val else 0.0,
+        check_files=data.on_error == "raise",
+    )
 
 
 def build_source_reader(data: DataConfig, model: Any, benchmark: Benchmark | None = None) -> SourceReader:
     """Return the reader of single sources at the model's input size.
 
-    With data.cache_dir and a benchmark, every image of it is decoded into the cache first. A model whose text_length is 0
-    reads images only. Raises UserError for a benchmark with sources that the model does not encode.
+    With data.cache_dir and a benchmark, every image of it is decoded into the cache first. A model whose text_length is
+    0 reads images only. Raises UserError for a benchmark with sources that the model does not encode.
     """
     if benchmark is not None:
         check_encodable(benchmark, model.modalities)
@@ -111,15 +132,20 @@ def check_encodable(benchmark: Benchmark, modalities: Sequence[Modality]) -> Non
     known = " and ".join(modality.name for modality in modalities)
     trained = {modality for record in benchmark.train for modality in record.sources}
     if not trained <= set(modalities):
-        raise UserError(f"the training records of {benchmark.name} hold {_names(trained)}, and this model encodes {known} only; "
-                        "choose another data.dataset or a configuration of another family")
+        raise UserError(
+            f"the training records of {benchmark.name} hold {_names(trained)}, and this model encodes {known} only; "
+            "choose another data.dataset or a configuration of another family"
+        )
     for split in benchmark.splits.values():
         unknown = {modality for queries in split.query_lists for modality in queries.combination} - set(modalities)
         if unknown:
             asked = [queries.name for queries in split.query_lists if unknown & set(queries.combination)]
             more = f" and {len(asked) - SHOWN_LISTS} more" if len(asked) > SHOWN_LISTS else ""
-            raise UserError(f"the queries of {benchmark.name} hold {_names(unknown)} ({', '.join(asked[:SHOWN_LISTS])}{more}), and this model "
-                            f"encodes {known} only; choose another data.dataset, other protocols (data.protocols) or a model of another family")
+            raise UserError(
+                f"the queries of {benchmark.name} hold {_names(unknown)} ({', '.join(asked[:SHOWN_LISTS])}{more}), and "
+                f"this model encodes {known} only; choose another data.dataset, other protocols (data.protocols) or a "
+                "model of another family"
+            )
 
 
 def _names(modalities: Collection[Modality]) -> str:
@@ -127,7 +153,10 @@ def _names(modalities: Collection[Modality]) -> str:
 
 
 def _no_text(text: str) -> Tensor:
-    raise UserError(f"this model reads images only, not the text {text[:40]!r}; choose another family or other protocols (data.protocols)")
+    raise UserError(
+        f"this model reads images only, not the text {text[:40]!r}; choose another family or other protocols "
+        "(data.protocols)"
+    )
 
 
 def _tokenize(tokenizer: ClipTokenizer, length: int, text: str) -> Tensor:
@@ -151,21 +180,28 @@ def _people(records: Sequence[Record]) -> list[int]:
 def _modality_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> ModalityBatches:
     infrared = infrared_rows(records)
     if records and len(set(infrared)) == 1:
-        raise UserError(f"all {len(records)} training images are {'infrared' if infrared[0] else 'visible'}, and train.sampler = 'modality' takes "
-                        "both; choose a visible-infrared data set, or another sampler")
+        raise UserError(
+            f"all {len(records)} training images are {'infrared' if infrared[0] else 'visible'}, and train.sampler = "
+            "'modality' takes both; choose a visible-infrared data set, or another sampler"
+        )
     return ModalityBatches(_people(records), infrared, train.batch_size, seed, train.instances, person_names(records))
 
 
 def _task_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> TaskBatches:
-    spec = MixtureSpec(mixture=train.mixture, default_instances=train.instances,
-                       weights={Task(name): weight for name, weight in train.task_weights.items()},
-                       instances={Task(name): count for name, count in train.task_instances.items()})
+    spec = MixtureSpec(
+        mixture=train.mixture,
+        default_instances=train.instances,
+        weights={Task(name): weight for name, weight in train.task_weights.items()},
+        instances={Task(name): count for name, count in train.task_instances.items()},
+    )
     return TaskBatches(records, train.batch_size, seed, spec)
 
 
 SAMPLERS: dict[str, Callable[[Sequence[Record], TrainConfig, int], Batches]] = {
     "random": lambda records, train, seed: RandomBatches(_people(records), train.batch_size, seed, train.drop_last),
-    "identity": lambda records, train, seed: IdentityBatches(_people(records), train.batch_size, seed, train.instances, person_names(records)),
+    "identity": lambda records, train, seed: IdentityBatches(
+        _people(records), train.batch_size, seed, train.instances, person_names(records)
+    ),
     "modality": _modality_batches,
     "tasks": _task_batches,
 }
@@ -178,9 +214,17 @@ class TrainLoader:
     def __init__(self, dataset: RecordDataset, batches: Batches, workers: int, skip: bool) -> None:
         self.records, self.steps_per_epoch, self.skipped = dataset.records, len(batches), []  # type: ignore[var-annotated]
         self.batches, self._skip, self._batches = batches, skip, _EpochBatches(batches)
-        self._loader = DataLoader(dataset, batch_sampler=self._batches, num_workers=workers, collate_fn=collate,
-                                  persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
-                                  pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread, generator=torch.Generator())
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=self._batches,
+            num_workers=workers,
+            collate_fn=collate,
+            persistent_workers=workers > 0,
+            prefetch_factor=PREFETCH if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_one_thread,
+            generator=torch.Generator(),
+        )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of one epoch, after a resumption (`batches.load_state_dict`) those not yet used.
@@ -201,7 +245,9 @@ class TrainLoader:
                 yield batch
 
     def _usable(self, batch: Batch, failures: Sequence[Failure]) -> bool:
-        """Whether losses are defined: one row has no negative, and what was skipped may have taken all of a modality or of the others."""
+        """Whether losses are defined: one row has no negative, and what was skipped may have taken all of a modality or
+        of the others.
+        """
         if not failures:
             return len(batch.person_ids) > 1
         skipped = [self.records[failure.record_id] for failure in failures]
@@ -220,8 +266,17 @@ class _EpochBatches:
         return self.batches.epoch(self.current)
 
 
-def build_train_loader(benchmark: Benchmark, data: DataConfig, augment: AugmentConfig, reader: SourceReader,
-                       train: TrainConfig, *, seed: int, workers: int, instruction: InstructionConfig | None = None) -> TrainLoader:
+def build_train_loader(
+    benchmark: Benchmark,
+    data: DataConfig,
+    augment: AugmentConfig,
+    reader: SourceReader,
+    train: TrainConfig,
+    *,
+    seed: int,
+    workers: int,
+    instruction: InstructionConfig | None = None,
+) -> TrainLoader:
     """Return the loader of training batches. instruction: how that of each row is drawn; None = the model follows none.
 
     Raises UserError when no whole batch can be formed.
@@ -230,8 +285,10 @@ def build_train_loader(benchmark: Benchmark, data: DataConfig, augment: AugmentC
     images = ImageAugmentation(flip=augment.flip, pad=augment.pad_crop, erase=augment.erase, channel=augment.channel)
     batches = SAMPLERS[train.sampler](benchmark.train, train, seed)
     if not len(batches):
-        raise UserError(f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "
-                        f"{len(benchmark.train)} records of {benchmark.num_identities} identities; lower it")
+        raise UserError(
+            f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "
+            f"{len(benchmark.train)} records of {benchmark.num_identities} identities; lower it"
+        )
     instruct = InstructionMaker(**dataclasses.asdict(instruction)).for_training if instruction is not None else None
     dataset = RecordDataset(benchmark.train, reader, images, masking, seed, instruct)
     return TrainLoader(dataset, batches, workers, data.on_error == "skip")
@@ -251,15 +308,25 @@ class _SourceDataset(Dataset[tuple[int, Tensor | None, str]]):
             return index, None, str(error)
 
 
-def source_loader(sources: Sequence[Source], reader: SourceReader, batch_size: int, workers: int) -> DataLoader[SourceBatch]:
+def source_loader(
+    sources: Sequence[Source], reader: SourceReader, batch_size: int, workers: int
+) -> DataLoader[SourceBatch]:
     """Return a loader over sources of ONE modality, in order.
 
-    It yields (indices (b,) int64, inputs (b, ...), failures [(index, reason)]); b may be smaller than batch_size, even 0.
+    It yields (indices (b,) int64, inputs (b, ...), failures [(index, reason)]); b may be smaller than batch_size, even
+    0.
     """
     modalities = {Modality(source.modality) for source in sources}
     assert len(modalities) <= 1, "sources of one loader share a modality"
-    return DataLoader(_SourceDataset(sources, reader), batch_size=batch_size, num_workers=workers, collate_fn=_collate_sources,
-                      pin_memory=torch.cuda.is_available(), worker_init_fn=_one_thread, generator=torch.Generator())
+    return DataLoader(
+        _SourceDataset(sources, reader),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate_sources,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),
+    )
 
 
 def _collate_sources(items: Sequence[tuple[int, Tensor | None, str]]) -> SourceBatch:

@@ -1,4 +1,6 @@
-"""Command line: python -m datasets.check --dataset market1501 --root DIR. Looks for what would spoil a result, before training."""
+"""Command line: python -m datasets.check --dataset market1501 --root DIR. Looks for what would spoil a result, before
+training.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +30,57 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m datasets.check", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     description="Check a data set: counts, files, persons, matches, captions, modalities, overlap.")
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="as data.dataset; manifest or folders for your own data")
-    parser.add_argument("--root", required=True, type=Path, metavar="DIR", help="as data.root: folder that holds the data set, or the manifest")
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.check",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Check a data set: counts, files, persons, matches, captions, modalities, overlap.",
+    )
+    parser.add_argument(
+        "--dataset", required=True, metavar="NAME", help="as data.dataset; manifest or folders for your own data"
+    )
+    parser.add_argument(
+        "--root",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="as data.root: folder that holds the data set, or the manifest",
+    )
     parser.add_argument("--variant", default="", help="as data.variant")
     parser.add_argument("--trial", type=int, default=1, choices=range(1, 11), metavar="1..10", help="as data.trial")
     parser.add_argument("--no-merge-val", action="store_true", help="as data.merge_val=false")
     parser.add_argument("--members", nargs="+", default=(), metavar="NAME", help="as data.members")
     parser.add_argument("--test-only", action="store_true", help="the training part may be absent")
     parser.add_argument("--protocols", nargs="+", default=(), metavar="NAME", help="default: all that the parts allow")
-    parser.add_argument("--exclude", default="", metavar="FILE", help="as data.exclude: check what is left without these images")
-    parser.add_argument("--against", nargs="+", default=(), metavar="NAME:DIR", help="other data sets that are to be used together with this one")
+    parser.add_argument(
+        "--exclude", default="", metavar="FILE", help="as data.exclude: check what is left without these images"
+    )
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        default=(),
+        metavar="NAME:DIR",
+        help="other data sets that are to be used together with this one",
+    )
     parser.add_argument("--no-images", action="store_true", help="do not open the images: names and lists only")
-    parser.add_argument("--processes", type=int, default=available_cores(), metavar="P", help="that open images (default: one per core)")
-    parser.add_argument("--json", nargs="?", default="", const="-", metavar="FILE",
-                        help="write the report as JSON; without a file, or with -, print it instead of the tables")
-    parser.add_argument("--write-datalists", default="", metavar="DIR", 
-                        help="write the lists of OmniReID's authors; DIR becomes the `datalist` in the data set's folder below their data/")
+    parser.add_argument(
+        "--processes", type=int, default=available_cores(), metavar="P", help="that open images (default: one per core)"
+    )
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        default="",
+        const="-",
+        metavar="FILE",
+        help="write the report as JSON; without a file, or with -, print it instead of the tables",
+    )
+    parser.add_argument(
+        "--write-datalists",
+        default="",
+        metavar="DIR",
+        help="write the lists of OmniReID's authors; DIR becomes the `datalist` in the data set's folder below their "
+        "data/",
+    )
     return parser
 
 
@@ -71,11 +106,26 @@ def main() -> int:
     from utils.files import write_json
 
     # Absent files are counted and listed by the check instead of ending it at the first one.
-    reading = ReadOptions(check_files=False, need_train=not parsed.test_only, variant=parsed.variant, merge_val=not parsed.no_merge_val,
-                          trial=parsed.trial, members=tuple(parsed.members))
-    report, release = run_check(CheckOptions(
-        dataset=parsed.dataset, root=parsed.root, reading=reading, protocols=tuple(parsed.protocols), open_images=not parsed.no_images,
-        processes=parsed.processes, against=against, exclude=parsed.exclude))
+    reading = ReadOptions(
+        check_files=False,
+        need_train=not parsed.test_only,
+        variant=parsed.variant,
+        merge_val=not parsed.no_merge_val,
+        trial=parsed.trial,
+        members=tuple(parsed.members),
+    )
+    report, release = run_check(
+        CheckOptions(
+            dataset=parsed.dataset,
+            root=parsed.root,
+            reading=reading,
+            protocols=tuple(parsed.protocols),
+            open_images=not parsed.no_images,
+            processes=parsed.processes,
+            against=against,
+            exclude=parsed.exclude,
+        )
+    )
     if parsed.json == "-":
         print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     else:

@@ -28,12 +28,12 @@ class DatasetEntry:
     """A data set as this code knows it: its reader, its protocols, and what is published about it.
 
     read: root, options -> Release; raises UserError naming file, line and remedy. root is the folder that contains the
-    data set's own folder, or that folder itself. protocols: by name; default: names of those evaluated when none is chosen.
-    published: per variant ('' for data sets without variants) the counts of the parts. recognise: True for a folder that
-    looks like this data set, judged by names only. name_pattern: regular expression that the image names match entirely.
-    separate_ids: train and test are numbered separately; otherwise they must not share a person. trials: how many divisions of
-    the same persons into train and test there are, each with a model of its own; 0 = one fixed division. access: how it is
-    obtained, and under which terms.
+    data set's own folder, or that folder itself. protocols: by name; default: names of those evaluated when none is
+    chosen. published: per variant ('' for data sets without variants) the counts of the parts. recognise: True for a
+    folder that looks like this data set, judged by names only. name_pattern: regular expression that the image names
+    match entirely. separate_ids: train and test are numbered separately; otherwise they must not share a person.
+    trials: how many divisions of the same persons into train and test there are, each with a model of its own; 0 = one
+    fixed division. access: how it is obtained, and under which terms.
     """
 
     name: str

@@ -27,7 +27,9 @@ CHUNK = 256
 class CachedReader:
     """An ImageReader over a built cache; a file that is not in it is decoded."""
 
-    def __init__(self, array_file: Path, rows: dict[str, int], failures: dict[str, str], image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, array_file: Path, rows: dict[str, int], failures: dict[str, str], image_size: tuple[int, int]
+    ) -> None:
         self.array_file, self.rows, self.failures = array_file, rows, failures
         self.fallback = PillowReader(image_size)
         self._array: np.ndarray | None = None
@@ -58,7 +60,9 @@ def build_cache(paths: Iterable[str], image_size: tuple[int, int], directory: st
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"data.cache_dir = {str(directory)!r} cannot be made: {error.strerror}; choose another folder") from error
+        raise UserError(
+            f"data.cache_dir = {str(directory)!r} cannot be made: {error.strerror}; choose another folder"
+        ) from error
     key = fingerprint([VERSION, list(image_size), PIL.__version__, *_hashes(unique, directory)])
     array_file, index_file = directory / f"{key}.npy", directory / f"{key}.json"
     failures = _read_table(index_file)
@@ -109,7 +113,7 @@ def _complete(path: Path, shape: tuple[int, ...]) -> bool:
 def _decode_all(paths: Sequence[str], image_size: tuple[int, int], target: Path, threads: int) -> dict[str, str]:
     """Write the array row after row: a memory-mapped file on a full disk would end the process without a word."""
     failures: dict[str, str] = {}
-    chunks = [(paths[start:start + CHUNK], image_size) for start in range(0, len(paths), CHUNK)]
+    chunks = [(paths[start : start + CHUNK], image_size) for start in range(0, len(paths), CHUNK)]
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, *image_size)}
     with atomic_path(target) as temporary, open(temporary, "wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)

@@ -1,4 +1,6 @@
-"""Releases whose images lie in named folders: where they are found, one walk over the names, one way to build a record."""
+"""Releases whose images lie in named folders: where they are found, one walk over the names, one way to build a
+record.
+"""
 
 from __future__ import annotations
 
@@ -27,22 +29,42 @@ class ImageFolders:
     dataset: str
     task: Task
 
-    def record(self, relative: str, *, person_id: int, camera_id: int = -1, clothes_id: int = -1, modality: Modality = Modality.RGB,
-               where: str = "") -> Record:
+    def record(
+        self,
+        relative: str,
+        *,
+        person_id: int,
+        camera_id: int = -1,
+        clothes_id: int = -1,
+        modality: Modality = Modality.RGB,
+        where: str = "",
+    ) -> Record:
         """Return the record of one image. where: place in a list; empty = the file itself. Raises UserError."""
         source = self.tree.source(modality, relative, where or relative)
-        return Record(person_id=person_id, sources={modality: source}, camera_id=camera_id, clothes_id=clothes_id,
-                      dataset=self.dataset, task=self.task, name=where or relative)
+        return Record(
+            person_id=person_id,
+            sources={modality: source},
+            camera_id=camera_id,
+            clothes_id=clothes_id,
+            dataset=self.dataset,
+            task=self.task,
+            name=where or relative,
+        )
 
     def named(self, folder: str, pattern: re.Pattern[str]) -> Iterator[tuple[str, re.Match[str]]]:
-        """Yield (path relative to the root, parsed file name) of a folder's images, sorted. Raises UserError for a bad name."""
+        """Yield (path relative to the root, parsed file name) of a folder's images, sorted. Raises UserError for a bad
+        name.
+        """
         for name in self.tree.names(folder):
             yield f"{folder}/{name}", parse_name(pattern, name, str(self.tree.root / folder))
 
-    def parts(self, places: Mapping[str, str], pattern: re.Pattern[str], record_of: RecordOf) -> tuple[dict[str, tuple[Record, ...]], int]:
+    def parts(
+        self, places: Mapping[str, str], pattern: re.Pattern[str], record_of: RecordOf
+    ) -> tuple[dict[str, tuple[Record, ...]], int]:
         """Return the records of each part, whose images lie in one folder, and how many images `record_of` left out.
 
-        places: part -> folder; `train` is empty where it is not among them. Raises UserError for a part without records.
+        places: part -> folder; `train` is empty where it is not among them. Raises UserError for a part without
+        records.
         """
         found: dict[str, tuple[Record, ...]] = {"train": ()}
         left_out = 0
@@ -63,8 +85,16 @@ def needed_places(places: Mapping[str, str], options: ReadOptions) -> dict[str, 
     return {part: place for part, place in places.items() if options.need_train or part != "train"}
 
 
-def open_folders(root: Path, names: Sequence[str], markers: Sequence[str], options: ReadOptions, *, dataset: str, title: str,
-                 task: Task) -> ImageFolders:
+def open_folders(
+    root: Path,
+    names: Sequence[str],
+    markers: Sequence[str],
+    options: ReadOptions,
+    *,
+    dataset: str,
+    title: str,
+    task: Task,
+) -> ImageFolders:
     """Return the image folders of a release, found by `datasets.listing.find_folder`. Raises UserError."""
     folder = find_folder(root, names, markers, title)
     return ImageFolders(tree=ImageTree(folder, options.check_files), dataset=dataset, task=task)
@@ -85,8 +115,12 @@ def names_agree(folder: Path, pattern: re.Pattern[str]) -> bool:
     return bool(names) and all(pattern.fullmatch(name) for name in names)
 
 
-def looks_like(names: Sequence[str], markers: Sequence[str], pattern: re.Pattern[str] | None = None, *, sample: str = "") -> Callable[[Path], bool]:
-    """Return what recognises a data set: a folder, or one of `names` below it, with all markers and, in `sample`, images named by the pattern."""
+def looks_like(
+    names: Sequence[str], markers: Sequence[str], pattern: re.Pattern[str] | None = None, *, sample: str = ""
+) -> Callable[[Path], bool]:
+    """Return what recognises a data set: a folder, or one of `names` below it, with all markers and, in `sample`,
+    images named by the pattern.
+    """
 
     def recognise(root: Path) -> bool:
         folder = locate(root, names, markers)
@@ -95,7 +129,9 @@ def looks_like(names: Sequence[str], markers: Sequence[str], pattern: re.Pattern
     return recognise
 
 
-def refuse_options(options: ReadOptions, dataset: str, *, variants: Sequence[str] = (), merge_val: bool = False) -> None:
+def refuse_options(
+    options: ReadOptions, dataset: str, *, variants: Sequence[str] = (), merge_val: bool = False
+) -> None:
     """Raise UserError for an option that belongs to another data set.
 
     variants: values of data.variant that this one has. merge_val: whether it has a validation list to merge.
@@ -104,8 +140,15 @@ def refuse_options(options: ReadOptions, dataset: str, *, variants: Sequence[str
         known = f"its variants are {', '.join(variants)}" if variants else "it has no variants"
         raise UserError(f"data.variant={options.variant} does not belong to {dataset}: {known}; remove the option")
     if not options.merge_val and not merge_val:
-        raise UserError(f"data.merge_val=false does not belong to {dataset}: only msmt17 and sysu have a validation part to merge; remove the option")
+        raise UserError(
+            f"data.merge_val=false does not belong to {dataset}: only msmt17 and sysu have a validation part to merge; "
+            "remove the option"
+        )
     if options.trial != 1:
-        raise UserError(f"data.trial={options.trial} does not belong to {dataset}: only regdb has trials; remove the option")
+        raise UserError(
+            f"data.trial={options.trial} does not belong to {dataset}: only regdb has trials; remove the option"
+        )
     if options.members:
-        raise UserError(f"data.members does not belong to {dataset}: only joint and omnireid have members; remove the option")
+        raise UserError(
+            f"data.members does not belong to {dataset}: only joint and omnireid have members; remove the option"
+        )

@@ -1,7 +1,7 @@
 """Instructions of the six tasks: a bank of sentences, clothes images, descriptions and captions, and how one is chosen.
 
-An instruction is made from a record's task and annotations. What mAP at a threshold compares are the annotations themselves,
-so that shuffling or changing the instructions a model gets never changes what is relevant.
+An instruction is made from a record's task and annotations. What mAP at a threshold compares are the annotations
+themselves, so that shuffling or changing the instructions a model gets never changes what is relevant.
 """
 
 from __future__ import annotations
@@ -97,27 +97,37 @@ BANK: dict[Task, tuple[str, ...]] = {
 RELEASED: dict[Task, str] = {Task.TRAD: "do not change clothes", Task.VI: "cross modiality"}
 """Fixed strings of the released code, spelled as there. It has none for clothes-changing, where it takes an image."""
 
-DESCRIPTION_FILES: dict[str, str] = {"cocas": "runner_real2_v1_gpt.json", "omnireid": "datalist/runner_real2_v1_gpt.json"}
+DESCRIPTION_FILES: dict[str, str] = {
+    "cocas": "runner_real2_v1_gpt.json",
+    "omnireid": "datalist/runner_real2_v1_gpt.json",
+}
 """Data set -> file that would hold its descriptions."""
 
 
 def _sentence_sources() -> dict[Task, tuple[Source, ...]]:
-    return {task: tuple(Source(modality=Modality.TEXT, value=sentence, record=f"instruction bank, {task.value} {number}")
-                        for number, sentence in enumerate(sentences)) for task, sentences in BANK.items()}
+    return {
+        task: tuple(
+            Source(modality=Modality.TEXT, value=sentence, record=f"instruction bank, {task.value} {number}")
+            for number, sentence in enumerate(sentences)
+        )
+        for task, sentences in BANK.items()
+    }
 
 
 _BANK_SOURCES = _sentence_sources()
-_RELEASED_SOURCES = {task: Source(modality=Modality.TEXT, value=sentence, record=f"released instruction, {task.value}")
-                     for task, sentence in RELEASED.items()}
+_RELEASED_SOURCES = {
+    task: Source(modality=Modality.TEXT, value=sentence, record=f"released instruction, {task.value}")
+    for task, sentence in RELEASED.items()
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstructionMaker:
     """Makes instructions; the fields are those of the configuration's section `instruction`.
 
-    sentences: the bank, or the released strings (clothes-changing has none, so its sentences come from the bank). test_sentence:
-    number in the bank, 0..19. cc: clothes-changing gets a sentence, or an image of the clothes. crop: what stands for a missing
-    clothes image, nothing or the upper-body box of the record's own image.
+    sentences: the bank, or the released strings (clothes-changing has none, so its sentences come from the bank).
+    test_sentence: number in the bank, 0..19. cc: clothes-changing gets a sentence, or an image of the clothes. crop:
+    what stands for a missing clothes image, nothing or the upper-body box of the record's own image.
     """
 
     sentences: Literal["bank", "released"] = "bank"
@@ -134,8 +144,8 @@ class InstructionMaker:
         return self._make(record, number)
 
     def for_test(self, record: Record) -> Source | None:
-        """Return the instruction of a query or gallery item: sentences are fixed. None for ORBench, for a caption that is itself
-        the query, and for an image that captions are compared with. Raises UserError as `for_training`.
+        """Return the instruction of a query or gallery item: sentences are fixed. None for ORBench, for a caption that
+        is itself the query, and for an image that captions are compared with. Raises UserError as `for_training`.
         """
         return self._make(record, self.test_sentence)
 
@@ -166,29 +176,39 @@ def clothes_of(record: Record, crop: str) -> Source:
         return known
     images = [source for modality, source in record.sources.items() if MODALITIES[modality].is_image]
     if crop != BOX or not images:
-        raise UserError(f"{record.name}: {record.dataset} ships no clothes image for it; set instruction.crop=box to take the upper-body "
-                        "box (rows 15 to 55 %) of the image itself")
+        raise UserError(
+            f"{record.name}: {record.dataset} ships no clothes image for it; set instruction.crop=box to take the "
+            "upper-body box (rows 15 to 55 %) of the image itself"
+        )
     return replace(images[0], crop=BOX)
 
 
 def description_of(record: Record) -> Source:
-    """Return the description of a record. Raises UserError that names the file that would be needed when it has none."""
+    """Return the description of a record. Raises UserError that names the file that would be needed when it has
+    none.
+    """
     known = record.annotations.get(AnnotationKind.DESCRIPTION)
     if known is None:
         needed = DESCRIPTION_FILES.get(record.dataset.partition("/")[0], "a JSON file of image path -> description")
-        raise UserError(f"{record.name}: {record.dataset} has no description of this image, which language-instructed retrieval needs; "
-                        f"put {needed} (a JSON object: image path -> description) into the data set's folder")
+        raise UserError(
+            f"{record.name}: {record.dataset} has no description of this image, which language-instructed retrieval "
+            f"needs; put {needed} (a JSON object: image path -> description) into the data set's folder"
+        )
     return known
 
 
 def upper_body_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom) in pixels of the upper-body box: rows 15 to 55 %, full width, at least one row."""
+    """Return (left, top, right, bottom) in pixels of the upper-body box: rows 15 to 55 %, full width, at least one
+    row.
+    """
     top = min(round(BOX_TOP * height), height - 1)
     return 0, top, width, max(round(BOX_BOTTOM * height), top + 1)
 
 
 def read_clothes(source: Source) -> Image.Image:
-    """Return a clothes image as RGB, cropped where the source says so. Raises UserError for a file that is not an image."""
+    """Return a clothes image as RGB, cropped where the source says so. Raises UserError for a file that is not an
+    image.
+    """
     image = open_image(source.value, source.record)
     if not source.crop:
         return image
@@ -199,8 +219,8 @@ def read_clothes(source: Source) -> Image.Image:
 def annotate(records: Iterable[Record], maker: InstructionMaker) -> tuple[Record, ...]:
     """Return the records with the annotation that mAP at a threshold compares for their task, where it can be made.
 
-    Trad, CC, VI: the first sentence of the bank, whatever a model is given. CTCC: the clothes image, with the box as fallback.
-    Descriptions cannot be made. An annotation that is there is kept.
+    Trad, CC, VI: the first sentence of the bank, whatever a model is given. CTCC: the clothes image, with the box as
+    fallback. Descriptions cannot be made. An annotation that is there is kept.
     """
     return tuple(_annotated(record, maker) for record in records)
 
@@ -215,19 +235,29 @@ def _annotated(record: Record, maker: InstructionMaker) -> Record:
 
 
 def annotate_release(release: Release, maker: InstructionMaker) -> Release:
-    """Return the release with every part but the training ones annotated, and a note for each part that uses the box."""
-    parts = {name: records if name.rpartition("/")[2] == "train" else annotate(records, maker) for name, records in release.parts.items()}
+    """Return the release with every part but the training ones annotated, and a note for each part that uses the
+    box.
+    """
+    parts = {
+        name: records if name.rpartition("/")[2] == "train" else annotate(records, maker)
+        for name, records in release.parts.items()
+    }
     return replace(release, parts=parts, notes=(*release.notes, *box_notes(release.parts, maker)))
 
 
 def box_notes(parts: Mapping[str, Iterable[Record]], maker: InstructionMaker) -> tuple[str, ...]:
     """Return one note per part with records whose task needs a clothes image and that have none, with their number."""
     needing = {Task.CTCC, Task.CC} if maker.cc == "image" else {Task.CTCC}
-    missing = {name: sum(record.task in needing and AnnotationKind.CLOTHES not in record.annotations for record in records)
-               for name, records in parts.items()}
+    missing = {
+        name: sum(record.task in needing and AnnotationKind.CLOTHES not in record.annotations for record in records)
+        for name, records in parts.items()
+    }
     return tuple(box_note(name, count) for name, count in missing.items() if count)
 
 
 def box_note(part: str, count: int) -> str:
     """Return the note that the upper-body box stands for the clothes images of `count` records of a part."""
-    return f"{part}: {count:,} records have no clothes image; the upper-body box (rows 15 to 55 %) of their own image stands for it"
+    return (
+        f"{part}: {count:,} records have no clothes image; the upper-body box (rows 15 to 55 %) of their own image "
+        "stands for it"
+    )

@@ -1,4 +1,6 @@
-"""Reading lists and names: sorted folders, lines with their numbers, fields of a file name; errors name file and line."""
+"""Reading lists and names: sorted folders, lines with their numbers, fields of a file name; errors name file and
+line.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ OUTFITS = 1000
 
 
 def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: str) -> Path:
-    """Return the folder of a data set: `root` itself when it holds all `markers`, else the first of `names` below it that does.
+    """Return the folder of a data set: `root` itself when it holds all `markers`, else the first of `names` below it
+    that does.
 
-    names: what the folder may be called. markers: relative paths that must exist in it. Raises UserError that says what is
-    missing and where the folder was found instead.
+    names: what the folder may be called. markers: relative paths that must exist in it. Raises UserError that says what
+    is missing and where the folder was found instead.
     """
     if not root.is_dir():
         raise UserError(f"no such data root: {root}; set data.root to the folder that contains {names[0]}/")
@@ -34,19 +37,31 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
         partial = root
     if partial is not None:
         missing = [marker for marker in markers if not (partial / marker).exists()]
-        raise UserError(f"{partial} is not a whole {what}: {', '.join(missing)} missing; restore it from the original release")
+        raise UserError(
+            f"{partial} is not a whole {what}: {', '.join(missing)} missing; restore it from the original release"
+        )
     for below in sorted(entry for entry in root.glob("*/*") if entry.name in names):
         if all((below / marker).exists() for marker in markers):
-            raise UserError(f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set data.root={below.parent}")
+            raise UserError(
+                f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set "
+                f"data.root={below.parent}"
+            )
     above = root.absolute().parent
     if all((above / marker).exists() for marker in markers):
-        raise UserError(f"data.root={root} is one level too low: it is a part of the {what} in {above}; set data.root={above}")
-    raise UserError(f"{root} holds no {what}: expected {names[0]}/ with {', '.join(markers)}; set data.root to the folder that contains it")
+        raise UserError(
+            f"data.root={root} is one level too low: it is a part of the {what} in {above}; set data.root={above}"
+        )
+    raise UserError(
+        f"{root} holds no {what}: expected {names[0]}/ with {', '.join(markers)}; set data.root to the folder that "
+        "contains it"
+    )
 
 
 @dataclass
 class ImageTree:
-    """Image files below a data set's folder; each folder is listed once. check: raise for a listed file that is absent."""
+    """Image files below a data set's folder; each folder is listed once. check: raise for a listed file that is
+    absent.
+    """
 
     root: Path
     check: bool = True
@@ -54,7 +69,9 @@ class ImageTree:
     _present: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
 
     def names(self, folder: str) -> tuple[str, ...]:
-        """Sorted names of the image files in a folder relative to the root (no hidden files, no Thumbs.db). Raises UserError."""
+        """Sorted names of the image files in a folder relative to the root (no hidden files, no Thumbs.db). Raises
+        UserError.
+        """
         if folder not in self.listings:
             try:
                 entries = os.listdir(self.root / folder)
@@ -67,7 +84,9 @@ class ImageTree:
         """Sorted names of the folders in a folder relative to the root. Raises UserError when it cannot be listed."""
         try:
             with os.scandir(self.root / folder) as entries:
-                return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+                return tuple(
+                    sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+                )
         except OSError as error:
             raise UserError(f"cannot list {self.root / folder}: {error.strerror}; restore the folder") from error
 
@@ -76,10 +95,18 @@ class ImageTree:
         path = PurePosixPath(relative)
         # Judged as both kinds of path: what is a plain name here may lead out of the root on Windows.
         windows = PureWindowsPath(relative)
-        if not relative or "\0" in relative or path.is_absolute() or windows.drive or ".." in (*path.parts, *windows.parts):
+        if (
+            not relative
+            or "\0" in relative
+            or path.is_absolute()
+            or windows.drive
+            or ".." in (*path.parts, *windows.parts)
+        ):
             raise UserError(f"{record}: {relative!r} is not a path inside {self.root}; correct it")
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"{record}: {relative!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))}); correct it")
+            raise UserError(
+                f"{record}: {relative!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))}); correct it"
+            )
         if self.check and not self._exists(path):
             raise UserError(f"{record}: no such image: {self.root / path}; restore the file or set data.on_error=skip")
         return Source(modality=modality, value=str(self.root / path), record=record)
@@ -106,7 +133,9 @@ def parse_name(pattern: re.Pattern[str], name: str, where: str) -> re.Match[str]
 
 
 def read_lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, stripped line) of the lines that are not empty. Raises UserError for a file that cannot be read."""
+    """Yield (number from 1, stripped line) of the lines that are not empty. Raises UserError for a file that cannot be
+    read.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -131,15 +160,26 @@ def to_integer(text: str, where: str, what: str, *, low: int = -1, high: int = 2
 
 
 def read_id_list(path: Path, what: str) -> list[int]:
-    """Return the whole numbers of a file of comma-separated ids (SYSU-MM01's exp/, LLCM's test_id). Raises UserError."""
-    return [to_integer(part, f"{path} line {number}", what, low=0)
-            for number, line in read_lines(path, what) for part in line.split(",") if part.strip()]
+    """Return the whole numbers of a file of comma-separated ids (SYSU-MM01's exp/, LLCM's test_id). Raises
+    UserError.
+    """
+    return [
+        to_integer(part, f"{path} line {number}", what, low=0)
+        for number, line in read_lines(path, what)
+        for part in line.split(",")
+        if part.strip()
+    ]
 
 
 def outfit_id(person_id: int, clothes: int) -> int:
-    """Return a clothes id that is unique over persons from one that counts within a person. Raises UserError for too many outfits."""
+    """Return a clothes id that is unique over persons from one that counts within a person. Raises UserError for too
+    many outfits.
+    """
     if not 0 <= clothes < OUTFITS:
-        raise UserError(f"person {person_id}: outfit {clothes} is outside 0..{OUTFITS - 1}, which can be told apart; correct the clothes labels")
+        raise UserError(
+            f"person {person_id}: outfit {clothes} is outside 0..{OUTFITS - 1}, which can be told apart; correct the "
+            "clothes labels"
+        )
     return person_id * OUTFITS + clothes
 
 

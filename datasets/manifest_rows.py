@@ -41,7 +41,9 @@ COLUMNS = tuple(entry.name for entry in fields(ManifestRow) if entry.name != "wh
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Return the rows of a CSV (UTF-8 with or without BOM, comma, header) or JSONL file. Raises UserError naming file and line."""
+    """Return the rows of a CSV (UTF-8 with or without BOM, comma, header) or JSONL file. Raises UserError naming file
+    and line.
+    """
     if path.is_dir():
         found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
         hint = f"it holds {', '.join(found[:3])}" if found else "for a folder per person use the data set 'folders'"
@@ -55,14 +57,18 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     given = [bool(row.split) for row in rows]
     if any(given) and not all(given):
         row = rows[given.index(False)]
-        raise UserError(f"{row.where}: split is empty while other rows have one; write {', '.join(SPLITS)}, or no split at all")
+        raise UserError(
+            f"{row.where}: split is empty while other rows have one; write {', '.join(SPLITS)}, or no split at all"
+        )
     return rows
 
 
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size:,} bytes, more than the limit of {MAX_BYTES:,}; split the manifest")
+            raise UserError(
+                f"{path}: {path.stat().st_size:,} bytes, more than the limit of {MAX_BYTES:,}; split the manifest"
+            )
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"no such manifest: {path}; set data.root to a .csv or .jsonl file") from error
@@ -93,7 +99,10 @@ def _csv_rows(path: Path, text: str) -> Iterator[ManifestRow]:
             header = _header(cells, where)
             continue
         if len(cells) != len(header):
-            raise UserError(f"{where}: {len(cells)} cells, but the header has {len(header)} columns; quote cells that contain a comma")
+            raise UserError(
+                f"{where}: {len(cells)} cells, but the header has {len(header)} columns; quote cells that contain a "
+                "comma"
+            )
         yield _row(dict(zip(header, cells)), where)
 
 
@@ -106,8 +115,10 @@ def _header(cells: list[str], where: str) -> list[str]:
     if repeated is not None:
         raise UserError(f"{where}: column {repeated!r} stands twice; remove one")
     if "person" not in names or "path" not in names:
-        raise UserError(f"{where}: the header has no column {'path' if 'path' not in names else 'person'!r}; "
-                        f"write a header with path, person and any of {', '.join(COLUMNS[2:])}")
+        raise UserError(
+            f"{where}: the header has no column {'path' if 'path' not in names else 'person'!r}; write a header with "
+            f"path, person and any of {', '.join(COLUMNS[2:])}"
+        )
     return names
 
 
@@ -128,7 +139,7 @@ def _json_rows(path: Path, text: str) -> Iterator[ManifestRow]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not valid JSON ({error}); write one object per line") from error
         if not isinstance(entry, dict):
-            raise UserError(f"{where}: must be an object such as {{\"path\": \"a.jpg\", \"person\": \"anna\"}}")
+            raise UserError(f'{where}: must be an object such as {{"path": "a.jpg", "person": "anna"}}')
         _check_names(entry, where)
         yield _row({name: _cell(name, value, where) for name, value in entry.items()}, where)
 
@@ -165,14 +176,20 @@ def _check_row(row: ManifestRow) -> None:
         raise UserError(f"{row.where}: {row.path!r} is not a path; correct it")
     if row.modality is not Modality.TEXT:
         if not row.path:
-            raise UserError(f"{row.where}: path is empty; a row without an image must say modality text and have a caption")
+            raise UserError(
+                f"{row.where}: path is empty; a row without an image must say modality text and have a caption"
+            )
         return
     if row.path:
-        raise UserError(f"{row.where}: modality is text but there is a path; leave the path empty, or name the image's modality")
+        raise UserError(
+            f"{row.where}: modality is text but there is a path; leave the path empty, or name the image's modality"
+        )
     if not row.caption:
         raise UserError(f"{row.where}: modality is text but the caption is empty; write the caption")
     if row.split in ("train", "gallery"):
-        raise UserError(f"{row.where}: a caption without an image cannot be in {row.split}; give its image, or make it a query")
+        raise UserError(
+            f"{row.where}: a caption without an image cannot be in {row.split}; give its image, or make it a query"
+        )
 
 
 def _encodable(values: Iterable[str], where: str) -> None:
@@ -185,14 +202,28 @@ def _encodable(values: Iterable[str], where: str) -> None:
 
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
-    """Write rows, atomically, with those columns that any of them uses. Raises UserError for a name that is no manifest's."""
+    """Write rows, atomically, with those columns that any of them uses. Raises UserError for a name that is no
+    manifest's.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: a manifest ends in .csv or .jsonl; choose such a name")
     rows = list(rows)
-    table = [{"path": row.path, "person": row.person, "camera": row.camera, "clothes": row.clothes,
-              "modality": row.modality.value, "caption": row.caption, "split": row.split} for row in rows]
+    table = [
+        {
+            "path": row.path,
+            "person": row.person,
+            "camera": row.camera,
+            "clothes": row.clothes,
+            "modality": row.modality.value,
+            "caption": row.caption,
+            "split": row.split,
+        }
+        for row in rows
+    ]
     plain = {name: "" for name in COLUMNS} | {"modality": Modality.RGB.value}
-    used = [name for name in COLUMNS if name in ("path", "person") or any(entry[name] != plain[name] for entry in table)]
+    used = [
+        name for name in COLUMNS if name in ("path", "person") or any(entry[name] != plain[name] for entry in table)
+    ]
     for row, entry in zip(rows, table):
         _encodable(entry.values(), row.where or str(path))
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
@@ -201,5 +232,7 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
             writer.writerow(used)
             writer.writerows([entry[name] for name in used] for entry in table)
         else:
-            stream.writelines(json.dumps({name: entry[name] for name in used if entry[name]}, ensure_ascii=False) + "\n"
-                              for entry in table)
+            stream.writelines(
+                json.dumps({name: entry[name] for name in used if entry[name]}, ensure_ascii=False) + "\n"
+                for entry in table
+            )

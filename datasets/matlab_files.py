@@ -1,4 +1,6 @@
-"""MATLAB files (level 5) through scipy, an optional library; numbers, texts and cells only, nothing in a file is run."""
+"""MATLAB files (level 5) through scipy, an optional library; numbers, texts and cells only, nothing in a file is
+run.
+"""
 
 from __future__ import annotations
 
@@ -18,5 +20,7 @@ def load_matlab(path: Path) -> dict[str, Any]:
         content = loadmat(path)
     # loadmat has no error of its own: what it raises for a damaged file depends on where the file breaks.
     except Exception as error:
-        raise UserError(f"cannot read {path} as a MATLAB file: {error}; copy it again from the original release") from error
+        raise UserError(
+            f"cannot read {path} as a MATLAB file: {error}; copy it again from the original release"
+        ) from error
     return {name: value for name, value in content.items() if not name.startswith("__")}

@@ -33,7 +33,8 @@ PARTNERS = (Modality.NIR, Modality.CP, Modality.SK)
 
 @dataclass
 class _Tree:
-    """Files below ORBench/, each folder listed and each path looked at once. check: raise for a listed file that is absent.
+    """Files below ORBench/, each folder listed and each path looked at once. check: raise for a listed file that is
+    absent.
 
     A path that many query lists share is one Source, whose record is the first place it stands at.
     """
@@ -52,8 +53,9 @@ class _Tree:
                 entries = []
             except OSError as error:
                 raise UserError(f"cannot list {self.root / folder}: {error.strerror}") from error
-            self.listings[folder] = frozenset(name for name in entries if Path(name).suffix.lower() in IMAGE_SUFFIXES
-                                              and not name.startswith("."))
+            self.listings[folder] = frozenset(
+                name for name in entries if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            )
         return self.listings[folder]
 
     def source(self, modality: Modality, relative: Any, record: str) -> Source:
@@ -64,14 +66,24 @@ class _Tree:
             raise UserError(f"{record}: {_shown(relative)} is not an image path")
         path = PurePosixPath(relative)
         if path.is_absolute() or ".." in path.parts or len(path.parts) < 3:
-            raise UserError(f"{record}: image path {_shown(relative)} must have the form <modality>/<folder>/<name> inside {FOLDER}/")
+            raise UserError(
+                f"{record}: image path {_shown(relative)} must have the form <modality>/<folder>/<name> inside "
+                f"{FOLDER}/"
+            )
         if path.parts[0] != MODALITIES[modality].folder:
-            raise UserError(f"{record}: image path {_shown(relative)} must lie in {MODALITIES[modality].folder}/, it is a {modality.name} item")
+            raise UserError(
+                f"{record}: image path {_shown(relative)} must lie in {MODALITIES[modality].folder}/, it is a "
+                f"{modality.name} item"
+            )
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"{record}: {_shown(relative)} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UserError(
+                f"{record}: {_shown(relative)} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
         if self.check and path.name not in self.names(str(path.parent)):
             raise UserError(f"{record}: no such image: {self.root / path}; restore the file or set data.on_error=skip")
-        return self.known.setdefault((modality, relative), Source(modality=modality, value=str(self.root / path), record=record))
+        return self.known.setdefault(
+            (modality, relative), Source(modality=modality, value=str(self.root / path), record=record)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +94,15 @@ class _Annotation:
     caption: Source
 
 
-def load_orbench(root: str | Path, *, need_train: bool, val_fraction: float = 0.0, check_files: bool = True) -> Benchmark:
+def load_orbench(
+    root: str | Path, *, need_train: bool, val_fraction: float = 0.0, check_files: bool = True
+) -> Benchmark:
     """Read ORBench/ below `root`.
 
-    need_train: False reads the test lists; train_annos.json is then only compared with them, and may be absent. val_fraction: share of training
-    identities cut off into the split `val`, whose 32 query lists are drawn as ORBench's; 0 = none. check_files: raise
-    for a listed image that does not exist. Labels are 0..n-1 in the order of the sorted raw ids.
-    Raises UserError naming file, entry or key for everything that does not fit the layout.
+    need_train: False reads the test lists; train_annos.json is then only compared with them, and may be absent.
+    val_fraction: share of training identities cut off into the split `val`, whose 32 query lists are drawn as
+    ORBench's; 0 = none. check_files: raise for a listed image that does not exist. Labels are 0..n-1 in the order of
+    the sorted raw ids. Raises UserError naming file, entry or key for everything that does not fit the layout.
     """
     folder = locate(Path(root))
     tree = _Tree(root=folder, check=check_files)
@@ -102,7 +116,11 @@ def load_orbench(root: str | Path, *, need_train: bool, val_fraction: float = 0.
     _check_overlap(folder, annotations, splits["test"])
     if not need_train:
         annotations = []
-    held_out = hold_out((entry.person for entry in annotations), val_fraction) if annotations and val_fraction > 0 else frozenset()
+    held_out = (
+        hold_out((entry.person for entry in annotations), val_fraction)
+        if annotations and val_fraction > 0
+        else frozenset()
+    )
     if held_out:
         splits["val"] = _val_split(tree, [entry for entry in annotations if entry.person in held_out])
     train = _records(tree, [entry for entry in annotations if entry.person not in held_out])
@@ -110,8 +128,12 @@ def load_orbench(root: str | Path, *, need_train: bool, val_fraction: float = 0.
     for note in notes:
         logger.info("%s", note)
     return Benchmark(
-        name="orbench", train=train, num_identities=len({record.person_id for record in train}), splits=splits,
-        fingerprint=_digest(train, splits, folder), notes=tuple(notes),
+        name="orbench",
+        train=train,
+        num_identities=len({record.person_id for record in train}),
+        splits=splits,
+        fingerprint=_digest(train, splits, folder),
+        notes=tuple(notes),
     )
 
 
@@ -122,14 +144,19 @@ def locate(root: Path) -> Path:
     if (root / FOLDER).is_dir():
         return root / FOLDER
     if (root / TRAIN_FILE).exists() or (root / TEST_FILE).exists():
-        raise UserError(f"data.root={root} is one level too low: it is the {FOLDER} folder itself; set data.root={root.resolve().parent}"
-                        + ("" if root.resolve().name == FOLDER else f" and name the folder {FOLDER}"))
+        raise UserError(
+            f"data.root={root} is one level too low: it is the {FOLDER} folder itself; set "
+            f"data.root={root.resolve().parent}"
+            + ("" if root.resolve().name == FOLDER else f" and name the folder {FOLDER}")
+        )
     above = next((parent for parent in root.resolve().parents if parent.name == FOLDER), None)
     if above is not None:
         raise UserError(f"data.root={root} is too low: it lies inside {FOLDER}/; set data.root={above.parent}")
     below = sorted(entry.parent for entry in root.glob(f"*/{FOLDER}") if entry.is_dir())
     if below:
-        raise UserError(f"data.root={root} is one level too high: {FOLDER}/ lies in {below[0]}; set data.root={below[0]}")
+        raise UserError(
+            f"data.root={root} is one level too high: {FOLDER}/ lies in {below[0]}; set data.root={below[0]}"
+        )
     raise UserError(f"data.root={root} has no folder {FOLDER}/; set data.root to the folder that contains it")
 
 
@@ -148,8 +175,10 @@ def _read_train(tree: _Tree) -> list[_Annotation]:
     owner: dict[str, int] = {}
     for index, entry in enumerate(annotations):
         if owner.setdefault(entry.folder, entry.person) != entry.person:
-            raise UserError(f"{TRAIN_FILE} entry {index}: folder {entry.folder} belongs to id {owner[entry.folder]} and to id {entry.person}; "
-                            "one folder holds one identity")
+            raise UserError(
+                f"{TRAIN_FILE} entry {index}: folder {entry.folder} belongs to id {owner[entry.folder]} and to id "
+                f"{entry.person}; one folder holds one identity"
+            )
     if len({entry.person for entry in annotations}) < 2:
         raise UserError(f"{path}: one training identity only (id {annotations[0].person}); at least two are needed")
     return annotations
@@ -167,8 +196,12 @@ def _annotation(tree: _Tree, entry: Any, record: str) -> _Annotation:
     if not isinstance(entry["caption"], str):
         raise UserError(f"{record}: caption must be a text, found {_kind(entry['caption'])}")
     image = tree.source(Modality.RGB, entry["file_path"], record)
-    return _Annotation(person=person, folder=PurePosixPath(entry["file_path"]).parts[1], image=image,
-                       caption=Source(modality=Modality.TEXT, value=entry["caption"], record=record))
+    return _Annotation(
+        person=person,
+        folder=PurePosixPath(entry["file_path"]).parts[1],
+        image=image,
+        caption=Source(modality=Modality.TEXT, value=entry["caption"], record=record),
+    )
 
 
 def _partners(tree: _Tree, folder: str, record: str) -> dict[Modality, tuple[Source, ...]]:
@@ -177,9 +210,13 @@ def _partners(tree: _Tree, folder: str, record: str) -> dict[Modality, tuple[Sou
         below = f"{MODALITIES[modality].folder}/{folder}"
         names = sorted(tree.names(below))
         if not names:
-            raise UserError(f"{record}: identity folder {folder} has no {modality.name} images in {tree.root / below}; "
-                            "every training identity needs NIR, CP and SK partners")
-        found[modality] = tuple(Source(modality=modality, value=str(tree.root / below / name), record=record) for name in names)
+            raise UserError(
+                f"{record}: identity folder {folder} has no {modality.name} images in {tree.root / below}; every "
+                "training identity needs NIR, CP and SK partners"
+            )
+        found[modality] = tuple(
+            Source(modality=modality, value=str(tree.root / below / name), record=record) for name in names
+        )
     return found
 
 
@@ -190,8 +227,13 @@ def _records(tree: _Tree, annotations: list[_Annotation]) -> tuple[Record, ...]:
         if entry.folder not in partners:
             partners[entry.folder] = _partners(tree, entry.folder, entry.image.record)
     return tuple(
-        Record(person_id=labels[entry.person], sources={Modality.RGB: entry.image, Modality.TEXT: entry.caption},
-               partners=partners[entry.folder], dataset="orbench", name=entry.image.record)
+        Record(
+            person_id=labels[entry.person],
+            sources={Modality.RGB: entry.image, Modality.TEXT: entry.caption},
+            partners=partners[entry.folder],
+            dataset="orbench",
+            name=entry.image.record,
+        )
         for entry in annotations
     )
 
@@ -199,21 +241,31 @@ def _records(tree: _Tree, annotations: list[_Annotation]) -> tuple[Record, ...]:
 def _val_split(tree: _Tree, annotations: list[_Annotation]) -> EvalSplit:
     items: dict[int, dict[Modality, list[Source]]] = {}
     for entry in sorted(annotations, key=lambda entry: (entry.person, entry.image.value)):
-        person = items.setdefault(entry.person, {Modality.RGB: [], Modality.TEXT: [],
-                                                 **{key: list(value) for key, value in _partners(tree, entry.folder, entry.image.record).items()}})
+        person = items.setdefault(
+            entry.person,
+            {
+                Modality.RGB: [],
+                Modality.TEXT: [],
+                **{key: list(value) for key, value in _partners(tree, entry.folder, entry.image.record).items()},
+            },
+        )
         person[Modality.RGB].append(entry.image)
         person[Modality.TEXT].append(entry.caption)
     drawn = draw_query_lists(items, VAL_SEED)
     gallery = [(person, source) for person, sources in items.items() for source in sources[Modality.RGB]]
     return EvalSplit(
-        name="val", protocol=f"{PROTOCOL}; validation identities cut from train", gallery=tuple(source for _, source in gallery),
+        name="val",
+        protocol=f"{PROTOCOL}; validation identities cut from train",
+        gallery=tuple(source for _, source in gallery),
         gallery_ids=tuple(person for person, _ in gallery),
         query_lists=tuple(_query_list(key, drawn[key]) for key in ORBENCH_KEYS),
     )
 
 
 def _query_list(key: Combination, rows: list[tuple[int, tuple[Source, ...]]]) -> QueryList:
-    return QueryList(combination=key, entries=tuple(sources for _, sources in rows), person_ids=tuple(person for person, _ in rows))
+    return QueryList(
+        combination=key, entries=tuple(sources for _, sources in rows), person_ids=tuple(person for person, _ in rows)
+    )
 
 
 def _read_test(tree: _Tree, notes: list[str]) -> EvalSplit:
@@ -235,8 +287,11 @@ def _read_test(tree: _Tree, notes: list[str]) -> EvalSplit:
     if missing:
         notes.append(f"{TEST_FILE}: {len(missing)} of 32 query lists are missing: {', '.join(missing)}")
     return EvalSplit(
-        name="test", protocol=PROTOCOL, gallery=tuple(sources[0] for _, sources in gallery),
-        gallery_ids=tuple(person for person, _ in gallery), missing_lists=missing,
+        name="test",
+        protocol=PROTOCOL,
+        gallery=tuple(sources[0] for _, sources in gallery),
+        gallery_ids=tuple(person for person, _ in gallery),
+        missing_lists=missing,
         query_lists=tuple(_query_list(key, _rows(tree, name, key, content[name])) for name, key in present.items()),
     )
 
@@ -249,7 +304,10 @@ def _rows(tree: _Tree, name: str, key: Combination, rows: Any) -> list[tuple[int
 
 def _row(tree: _Tree, record: str, key: Combination, row: Any) -> tuple[int, tuple[Source, ...]]:
     if not isinstance(row, list) or len(row) != len(key) + 1:
-        raise UserError(f"{record}: must be a list of a person id and {len(key)} item(s) ({combination_name(key)}), found {_shown(row)}")
+        raise UserError(
+            f"{record}: must be a list of a person id and {len(key)} item(s) ({combination_name(key)}), found "
+            f"{_shown(row)}"
+        )
     person = _integer(row[0])
     if person is None:
         raise UserError(f"{record}: person id {_shown(row[0])} is not a whole number")
@@ -267,12 +325,20 @@ def _item(tree: _Tree, modality: Modality, value: Any, record: str) -> Source:
 
 def _check_overlap(root: Path, annotations: list[_Annotation], split: EvalSplit) -> None:
     train = {entry.folder for entry in annotations}
-    images = {source.value for source in (*split.gallery, *(source for queries in split.query_lists for entry in queries.entries
-                                                            for source in entry)) if MODALITIES[source.modality].is_image}
+    images = {
+        source.value
+        for source in (
+            *split.gallery,
+            *(source for queries in split.query_lists for entry in queries.entries for source in entry),
+        )
+        if MODALITIES[source.modality].is_image
+    }
     shared = sorted({os.path.relpath(image, root).split(os.sep)[1] for image in images} & train)
     if shared:
-        raise UserError(f"{len(shared)} identity folders are in train and in test, for instance {shared[0]}; "
-                        f"training and test identities must not overlap: correct {TRAIN_FILE} or {TEST_FILE}")
+        raise UserError(
+            f"{len(shared)} identity folders are in train and in test, for instance {shared[0]}; training and test "
+            f"identities must not overlap: correct {TRAIN_FILE} or {TEST_FILE}"
+        )
 
 
 def _digest(train: tuple[Record, ...], splits: Mapping[str, EvalSplit], root: Path) -> str:
@@ -287,8 +353,11 @@ def _digest(train: tuple[Record, ...], splits: Mapping[str, EvalSplit], root: Pa
     parts += [[relative(source) for sources in group.values() for source in sources] for group in partners]
     for name, split in sorted(splits.items()):
         parts += [name, [[person, relative(source)] for person, source in zip(split.gallery_ids, split.gallery)]]
-        parts += [[queries.name, person, *map(relative, entry)] for queries in split.query_lists
-                  for person, entry in zip(queries.person_ids, queries.entries)]
+        parts += [
+            [queries.name, person, *map(relative, entry)]
+            for queries in split.query_lists
+            for person, entry in zip(queries.person_ids, queries.entries)
+        ]
     return fingerprint(parts)
 
 
@@ -301,5 +370,13 @@ def _integer(value: Any) -> int | None:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", type(None): "null", bool: "a truth value", int: "a number", float: "a number"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        type(None): "null",
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+    }
     return names.get(type(value), type(value).__name__) + (" without entries" if value in ({}, []) else "")

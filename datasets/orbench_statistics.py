@@ -14,8 +14,17 @@ RENDERED_MARKER = "manifest.json"
 """The rendered benchmark writes its manifest beside the lists; the original has no such file."""
 
 PUBLISHED_ORBENCH = {
-    "training identities": 600, "training RGB": 27063, "training NIR": 15646, "training CP": 10800, "training SK": 10800,
-    "test identities": 400, "gallery": 18050, "NIR queries": 10425, "CP queries": 7200, "SK queries": 7200, "TEXT queries": 18050,
+    "training identities": 600,
+    "training RGB": 27063,
+    "training NIR": 15646,
+    "training CP": 10800,
+    "training SK": 10800,
+    "test identities": 400,
+    "gallery": 18050,
+    "NIR queries": 10425,
+    "CP queries": 7200,
+    "SK queries": 7200,
+    "TEXT queries": 18050,
 }
 """Identities from the licence agreement; the rest follows from published totals and from the percentages of the
 authors' result table, whose denominators they are."""
@@ -27,15 +36,20 @@ def count_orbench(train: tuple[Record, ...], splits: Mapping[str, EvalSplit]) ->
     if train:
         partners = {id(record.partners): record.partners for record in train}.values()
         table["train"] = {
-            "identities": len({record.person_id for record in train}), "RGB": len(train),
+            "identities": len({record.person_id for record in train}),
+            "RGB": len(train),
             **{m.name: sum(len(group[m]) for group in partners) for m in (Modality.NIR, Modality.CP, Modality.SK)},
-            "TEXT": len(train), "query lists": 0, "query entries": 0,
+            "TEXT": len(train),
+            "query lists": 0,
+            "query entries": 0,
         }
     for name, split in splits.items():
         distinct = distinct_sources(split)
         table[name] = {
-            "identities": len(set(split.gallery_ids)), **{m.name: len(distinct.get(m, ())) for m in Modality},
-            "query lists": len(split.query_lists), "query entries": sum(len(queries.entries) for queries in split.query_lists),
+            "identities": len(set(split.gallery_ids)),
+            **{m.name: len(distinct.get(m, ())) for m in Modality},
+            "query lists": len(split.query_lists),
+            "query entries": sum(len(queries.entries) for queries in split.query_lists),
         }
     return table
 
@@ -58,12 +72,21 @@ def _against_published(counts: Mapping[str, Mapping[str, int]], splits: Mapping[
     if "train" in counts:
         # Validation identities are cut from the published training set.
         parts = [counts[name] for name in ("train", "val") if name in counts]
-        found = {f"training {key}": sum(part[key] for part in parts) for key in ("identities", "RGB", "NIR", "CP", "SK")}
+        found = {
+            f"training {key}": sum(part[key] for part in parts) for key in ("identities", "RGB", "NIR", "CP", "SK")
+        }
     if "test" in splits:
         lists = {queries.name: len(queries.entries) for queries in splits["test"].query_lists}
-        found |= {"test identities": counts["test"]["identities"], "gallery": len(splits["test"].gallery),
-                  **{f"{name} queries": lists[name] for name in ("NIR", "CP", "SK", "TEXT") if name in lists}}
-    different = [f"{key} {value} (published {PUBLISHED_ORBENCH[key]})" for key, value in found.items() if value != PUBLISHED_ORBENCH[key]]
+        found |= {
+            "test identities": counts["test"]["identities"],
+            "gallery": len(splits["test"].gallery),
+            **{f"{name} queries": lists[name] for name in ("NIR", "CP", "SK", "TEXT") if name in lists},
+        }
+    different = [
+        f"{key} {value} (published {PUBLISHED_ORBENCH[key]})"
+        for key, value in found.items()
+        if value != PUBLISHED_ORBENCH[key]
+    ]
     if not different:
         return f"all {len(found)} counts equal the published ones of ORBench"
     return f"{len(different)} of {len(found)} counts differ from the published ones of ORBench: {', '.join(different)}"

@@ -1,7 +1,8 @@
-"""What data sets share: identical files, sources known to overlap, alike file names; and the exclusion of listed images.
+"""What data sets share: identical files, sources known to overlap, alike file names; and the exclusion of listed
+images.
 
-Identical bytes can be found; that the names of one data set have the form of another's is a hint; a crop that was encoded
-again cannot be found.
+Identical bytes can be found; that the names of one data set have the form of another's is a hint; a crop that was
+encoded again cannot be found.
 """
 
 from __future__ import annotations
@@ -27,8 +28,21 @@ KNOWN: tuple[tuple[str, str, str], ...] = (
     ("orbench", "llcm", "ORBench's photographs are images of SYSU-MM01 and LLCM"),
     ("cuhk-pedes", "market1501", "CUHK-PEDES reuses images of Market-1501 (which ones is unconfirmed)"),
     ("cuhk-pedes", "cuhk03", "CUHK-PEDES reuses images of CUHK03 (which ones is unconfirmed)"),
-    *(("omnireid", name, "OmniReID's lists name images of this data set")
-      for name in ("market1501", "msmt17", "cuhk03", "prcc", "vc-clothes", "ltcc", "llcm", "cocas", "cuhk-pedes", "synth-pedes")),
+    *(
+        ("omnireid", name, "OmniReID's lists name images of this data set")
+        for name in (
+            "market1501",
+            "msmt17",
+            "cuhk03",
+            "prcc",
+            "vc-clothes",
+            "ltcc",
+            "llcm",
+            "cocas",
+            "cuhk-pedes",
+            "synth-pedes",
+        )
+    ),
 )
 """Two data sets, and what they share by origin."""
 
@@ -64,7 +78,9 @@ def find_identical(groups: Mapping[str, Iterable[str | os.PathLike[str]]]) -> li
         for digest, same in _grouped(same_size, sha256_of).items():
             if _crosses(same, owners):
                 shared = {group: tuple(sorted(path for path in same if group in owners[path])) for group in groups}
-                found.append(IdenticalFiles(digest=str(digest), paths={group: paths for group, paths in shared.items() if paths}))
+                found.append(
+                    IdenticalFiles(digest=str(digest), paths={group: paths for group, paths in shared.items() if paths})
+                )
     return sorted(found, key=lambda entry: min(path for paths in entry.paths.values() for path in paths))
 
 
@@ -86,12 +102,17 @@ def _crosses(paths: Sequence[str], owners: Mapping[str, list[str]]) -> bool:
 def known_overlaps(names: Iterable[str]) -> list[str]:
     """Return a sentence for every two of the named data sets that are known to share images."""
     present = dict.fromkeys(names)
-    return [f"{left} and {right}: {why}; exclude the shared images (data.exclude), or use one of the two"
-            for left, right, why in KNOWN if left in present and right in present]
+    return [
+        f"{left} and {right}: {why}; exclude the shared images (data.exclude), or use one of the two"
+        for left, right, why in KNOWN
+        if left in present and right in present
+    ]
 
 
 def grammar_of(paths: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
-    """Return the data sets whose pattern nine of ten file names match entirely. patterns: data set -> regular expression."""
+    """Return the data sets whose pattern nine of ten file names match entirely. patterns: data set -> regular
+    expression.
+    """
     names = [os.path.basename(path) for path in paths]
     found = []
     for dataset, pattern in patterns.items():
@@ -103,7 +124,9 @@ def grammar_of(paths: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
 
 
 def image_values(records: Iterable[Record], *, annotations: bool = True) -> list[str]:
-    """Return the distinct image files of records: listed ones, partners and (unless left out) annotations, in listed order."""
+    """Return the distinct image files of records: listed ones, partners and (unless left out) annotations, in listed
+    order.
+    """
     found: dict[str, None] = {}
     seen: set[int] = set()
     for record in records:
@@ -112,17 +135,22 @@ def image_values(records: Iterable[Record], *, annotations: bool = True) -> list
         if id(record.partners) not in seen:
             seen.add(id(record.partners))
             groups += record.partners.values()
-        found.update((source.value, None) for group in groups for source in group if MODALITIES[source.modality].is_image)
+        found.update(
+            (source.value, None) for group in groups for source in group if MODALITIES[source.modality].is_image
+        )
     return list(found)
 
 
 def load_exclusions(path: Path, root: Path) -> dict[str, str]:
-    """Return {absolute image path: `file line N`} of a list with one path per line. Lines that begin with # are comments.
+    """Return {absolute image path: `file line N`} of a list with one path per line. Lines that begin with # are
+    comments.
 
     The paths are relative to `root`: data.root, or the folder of a manifest. Raises UserError naming the line.
     """
     if not Path(path).exists():
-        raise UserError(f"no such file: {path} (the list of images to leave out); correct data.exclude (--exclude of the check)")
+        raise UserError(
+            f"no such file: {path} (the list of images to leave out); correct data.exclude (--exclude of the check)"
+        )
     base = root if root.is_dir() else root.parent
     found: dict[str, str] = {}
     for number, line in read_lines(Path(path), "the list of images to leave out"):
@@ -138,13 +166,17 @@ def load_exclusions(path: Path, root: Path) -> dict[str, str]:
 def apply_exclusions(release: Release, excluded: Mapping[str, str]) -> Release:
     """Return the release without the records, partners and annotations of excluded images.
 
-    A caption query has no image and stays. Raises UserError for a listed path that is no image of the release, and for a
-    part that would become empty.
+    A caption query has no image and stays. Raises UserError for a listed path that is no image of the release, and for
+    a part that would become empty.
     """
     known = {os.path.abspath(value): value for records in release.parts.values() for value in image_values(records)}
     for path, where in excluded.items():
         if path not in known:
-            close = nearest(os.path.basename(path), {os.path.basename(value) for value in known}) if len(known) < 10_000 else ""
+            close = (
+                nearest(os.path.basename(path), {os.path.basename(value) for value in known})
+                if len(known) < 10_000
+                else ""
+            )
             hint = f" ({close})" if close.startswith("did you mean") else ""
             raise UserError(f"{where}: {path} is no image of {release.name}{hint}; paths count from data.root")
     dropped = {known[path] for path in excluded}
@@ -152,7 +184,10 @@ def apply_exclusions(release: Release, excluded: Mapping[str, str]) -> Release:
     for part, records in release.parts.items():
         kept = tuple(_without(record, dropped) for record in records if not _shown(record, dropped))
         if records and not kept:
-            raise UserError(f"{next(iter(excluded.values()), 'data.exclude')}: the list leaves nothing of the part {part}; shorten it")
+            raise UserError(
+                f"{next(iter(excluded.values()), 'data.exclude')}: the list leaves nothing of the part {part}; shorten "
+                "it"
+            )
         count += len(records) - len(kept)
         parts[part] = kept
     return replace(release, parts=parts, dropped={**release.dropped, "records excluded by list": count})
@@ -167,11 +202,17 @@ def _is_dropped(source: Source, dropped: set[str]) -> bool:
 
 
 def _without(record: Record, dropped: set[str]) -> Record:
-    if not any(_is_dropped(source, dropped) for sources in (record.annotations.values(), *record.partners.values()) for source in sources):
+    if not any(
+        _is_dropped(source, dropped)
+        for sources in (record.annotations.values(), *record.partners.values())
+        for source in sources
+    ):
         return record
     return replace(
         record,
         annotations={kind: source for kind, source in record.annotations.items() if not _is_dropped(source, dropped)},
-        partners={modality: tuple(source for source in sources if not _is_dropped(source, dropped))
-                  for modality, sources in record.partners.items()},
+        partners={
+            modality: tuple(source for source in sources if not _is_dropped(source, dropped))
+            for modality, sources in record.partners.items()
+        },
     )

@@ -1,4 +1,5 @@
-"""Several test sets at once: persons and cameras kept apart per image source, galleries merged, gallery images without instruction.
+"""Several test sets at once: persons and cameras kept apart per image source, galleries merged, gallery images without
+instruction.
 
 An image source is what shares its images and therefore its persons: two tasks on COCAS+ Real2 are one source.
 """
@@ -18,12 +19,16 @@ from utils.errors import UserError
 
 TASK_FREE, JOINT = "task-free", "joint"
 
-TASK_FREE_SUMMARY = ("each test set by itself under its own rule and curve; queries keep the instruction of their task, gallery images "
-                     "have none")
-JOINT_SUMMARY = ("all test sets pooled: the queries of each, with the instruction of their task, against the images of all galleries, which "
-                 "have none; persons and cameras are told apart per image source; the same person in the same camera is dropped and a "
-                 "query never finds its own image; CMC over images; the average is over all queries; a set that draws its gallery takes "
-                 "part with the images of all its draws")
+TASK_FREE_SUMMARY = (
+    "each test set by itself under its own rule and curve; queries keep the instruction of their task, gallery images "
+    "have none"
+)
+JOINT_SUMMARY = (
+    "all test sets pooled: the queries of each, with the instruction of their task, against the images of all "
+    "galleries, which have none; persons and cameras are told apart per image source; the same person in the same "
+    "camera is dropped and a query never finds its own image; CMC over images; the average is over all queries; a set "
+    "that draws its gallery takes part with the images of all its draws"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +45,9 @@ class Offset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """A test set in a joint test: its name, its image source, and its searches, persons and cameras already kept apart."""
+    """A test set in a joint test: its name, its image source, and its searches, persons and cameras already kept
+    apart.
+    """
 
     name: str
     source: str
@@ -48,7 +55,9 @@ class Member:
 
 
 def offsets_of(sources: Mapping[str, Iterable[Record]]) -> dict[str, Offset]:
-    """Return for each image source, in the given order, the offset that keeps its persons and cameras apart from the earlier ones'."""
+    """Return for each image source, in the given order, the offset that keeps its persons and cameras apart from the
+    earlier ones'.
+    """
     found, persons, cameras = {}, 0, 0
     for name, records in sources.items():
         found[name] = Offset(persons=persons, cameras=cameras)
@@ -64,9 +73,12 @@ def shifted(record: Record, offset: Offset) -> Record:
     """Return the record with the offset added; what is unknown stays unknown."""
     if not (offset.persons or offset.cameras):
         return record
-    return replace(record, person_id=record.person_id + offset.persons,
-                   camera_id=record.camera_id + offset.cameras if record.camera_id >= 0 else -1,
-                   clothes_id=record.clothes_id + offset.persons * OUTFITS if record.clothes_id >= 0 else -1)
+    return replace(
+        record,
+        person_id=record.person_id + offset.persons,
+        camera_id=record.camera_id + offset.cameras if record.camera_id >= 0 else -1,
+        clothes_id=record.clothes_id + offset.persons * OUTFITS if record.clothes_id >= 0 else -1,
+    )
 
 
 class Shifter:
@@ -92,22 +104,44 @@ class Shifter:
 
 
 def task_free_searches(members: Iterable[Member]) -> list[Search]:
-    """Return every search of every member with gallery images that have no instruction; draws keep their rows of averages."""
-    return [replace(search, title=f"{TASK_FREE} {search.title}", protocol=TASK_FREE, gallery_instructions=False,
-                    group=f"{TASK_FREE} {search.group}" if search.group else "")
-            for member in members for search in member.searches]
+    """Return every search of every member with gallery images that have no instruction; draws keep their rows of
+    averages.
+    """
+    return [
+        replace(
+            search,
+            title=f"{TASK_FREE} {search.title}",
+            protocol=TASK_FREE,
+            gallery_instructions=False,
+            group=f"{TASK_FREE} {search.group}" if search.group else "",
+        )
+        for member in members
+        for search in member.searches
+    ]
 
 
 def joint_searches(members: Sequence[Member]) -> list[Search]:
-    """Return the pooled searches: one per member and task, all in one gallery. Raises UserError for images with two owners."""
+    """Return the pooled searches: one per member and task, all in one gallery. Raises UserError for images with two
+    owners.
+    """
     gallery = merge_images(record for member in members for search in member.searches for record in search.gallery)
     found = []
     for member in members:
         queries = list({id(record): record for search in member.searches for record in search.query}.values())
         tasks = dict.fromkeys(record.task for record in queries)
-        found += [Search(title=f"{JOINT} {_row(member.name, task, tasks)}", protocol=JOINT, group=JOINT, pooled=True, gallery=gallery,
-                         query=[record for record in queries if record.task is task], exclusion_rule="same_camera",
-                         gallery_instructions=False) for task in tasks]
+        found += [
+            Search(
+                title=f"{JOINT} {_row(member.name, task, tasks)}",
+                protocol=JOINT,
+                group=JOINT,
+                pooled=True,
+                gallery=gallery,
+                query=[record for record in queries if record.task is task],
+                exclusion_rule="same_camera",
+                gallery_instructions=False,
+            )
+            for task in tasks
+        ]
     return found
 
 
@@ -116,7 +150,8 @@ def _row(member: str, task: Task, tasks: Iterable[Task]) -> str:
 
 
 def merge_images(records: Iterable[Record]) -> tuple[Record, ...]:
-    """Return one record per image, in order of first appearance: labels of the first that knows them, one annotation per kind.
+    """Return one record per image, in order of first appearance: labels of the first that knows them, one annotation
+    per kind.
 
     Raises UserError when two records show one image with different persons.
     """
@@ -127,8 +162,10 @@ def merge_images(records: Iterable[Record]) -> tuple[Record, ...]:
         if known is record:
             continue
         if known.person_id != record.person_id:
-            raise UserError(f"{value} shows person {known.person_id} in {known.name} and {record.person_id} in {record.name}; correct one of the "
-                            "lists, or leave the image out with data.exclude")
+            raise UserError(
+                f"{value} shows person {known.person_id} in {known.name} and {record.person_id} in {record.name}; "
+                "correct one of the lists, or leave the image out with data.exclude"
+            )
         merged[value] = _merged(known, record)
     return tuple(merged.values())
 
@@ -136,7 +173,10 @@ def merge_images(records: Iterable[Record]) -> tuple[Record, ...]:
 def _merged(known: Record, other: Record) -> Record:
     camera = known.camera_id if known.camera_id >= 0 else other.camera_id
     clothes = known.clothes_id if known.clothes_id >= 0 else other.clothes_id
-    if (camera, clothes) == (known.camera_id, known.clothes_id) and not other.annotations.keys() - known.annotations.keys():
+    if (camera, clothes) == (
+        known.camera_id,
+        known.clothes_id,
+    ) and not other.annotations.keys() - known.annotations.keys():
         return known
     return replace(known, camera_id=camera, clothes_id=clothes, annotations={**other.annotations, **known.annotations})
 
@@ -148,25 +188,33 @@ def refuse_identical(images: Mapping[str, Iterable[str]]) -> None:
     found = find_identical(images)
     if found:
         (left, first), (right, second) = list(found[0].paths.items())[:2]
-        raise UserError(f"{len(found)} image(s) with identical bytes are in several of the joined data sets, for instance {first[0]} ({left}) and "
-                        f"{second[0]} ({right}); list the ones to leave out in a file and set data.exclude to it")
+        raise UserError(
+            f"{len(found)} image(s) with identical bytes are in several of the joined data sets, for instance "
+            f"{first[0]} ({left}) and {second[0]} ({right}); list the ones to leave out in a file and set data.exclude "
+            "to it"
+        )
 
 
 def overlap_notes(images: Mapping[str, Sequence[str]], patterns: Mapping[str, str]) -> list[str]:
-    """Return warnings: pairs of sources known to share images, and sources whose file names have the form of another one's.
+    """Return warnings: pairs of sources known to share images, and sources whose file names have the form of another
+    one's.
 
     images: source -> image files. patterns: data set -> regular expression of its file names.
     """
     found = [f"warning: {sentence}" for sentence in known_overlaps(images)]
     for name, paths in images.items():
         others = {other: pattern for other, pattern in patterns.items() if other != name and other in images}
-        found += [f"warning: {name} and {other}: the file names of {name} have the form of {other}'s, so they may share images; compare them "
-                  "and leave the shared ones out with data.exclude" for other in grammar_of(list(paths), others)]
+        found += [
+            f"warning: {name} and {other}: the file names of {name} have the form of {other}'s, so they may share "
+            "images; compare them and leave the shared ones out with data.exclude"
+            for other in grammar_of(list(paths), others)
+        ]
     return found
 
 
 def joined_images(parts: Mapping[str, Iterable[Record]], source_of: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the distinct images of persons of each image source. parts: `<member>/<part>` -> records; source_of: member -> source.
+    """Return the distinct images of persons of each image source. parts: `<member>/<part>` -> records; source_of:
+    member -> source.
 
     Clothes images are left out: the same picture of a shirt may serve several data sets.
     """

@@ -1,4 +1,6 @@
-"""Protocols: who is searched where, and what does not count. A protocol turns the parts of a Release into query lists."""
+"""Protocols: who is searched where, and what does not count. A protocol turns the parts of a Release into query
+lists.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,12 @@ from datasets.release import Release
 from datasets.structures import EvalSplit, QueryList, Record, Source
 
 MAIN_KIND: dict[Task, AnnotationKind] = {
-    Task.TRAD: AnnotationKind.SENTENCE, Task.CC: AnnotationKind.SENTENCE, Task.VI: AnnotationKind.SENTENCE,
-    Task.CTCC: AnnotationKind.CLOTHES, Task.LI: AnnotationKind.DESCRIPTION, Task.T2I: AnnotationKind.DESCRIPTION,
+    Task.TRAD: AnnotationKind.SENTENCE,
+    Task.CC: AnnotationKind.SENTENCE,
+    Task.VI: AnnotationKind.SENTENCE,
+    Task.CTCC: AnnotationKind.CLOTHES,
+    Task.LI: AnnotationKind.DESCRIPTION,
+    Task.T2I: AnnotationKind.DESCRIPTION,
 }
 """What a query of each task asks for, as mAP at a threshold compares it."""
 
@@ -25,7 +31,8 @@ class Search:
     """Queries against a gallery under one rule; queries of several modalities become one list per modality.
 
     title: name of the row. group: row of averages, empty = none. pooled: the group's average is over all queries.
-    protocol: name that stamps the row. gallery_instructions: False = task-free, the gallery is images alone; annotations stay.
+    protocol: name that stamps the row. gallery_instructions: False = task-free, the gallery is images alone;
+    annotations stay.
     """
 
     title: str
@@ -51,13 +58,28 @@ class Protocol:
     searches: Callable[[Release], Iterable[Search]]
 
 
-def plain_protocol(name: str, summary: str, *, query: str = "query", gallery: str = "gallery", exclusion_rule: str = "none",
-                   cmc: Literal["image", "identity"] = "image") -> Protocol:
+def plain_protocol(
+    name: str,
+    summary: str,
+    *,
+    query: str = "query",
+    gallery: str = "gallery",
+    exclusion_rule: str = "none",
+    cmc: Literal["image", "identity"] = "image",
+) -> Protocol:
     """Return the protocol that searches all of one part in all of another."""
 
     def searches(release: Release) -> list[Search]:
-        return [Search(title=name, protocol=name, query=release.parts[query], gallery=release.parts[gallery],
-                       exclusion_rule=exclusion_rule, cmc=cmc)]
+        return [
+            Search(
+                title=name,
+                protocol=name,
+                query=release.parts[query],
+                gallery=release.parts[gallery],
+                exclusion_rule=exclusion_rule,
+                cmc=cmc,
+            )
+        ]
 
     return Protocol(name=name, summary=summary, searches=searches)
 
@@ -82,26 +104,36 @@ def image_source(record: Record) -> Source:
     return images[0]
 
 
-def assemble_split(name: str, searches: Iterable[Search], summaries: Mapping[str, str], instruct: Instruct | None = None) -> EvalSplit:
-    """Return one split with all searches: its gallery is the union of theirs, each list names the part it is searched in.
+def assemble_split(
+    name: str, searches: Iterable[Search], summaries: Mapping[str, str], instruct: Instruct | None = None
+) -> EvalSplit:
+    """Return one split with all searches: its gallery is the union of theirs, each list names the part it is searched
+    in.
 
-    summaries: protocol name -> summary. One image in several galleries is one item as long as its labels, its instruction and the
-    sentence of its task are the same; its other annotations are merged, one per kind.
+    summaries: protocol name -> summary. One image in several galleries is one item as long as its labels, its
+    instruction and the sentence of its task are the same; its other annotations are merged, one per kind.
     """
     searches = list(searches)
     pool = _Pool(instruct)
     subsets = [pool.add(search) for search in searches]
-    lists = [query_list for search, subset in zip(searches, subsets)
-             for query_list in _query_lists(search, subset if len(subset) < len(pool.records) else None, instruct)]
+    lists = [
+        query_list
+        for search, subset in zip(searches, subsets)
+        for query_list in _query_lists(search, subset if len(subset) < len(pool.records) else None, instruct)
+    ]
     gallery = pool.records
     used = dict.fromkeys(search.protocol for search in searches)
     return EvalSplit(
-        name=name, protocol="; ".join(f"{protocol}: {summaries[protocol]}" for protocol in used),
-        gallery=tuple(image_source(record) for record in gallery), gallery_ids=tuple(record.person_id for record in gallery),
+        name=name,
+        protocol="; ".join(f"{protocol}: {summaries[protocol]}" for protocol in used),
+        gallery=tuple(image_source(record) for record in gallery),
+        gallery_ids=tuple(record.person_id for record in gallery),
         gallery_camera_ids=tuple(record.camera_id for record in gallery),
         gallery_clothes_ids=tuple(record.clothes_id for record in gallery),
         gallery_instructions=tuple(pool.instructions) if instruct is not None else (),
-        gallery_annotations=tuple(record.annotations for record in gallery) if any(record.annotations for record in gallery) else (),
+        gallery_annotations=tuple(record.annotations for record in gallery)
+        if any(record.annotations for record in gallery)
+        else (),
         query_lists=tuple(lists),
         pooled_groups=tuple(dict.fromkeys(search.group for search in searches if search.pooled and search.group)),
     )
@@ -110,9 +142,9 @@ def assemble_split(name: str, searches: Iterable[Search], summaries: Mapping[str
 class _Pool:
     """Gallery items of all searches, in order of first appearance.
 
-    An item is an image with its labels, its instruction and the sentence of its task: protocols that label one image differently
-    (its person, or the person in this outfit), give it different instructions or ask for it under two tasks (LTCC's cc and sc
-    lists) have an item each. The image is encoded once per instruction all the same.
+    An item is an image with its labels, its instruction and the sentence of its task: protocols that label one image
+    differently (its person, or the person in this outfit), give it different instructions or ask for it under two tasks
+    (LTCC's cc and sc lists) have an item each. The image is encoded once per instruction all the same.
     """
 
     def __init__(self, instruct: Instruct | None) -> None:
@@ -132,8 +164,14 @@ class _Pool:
 
     def _place(self, record: Record, instruct: Instruct | None) -> int:
         instruction = instruct(record) if instruct is not None else None
-        key = (image_source(record).value, record.person_id, record.camera_id, record.clothes_id, instruction,
-               record.annotations.get(AnnotationKind.SENTENCE))
+        key = (
+            image_source(record).value,
+            record.person_id,
+            record.camera_id,
+            record.clothes_id,
+            instruction,
+            record.annotations.get(AnnotationKind.SENTENCE),
+        )
         place = self._places.setdefault(key, len(self.records))
         if place == len(self.records):
             self.records.append(record)
@@ -149,20 +187,37 @@ def _query_lists(search: Search, gallery: tuple[int, ...] | None, instruct: Inst
     for record in search.query:
         by_modality.setdefault(query_modality(record), []).append(record)
     several = len(by_modality) > 1
-    return [_query_list(search, modality, records, gallery, instruct, several) for modality, records in by_modality.items()]
+    return [
+        _query_list(search, modality, records, gallery, instruct, several) for modality, records in by_modality.items()
+    ]
 
 
-def _query_list(search: Search, modality: Modality, records: Sequence[Record], gallery: tuple[int, ...] | None,
-                instruct: Instruct | None, several: bool) -> QueryList:
+def _query_list(
+    search: Search,
+    modality: Modality,
+    records: Sequence[Record],
+    gallery: tuple[int, ...] | None,
+    instruct: Instruct | None,
+    several: bool,
+) -> QueryList:
     kinds = [MAIN_KIND.get(record.task) for record in records]
-    annotations = tuple(record.annotations.get(kind) if kind is not None else None for record, kind in zip(records, kinds))
+    annotations = tuple(
+        record.annotations.get(kind) if kind is not None else None for record, kind in zip(records, kinds)
+    )
     annotated = any(annotation is not None for annotation in annotations)
     return QueryList(
-        combination=(modality,), entries=tuple((record.sources[modality],) for record in records),
-        person_ids=tuple(record.person_id for record in records), camera_ids=tuple(record.camera_id for record in records),
+        combination=(modality,),
+        entries=tuple((record.sources[modality],) for record in records),
+        person_ids=tuple(record.person_id for record in records),
+        camera_ids=tuple(record.camera_id for record in records),
         clothes_ids=tuple(record.clothes_id for record in records),
         instructions=tuple(map(instruct, records)) if instruct is not None else (),
-        annotations=annotations if annotated else (), annotation_kinds=tuple(kinds) if annotated else (),
-        title=f"{search.title} {modality.name}" if several else search.title, group=search.group, protocol=search.protocol,
-        gallery=gallery, exclusion_rule=search.exclusion_rule, cmc=search.cmc,
+        annotations=annotations if annotated else (),
+        annotation_kinds=tuple(kinds) if annotated else (),
+        title=f"{search.title} {modality.name}" if several else search.title,
+        group=search.group,
+        protocol=search.protocol,
+        gallery=gallery,
+        exclusion_rule=search.exclusion_rule,
+        cmc=search.cmc,
     )

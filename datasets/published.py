@@ -22,8 +22,14 @@ def count_part(records: Sequence[Record]) -> Count:
 
 
 def _images(records: Sequence[Record]) -> int:
-    return len({(source.modality, source.value, source.crop) for record in records for source in record.sources.values()
-                if MODALITIES[source.modality].is_image})
+    return len(
+        {
+            (source.modality, source.value, source.crop)
+            for record in records
+            for source in record.sources.values()
+            if MODALITIES[source.modality].is_image
+        }
+    )
 
 
 def count_differences(entry: DatasetEntry, release: Release) -> tuple[int, list[str]]:
@@ -39,12 +45,17 @@ def count_differences(entry: DatasetEntry, release: Release) -> tuple[int, list[
         found = count_part(records)
         # A part of captions is published as captions.
         pictures = "images" if _images(records) else "captions"
-        for what, value, wanted in ((pictures, found.images, expected.images), ("persons", found.persons, expected.persons)):
+        for what, value, wanted in (
+            (pictures, found.images, expected.images),
+            ("persons", found.persons, expected.persons),
+        ):
             if wanted is None:
                 continue
             compared += 1
             if value != wanted:
-                different.append(f"{part} {what} {value:,} (published {wanted:,}{'' if expected.confirmed else ', unconfirmed'})")
+                different.append(
+                    f"{part} {what} {value:,} (published {wanted:,}{'' if expected.confirmed else ', unconfirmed'})"
+                )
     return compared, different
 
 

@@ -11,7 +11,9 @@ from utils.seeding import stream
 Item = TypeVar("Item")
 
 
-def draw_query_lists(items: Mapping[int, Mapping[Modality, Sequence[Item]]], seed: int) -> dict[Combination, list[tuple[int, tuple[Item, ...]]]]:
+def draw_query_lists(
+    items: Mapping[int, Mapping[Modality, Sequence[Item]]], seed: int
+) -> dict[Combination, list[tuple[int, tuple[Item, ...]]]]:
     """Return, for every key in ORBENCH_KEYS, its queries as (person_id, items in the key's order).
 
     Every item of the anchor (the key's first modality) leads one query, persons in ascending order and items in the
@@ -24,7 +26,9 @@ def draw_query_lists(items: Mapping[int, Mapping[Modality, Sequence[Item]]], see
     }
 
 
-def _queries(key: Combination, person_id: int, items: Mapping[Modality, Sequence[Item]], seed: int) -> list[tuple[int, tuple[Item, ...]]]:
+def _queries(
+    key: Combination, person_id: int, items: Mapping[Modality, Sequence[Item]], seed: int
+) -> list[tuple[int, tuple[Item, ...]]]:
     if not all(items.get(modality) for modality in key):
         return []
     rng = stream(seed, "queries", combination_name(key), person_id)

@@ -43,13 +43,17 @@ class ImageReader(Protocol):
 
 
 def open_image(path: str | Path, record: str = "") -> Image.Image:
-    """Open and decode an image file as RGB. Raises UserError naming file and record for anything that is not a whole image."""
+    """Open and decode an image file as RGB. Raises UserError naming file and record for anything that is not a whole
+    image.
+    """
     where = f"{path}{f' ({record})' if record else ''}"
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{where}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; "
-                                "crop or shrink it")
+                raise UserError(
+                    f"{where}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; crop or "
+                    "shrink it"
+                )
             if image.mode in DEEP_MODES:
                 raise UserError(f"{where}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
             return image.convert("RGB")
@@ -63,8 +67,9 @@ def open_image(path: str | Path, record: str = "") -> Image.Image:
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{where}: cannot be decoded ({error}); it may be truncated, copy it again or set "
-                        "data.on_error=skip") from error
+        raise UserError(
+            f"{where}: cannot be decoded ({error}); it may be truncated, copy it again or set data.on_error=skip"
+        ) from error
 
 
 class PillowReader:

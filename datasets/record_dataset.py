@@ -1,4 +1,6 @@
-"""One training record to one row: partners drawn, images read, augmented, captions tokenised; all from (seed, epoch, index)."""
+"""One training record to one row: partners drawn, images read, augmented, captions tokenised; all from (seed, epoch,
+index).
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,15 @@ class RecordDataset(Dataset[Row | Failure]):
     instruct: draws the instruction of each row; None = rows have none.
     """
 
-    def __init__(self, records: Sequence[Record], reader: SourceReader, augment: ImageAugmentation,
-                 masking: CaptionMasking, seed: int, instruct: DrawInstruction | None = None) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        reader: SourceReader,
+        augment: ImageAugmentation,
+        masking: CaptionMasking,
+        seed: int,
+        instruct: DrawInstruction | None = None,
+    ) -> None:
         self.records, self.reader, self.augment, self.masking, self.seed = records, reader, augment, masking, seed
         self.instruct = instruct
 
@@ -84,18 +93,32 @@ class RecordDataset(Dataset[Row | Failure]):
                         image = self.augment.replace_channels(image, stream(self.seed, epoch, index, "channel"))
                     value = torch.from_numpy(image)
                 elif self.masking.share > 0:
-                    value = mask_caption(value, rng, probability=self.masking.share, mask_id=self.masking.mask_id,
-                                         keep_eot=self.masking.keep_eot)
+                    value = mask_caption(
+                        value,
+                        rng,
+                        probability=self.masking.share,
+                        mask_id=self.masking.mask_id,
+                        keep_eot=self.masking.keep_eot,
+                    )
                 inputs[modality] = value
             instruction = self.instruct(record, self.seed, epoch, index) if self.instruct is not None else None
         except UserError as error:
             return Failure(record_id=index, reason=str(error))
-        return Row(inputs=inputs, boxes=boxes, person_id=record.person_id, camera_id=record.camera_id, task=record.task,
-                   record_id=index, instruction=instruction)
+        return Row(
+            inputs=inputs,
+            boxes=boxes,
+            person_id=record.person_id,
+            camera_id=record.camera_id,
+            task=record.task,
+            record_id=index,
+            instruction=instruction,
+        )
 
     def _sources(self, record: Record, epoch: int, index: int) -> dict[Modality, Source]:
-        drawn = {modality: stream(self.seed, epoch, index, "partner", modality.value).choice(candidates)
-                 for modality, candidates in record.partners.items()}
+        drawn = {
+            modality: stream(self.seed, epoch, index, "partner", modality.value).choice(candidates)
+            for modality, candidates in record.partners.items()
+        }
         return {**record.sources, **drawn}
 
 
@@ -109,9 +132,16 @@ def collate(rows: Sequence[Row | Failure]) -> tuple[Batch | None, list[Failure]]
     holders = {modality: [place for place, row in enumerate(good) if modality in row.inputs] for modality in modalities}
     boxed = [modality for modality in modalities if any(modality in row.boxes for row in good)]
     batch = Batch(
-        inputs={modality: torch.stack([good[place].inputs[modality] for place in holders[modality]]) for modality in modalities},
-        erased={modality: torch.from_numpy(np.array([good[place].boxes[modality] for place in holders[modality]], dtype=np.int64))
-                for modality in boxed},
+        inputs={
+            modality: torch.stack([good[place].inputs[modality] for place in holders[modality]])
+            for modality in modalities
+        },
+        erased={
+            modality: torch.from_numpy(
+                np.array([good[place].boxes[modality] for place in holders[modality]], dtype=np.int64)
+            )
+            for modality in boxed
+        },
         rows={modality: torch.tensor(places) for modality, places in holders.items()},
         person_ids=torch.tensor([row.person_id for row in good]),
         camera_ids=torch.tensor([row.camera_id for row in good]),

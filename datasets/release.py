@@ -13,10 +13,11 @@ from datasets.structures import Record
 class ReadOptions:
     """Options of the readers; each reader uses those that its data set has and refuses a value that it cannot serve.
 
-    check_files: raise for a listed image that does not exist. need_train: False = only the parts that a test needs must be
-    present. variant: `v1` / `v2` of MSMT17, `detected` / `labeled` of CUHK03-NP, empty = whichever is there. merge_val:
-    MSMT17's validation list, or SYSU-MM01's validation persons, join train. trial: RegDB's, 1 to 10. crop: what stands for a
-    clothes image where the release ships none, `none` or `box`. members: data sets or tasks of a joint test.
+    check_files: raise for a listed image that does not exist. need_train: False = only the parts that a test needs must
+    be present. variant: `v1` / `v2` of MSMT17, `detected` / `labeled` of CUHK03-NP, empty = whichever is there.
+    merge_val: MSMT17's validation list, or SYSU-MM01's validation persons, join train. trial: RegDB's, 1 to 10. crop:
+    what stands for a clothes image where the release ships none, `none` or `box`. members: data sets or tasks of a
+    joint test.
     """
 
     check_files: bool = True
@@ -32,12 +33,13 @@ class ReadOptions:
 class Release:
     """A data set as it lies on disk. Person ids are the data set's own; nothing is relabelled, drawn or excluded.
 
-    root: the folder that holds the data set's files. parts: `train`, `query`, `gallery`, and whatever else a protocol of
-    the data set needs (`query_changed`, `val_query`, ...), records in sorted or listed order. dropped: what was left out by
-    the data set's own rules, with the number (`junk images, pid -1`: 3819). notes: findings for the log and the results.
-    variant: which of the entry's `published` counts this release is compared with. shared_persons: True for a user's own data
-    without a split, where train and test are the same images on purpose. trials: data set -> trial that was read, for data sets
-    with several divisions of the same persons into train and test (RegDB, also as a member of a joint release).
+    root: the folder that holds the data set's files. parts: `train`, `query`, `gallery`, and whatever else a protocol
+    of the data set needs (`query_changed`, `val_query`, ...), records in sorted or listed order. dropped: what was left
+    out by the data set's own rules, with the number (`junk images, pid -1`: 3819). notes: findings for the log and the
+    results. variant: which of the entry's `published` counts this release is compared with. shared_persons: True for a
+    user's own data without a split, where train and test are the same images on purpose. trials: data set -> trial that
+    was read, for data sets with several divisions of the same persons into train and test (RegDB, also as a member of a
+    joint release).
     """
 
     name: str

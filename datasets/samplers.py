@@ -34,8 +34,8 @@ def process_share(batch: Sequence[Key], rank: int, world_size: int) -> list[Key]
 class Batches(ABC):
     """Batches of an epoch, and the position inside one.
 
-    What has been used is known to the consumer alone, because loader processes read ahead: it calls `used`. Loading a state
-    makes the next iteration of that epoch start behind the batches that were used.
+    What has been used is known to the consumer alone, because loader processes read ahead: it calls `used`. Loading a
+    state makes the next iteration of that epoch start behind the batches that were used.
     """
 
     def __init__(self, *identity: object) -> None:
@@ -52,7 +52,9 @@ class Batches(ABC):
         """Yield the batches of one epoch from number `first` on, all rows of each."""
 
     def epoch(self, epoch: int, *, rank: int = 0, world_size: int = 1) -> Iterator[list[Key]]:
-        """Yield the rows that one process has of the batches of an epoch, after a resumption only those not yet used."""
+        """Yield the rows that one process has of the batches of an epoch, after a resumption only those not yet
+        used.
+        """
         first = self.resumes_at(epoch)
         self._resumed = (0, 0)
         for batch in self.whole_epoch(epoch, first):
@@ -63,7 +65,9 @@ class Batches(ABC):
         self._position = (epoch, batches) if batches < len(self) else (epoch + 1, 0)
 
     def resumes_at(self, epoch: int) -> int:
-        """Return the number of the batch with which the next iteration of an epoch starts: 0, or where a loaded state says."""
+        """Return the number of the batch with which the next iteration of an epoch starts: 0, or where a loaded state
+        says.
+        """
         return self._resumed[1] if self._resumed[0] == epoch else 0
 
     @property
@@ -73,14 +77,21 @@ class Batches(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position and a digest of what decides the batches, as plain numbers and strings."""
-        return {"sampler": type(self).__name__, "digest": self.digest(), "epoch": self._position[0], "batch": self._position[1]}
+        return {
+            "sampler": type(self).__name__,
+            "digest": self.digest(),
+            "epoch": self._position[0],
+            "batch": self._position[1],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to a saved position. Raises UserError when the state is of other batches."""
         own = self.state_dict()
         if any(state.get(name) != own[name] for name in ("sampler", "digest")):
-            raise UserError(f"the saved position is of another sampler ({state.get('sampler')}) than this one ({own['sampler']}), or the "
-                            "training records, the seed or the batch size have changed; start a new run")
+            raise UserError(
+                f"the saved position is of another sampler ({state.get('sampler')}) than this one ({own['sampler']}), "
+                "or the training records, the seed or the batch size have changed; start a new run"
+            )
         self._position = self._resumed = (int(state["epoch"]), int(state["batch"]))
 
     def digest(self) -> str:
@@ -107,14 +118,14 @@ class RandomBatches(Batches):
         """Yield the batches of one epoch from number `first` on."""
         order = np.random.default_rng(stream_seed(self.seed, "order", epoch)).permutation(self.count)
         for batch in range(first, len(self)):
-            yield [(epoch, int(index)) for index in order[batch * self.batch_size:(batch + 1) * self.batch_size]]
+            yield [(epoch, int(index)) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
 
 
 class GroupBatches(Batches):
     """Batches of P groups of different persons. Each epoch every person offers a fixed number of freshly drawn groups.
 
-    Persons with most groups left go first, equal ones in random order: no other choice gives more batches. Groups that are
-    left when fewer than P persons have one are dropped for that epoch.
+    Persons with most groups left go first, equal ones in random order: no other choice gives more batches. Groups that
+    are left when fewer than P persons have one are dropped for that epoch.
     """
 
     def __init__(self, groups: Mapping[int, int], persons: int, seed: int, *identity: object) -> None:
@@ -168,7 +179,9 @@ class GroupBatches(Batches):
 
 
 def most_batches(groups: Sequence[int] | Any, persons: int) -> int:
-    """Return the largest number B of batches of P different persons: the groups, at most B of each person, must fill P x B."""
+    """Return the largest number B of batches of P different persons: the groups, at most B of each person, must fill P
+    x B.
+    """
     counts = Counter(groups)
     best, total = 0, sum(count * number for count, number in counts.items())
     low, high = 0, total // persons
@@ -198,11 +211,18 @@ def by_person(person_ids: Sequence[int]) -> dict[int, list[int]]:
 class IdentityBatches(GroupBatches):
     """P identities x K records each. An epoch visits each identity's records in shuffled groups of K.
 
-    An identity's last, short group is filled up with records of the same identity drawn again. Identities with fewer than K
-    records are named once in the log.
+    An identity's last, short group is filled up with records of the same identity drawn again. Identities with fewer
+    than K records are named once in the log.
     """
 
-    def __init__(self, person_ids: Sequence[int], batch_size: int, seed: int, instances: int, names: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        person_ids: Sequence[int],
+        batch_size: int,
+        seed: int,
+        instances: int,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
         """instances: K. names: of persons, for the log; empty = their labels."""
         self.instances = instances
         self.records = by_person(person_ids)
@@ -216,34 +236,57 @@ class IdentityBatches(GroupBatches):
         rng = stream(self.seed, "groups", epoch, person)
         indices = list(self.records[person])
         rng.shuffle(indices)
-        groups = [indices[start:start + self.instances] for start in range(0, len(indices), self.instances)]
+        groups = [indices[start : start + self.instances] for start in range(0, len(indices), self.instances)]
         groups[-1] = fill_up(groups[-1], self.instances, indices, rng)
         return groups
 
 
 class ModalityBatches(GroupBatches):
-    """P identities x (K infrared + K visible) records; in a batch the 2 K rows of an identity follow each other, infrared first.
+    """P identities x (K infrared + K visible) records; in a batch the 2 K rows of an identity follow each other,
+    infrared first.
 
-    An epoch pairs the shuffled records of the two modalities, so the surplus of the longer one waits for another epoch. An
-    identity with fewer than K of a modality has its records drawn again up to K, in either modality. One that lacks a
-    modality is left out. Both are named once in the log.
-    Source: reference (IV-REID). Departure: that code fails on infrared identities with fewer than K images or no visible one.
+    An epoch pairs the shuffled records of the two modalities, so the surplus of the longer one waits for another epoch.
+    An identity with fewer than K of a modality has its records drawn again up to K, in either modality. One that lacks
+    a modality is left out. Both are named once in the log.
+    Source: reference (IV-REID). Departure: that code fails on infrared identities with fewer than K images or no
+    visible one.
     """
 
-    def __init__(self, person_ids: Sequence[int], infrared: Sequence[bool], batch_size: int, seed: int, instances: int,
-                 names: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        person_ids: Sequence[int],
+        infrared: Sequence[bool],
+        batch_size: int,
+        seed: int,
+        instances: int,
+        names: Mapping[int, str] | None = None,
+    ) -> None:
         """infrared: which records are. instances: K. names: of persons, for the log; empty = their labels."""
         self.instances = instances
         infrared_of = np.asarray(infrared, dtype=bool)
         records = by_person(person_ids)
-        self.sides = {person: tuple([index for index in indices if infrared_of[index] == wanted] for wanted in (True, False))
-                      for person, indices in records.items()}
+        self.sides = {
+            person: tuple([index for index in indices if infrared_of[index] == wanted] for wanted in (True, False))
+            for person, indices in records.items()
+        }
         self.left_out = tuple(sorted(person for person, sides in self.sides.items() if not all(sides)))
-        self.resampled = tuple(sorted(person for person, sides in self.sides.items() if all(sides) and min(map(len, sides)) < instances))
-        groups = {person: max(min(map(len, sides)), instances) // instances for person, sides in self.sides.items() if all(sides)}
-        super().__init__(groups, batch_size // (2 * instances), seed, "modality", instances, np.asarray(person_ids), infrared_of)
+        self.resampled = tuple(
+            sorted(person for person, sides in self.sides.items() if all(sides) and min(map(len, sides)) < instances)
+        )
+        groups = {
+            person: max(min(map(len, sides)), instances) // instances
+            for person, sides in self.sides.items()
+            if all(sides)
+        }
+        super().__init__(
+            groups, batch_size // (2 * instances), seed, "modality", instances, np.asarray(person_ids), infrared_of
+        )
         _tell(self.left_out, names, "are left out of training because they lack infrared or visible images")
-        _tell(self.resampled, names, f"have fewer than {instances} infrared or visible images, which are drawn more than once")
+        _tell(
+            self.resampled,
+            names,
+            f"have fewer than {instances} infrared or visible images, which are drawn more than once",
+        )
 
     def draw_groups(self, person: int, epoch: int) -> list[list[int]]:
         """Return the groups of one person, K infrared and then K visible records each."""
@@ -253,8 +296,10 @@ class ModalityBatches(GroupBatches):
             indices = list(records)
             rng.shuffle(indices)
             sides.append(fill_up(indices, self.instances, indices, rng) if len(indices) < self.instances else indices)
-        return [[*sides[0][start:start + self.instances], *sides[1][start:start + self.instances]]
-                for start in range(0, self._offered[person] * self.instances, self.instances)]
+        return [
+            [*sides[0][start : start + self.instances], *sides[1][start : start + self.instances]]
+            for start in range(0, self._offered[person] * self.instances, self.instances)
+        ]
 
 
 def _tell(people: Sequence[int], names: Mapping[int, str] | None, what: str) -> None:

@@ -1,4 +1,6 @@
-"""Command line: python -m datasets.split --source OWN.csv --output SPLIT.csv. Identity-disjoint train, val and test of own data."""
+"""Command line: python -m datasets.split --source OWN.csv --output SPLIT.csv. Identity-disjoint train, val and test of
+own data.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,25 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m datasets.split", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     description="Divide a manifest, or a folder per person, into train, val and test of different persons.")
-    parser.add_argument("--source", required=True, metavar="PATH", help="manifest (.csv, .jsonl) or folder with a folder per person")
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.split",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Divide a manifest, or a folder per person, into train, val and test of different persons.",
+    )
+    parser.add_argument(
+        "--source", required=True, metavar="PATH", help="manifest (.csv, .jsonl) or folder with a folder per person"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="manifest to write, .csv or .jsonl")
-    parser.add_argument("--val", type=float, default=0.1, metavar="F", help="share of persons for validation (default: %(default)s)")
-    parser.add_argument("--test", type=float, default=0.5, metavar="F", help="share of persons for the test (default: %(default)s)")
-    parser.add_argument("--queries-per-person", type=int, default=1, metavar="N", help="per modality (default: %(default)s)")
+    parser.add_argument(
+        "--val", type=float, default=0.1, metavar="F", help="share of persons for validation (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--test", type=float, default=0.5, metavar="F", help="share of persons for the test (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--queries-per-person", type=int, default=1, metavar="N", help="per modality (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument("--no-caption-queries", action="store_true", help="do not make text queries of captions")
     parser.add_argument("--resplit", action="store_true", help="the source has a split: replace it")
@@ -48,12 +62,23 @@ def main() -> None:
 
     source = Path(options.source)
     rows = source_rows(source, resplit=options.resplit)
-    result = divide(rows, SplitOptions(val=options.val, test=options.test, queries_per_person=options.queries_per_person,
-                                       seed=options.seed, caption_queries=not options.no_caption_queries))
+    result = divide(
+        rows,
+        SplitOptions(
+            val=options.val,
+            test=options.test,
+            queries_per_person=options.queries_per_person,
+            seed=options.seed,
+            caption_queries=not options.no_caption_queries,
+        ),
+    )
     folder = source if source.is_dir() else source.parent
     write_manifest(output, [moved(row, folder, output.parent) for row in result.rows])
     print(describe(result))
-    print(f"written: {output} ({len(result.rows)} rows); next: python -m datasets.check --dataset manifest --root {output}")
+    print(
+        f"written: {output} ({len(result.rows)} rows); next: python -m datasets.check --dataset manifest --root "
+        f"{output}"
+    )
 
 
 if __name__ == "__main__":

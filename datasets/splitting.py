@@ -61,7 +61,9 @@ def source_rows(source: Path, *, resplit: bool) -> list[ManifestRow]:
     Raises UserError where there is a split already, and for whatever the reader of such data refuses.
     """
     if not source.exists():
-        raise UserError(f"no such file or folder: {source}; set --source to a manifest or to a folder with a folder per person")
+        raise UserError(
+            f"no such file or folder: {source}; set --source to a manifest or to a folder with a folder per person"
+        )
     folder = source if source.is_dir() else source.parent
     rows = folder_rows(source) if source.is_dir() else read_manifest(source)
     if any(row.split for row in rows) and not resplit:
@@ -72,7 +74,9 @@ def source_rows(source: Path, *, resplit: bool) -> list[ManifestRow]:
 
 
 def moved(row: ManifestRow, source: Path, output: Path) -> ManifestRow:
-    """Return a row whose relative path counts from `output` instead of `source`; on another drive it becomes absolute."""
+    """Return a row whose relative path counts from `output` instead of `source`; on another drive it becomes
+    absolute.
+    """
     if not row.path or os.path.isabs(row.path):
         return row
     path = os.path.abspath(source / row.path)
@@ -83,7 +87,9 @@ def moved(row: ManifestRow, source: Path, output: Path) -> ManifestRow:
 
 
 def divide(rows: Sequence[ManifestRow], options: SplitOptions) -> SplitResult:
-    """Return rows with splits. The result depends on the rows and the seed alone. Raises UserError for too few persons."""
+    """Return rows with splits. The result depends on the rows and the seed alone. Raises UserError for too few
+    persons.
+    """
     by_person: dict[str, list[ManifestRow]] = {}
     for row in sorted(rows, key=lambda row: (row.person, row.path, row.caption)):
         by_person.setdefault(row.person, []).append(row)
@@ -108,19 +114,28 @@ def divide(rows: Sequence[ManifestRow], options: SplitOptions) -> SplitResult:
         result += [replace(row, split="query") for row in queries] + [replace(row, split="gallery") for row in gallery]
         result += _caption_rows(by_person[person], "query", options.caption_queries) if gallery else []
     if not any(row.split == "query" for row in result):
-        raise UserError("no test person has two images (of two cameras, where cameras are given), so there is no query; "
-                        "give more images, other cameras, or a larger --test")
+        raise UserError(
+            "no test person has two images (of two cameras, where cameras are given), so there is no query; give more "
+            "images, other cameras, or a larger --test"
+        )
     return SplitResult(rows=tuple(result), persons=persons, options=options, distractors=distractors, left_out=left_out)
 
 
 def _divide_persons(names: list[str], options: SplitOptions) -> dict[str, tuple[str, ...]]:
     tested, validated = _rounded(options.test * len(names)), _rounded(options.val * len(names))
     if tested < 1 or len(names) - tested - validated < 2 or (options.val > 0 and validated < 1):
-        raise UserError(f"{len(names)} persons are too few for --val {options.val} and --test {options.test}: they give {validated} and {tested}, "
-                        f"and {len(names) - tested - validated} to train on (at least 2 are needed); give more persons or other shares")
+        raise UserError(
+            f"{len(names)} persons are too few for --val {options.val} and --test {options.test}: they give "
+            f"{validated} and {tested}, and {len(names) - tested - validated} to train on (at least 2 are needed); "
+            "give more persons or other shares"
+        )
     stream(options.seed, "split", *names).shuffle(names)
     cut = tested + validated
-    return {"train": tuple(sorted(names[cut:])), "val": tuple(sorted(names[tested:cut])), "test": tuple(sorted(names[:tested]))}
+    return {
+        "train": tuple(sorted(names[cut:])),
+        "val": tuple(sorted(names[tested:cut])),
+        "test": tuple(sorted(names[:tested])),
+    }
 
 
 def _rounded(value: float) -> int:
@@ -148,7 +163,9 @@ def _caption_rows(rows: Sequence[ManifestRow], split: str, wanted: bool) -> list
     return [ManifestRow(person=person, modality=Modality.TEXT, caption=caption, split=split) for caption in captions]
 
 
-def _queries_of(person: str, images: Sequence[ManifestRow], options: SplitOptions) -> tuple[list[ManifestRow], list[ManifestRow], str]:
+def _queries_of(
+    person: str, images: Sequence[ManifestRow], options: SplitOptions
+) -> tuple[list[ManifestRow], list[ManifestRow], str]:
     """Return queries, gallery, and why there is no query (empty where there is one)."""
     visible = [row for row in images if row.modality is Modality.RGB]
     gallery = list(visible or images)
@@ -168,7 +185,15 @@ def _queries_of(person: str, images: Sequence[ManifestRow], options: SplitOption
         if all(_has_match(query, rest) for query in (*queries, row)):
             queries.append(row)
             gallery = rest
-    reason = "" if queries else "one image" if len(images) == 1 else "one camera" if images[0].camera else "nothing to be found"
+    reason = (
+        ""
+        if queries
+        else "one image"
+        if len(images) == 1
+        else "one camera"
+        if images[0].camera
+        else "nothing to be found"
+    )
     order = {id(row): place for place, row in enumerate(images)}
     return sorted(queries, key=lambda row: order[id(row)]), sorted(gallery, key=lambda row: order[id(row)]), reason
 
@@ -200,7 +225,10 @@ def describe(result: SplitResult) -> str:
     if result.distractors:
         shown = [f"{person} ({why})" for person, why in list(result.distractors.items())[:SHOWN]]
         more = f" and {len(result.distractors) - SHOWN} more" if len(result.distractors) > SHOWN else ""
-        said.append(f"{len(result.distractors)} test persons have no query and are distractors in the gallery: {', '.join(shown)}{more}")
+        said.append(
+            f"{len(result.distractors)} test persons have no query and are distractors in the gallery: "
+            f"{', '.join(shown)}{more}"
+        )
     said += [f"left out: {number} {what}" for what, number in result.left_out.items()]
     return "\n".join(said)
 

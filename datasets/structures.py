@@ -18,8 +18,8 @@ class Source:
     """One thing that can be encoded: an image file or a text.
 
     value: absolute path of the image, or the text itself; the modality decides which, never the characters.
-    record: where the source was listed, for error messages (`train_annos.json entry 12`). crop: part of the image that is
-    meant, `box` = the upper-body box of `datasets.instructions`; empty = all of it.
+    record: where the source was listed, for error messages (`train_annos.json entry 12`). crop: part of the image that
+    is meant, `box` = the upper-body box of `datasets.instructions`; empty = all of it.
     """
 
     modality: Modality
@@ -32,10 +32,11 @@ class Source:
 class Record:
     """One listed example: a training example, a query or a gallery item.
 
-    person_id: in a Benchmark's train a label 0..n-1, sorted; in a Release the data set's own id. sources: what is listed
-    for this record. partners: for a modality without a listed source, the candidates out of which one is drawn per (seed,
-    epoch, index), sorted. camera_id: the data set's own number, -1 unknown. clothes_id: equal only for the same outfit of
-    the same person, -1 unknown. annotations: by kind, from which an instruction is made. name: where the record was listed.
+    person_id: in a Benchmark's train a label 0..n-1, sorted; in a Release the data set's own id. sources: what is
+    listed for this record. partners: for a modality without a listed source, the candidates out of which one is drawn
+    per (seed, epoch, index), sorted. camera_id: the data set's own number, -1 unknown. clothes_id: equal only for the
+    same outfit of the same person, -1 unknown. annotations: by kind, from which an instruction is made. name: where the
+    record was listed.
     """
 
     person_id: int
@@ -51,12 +52,13 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueryList:
-    """Queries of one combination, and how they are searched; entry i is the tuple of its sources, in the combination's order.
+    """Queries of one combination, and how they are searched; entry i is the tuple of its sources, in the combination's
+    order.
 
     person_ids: raw ids, comparable with the gallery's only. camera_ids, clothes_ids: one per entry, empty = unknown.
     instructions: what a model that follows instructions gets with each entry. annotations, annotation_kinds: what the
-    entry asks for, compared with the gallery's annotation of the same kind by mAP at a threshold only; it never depends on
-    `instructions`. Each is empty or has one (possibly None) per entry.
+    entry asks for, compared with the gallery's annotation of the same kind by mAP at a threshold only; it never depends
+    on `instructions`. Each is empty or has one (possibly None) per entry.
     title: name of the row, empty = the combination. group: row of averages the list belongs to, empty = none.
     protocol: name that stamps the row. gallery: indices into the split's gallery that are searched, None = all.
     exclusion_rule: name in utils.exclusion. cmc: `image` or `identity`, see utils.metrics.MetricOptions.
@@ -87,9 +89,10 @@ class QueryList:
 class EvalSplit:
     """A gallery and the query lists searched in it, or in parts of it.
 
-    gallery_camera_ids, gallery_clothes_ids: one per gallery item, empty = unknown. gallery_instructions: what a model that
-    follows instructions gets with each item. gallery_annotations: per item by kind, for mAP at a threshold. Each is empty
-    or has one per item. pooled_groups: groups of lists whose average is over all queries instead of over the lists.
+    gallery_camera_ids, gallery_clothes_ids: one per gallery item, empty = unknown. gallery_instructions: what a model
+    that follows instructions gets with each item. gallery_annotations: per item by kind, for mAP at a threshold. Each
+    is empty or has one per item. pooled_groups: groups of lists whose average is over all queries instead of over the
+    lists.
     """
 
     name: str
@@ -110,9 +113,9 @@ class Benchmark:
     """What a dataset's reader returns. train and splits may be empty when only the other was asked for.
 
     num_identities: number of training labels. fingerprint: digest of every listed source and id. notes: findings for
-    the log and the results (a missing query list, counts that differ from the published ones, skipped files). trials: data set ->
-    trial, for data sets with several divisions of the same persons: a model of one trial may have been trained on the test persons
-    of another.
+    the log and the results (a missing query list, counts that differ from the published ones, skipped files). trials:
+    data set -> trial, for data sets with several divisions of the same persons: a model of one trial may have been
+    trained on the test persons of another.
     """
 
     name: str
@@ -128,10 +131,11 @@ class Benchmark:
 class Batch:
     """Rows of one training step: B records, of which each input holds those that have this modality.
 
-    inputs: by modality images (b, 3, H, W) uint8 or token ids (b, T) int64. rows: by modality (b,) int64, ascending: the rows of
-    the batch that the input's entries are; left out = all rows, in order. erased: per image modality boxes (b, 4) int64 as top,
-    left, height, width, zero area = none. person_ids (B,) int64, camera_ids (B,) int64 (-1 unknown), record_ids (B,) int64: index
-    into the training records. tasks, instructions: one per row, or empty. Nothing may rely on the order of the rows.
+    inputs: by modality images (b, 3, H, W) uint8 or token ids (b, T) int64. rows: by modality (b,) int64, ascending:
+    the rows of the batch that the input's entries are; left out = all rows, in order. erased: per image modality boxes
+    (b, 4) int64 as top, left, height, width, zero area = none. person_ids (B,) int64, camera_ids (B,) int64 (-1
+    unknown), record_ids (B,) int64: index into the training records. tasks, instructions: one per row, or empty.
+    Nothing may rely on the order of the rows.
     """
 
     inputs: Mapping[Modality, Tensor]
@@ -149,11 +153,17 @@ class Batch:
             object.__setattr__(self, "rows", dict.fromkeys(self.inputs, torch.arange(count, device=device)))
         if self.camera_ids is None:
             object.__setattr__(self, "camera_ids", torch.full((count,), -1, device=device))
-        columns = {len(column) for column in (self.record_ids, self.camera_ids, *filter(None, (self.tasks, self.instructions)))}
+        columns = {
+            len(column) for column in (self.record_ids, self.camera_ids, *filter(None, (self.tasks, self.instructions)))
+        }
         assert columns <= {count}, f"columns of a batch disagree: {sorted({count, *columns})}"
-        assert set(self.rows) == set(self.inputs), f"rows are given for {sorted(self.rows)}, inputs for {sorted(self.inputs)}"
+        assert set(self.rows) == set(self.inputs), (
+            f"rows are given for {sorted(self.rows)}, inputs for {sorted(self.inputs)}"
+        )
         for modality, boxes in (*self.inputs.items(), *self.erased.items()):
-            assert len(boxes) == len(self.rows[modality]), f"{modality.name}: {len(boxes)} entries for {len(self.rows[modality])} rows"
+            assert len(boxes) == len(self.rows[modality]), (
+                f"{modality.name}: {len(boxes)} entries for {len(self.rows[modality])} rows"
+            )
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
@@ -163,8 +173,12 @@ class Batch:
         return Batch(
             inputs={name: tensor.to(**move) for name, tensor in self.inputs.items()},
             erased={name: tensor.to(**move) for name, tensor in self.erased.items()},
-            person_ids=self.person_ids.to(**move), record_ids=self.record_ids, camera_ids=self.camera_ids,
-            rows={name: rows[id(tensor)] for name, tensor in self.rows.items()}, tasks=self.tasks, instructions=self.instructions,
+            person_ids=self.person_ids.to(**move),
+            record_ids=self.record_ids,
+            camera_ids=self.camera_ids,
+            rows={name: rows[id(tensor)] for name, tensor in self.rows.items()},
+            tasks=self.tasks,
+            instructions=self.instructions,
         )
 
 

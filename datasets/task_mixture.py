@@ -1,4 +1,6 @@
-"""Batches out of several tasks: how many rows of each, or which task a batch is of, decided for the whole batch at once."""
+"""Batches out of several tasks: how many rows of each, or which task a batch is of, decided for the whole batch at
+once.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,9 @@ SMALLEST_SHARE = 2
 class MixtureSpec:
     """How tasks share the batches.
 
-    mixture: `batch` = every batch has rows of all tasks; `step` = each batch is of one task. weights: task -> share of the rows
-    or of the batches, 0 leaves the task out; a task that is not named has 1. instances: task -> rows per identity.
-    default_instances: of the tasks not named there.
+    mixture: `batch` = every batch has rows of all tasks; `step` = each batch is of one task. weights: task -> share of
+    the rows or of the batches, 0 leaves the task out; a task that is not named has 1. instances: task -> rows per
+    identity. default_instances: of the tasks not named there.
     """
 
     mixture: Literal["batch", "step"] = "batch"
@@ -41,10 +43,11 @@ class MixtureSpec:
 class TaskBatches(Batches):
     """Identity batches of each task, put together.
 
-    Under `batch` each batch has a fixed number of rows of every task, in the order of the tasks; under `step` an epoch has a
-    fixed number of batches of every task, shuffled. Each task runs through its own epochs; where one ends its next begins, and
-    the epoch in a key is the task's own, so that an image seen again is drawn anew. An epoch of the mixture has as many rows as
-    there are records. A task with both visible and infrared images has half of each identity's rows from either, where K is even.
+    Under `batch` each batch has a fixed number of rows of every task, in the order of the tasks; under `step` an epoch
+    has a fixed number of batches of every task, shuffled. Each task runs through its own epochs; where one ends its
+    next begins, and the epoch in a key is the task's own, so that an image seen again is drawn anew. An epoch of the
+    mixture has as many rows as there are records. A task with both visible and infrared images has half of each
+    identity's rows from either, where K is even.
     """
 
     def __init__(self, records: Sequence[Record], batch_size: int, seed: int, spec: MixtureSpec) -> None:
@@ -52,7 +55,15 @@ class TaskBatches(Batches):
         self.seed, self.spec = seed, spec
         indices = _tasks_of(records, spec)
         people = np.array([record.person_id for record in records])
-        super().__init__("tasks", batch_size, seed, repr(spec), people, [task.value for task in indices], *map(np.array, indices.values()))
+        super().__init__(
+            "tasks",
+            batch_size,
+            seed,
+            repr(spec),
+            people,
+            [task.value for task in indices],
+            *map(np.array, indices.values()),
+        )
         shares = {task: spec.weights.get(task, 1.0) for task in indices}
         self._length = max(1, sum(map(len, indices.values())) // batch_size)
         self.rows = dict.fromkeys(indices, batch_size)
@@ -62,8 +73,10 @@ class TaskBatches(Batches):
         else:
             self.batches_of = apportion(self._length, shares)
         self._indices = {task: np.array(found) for task, found in indices.items()}
-        self._samplers = {task: _task_sampler([records[index] for index in found], task, self.rows[task], seed, spec)
-                          for task, found in indices.items()}
+        self._samplers = {
+            task: _task_sampler([records[index] for index in found], task, self.rows[task], seed, spec)
+            for task, found in indices.items()
+        }
 
     def __len__(self) -> int:
         return self._length
@@ -99,11 +112,15 @@ def _tasks_of(records: Sequence[Record], spec: MixtureSpec) -> dict[Task, list[i
         found.setdefault(record.task, []).append(index)
     absent = [task.value for task, weight in spec.weights.items() if weight > 0 and task not in found]
     if absent:
-        raise UserError(f"train.task_weights names {', '.join(absent)}, but the training records are of "
-                        f"{', '.join(task.value for task in found)}; add the data set or remove the weight")
+        raise UserError(
+            f"train.task_weights names {', '.join(absent)}, but the training records are of "
+            f"{', '.join(task.value for task in found)}; add the data set or remove the weight"
+        )
     chosen = {task: found[task] for task in Task if task in found and spec.weights.get(task, 1.0) > 0}
     if not chosen:
-        raise UserError("train.task_weights leaves no task out of which batches could be made; give one a weight above 0")
+        raise UserError(
+            "train.task_weights leaves no task out of which batches could be made; give one a weight above 0"
+        )
     return chosen
 
 
@@ -117,8 +134,10 @@ def _task_sampler(records: Sequence[Record], task: Task, rows: int, seed: int, s
     else:
         sampler = IdentityBatches(people, rows, own_seed, instances, person_names(records))
     if not len(sampler):
-        raise UserError(f"task {task.value} has {len(set(people))} identities, but a batch needs {rows // instances} of them "
-                        f"({rows} rows, {instances} per identity); lower train.batch_size or the task's weight")
+        raise UserError(
+            f"task {task.value} has {len(set(people))} identities, but a batch needs {rows // instances} of them "
+            f"({rows} rows, {instances} per identity); lower train.batch_size or the task's weight"
+        )
     return sampler
 
 
@@ -133,33 +152,43 @@ def infrared_rows(records: Sequence[Record]) -> list[bool]:
     for record in records:
         modalities = image_modalities(record)
         if len(modalities) != 1:
-            raise UserError(f"{record.name}: batches of both modalities need records with one image each, this one has {len(modalities)}; "
-                            "choose another train.sampler")
+            raise UserError(
+                f"{record.name}: batches of both modalities need records with one image each, this one has "
+                f"{len(modalities)}; choose another train.sampler"
+            )
         found.append(modalities[0] is Modality.NIR)
     return found
 
 
 def person_names(records: Sequence[Record]) -> dict[int, str]:
     """Return for each person the name of a record, by which the data set's own identity can be found."""
-    return {record.person_id: f"{record.person_id} ({record.name})" if record.name else str(record.person_id) for record in reversed(records)}
+    return {
+        record.person_id: f"{record.person_id} ({record.name})" if record.name else str(record.person_id)
+        for record in reversed(records)
+    }
 
 
 def compose(batch_size: int, shares: Mapping[Task, float], units: Mapping[Task, int]) -> dict[Task, int]:
-    """Return the rows of each task in a batch: multiples of its unit, at least two units, as near to the shares as that allows.
+    """Return the rows of each task in a batch: multiples of its unit, at least two units, as near to the shares as that
+    allows.
 
     Raises UserError when the tasks do not fit, or when units do not fill the batch.
     """
     rows = {task: SMALLEST_SHARE * units[task] for task in shares}
     if sum(rows.values()) > batch_size:
-        raise UserError(f"train.batch_size = {batch_size}: {len(rows)} tasks with at least {SMALLEST_SHARE} identities each need "
-                        f"{sum(rows.values())} rows; raise it, or set train.mixture=step")
+        raise UserError(
+            f"train.batch_size = {batch_size}: {len(rows)} tasks with at least {SMALLEST_SHARE} identities each need "
+            f"{sum(rows.values())} rows; raise it, or set train.mixture=step"
+        )
     total = sum(shares.values())
     while sum(rows.values()) < batch_size:
         left = batch_size - sum(rows.values())
         fitting = [task for task in rows if units[task] <= left]
         if not fitting:
-            raise UserError(f"train.batch_size = {batch_size} leaves {left} rows that no task can fill with whole identities of "
-                            f"{min(units.values())} rows; make it a multiple")
+            raise UserError(
+                f"train.batch_size = {batch_size} leaves {left} rows that no task can fill with whole identities of "
+                f"{min(units.values())} rows; make it a multiple"
+            )
         neediest = max(fitting, key=lambda task: shares[task] / total * batch_size - rows[task])
         rows[neediest] += units[neediest]
     return rows

@@ -36,7 +36,9 @@ class Tokenizer(Protocol):
         """Return the ids of all pieces, without start, end and padding."""
 
     def __call__(self, text: str, length: int) -> Tensor:
-        """Return (length,) int64: start, pieces, end, padding; what is too long loses its last pieces, never the end."""
+        """Return (length,) int64: start, pieces, end, padding; what is too long loses its last pieces, never the
+        end.
+        """
 
 
 def attention_mask(ids: Tensor, pad_id: int) -> Tensor:
@@ -55,8 +57,10 @@ def _clip_library() -> ModuleType:
         return loaded
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
-        raise UserError("CLIP's vocabulary comes with open_clip_torch, which is not installed: "
-                        "run `pip install -r requirements.txt`")
+        raise UserError(
+            "CLIP's vocabulary comes with open_clip_torch, which is not installed: run `pip install -r "
+            "requirements.txt`"
+        )
     file = Path(package.submodule_search_locations[0]) / "tokenizer.py"
     spec = importlib.util.spec_from_file_location("anyreid_clip_tokenizer", file)
     module = importlib.util.module_from_spec(spec)
@@ -123,8 +127,8 @@ class ClipTokenizer:
 class WordPieces:
     """BERT's word pieces, through transformers: lower-cased, [CLS] in front, no end token, padded with [PAD].
 
-    Source: reference (IRM, after ALBEF). Departure: a text of more than `length` ids loses its last pieces, where the reference
-    stops with an error. The text is taken as it is; `datasets.captions.preprocess_caption` comes before.
+    Source: reference (IRM, after ALBEF). Departure: a text of more than `length` ids loses its last pieces, where the
+    reference stops with an error. The text is taken as it is; `datasets.captions.preprocess_caption` comes before.
     """
 
     end_id = None
@@ -132,7 +136,8 @@ class WordPieces:
     def __init__(self, vocab: str, length: int = 70) -> None:
         """Read the vocabulary: a folder that holds vocab.txt, or the id of a model on the Hugging Face hub.
 
-        Raises UserError for a folder without vocab.txt, a vocabulary without BERT's special tokens, and a hub that does not answer.
+        Raises UserError for a folder without vocab.txt, a vocabulary without BERT's special tokens, and a hub that does
+        not answer.
         """
         folder = _vocab_folder(vocab)
         _check_vocabulary(folder / VOCAB_FILE)
@@ -154,7 +159,9 @@ class WordPieces:
         return self._pieces.encode(text, add_special_tokens=False)
 
     def __call__(self, text: str, length: int | None = None) -> Tensor:
-        """Return (length,) int64: [CLS], pieces, padding; what is too long loses its last pieces. length: empty = the tokenizer's."""
+        """Return (length,) int64: [CLS], pieces, padding; what is too long loses its last pieces. length: empty = the
+        tokenizer's.
+        """
         ids = torch.full((length or self.length,), self.pad_id, dtype=torch.int64)
         row = [self.start_id, *self.encode(text)][: len(ids)]
         ids[: len(row)] = torch.tensor(row)
@@ -162,12 +169,16 @@ class WordPieces:
 
 
 def _vocab_folder(vocab: str) -> Path:
-    """Return the folder of vocab.txt. The library makes an empty vocabulary out of a wrong name, so the file is looked for here."""
+    """Return the folder of vocab.txt. The library makes an empty vocabulary out of a wrong name, so the file is looked
+    for here.
+    """
     folder = Path(vocab)
     if folder.is_dir() or vocab.startswith(("/", ".", "~")):
         if not (folder / VOCAB_FILE).is_file():
-            raise UserError(f"no {VOCAB_FILE} in {folder}; give the folder that holds bert-base-uncased's {VOCAB_FILE}, or use CLIP's word "
-                            "pieces, which come with open_clip_torch")
+            raise UserError(
+                f"no {VOCAB_FILE} in {folder}; give the folder that holds bert-base-uncased's {VOCAB_FILE}, or use "
+                "CLIP's word pieces, which come with open_clip_torch"
+            )
         return folder
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -175,8 +186,10 @@ def _vocab_folder(vocab: str) -> Path:
         cached = try_to_load_from_cache(vocab, VOCAB_FILE)
         return Path(cached if isinstance(cached, str) else hf_hub_download(vocab, VOCAB_FILE)).parent
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot get {VOCAB_FILE} of {vocab!r} from the Hugging Face hub ({type(error).__name__}); give a folder that holds it, "
-                        "or use CLIP's word pieces, which need no download") from error
+        raise UserError(
+            f"cannot get {VOCAB_FILE} of {vocab!r} from the Hugging Face hub ({type(error).__name__}); give a folder "
+            "that holds it, or use CLIP's word pieces, which need no download"
+        ) from error
 
 
 def _check_vocabulary(file: Path) -> None:
@@ -186,7 +199,10 @@ def _check_vocabulary(file: Path) -> None:
         raise UserError(f"cannot read {file}: {error}; take the {VOCAB_FILE} of bert-base-uncased") from error
     missing = [name for name in ("[PAD]", "[UNK]", "[CLS]", "[MASK]") if name not in pieces]
     if missing:
-        raise UserError(f"{file} is not a vocabulary of BERT: {', '.join(missing)} missing; take the {VOCAB_FILE} of bert-base-uncased")
+        raise UserError(
+            f"{file} is not a vocabulary of BERT: {', '.join(missing)} missing; take the {VOCAB_FILE} of "
+            "bert-base-uncased"
+        )
 
 
 def _is_reserved(piece: str) -> bool:

@@ -37,27 +37,34 @@ class ImageAugmentation:
     channel: float = 0.0
 
     def __call__(self, image: np.ndarray, rng: random.Random) -> tuple[np.ndarray, Box]:
-        """Augment (3, H, W) uint8; return the image and the box (top, left, height, width) to erase after normalising."""
+        """Augment (3, H, W) uint8; return the image and the box (top, left, height, width) to erase after
+        normalising.
+        """
         _, height, width = image.shape
         if rng.random() < self.flip:
             image = image[:, :, ::-1]
         if self.pad:
             top, left = rng.randint(0, 2 * self.pad), rng.randint(0, 2 * self.pad)
             padded = np.pad(image, ((0, 0), (self.pad, self.pad), (self.pad, self.pad)))
-            image = padded[:, top:top + height, left:left + width]
+            image = padded[:, top : top + height, left : left + width]
         box = _erase_box(height, width, rng) if rng.random() < self.erase else NO_BOX
         return np.ascontiguousarray(image), box
 
     def replace_channels(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
-        """Replace, with the probability `channel`, all channels of (3, H, W) uint8 by the red, the green or the blue one or by
-        grey, each equally likely.
+        """Replace, with the probability `channel`, all channels of (3, H, W) uint8 by the red, the green or the blue
+        one or by grey, each equally likely.
 
-        Source: Ye et al., ICCV 2021 (CAJ), public code. Departure: before normalisation, so that the result is a grey picture.
+        Source: Ye et al., ICCV 2021 (CAJ), public code. Departure: before normalisation, so that the result is a grey
+        picture.
         """
         if rng.random() >= self.channel:
             return image
         choice = rng.randrange(len(image) + 1)
-        single = image[choice] if choice < len(image) else np.rint(np.tensordot(GREY, image, axes=1)).clip(0, 255).astype(np.uint8)
+        single = (
+            image[choice]
+            if choice < len(image)
+            else np.rint(np.tensordot(GREY, image, axes=1)).clip(0, 255).astype(np.uint8)
+        )
         return np.broadcast_to(single, image.shape).copy()
 
 
@@ -74,8 +81,8 @@ def _erase_box(height: int, width: int, rng: random.Random) -> Box:
 def model_input(modality: Modality, inputs: Tensor, erased: Tensor | None = None, statistics: str = "clip") -> Tensor:
     """Turn a loader's rows into a model's: (B, 3, H, W) uint8 -> normalised float32; token ids pass unchanged.
 
-    erased: (B, 4) int64 boxes (top, left, height, width), filled with the mean AFTER normalisation, as the reference does
-    (so the fill is not the mean colour). Zero area = nothing. statistics: name in datasets.modalities.STATISTICS.
+    erased: (B, 4) int64 boxes (top, left, height, width), filled with the mean AFTER normalisation, as the reference
+    does (so the fill is not the mean colour). Zero area = nothing. statistics: name in datasets.modalities.STATISTICS.
     """
     if not MODALITIES[Modality(modality)].is_image:
         return inputs

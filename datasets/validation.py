@@ -19,15 +19,18 @@ SAME_CAMERA = "same_camera"
 
 
 def hold_out(person_ids: Iterable[int], fraction: float) -> frozenset[int]:
-    """Return the persons held out for validation, at least one; they depend on the set of persons alone, not on a run's seed.
+    """Return the persons held out for validation, at least one; they depend on the set of persons alone, not on a run's
+    seed.
 
     Raises UserError when fewer than two persons would be left to train on.
     """
     persons = sorted(set(person_ids))
     count = max(1, round(fraction * len(persons)))
     if len(persons) - count < 2:
-        raise UserError(f"data.val_fraction={fraction} leaves fewer than two of {len(persons)} training identities; "
-                        "lower it or set train.select=last")
+        raise UserError(
+            f"data.val_fraction={fraction} leaves fewer than two of {len(persons)} training identities; lower it or "
+            "set train.select=last"
+        )
     stream(VAL_SEED, "val", len(persons)).shuffle(persons)
     return frozenset(persons[:count])
 
@@ -35,10 +38,10 @@ def hold_out(person_ids: Iterable[int], fraction: float) -> frozenset[int]:
 def validation_search(records: Sequence[Record], default: Search | None) -> tuple[Search, str]:
     """Return the search among held-out records, and what it is in words.
 
-    Records with a text: every text against every image. Infrared and visible ones: infrared against visible. Otherwise one
-    image per person and camera against the rest. default: the data set's own first search, whose rule and curve are taken
-    where the records have the labels that the rule needs; image against image never keeps the same camera's images where
-    cameras are known, because neighbouring frames would say nothing.
+    Records with a text: every text against every image. Infrared and visible ones: infrared against visible. Otherwise
+    one image per person and camera against the rest. default: the data set's own first search, whose rule and curve are
+    taken where the records have the labels that the rule needs; image against image never keeps the same camera's
+    images where cameras are known, because neighbouring frames would say nothing.
     """
     if any(Modality.TEXT in record.sources for record in records):
         query, gallery, roles = _texts(records), _images(records), "every text against every image"
@@ -52,8 +55,14 @@ def validation_search(records: Sequence[Record], default: Search | None) -> tupl
     rule = usable_rule(default.exclusion_rule if default is not None else "none", query, gallery)
     if rule == "none" and roles.startswith("one image") and _known(query, gallery, "camera_id"):
         rule = SAME_CAMERA
-    search = Search(title=VAL_PROTOCOL, protocol=VAL_PROTOCOL, query=query, gallery=gallery, exclusion_rule=rule,
-                    cmc=default.cmc if default is not None else "image")
+    search = Search(
+        title=VAL_PROTOCOL,
+        protocol=VAL_PROTOCOL,
+        query=query,
+        gallery=gallery,
+        exclusion_rule=rule,
+        cmc=default.cmc if default is not None else "image",
+    )
     return search, roles
 
 
@@ -68,7 +77,11 @@ def _known(query: Sequence[Record], gallery: Sequence[Record], field: str) -> bo
 
 
 def _texts(records: Sequence[Record]) -> list[Record]:
-    return [replace(record, sources={Modality.TEXT: record.sources[Modality.TEXT]}) for record in records if Modality.TEXT in record.sources]
+    return [
+        replace(record, sources={Modality.TEXT: record.sources[Modality.TEXT]})
+        for record in records
+        if Modality.TEXT in record.sources
+    ]
 
 
 def _images(records: Sequence[Record]) -> list[Record]:
@@ -81,14 +94,18 @@ def _images(records: Sequence[Record]) -> list[Record]:
 
 
 def _one_of_each_camera(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """Split into queries and gallery. A person always keeps an image in the gallery: one with a single image is no query."""
+    """Split into queries and gallery. A person always keeps an image in the gallery: one with a single image is no
+    query.
+    """
     grouped: dict[int, dict[int, list[Record]]] = {}
     for record in sorted(records, key=lambda record: (record.person_id, record.camera_id, image_source(record).value)):
         grouped.setdefault(record.person_id, {}).setdefault(record.camera_id, []).append(record)
     query: list[Record] = []
     gallery: list[Record] = []
     for person, cameras in grouped.items():
-        chosen = {camera: stream(VAL_SEED, "query", person, camera).randrange(len(group)) for camera, group in cameras.items()}
+        chosen = {
+            camera: stream(VAL_SEED, "query", person, camera).randrange(len(group)) for camera, group in cameras.items()
+        }
         total = sum(map(len, cameras.values()))
         if total == len(chosen):
             # One image in each camera: the first is the query, the others are found.

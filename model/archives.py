@@ -105,8 +105,10 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    **{("torch.jit._pickle", name): _first
-       for name in ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")},
+    **{
+        ("torch.jit._pickle", name): _first
+        for name in ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")
+    },
 }
 
 
@@ -119,15 +121,19 @@ class _TensorUnpickler(pickle.Unpickler):
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for `module.name`; nothing is imported. Raises UserError for anything but tensors and modules."""
+        """Return what stands for `module.name`; nothing is imported. Raises UserError for anything but tensors and
+        modules.
+        """
         if module == "__torch__" or module.startswith("__torch__."):
             return _Module
         if module == "torch" and name in STORAGE_DTYPES:
             return STORAGE_DTYPES[name]
         if (module, name) in _ALLOWED:
             return _ALLOWED[(module, name)]
-        raise UserError(f"{self._file} refers to {module}.{name}, which is not a tensor; it was not run and the file "
-                        f"was not loaded; get the archive from its publisher")
+        raise UserError(
+            f"{self._file} refers to {module}.{name}, which is not a tensor; it was not run and the file was not "
+            "loaded; get the archive from its publisher"
+        )
 
     def persistent_load(self, identity: Any) -> Tensor:
         """Return the storage that an entry refers to, as a flat tensor."""
@@ -136,5 +142,7 @@ class _TensorUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("a storage of unknown type")
         if key not in self._storages:
             content = bytearray(self._archive.read(f"{self._folder}/{key}"))
-            self._storages[key] = torch.frombuffer(content, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+            self._storages[key] = (
+                torch.frombuffer(content, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+            )
         return self._storages[key]

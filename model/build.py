@@ -23,19 +23,38 @@ from model.vision import VisionSpec
 def build_reid5o(config: Reid5oConfig, num_identities: int) -> ReID5o:
     """Build ReID5o, its parameters not yet initialised. Raises UserError for sizes that do not fit together."""
     options = config.lora
-    lora = LoraSpec(mode=options.mode, layers=options.layers, rank=options.rank, num_experts=options.num_experts,
-                    scale=1 / options.rank if options.scale is None else options.scale, train_base=options.train_base)
+    lora = LoraSpec(
+        mode=options.mode,
+        layers=options.layers,
+        rank=options.rank,
+        num_experts=options.num_experts,
+        scale=1 / options.rank if options.scale is None else options.scale,
+        train_base=options.train_base,
+    )
     vision = VisionSpec(
-        image_size=(int(config.image_size[0]), int(config.image_size[1])), patch_size=config.patch_size,
-        stride=config.stride, width=config.vision_width, layers=config.vision_layers,
+        image_size=(int(config.image_size[0]), int(config.image_size[1])),
+        patch_size=config.patch_size,
+        stride=config.stride,
+        width=config.vision_width,
+        layers=config.vision_layers,
         heads=head_count(config.vision_width, config.vision_heads, "vision transformer (model.vision_heads)"),
-        lora=lora if options.enabled else None)
-    text = TextSpec(length=config.text_length, vocab_size=config.vocab_size, width=config.text_width,
-                    layers=config.text_layers,
-                    heads=head_count(config.text_width, config.text_heads, "text transformer (model.text_heads)"))
-    return ReID5o(vision=vision, text=text, embed_dim=config.embed_dim, mmt_depth=config.mmt_depth,
-                  mmt_heads=head_count(config.embed_dim, config.mmt_heads, "fusion (model.mmt_heads)"),
-                  num_identities=num_identities)
+        lora=lora if options.enabled else None,
+    )
+    text = TextSpec(
+        length=config.text_length,
+        vocab_size=config.vocab_size,
+        width=config.text_width,
+        layers=config.text_layers,
+        heads=head_count(config.text_width, config.text_heads, "text transformer (model.text_heads)"),
+    )
+    return ReID5o(
+        vision=vision,
+        text=text,
+        embed_dim=config.embed_dim,
+        mmt_depth=config.mmt_depth,
+        mmt_heads=head_count(config.embed_dim, config.mmt_heads, "fusion (model.mmt_heads)"),
+        num_identities=num_identities,
+    )
 
 
 def initialise_reid5o(model: ReID5o, config: Reid5oConfig) -> InitialWeights:
@@ -46,7 +65,10 @@ def initialise_reid5o(model: ReID5o, config: Reid5oConfig) -> InitialWeights:
 MODELS: dict[Family, Callable[[Any, int], RetrievalModel]] = {Family.REID5O: build_reid5o, Family.VIREID: vireid_from}
 """Family -> builder from (section `model`, number of training identities)."""
 
-INITIALISERS: dict[Family, Callable[[Any, Any], InitialWeights]] = {Family.REID5O: initialise_reid5o, Family.VIREID: initialise_vireid}
+INITIALISERS: dict[Family, Callable[[Any, Any], InitialWeights]] = {
+    Family.REID5O: initialise_reid5o,
+    Family.VIREID: initialise_vireid,
+}
 """Family -> initialiser of (model, section `model`)."""
 
 

@@ -40,8 +40,10 @@ def read_clip(source: str) -> ClipWeights:
 def _read_file(source: str) -> ClipWeights:
     path = Path(source)
     if not path.is_file():
-        raise UserError(f"no such file of CLIP weights: {source}; give random, FILE.pt, hf:DIRECTORY-OR-HUB-ID or "
-                        f"open_clip:MODEL/TAG as model.init")
+        raise UserError(
+            f"no such file of CLIP weights: {source}; give random, FILE.pt, hf:DIRECTORY-OR-HUB-ID or "
+            "open_clip:MODEL/TAG as model.init"
+        )
     if is_torchscript(path):
         return ClipWeights(source=source, tensors=read_torchscript(path))
     content = load_tensors(path)
@@ -61,21 +63,28 @@ def _read_hugging_face(source: str) -> ClipWeights:
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type != "clip":
-            raise UserError(f"{source} is a {config.model_type} model, not CLIP; give a CLIP model such as "
-                            f"hf:openai/clip-vit-base-patch16")
+            raise UserError(
+                f"{source} is a {config.model_type} model, not CLIP; give a CLIP model such as "
+                "hf:openai/clip-vit-base-patch16"
+            )
         _require_quick_gelu(source, {config.vision_config.hidden_act, config.text_config.hidden_act})
         model, loading = CLIPModel.from_pretrained(name, output_loading_info=True)
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{source} cannot be read as a Hugging Face CLIP model ({_first_line(error)}); give a directory "
-                        f"with config.json and model.safetensors, or check the hub id and the network") from error
+        raise UserError(
+            f"{source} cannot be read as a Hugging Face CLIP model ({_first_line(error)}); give a directory with "
+            "config.json and model.safetensors, or check the hub id and the network"
+        ) from error
     missing = sorted(str(key) for key in loading["missing_keys"] if not str(key).endswith("position_ids"))
     if missing:
         raise UserError(f"{source} lacks {len(missing)} of its model's weights, {missing[0]} first; download it again")
-    return ClipWeights(source=source, tensors=_from_hugging_face(model.state_dict()),
-                       vision_heads=config.vision_config.num_attention_heads,
-                       text_heads=config.text_config.num_attention_heads)
+    return ClipWeights(
+        source=source,
+        tensors=_from_hugging_face(model.state_dict()),
+        vision_heads=config.vision_config.num_attention_heads,
+        text_heads=config.text_config.num_attention_heads,
+    )
 
 
 _HUGGING_FACE: tuple[tuple[str, str], ...] = (
@@ -124,7 +133,7 @@ def _from_hugging_face_name(name: str) -> str:
     for prefix, replacement in _HUGGING_FACE:
         match = re.match(prefix, name)
         if match:
-            renamed = replacement + name[match.end():]
+            renamed = replacement + name[match.end() :]
             for inside, ours in _HUGGING_FACE_INSIDE:
                 renamed = renamed.replace(inside, ours)
             return renamed
@@ -139,26 +148,37 @@ def _read_open_clip(source: str) -> ClipWeights:
         raise UserError(f"{source}: open_clip has no model {name!r}; {nearest(name, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not tag or (tag not in tags and not Path(tag).is_file()):
-        raise UserError(f"{source}: open_clip has no weights {tag!r} for {name}, and no such file exists; "
-                        f"{nearest(tag, tags) if tags else 'give MODEL/FILE'}")
+        raise UserError(
+            f"{source}: open_clip has no weights {tag!r} for {name}, and no such file exists; "
+            f"{nearest(tag, tags) if tags else 'give MODEL/FILE'}"
+        )
     try:
         model = open_clip.create_model(name, pretrained=tag, device="cpu")
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{source} cannot be loaded by open_clip ({_first_line(error)}); "
-                        f"check the file or the network") from error
+        raise UserError(
+            f"{source} cannot be loaded by open_clip ({_first_line(error)}); check the file or the network"
+        ) from error
     blocks = [module for module in model.modules() if isinstance(module, open_clip.transformer.ResidualAttentionBlock)]
     _require_quick_gelu(source, {type(block.mlp.gelu).__name__ for block in blocks} or {"no transformer"})
-    heads = {side: next((block.attn.num_heads for block in getattr(part, "resblocks", ())), None)
-             for side, part in (("vision", getattr(model.visual, "transformer", None)),
-                                ("text", getattr(model, "transformer", None)))}
-    return ClipWeights(source=source, tensors=dict(model.state_dict()), vision_heads=heads["vision"], text_heads=heads["text"])
+    heads = {
+        side: next((block.attn.num_heads for block in getattr(part, "resblocks", ())), None)
+        for side, part in (
+            ("vision", getattr(model.visual, "transformer", None)),
+            ("text", getattr(model, "transformer", None)),
+        )
+    }
+    return ClipWeights(
+        source=source, tensors=dict(model.state_dict()), vision_heads=heads["vision"], text_heads=heads["text"]
+    )
 
 
 def _require_quick_gelu(source: str, activations: set[Any]) -> None:
     wrong = sorted(str(name) for name in activations if str(name).lower().replace("_", "") != "quickgelu")
     if wrong:
-        raise UserError(f"{source} was trained with the activation {wrong[0]}, and ReID5o computes QuickGELU; choose "
-                        f"weights trained with QuickGELU (OpenAI's, or a -quickgelu model of open_clip)")
+        raise UserError(
+            f"{source} was trained with the activation {wrong[0]}, and ReID5o computes QuickGELU; choose weights "
+            "trained with QuickGELU (OpenAI's, or a -quickgelu model of open_clip)"
+        )
 
 
 def _first_line(error: Exception) -> str:

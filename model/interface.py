@@ -39,7 +39,9 @@ class RetrievalModel(Protocol):
     statistics: str
     """By which statistics images are normalised: a name in datasets.modalities.STATISTICS."""
     follows_instructions: bool = False
-    """Whether `encode` reads the instruction beside a source; otherwise an image is encoded once, whatever is asked of it."""
+    """Whether `encode` reads the instruction beside a source; otherwise an image is encoded once, whatever is asked of
+    it.
+    """
 
     def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
         """Encode normalised images (B, 3, H, W) or token ids (B, T) of one modality."""

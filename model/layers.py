@@ -31,8 +31,10 @@ def head_count(width: int, heads: int | None, what: str) -> int:
     """
     count = heads if heads is not None else max(1, width // HEAD_WIDTH)
     if count < 1 or width % count:
-        raise UserError(f"{what}: a width of {width} cannot be divided among {count} attention heads; "
-                        f"choose a width that is a multiple of the heads")
+        raise UserError(
+            f"{what}: a width of {width} cannot be divided among {count} attention heads; choose a width that is a "
+            "multiple of the heads"
+        )
     return count
 
 
@@ -66,7 +68,9 @@ def run_blocks(blocks: Iterable[nn.Module], hidden: Tensor, *arguments: Any, rec
 
 
 def float32_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Linear map in float32 (float64 stays) also under autocast, (..., I) x (O, I) -> (..., O): for what is compared or classified."""
+    """Linear map in float32 (float64 stays) also under autocast, (..., I) x (O, I) -> (..., O): for what is compared or
+    classified.
+    """
     with torch.autocast(device_type=inputs.device.type, enabled=False):
         if weight.dtype == torch.float64:
             return F.linear(inputs.double(), weight, bias)

@@ -50,8 +50,9 @@ class ExpertLinear(nn.Linear):
 
     merged: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, spec: LoraSpec, frozen: tuple[str, ...],
-                 random_up: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, spec: LoraSpec, frozen: tuple[str, ...], random_up: bool = False
+    ) -> None:
         super().__init__(in_features, out_features)
         self.scale = spec.scale
         self.random_up = random_up
@@ -66,7 +67,8 @@ class ExpertLinear(nn.Linear):
     def reset_experts(self) -> None:
         """Draw one factor of each product from U(+-1/sqrt(fan)) and zero the other, so that all experts start equal."""
         drawn, zeroed, fan = (
-            (self.lora_up, self.lora_down, self.out_features) if self.random_up
+            (self.lora_up, self.lora_down, self.out_features)
+            if self.random_up
             else (self.lora_down, self.lora_up, self.in_features)
         )
         for parameter in drawn:

@@ -27,8 +27,14 @@ from utils.errors import UserError, nearest, run_script
 
 SHOWN = 4
 MAX_CONFIG_BYTES = 1_000_000
-_FLAT_DEFAULTS: dict[str, Any] = {"add_lora": False, "lora_mode": "mlp", "lora_r": 4, "num_loras": 4, "lora_layers": 2,
-                                  "mmt_depth": 4}
+_FLAT_DEFAULTS: dict[str, Any] = {
+    "add_lora": False,
+    "lora_mode": "mlp",
+    "lora_r": 4,
+    "num_loras": 4,
+    "lora_layers": 2,
+    "mmt_depth": 4,
+}
 
 
 def load_reid5o(checkpoint: str | Path, config: str | Path | Mapping[str, Any], **overrides: Any) -> ReID5o:
@@ -63,10 +69,15 @@ def read_official_state(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path} holds no state_dict of a model; give the best.pth of a released ReID5o run")
     state = {str(name).removeprefix("module."): value.float() for name, value in content.items()}
     if "vision.projection" in state:
-        raise UserError(f"{path} is a checkpoint of this project, not a released one; use --run DIRECTORY instead of a flat configs.yaml")
+        raise UserError(
+            f"{path} is a checkpoint of this project, not a released one; use --run DIRECTORY instead of a flat "
+            "configs.yaml"
+        )
     if not {"classifier.weight", "clip_text_encoder.text_projection", "rgb_tokenizer.conv1.weight"} <= set(state):
-        raise UserError(f"{path} is no released ReID5o checkpoint: it lacks the text tower, the tokenizers or the classifier; "
-                        f"give the best.pth that lies beside the flat configs.yaml")
+        raise UserError(
+            f"{path} is no released ReID5o checkpoint: it lacks the text tower, the tokenizers or the classifier; give "
+            "the best.pth that lies beside the flat configs.yaml"
+        )
     return state
 
 
@@ -82,8 +93,9 @@ class _FlatLoader(yaml.SafeLoader):
     """Safe YAML that knows one tag more: tuples."""
 
 
-_FlatLoader.add_constructor("tag:yaml.org,2002:python/tuple",
-                            lambda loader, node: tuple(yaml.SafeLoader.construct_sequence(loader, node)))
+_FlatLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(yaml.SafeLoader.construct_sequence(loader, node))
+)
 
 
 def read_flat_config(path: str | Path) -> dict[str, Any]:
@@ -102,7 +114,9 @@ def read_flat_config(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{file} is not a readable flat configs.yaml: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not {"img_size", "stride_size"} <= set(values):
-        raise UserError(f"{file} is not the flat configs.yaml of a released run: it must state img_size and stride_size")
+        raise UserError(
+            f"{file} is not the flat configs.yaml of a released run: it must state img_size and stride_size"
+        )
     return values
 
 
@@ -134,8 +148,9 @@ def reid5o_sizes(state: Mapping[str, Tensor], flat: Mapping[str, Any], **overrid
         }
         return Reid5oConfig(**{**found, **overrides})
     except KeyError as error:
-        raise UserError(f"the checkpoint is no released ReID5o checkpoint, or the configs.yaml is not its own: "
-                        f"{error} is missing") from error
+        raise UserError(
+            f"the checkpoint is no released ReID5o checkpoint, or the configs.yaml is not its own: {error} is missing"
+        ) from error
     except (TypeError, ValueError, IndexError) as error:
         raise UserError(f"the flat configs.yaml does not describe a ReID5o model: {error}") from error
 
@@ -152,9 +167,14 @@ def from_official(model: ReID5o, state: Mapping[str, Tensor], where: str) -> dic
     problems = [
         _listed("missing", sorted(known - set(state))),
         _listed("unexpected", sorted(set(state) - known - set(aliases))),
-        _listed("unlike the entry they repeat", sorted(
-            alias for alias, main in aliases.items()
-            if alias in state and main in state and not torch.equal(state[alias], state[main]))),
+        _listed(
+            "unlike the entry they repeat",
+            sorted(
+                alias
+                for alias, main in aliases.items()
+                if alias in state and main in state and not torch.equal(state[alias], state[main])
+            ),
+        ),
     ]
     renamed: dict[str, Tensor] = {}
     shapes: list[str] = []
@@ -167,8 +187,10 @@ def from_official(model: ReID5o, state: Mapping[str, Tensor], where: str) -> dic
                 shapes.append(f"{target.name} {tuple(value.shape)} (the model: {tuple(parameter.shape)})")
     problems.append(_listed("of another shape", shapes))
     if any(problems):
-        raise UserError(f"{where} does not fit its configuration: {'; '.join(filter(None, problems))}; "
-                        f"give the configs.yaml that belongs to it, or override what differs (model.stride=..., model.image_size=...)")
+        raise UserError(
+            f"{where} does not fit its configuration: {'; '.join(filter(None, problems))}; give the configs.yaml that "
+            "belongs to it, or override what differs (model.stride=..., model.image_size=...)"
+        )
     return renamed
 
 
@@ -190,8 +212,13 @@ def export_reid5o(model: ReID5o, half: bool = False) -> dict[str, Tensor]:
 def _lora(options: Mapping[str, Any]) -> LoraConfig:
     if options["lora_mode"] not in ("mlp", "all"):
         raise ValueError(f"lora_mode = {options['lora_mode']!r}: must be mlp or all")
-    return LoraConfig(enabled=bool(options["add_lora"]), mode=options["lora_mode"], layers=int(options["lora_layers"]),
-                      rank=int(options["lora_r"]), num_experts=int(options["num_loras"]))
+    return LoraConfig(
+        enabled=bool(options["add_lora"]),
+        mode=options["lora_mode"],
+        layers=int(options["lora_layers"]),
+        rank=int(options["lora_r"]),
+        num_experts=int(options["num_loras"]),
+    )
 
 
 def _image_size(value: Any) -> tuple[int, int]:
@@ -209,11 +236,17 @@ def _listed(what: str, names: list[str]) -> str:
 
 def main() -> int:
     """Convert a published visible-infrared checkpoint into one of ours."""
-    parser = argparse.ArgumentParser(prog="python -m model.official", description="Published checkpoints into safe ones of this project.")
+    parser = argparse.ArgumentParser(
+        prog="python -m model.official", description="Published checkpoints into safe ones of this project."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    vireid = commands.add_parser("convert-vireid", help="IV-REID's pickled modules and AGW's state dicts; no code in the file is run")
+    vireid = commands.add_parser(
+        "convert-vireid", help="IV-REID's pickled modules and AGW's state dicts; no code in the file is run"
+    )
     vireid.add_argument("source", metavar="IN", help="published checkpoint")
-    vireid.add_argument("target", metavar="OUT", help="checkpoint to write; its configuration is written beside it as .yaml")
+    vireid.add_argument(
+        "target", metavar="OUT", help="checkpoint to write; its configuration is written beside it as .yaml"
+    )
     parsed = parser.parse_args()
     print(convert_vireid(parsed.source, parsed.target))
     return 0

@@ -1,6 +1,8 @@
-"""Whole pickled modules (`torch.save(model)`), read for their tensors; no class of theirs is imported and nothing is called.
+"""Whole pickled modules (`torch.save(model)`), read for their tensors; no class of theirs is imported and nothing is
+called.
 
-Both forms of file are read: the zip of torch 1.6 and later, and the older stream in which the storages follow the object.
+Both forms of file are read: the zip of torch 1.6 and later, and the older stream in which the storages follow the
+object.
 """
 
 from __future__ import annotations
@@ -58,9 +60,20 @@ def read_pickled_module(path: str | Path) -> dict[str, Tensor]:
         state = OrderedDict(_named_tensors(root, ""))
     except UserError:
         raise
-    except (KeyError, TypeError, AttributeError, IndexError, struct.error, StopIteration, RecursionError, *DAMAGE_ERRORS) as error:
-        raise UserError(f"{file} cannot be read as a pickled module ({type(error).__name__}: {error}); it is truncated or damaged, copy "
-                        "it again") from error
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        struct.error,
+        StopIteration,
+        RecursionError,
+        *DAMAGE_ERRORS,
+    ) as error:
+        raise UserError(
+            f"{file} cannot be read as a pickled module ({type(error).__name__}: {error}); it is truncated or damaged, "
+            "copy it again"
+        ) from error
     if not state:
         raise UserError(f"{file} holds no module with parameters; give the file that torch.save(model) wrote")
     return state
@@ -149,8 +162,10 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): OrderedDict, ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor, ("torch._utils", "_rebuild_parameter"): _first,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _first,
     ("torch._utils", "_rebuild_parameter_with_state"): _first,
 }
 

@@ -56,8 +56,11 @@ class InitialWeights:
             members = [row for row in self.rows if row.action != "ignored" and _part(row.name) == part]
             table.add_row([part, *(sum(row.action == action for row in members) for action in columns)])
         lines = [f"initial weights from {self.source}", table.get_string()]
-        lines += [f"{row.action}: {row.name} {row.detail}".rstrip() for row in self.rows
-                  if row.detail or row.action == "ignored"]
+        lines += [
+            f"{row.action}: {row.name} {row.detail}".rstrip()
+            for row in self.rows
+            if row.detail or row.action == "ignored"
+        ]
         return "\n".join(lines)
 
 
@@ -69,7 +72,9 @@ def initialise_from(model: ReID5o, source: str, position_resize: Literal["biline
     if source == "random":
         initialise_encoders(model)
         initialise_new_parts(model)
-        return InitialWeights(source=source, rows=tuple(_row(name, value, "new") for name, value in model.named_parameters()))
+        return InitialWeights(
+            source=source, rows=tuple(_row(name, value, "new") for name, value in model.named_parameters())
+        )
     if source.startswith("run:"):
         raise UserError(f"model.init = {source!r}: the weights of a run are taken by train.init_from={source[4:]}")
     clip = read_clip(source)
@@ -94,8 +99,10 @@ def load_clip(model: ReID5o, clip: ClipWeights, position_resize: Literal["biline
                 continue
             value, action, detail = _fitted(name, clip.tensors[source].float(), model, position_resize)
             if value.shape != parameter.shape:
-                raise UserError(f"{clip.source}: {source} has shape {tuple(value.shape)} where the model has "
-                                f"{tuple(parameter.shape)}; the archive is not the CLIP model of these sizes")
+                raise UserError(
+                    f"{clip.source}: {source} has shape {tuple(value.shape)} where the model has "
+                    f"{tuple(parameter.shape)}; the archive is not the CLIP model of these sizes"
+                )
             parameter.copy_(value)
             rows.append(_row(name, parameter, action, detail))
     used = {clip_name(name) for name, _ in model.named_parameters()}
@@ -135,7 +142,9 @@ def resize_positions(embedding: Tensor, grid: tuple[int, int], method: Literal["
     return torch.cat([embedding[:1], resized.flatten(2)[0].t()])
 
 
-def _fitted(name: str, value: Tensor, model: ReID5o, method: Literal["bilinear", "bicubic"]) -> tuple[Tensor, Action, str]:
+def _fitted(
+    name: str, value: Tensor, model: ReID5o, method: Literal["bilinear", "bicubic"]
+) -> tuple[Tensor, Action, str]:
     if name == "text.positional_embedding" and value.shape[0] > model.text_spec.length:
         detail = f"{value.shape[0]} -> {model.text_spec.length} positions"
         return value[: model.text_spec.length], "cut", detail
@@ -157,13 +166,23 @@ def _check_sizes(model: ReID5o, clip: ClipWeights) -> None:
         found = clip_sizes(clip.tensors)
         positions = {key: clip.tensors[key].shape[0] for key in ("positional_embedding", "visual.positional_embedding")}
     except (KeyError, IndexError) as error:
-        raise UserError(f"{clip.source} is not a CLIP vision transformer ({error} is not in it); "
-                        f"give ViT-B-16 or another ViT model") from error
+        raise UserError(
+            f"{clip.source} is not a CLIP vision transformer ({error} is not in it); give ViT-B-16 or another ViT model"
+        ) from error
     vision, text = model.vision_spec, model.text_spec
-    expected = {"vision_width": vision.width, "vision_layers": vision.layers, "patch_size": vision.patch_size,
-                "embed_dim": model.embed_dim, "text_width": text.width, "text_layers": text.layers,
-                "vocab_size": text.vocab_size}
-    for key, stated, used in (("vision_heads", clip.vision_heads, vision.heads), ("text_heads", clip.text_heads, text.heads)):
+    expected = {
+        "vision_width": vision.width,
+        "vision_layers": vision.layers,
+        "patch_size": vision.patch_size,
+        "embed_dim": model.embed_dim,
+        "text_width": text.width,
+        "text_layers": text.layers,
+        "vocab_size": text.vocab_size,
+    }
+    for key, stated, used in (
+        ("vision_heads", clip.vision_heads, vision.heads),
+        ("text_heads", clip.text_heads, text.heads),
+    ):
         if stated is not None:
             found[key], expected[key] = stated, used
     wrong = [key for key in expected if found[key] != expected[key]]
@@ -172,11 +191,15 @@ def _check_sizes(model: ReID5o, clip: ClipWeights) -> None:
         remedy = " ".join(f"model.{key}={found[key]}" for key in wrong)
         raise UserError(f"{clip.source} is of another architecture: {sizes}; choose other weights or set {remedy}")
     if positions["positional_embedding"] < text.length:
-        raise UserError(f"{clip.source} knows {positions['positional_embedding']} text positions and model.text_length "
-                        f"is {text.length}; set model.text_length to at most {positions['positional_embedding']}")
+        raise UserError(
+            f"{clip.source} knows {positions['positional_embedding']} text positions and model.text_length is "
+            f"{text.length}; set model.text_length to at most {positions['positional_embedding']}"
+        )
     patches = positions["visual.positional_embedding"] - 1
     if patches < 1 or int(patches**0.5) ** 2 != patches:
-        raise UserError(f"{clip.source} has {patches} image positions, which is no square grid; give CLIP's own weights")
+        raise UserError(
+            f"{clip.source} has {patches} image positions, which is no square grid; give CLIP's own weights"
+        )
 
 
 def _check_names(model: ReID5o, clip: ClipWeights) -> None:
@@ -185,8 +208,11 @@ def _check_names(model: ReID5o, clip: ClipWeights) -> None:
     # Text blocks of scripted archives carry their causal mask.
     extra = sorted(name for name in set(clip.tensors) - wanted - CLIP_ONLY if not name.endswith("attn_mask"))
     if missing or extra:
-        culprit = f"{len(missing)} tensors are missing ({missing[0]}, ...)" if missing else (
-            f"{len(extra)} tensors have no place ({extra[0]}, ...)")
+        culprit = (
+            f"{len(missing)} tensors are missing ({missing[0]}, ...)"
+            if missing
+            else (f"{len(extra)} tensors have no place ({extra[0]}, ...)")
+        )
         raise UserError(f"{clip.source} is not a plain CLIP vision transformer: {culprit}; give OpenAI-layout weights")
 
 

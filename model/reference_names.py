@@ -97,11 +97,11 @@ def released_in_half(name: str) -> bool:
 
 def _translate(name: str, column: int) -> str:
     row, match = _first_match(_PREFIXES, name)
-    rest = name[match.end():]
+    rest = name[match.end() :]
     index, dot, inner = rest.partition(".")
     if index.isdigit():
         inside, inner_match = _first_match(_INSIDE_BLOCK, inner)
-        rest = index + dot + inner_match.expand(inside[1]) + inner[inner_match.end():]
+        rest = index + dot + inner_match.expand(inside[1]) + inner[inner_match.end() :]
     return match.expand(row[column]) + rest
 
 

@@ -44,8 +44,17 @@ class ReID5o(nn.Module):
     follows_instructions = False
     statistics = "clip"
 
-    def __init__(self, *, vision: VisionSpec, text: TextSpec, embed_dim: int, mmt_depth: int, mmt_heads: int, num_identities: int,
-                 checkpoint_activations: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        vision: VisionSpec,
+        text: TextSpec,
+        embed_dim: int,
+        mmt_depth: int,
+        mmt_heads: int,
+        num_identities: int,
+        checkpoint_activations: bool = False,
+    ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.num_identities = num_identities
@@ -73,7 +82,9 @@ class ReID5o(nn.Module):
         if images:
             rows = [len(inputs[kind]) for kind in images]
             hidden = [self.tokenizers[kind.value](inputs[kind]) for kind in images]
-            groups: Groups = tuple((IMAGE_MODALITIES.index(kind), count) for kind, count in zip(images, rows, strict=True))
+            groups: Groups = tuple(
+                (IMAGE_MODALITIES.index(kind), count) for kind, count in zip(images, rows, strict=True)
+            )
             joined = hidden[0] if len(hidden) == 1 else torch.cat(hidden)
             output = self.vision(joined, groups, self.checkpoint_activations)
             parts = zip(images, output.tokens.split(rows), output.pooled.split(rows), strict=True)

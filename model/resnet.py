@@ -17,8 +17,11 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 from configs.vocabulary import Modality
 
 DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
-    18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)), 50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3)),
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
 }
 """Depth -> block and number of blocks of each of the four stages."""
 
@@ -65,7 +68,9 @@ class Stem(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """Attention of every position to every other, divided by their number, added to the map. Source: AGW (TPAMI 2021)."""
+    """Attention of every position to every other, divided by their number, added to the map. Source: AGW (TPAMI
+    2021).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -84,7 +89,9 @@ class NonLocal(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stem(s) and four stages: images of several modalities -> one map (B, C, h, w), rows in the order of the inputs."""
+    """Stem(s) and four stages: images of several modalities -> one map (B, C, h, w), rows in the order of the
+    inputs.
+    """
 
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
@@ -122,7 +129,9 @@ class Backbone(nn.Module):
         return self.stems["shared" if self.spec.stem == "shared" else modality.value]  # type: ignore[return-value]
 
 
-def _stage(block: type[BasicBlock | Bottleneck], channels: int, planes: int, count: int, stride: int) -> list[nn.Module]:
+def _stage(
+    block: type[BasicBlock | Bottleneck], channels: int, planes: int, count: int, stride: int
+) -> list[nn.Module]:
     out = planes * block.expansion
     downsample = None
     if stride != 1 or channels != out:
@@ -132,9 +141,11 @@ def _stage(block: type[BasicBlock | Bottleneck], channels: int, planes: int, cou
 
 def _non_local_blocks(spec: ResNetSpec, counts: tuple[int, ...]) -> dict[str, NonLocal]:
     expansion = DEPTHS[spec.depth][0].expansion
-    return {f"{number}_{index}": NonLocal(spec.width * 2**number * expansion)
-            for number, (count, wanted) in enumerate(zip(counts, NON_LOCAL_BLOCKS))
-            for index in range(max(0, count - wanted), count)}
+    return {
+        f"{number}_{index}": NonLocal(spec.width * 2**number * expansion)
+        for number, (count, wanted) in enumerate(zip(counts, NON_LOCAL_BLOCKS))
+        for index in range(max(0, count - wanted), count)
+    }
 
 
 def _add_biases(module: nn.Module) -> None:

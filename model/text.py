@@ -44,8 +44,10 @@ class TextTransformer(nn.Module):
         """Encode token ids (B, T) into tokens (B, T, D) and pooled (B, D). Raises UserError for another length."""
         length = self.positional_embedding.shape[0]
         if ids.dim() != 2 or ids.shape[1] != length:
-            raise UserError(f"token ids of shape {tuple(ids.shape)}: the model takes (rows, {length}); "
-                            f"tokenize to that length or set model.text_length")
+            raise UserError(
+                f"token ids of shape {tuple(ids.shape)}: the model takes (rows, {length}); tokenize to that length or "
+                "set model.text_length"
+            )
         hidden = self.token_embedding(ids) + self.positional_embedding
         normed = self.ln_final(run_blocks(self.blocks, hidden, None, True, recompute=recompute))
         last = normed[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]

@@ -1,8 +1,9 @@
-"""The visible-infrared baseline: one residual network for both modalities, a norm neck, a shared and two modality heads.
+"""The visible-infrared baseline: one residual network for both modalities, a norm neck, a shared and two modality
+heads.
 
 Shapes: B rows, C channels of the backbone = embed_dim, N identities.
-Source: linyq17/IV-REID, whose peculiarities are the defaults (biased convolutions, no ReLU after the stem, last stride 1, the
-feature after the neck for classification, triplet and retrieval). AGW's stem, pooling and blocks are options.
+Source: linyq17/IV-REID, whose peculiarities are the defaults (biased convolutions, no ReLU after the stem, last stride
+1, the feature after the neck for classification, triplet and retrieval). AGW's stem, pooling and blocks are options.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ GROUPS_OF_NORM = 2
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """What stands on the backbone. neck: bn or gn. neck_bias, classifier_bias: whether they have a bias. pooling: mean or GeM.
+    """What stands on the backbone. neck: bn or gn. neck_bias, classifier_bias: whether they have a bias. pooling: mean
+    or GeM.
 
     feature: what is compared in retrieval, after the neck or before it. head_width: hidden width of the modality heads,
     0 = the model has none (they serve training only, and published checkpoints lack them).
@@ -66,10 +68,16 @@ class VIReID(nn.Module):
         self.checkpoint_activations = False
         self.backbone = Backbone(backbone)
         self.embed_dim = backbone.out_channels
-        self.neck = nn.BatchNorm1d(self.embed_dim) if head.neck == "bn" else nn.GroupNorm(GROUPS_OF_NORM, self.embed_dim)
+        self.neck = (
+            nn.BatchNorm1d(self.embed_dim) if head.neck == "bn" else nn.GroupNorm(GROUPS_OF_NORM, self.embed_dim)
+        )
         self.classifier = nn.Linear(self.embed_dim, num_identities, bias=head.classifier_bias)
-        self.heads = nn.ModuleDict({modality.value: ModalityHead(self.embed_dim, head.head_width, num_identities)
-                                    for modality in (MODALITIES if head.head_width else ())})
+        self.heads = nn.ModuleDict(
+            {
+                modality.value: ModalityHead(self.embed_dim, head.head_width, num_identities)
+                for modality in (MODALITIES if head.head_width else ())
+            }
+        )
         self.frozen_names = () if head.neck_bias else ("neck.bias",)
         if not head.neck_bias:
             self.neck.bias.requires_grad_(False)
@@ -78,7 +86,10 @@ class VIReID(nn.Module):
         """Return the features before the neck, (B, C), of images by modality, one modality after the other."""
         unknown = [modality.name for modality in inputs if modality not in MODALITIES]
         if unknown:
-            raise UserError(f"the vireid family encodes RGB and NIR images, not {', '.join(unknown)}; use another family for such queries")
+            raise UserError(
+                f"the vireid family encodes RGB and NIR images, not {', '.join(unknown)}; use another family for such "
+                "queries"
+            )
         features = self.backbone(inputs)
         return gem_pool(features) if self.head_spec.pooling == "gem" else features.mean(dim=(2, 3))
 
@@ -102,7 +113,9 @@ class VIReID(nn.Module):
         return float32_linear(features, self.classifier.weight, self.classifier.bias)
 
     def modality_logits(self, features: Tensor) -> dict[Modality, Tensor]:
-        """Scores of both modality heads for ALL rows (B, C), whatever they show: each head's norm sees both modalities."""
+        """Scores of both modality heads for ALL rows (B, C), whatever they show: each head's norm sees both
+        modalities.
+        """
         return {modality: self.heads[modality.value](features) for modality in MODALITIES}
 
     def prepare(self, tokens: Tensor) -> Tensor:

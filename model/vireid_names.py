@@ -24,10 +24,15 @@ AGW_RULES: tuple[tuple[str, str], ...] = (
     (r"bottleneck\.(.*)", r"neck.\1"),
     (r"classifier\.(.*)", r"classifier.\1"),
 )
-AGW_UNUSED = r"(visible_module\.visible|thermal_module\.thermal)\.(layer[1-4]|fc)\..*|base_resnet\.base\.(conv1|bn1|fc)\..*"
+AGW_UNUSED = (
+    r"(visible_module\.visible|thermal_module\.thermal)\.(layer[1-4]|fc)\..*|base_resnet\.base\.(conv1|bn1|fc)\..*"
+)
 """Parts that AGW's code builds and never runs."""
 
-HEAD_RULES: tuple[tuple[str, str], ...] = ((r"rgb_(bn|fc1|fc2)\.(.*)", r"heads.rgb.\1.\2"), (r"ir_(bn|fc1|fc2)\.(.*)", r"heads.nir.\1.\2"))
+HEAD_RULES: tuple[tuple[str, str], ...] = (
+    (r"rgb_(bn|fc1|fc2)\.(.*)", r"heads.rgb.\1.\2"),
+    (r"ir_(bn|fc1|fc2)\.(.*)", r"heads.nir.\1.\2"),
+)
 """IV-REID's identity heads (IDENet)."""
 
 NON_LOCAL_LAYERS = {"g.0": "value", "theta": "query", "phi": "key", "W.0": "project", "W.1": "norm"}
@@ -60,7 +65,10 @@ def rename(state: Mapping[str, Tensor], blocks: tuple[int, ...], where: str) -> 
             continue
         ours = _non_local_name(name, blocks) or our_name(name, AGW_RULES if agw else (*IV_REID_RULES, *HEAD_RULES))
         if not ours:
-            raise UserError(f"{where}: entry {name!r} belongs to no visible-infrared model known here (IV-REID, AGW); give another file")
+            raise UserError(
+                f"{where}: entry {name!r} belongs to no visible-infrared model known here (IV-REID, AGW); give another "
+                "file"
+            )
         renamed[ours] = value
     return renamed
 

@@ -49,8 +49,10 @@ class ImageTokenizer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to (B, L, C). Raises UserError for another size."""
         if images.dim() != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
-            raise UserError(f"images of shape {tuple(images.shape)}: the model takes (rows, 3, {self.image_size[0]}, "
-                            f"{self.image_size[1]}); resize them or set model.image_size")
+            raise UserError(
+                f"images of shape {tuple(images.shape)}: the model takes (rows, 3, {self.image_size[0]}, "
+                f"{self.image_size[1]}); resize them or set model.image_size"
+            )
         patches = self.conv(images).flatten(2).transpose(1, 2)
         first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         return self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding)
@@ -76,6 +78,6 @@ class VisionTransformer(nn.Module):
     def forward(self, hidden: Tensor, groups: Groups, recompute: bool = False) -> Tokens:
         """Encode (B, L, C) whose rows are grouped by expert into tokens (B, L, D) and pooled (B, D)."""
         hidden = run_blocks(self.blocks[: self.plain_layers], hidden, recompute=recompute)
-        hidden = run_blocks(self.blocks[self.plain_layers:], hidden, groups, recompute=recompute)
+        hidden = run_blocks(self.blocks[self.plain_layers :], hidden, groups, recompute=recompute)
         normed = self.ln_post(hidden)
         return Tokens(tokens=normed @ self.projection, pooled=float32_linear(normed[:, 0], self.projection.t()))

@@ -25,7 +25,9 @@ CLS_BATCH = 64
 
 CLOTHES_SIZE = 64
 CENTRE = (0.3, 0.15)
-"""Spread of the attention, as shares of height and width: what lies around the clothes differs between a crop and a template."""
+"""Spread of the attention, as shares of height and width: what lies around the clothes differs between a crop and a
+template.
+"""
 COLOUR_BINS = (3, 12, 12)
 COLOUR_RANGE = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))
 ORIENTATIONS = 8
@@ -42,14 +44,17 @@ class TextEncoder(Protocol):
         """Return the word pieces of a text; none for an empty one, which is no annotation."""
 
     def encode(self, texts: Sequence[list[int]]) -> tuple[np.ndarray | SparseRows, str]:
-        """Return vectors (m, D) of the distinct texts of a split, given as pieces, and a digest of whatever they depend on."""
+        """Return vectors (m, D) of the distinct texts of a split, given as pieces, and a digest of whatever they depend
+        on.
+        """
 
 
 class TfIdf:
-    """Term frequency times inverse document frequency of CLIP's word pieces, the frequencies from the split's distinct texts.
+    """Term frequency times inverse document frequency of CLIP's word pieces, the frequencies from the split's distinct
+    texts.
 
-    Texts are in lower case and without punctuation (`preprocess_caption`, not cut). idf = ln((1 + m) / (1 + documents with the
-    piece)) + 1, so that a split of one text has a direction too.
+    Texts are in lower case and without punctuation (`preprocess_caption`, not cut). idf = ln((1 + m) / (1 + documents
+    with the piece)) + 1, so that a split of one text has a direction too.
     """
 
     name = "tfidf-clip-pieces"
@@ -68,7 +73,9 @@ class TfIdf:
         known = np.array(sorted(documents), dtype=np.int64)
         present = np.array([documents[piece] for piece in known.tolist()], dtype=np.float64)
         idf = np.log((1 + len(texts)) / (1 + present)) + 1
-        columns = np.searchsorted(known, np.array([piece for count in counts for piece in sorted(count)], dtype=np.int64))
+        columns = np.searchsorted(
+            known, np.array([piece for count in counts for piece in sorted(count)], dtype=np.int64)
+        )
         times = np.array([count[piece] for count in counts for piece in sorted(count)], dtype=np.float64)
         starts = np.append(0, np.cumsum([len(count) for count in counts])).astype(np.int64)
         vectors = SparseRows(starts=starts, columns=columns, values=times * idf[columns], size=max(len(known), 1))
@@ -76,11 +83,12 @@ class TfIdf:
 
 
 class TextCls:
-    """CLS of the last layer of a pretrained BERT (`t_s`); centred = minus its mean over the split's distinct texts of a kind.
+    """CLS of the last layer of a pretrained BERT (`t_s`); centred = minus its mean over the split's distinct texts of a
+    kind.
 
-    It reads texts as IRM's text branch does: `preprocess_caption`, [CLS] and at most 69 word pieces, no [SEP]. The CLS of all texts
-    lie close together, so that raw cosines are above every threshold; the mean takes that away. A single text is not centred:
-    nothing would be left.
+    It reads texts as IRM's text branch does: `preprocess_caption`, [CLS] and at most 69 word pieces, no [SEP]. The CLS
+    of all texts lie close together, so that raw cosines are above every threshold; the mean takes that away. A single
+    text is not centred: nothing would be left.
     """
 
     def __init__(self, place: str, centred: bool) -> None:
@@ -96,10 +104,12 @@ class TextCls:
     @torch.inference_mode()
     def encode(self, texts: Sequence[list[int]]) -> tuple[np.ndarray, str]:
         """Return the vectors; the digest covers the weights, the vocabulary and the mean."""
-        rows = [[self._tokenizer.start_id, *pieces][:self._tokenizer.length] for pieces in texts]
+        rows = [[self._tokenizer.start_id, *pieces][: self._tokenizer.length] for pieces in texts]
         distinct = list(dict.fromkeys(map(tuple, rows)))
-        found = [self._cls(distinct[start:start + CLS_BATCH])
-                 for start in progress_bar(range(0, len(distinct), CLS_BATCH), None, "annotations", "batch")]
+        found = [
+            self._cls(distinct[start : start + CLS_BATCH])
+            for start in progress_bar(range(0, len(distinct), CLS_BATCH), None, "annotations", "batch")
+        ]
         places = {row: place for place, row in enumerate(distinct)}
         vectors = torch.cat(found).double().numpy()
         mean = vectors.mean(axis=0) if self.centred and len(distinct) > 1 else np.zeros(vectors.shape[1])
@@ -113,8 +123,8 @@ class TextCls:
         ids = torch.full((len(rows), longest), self._tokenizer.pad_id)
         mask = torch.zeros((len(rows), longest), dtype=torch.int64)
         for place, row in enumerate(rows):
-            ids[place, :len(row)] = torch.tensor(row)
-            mask[place, :len(row)] = 1
+            ids[place, : len(row)] = torch.tensor(row)
+            mask[place, : len(row)] = 1
         return self._model(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
 
 
@@ -126,31 +136,42 @@ def _read_bert(place: str) -> tuple[WordPieces, Any]:
         kind = AutoConfig.from_pretrained(place).model_type
         if kind != "bert":
             raise UserError(f"{place} is a {kind} model, not BERT; give a BERT such as bert-base-uncased")
-        model, loading = BertModel.from_pretrained(place, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True)
+        model, loading = BertModel.from_pretrained(
+            place, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True
+        )
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n", 1)[0][:200]
-        raise UserError(f"{place} cannot be read as a BERT ({reason}); give a folder with config.json, model.safetensors and "
-                        "vocab.txt, or check the hub id and the network") from error
+        raise UserError(
+            f"{place} cannot be read as a BERT ({reason}); give a folder with config.json, model.safetensors and "
+            "vocab.txt, or check the hub id and the network"
+        ) from error
     if loading["missing_keys"]:
-        raise UserError(f"{place} lacks {len(loading['missing_keys'])} of its model's weights, {sorted(loading['missing_keys'])[0]} "
-                        "first; download it again")
+        raise UserError(
+            f"{place} lacks {len(loading['missing_keys'])} of its model's weights, "
+            f"{sorted(loading['missing_keys'])[0]} first; download it again"
+        )
     tokenizer = WordPieces(place)
     if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(f"{place} has a vocabulary of {tokenizer.vocab_size} pieces and weights for {model.config.vocab_size}; they do "
-                        "not belong together")
+        raise UserError(
+            f"{place} has a vocabulary of {tokenizer.vocab_size} pieces and weights for {model.config.vocab_size}; "
+            "they do not belong together"
+        )
     return tokenizer, model.eval()
 
 
 def parse_encoder(name: str) -> tuple[str, str]:
-    """Return the kind of a text encoder and its place: `tfidf` has none, `t_s:PLACE` and `t_s_centred:PLACE` name a BERT.
+    """Return the kind of a text encoder and its place: `tfidf` has none, `t_s:PLACE` and `t_s_centred:PLACE` name a
+    BERT.
 
     Raises UserError for anything else.
     """
     kind, _, place = name.partition(":")
     if (name != "tfidf") and not (kind in ("t_s", "t_s_centred") and place):
-        raise UserError(f"{name!r} is no encoder of annotations; give tfidf, t_s:FOLDER-OR-HUB-ID or t_s_centred:FOLDER-OR-HUB-ID")
+        raise UserError(
+            f"{name!r} is no encoder of annotations; give tfidf, t_s:FOLDER-OR-HUB-ID or t_s_centred:FOLDER-OR-HUB-ID"
+        )
     return kind, place
 
 
@@ -164,9 +185,9 @@ class ClothesHistogram:
     """Colour and texture of a picture of clothes as one vector whose cosine is a weighted overlap of histograms.
 
     CIELAB colours (D65) in 3 x 12 x 12 cells, shared linearly between neighbouring cells; orientations of the lightness
-    gradient in 8 directions and one entry for flat areas. Pixels count by a normal weight around the centre. The square roots
-    of both histograms have length 1 and are joined, so that the cosine is 0.9 x the Bhattacharyya coefficient of the colours
-    + 0.1 x that of the textures.
+    gradient in 8 directions and one entry for flat areas. Pixels count by a normal weight around the centre. The square
+    roots of both histograms have length 1 and are joined, so that the cosine is 0.9 x the Bhattacharyya coefficient of
+    the colours + 0.1 x that of the textures.
     """
 
     name = "lab-gradient-histogram"
@@ -176,14 +197,18 @@ class ClothesHistogram:
         vectors = [histogram(image) for image in progress_bar(images, count, "clothes", "image")]
         layout = repr((CLOTHES_SIZE, CENTRE, COLOUR_BINS, COLOUR_RANGE, ORIENTATIONS, FULL_GRADIENT, COLOUR_WEIGHT))
         width = int(np.prod(COLOUR_BINS)) + ORIENTATIONS + 1
-        return np.array(vectors, dtype=np.float32).reshape(-1, width), digest([np.frombuffer(layout.encode(), dtype=np.uint8)])
+        return np.array(vectors, dtype=np.float32).reshape(-1, width), digest(
+            [np.frombuffer(layout.encode(), dtype=np.uint8)]
+        )
 
 
 def lab(pixels: np.ndarray) -> np.ndarray:
     """sRGB (..., 3) uint8 to CIELAB of the D65 white, float64. Source: IEC 61966-2-1 and CIE 15."""
     values = pixels / 255.0
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    matrix = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+    matrix = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
     ratio = linear @ (matrix / matrix.sum(1, keepdims=True)).T
     root = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     light, red, blue = np.moveaxis(root, -1, 0)[[1, 0, 2]]
@@ -195,7 +220,10 @@ def histogram(image: Image.Image) -> np.ndarray:
     size = (CLOTHES_SIZE, CLOTHES_SIZE)
     colours = lab(np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR)))
     weights = _centre_weights()
-    parts = np.sqrt(_colour_shares(colours.reshape(-1, 3), weights.reshape(-1))), np.sqrt(_texture_shares(colours[..., 0], weights))
+    parts = (
+        np.sqrt(_colour_shares(colours.reshape(-1, 3), weights.reshape(-1))),
+        np.sqrt(_texture_shares(colours[..., 0], weights)),
+    )
     return np.concatenate([np.sqrt(COLOUR_WEIGHT) * parts[0], np.sqrt(1 - COLOUR_WEIGHT) * parts[1]])
 
 
@@ -223,7 +251,9 @@ def _colour_shares(colours: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _texture_shares(lightness: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Share of each direction (without sign) of the gradient, and of flat areas; a weak gradient counts partly as flat."""
+    """Share of each direction (without sign) of the gradient, and of flat areas; a weak gradient counts partly as
+    flat.
+    """
     down, right = np.gradient(lightness)
     strength = np.minimum(np.hypot(down, right) / FULL_GRADIENT, 1) * weights
     turn = np.mod(np.arctan2(down, right) / np.pi, 1) * ORIENTATIONS

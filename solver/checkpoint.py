@@ -36,7 +36,11 @@ class Progress:
 
 
 def checkpoint_payload(
-    model: RetrievalModel, config: ExperimentConfig, progress: Progress, data_fingerprint: str, trials: Mapping[str, int] | None = None
+    model: RetrievalModel,
+    config: ExperimentConfig,
+    progress: Progress,
+    data_fingerprint: str,
+    trials: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return tensors and plain values only; keys that later versions add (optimiser, generators) stand beside these.
 
@@ -45,15 +49,27 @@ def checkpoint_payload(
     """
     assert isinstance(model, nn.Module)
     state = model.state_dict()
-    broken = [name for name, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    broken = [
+        name for name, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
     if broken:
-        raise UserError(f"weights are not finite after step {progress.step} ({len(broken)} tensors, first {broken[0]}); the "
-                        "previous checkpoint is unchanged, lower optimizer.lr or set train.clip_norm")
+        raise UserError(
+            f"weights are not finite after step {progress.step} ({len(broken)} tensors, first {broken[0]}); the "
+            "previous checkpoint is unchanged, lower optimizer.lr or set train.clip_norm"
+        )
     return {
-        "format_version": FORMAT_VERSION, "model": state, "config": experiment_to_dict(config),
-        "family": config.family.value, "num_identities": model.num_identities, "epoch": progress.epoch,
-        "step": progress.step, "selected_on": progress.selected_on, "metrics": dict(progress.metrics),
-        "data_fingerprint": data_fingerprint, "trials": dict(trials or {}), "versions": library_versions(),
+        "format_version": FORMAT_VERSION,
+        "model": state,
+        "config": experiment_to_dict(config),
+        "family": config.family.value,
+        "num_identities": model.num_identities,
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "selected_on": progress.selected_on,
+        "metrics": dict(progress.metrics),
+        "data_fingerprint": data_fingerprint,
+        "trials": dict(trials or {}),
+        "versions": library_versions(),
     }
 
 
@@ -68,14 +84,26 @@ def take_weights(model: RetrievalModel, family: Family, run: str) -> str:
         raise UserError(f"train.init_from: {path} is of family {content['family']}, this run of {family.value}")
     assert isinstance(model, nn.Module)
     own, theirs = model.state_dict(), content["model"]
-    new = [name for name in own if name in theirs and _per_identity(own[name], theirs[name], model.num_identities, content["num_identities"])]
-    problems = [f"{name} is {_shape(theirs, name)} there and {_shape(own, name)} here"
-                for name in sorted({*own, *theirs} - {*new}) if _shape(own, name) != _shape(theirs, name)]
+    new = [
+        name
+        for name in own
+        if name in theirs and _per_identity(own[name], theirs[name], model.num_identities, content["num_identities"])
+    ]
+    problems = [
+        f"{name} is {_shape(theirs, name)} there and {_shape(own, name)} here"
+        for name in sorted({*own, *theirs} - {*new})
+        if _shape(own, name) != _shape(theirs, name)
+    ]
     if problems:
-        raise UserError(f"train.init_from: {path} does not fit the model of this run: {'; '.join(problems[:3])}"
-                        f"{f' and {len(problems) - 3} more' if len(problems) > 3 else ''}; use the model section of its config.yaml")
+        raise UserError(
+            f"train.init_from: {path} does not fit the model of this run: {'; '.join(problems[:3])}"
+            f"{f' and {len(problems) - 3} more' if len(problems) > 3 else ''}; use the model section of its config.yaml"
+        )
     model.load_state_dict({name: own[name] if name in new else theirs[name] for name in own}, strict=True)
-    origin = f"weights from {path} (epoch {content.get('epoch')}, data {content.get('data_fingerprint')}): {len(own) - len(new)} tensors"
+    origin = (
+        f"weights from {path} (epoch {content.get('epoch')}, data {content.get('data_fingerprint')}): "
+        f"{len(own) - len(new)} tensors"
+    )
     kept = ", ".join(f"{name} {_shape(theirs, name)} there, {_shape(own, name)} here" for name in new)
     return f"{origin}; new because the number of identities differs: {kept}" if new else origin
 
@@ -101,8 +129,12 @@ def _first_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _per_identity(own: Tensor, theirs: Tensor, own_identities: int, their_identities: int) -> bool:
-    return (own_identities != their_identities and own.shape[:1] == (own_identities,)
-            and theirs.shape[:1] == (their_identities,) and own.shape[1:] == theirs.shape[1:])
+    return (
+        own_identities != their_identities
+        and own.shape[:1] == (own_identities,)
+        and theirs.shape[:1] == (their_identities,)
+        and own.shape[1:] == theirs.shape[1:]
+    )
 
 
 def _shape(state: Mapping[str, Tensor], name: str) -> str:

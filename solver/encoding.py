@@ -34,7 +34,9 @@ PROBE_ROWS = 32
 """Rows encoded of every modality before the cache is laid out; their shapes say how large it must be."""
 
 CPU_BATCH_TOKENS = 2048
-"""Tokens of one batch on a CPU: about what its cache holds of a block's activations, and enough for full matrix speed."""
+"""Tokens of one batch on a CPU: about what its cache holds of a block's activations, and enough for full matrix
+speed.
+"""
 
 Reader = Callable[[Source], Tensor]
 EncodedBatch = tuple[Tensor, Tokens]
@@ -47,8 +49,8 @@ LoadedBatch = tuple[Tensor, Tensor, "Tensor | None", list[tuple[int, str]]]
 class EncoderSpec:
     """How sources are read and encoded.
 
-    precision: fp32, bf16 or fp16. workers: loader processes. skip_unreadable: leave unreadable sources out. mirror: encode
-    the mirror images.
+    precision: fp32, bf16 or fp16. workers: loader processes. skip_unreadable: leave unreadable sources out. mirror:
+    encode the mirror images.
     """
 
     batch_size: int
@@ -101,7 +103,9 @@ class SourceEncoder:
         self.failures: dict[int, str] = {}
         self.encoded: dict[Modality, int] = {}
 
-    def batches(self, table: SourceTable, space: Space, slots: NDArray[np.int64], rows: int, workers: int) -> Iterator[EncodedBatch]:
+    def batches(
+        self, table: SourceTable, space: Space, slots: NDArray[np.int64], rows: int, workers: int
+    ) -> Iterator[EncodedBatch]:
         """Yield (slots (B,) int64 on the CPU, Tokens) of at most `rows` rows of one space, in order.
 
         Unreadable sources go to `failures` when they may be skipped; else the first one raises UserError.
@@ -122,11 +126,18 @@ class SourceEncoder:
                 continue
             self.encoded[modality] = self.encoded.get(modality, 0) + len(indices)
             moved = inputs.to(self.device, non_blocking=True)
-            prepared = self._prepared(modality, moved.flip(-1) if self.spec.mirror and MODALITIES[modality].is_image else moved)
+            prepared = self._prepared(
+                modality, moved.flip(-1) if self.spec.mirror and MODALITIES[modality].is_image else moved
+            )
             if instruction is None or spoken is None:
                 yield known[indices], self.model.encode(modality, prepared)
             else:
-                yield known[indices], self.model.encode(modality, prepared, self._prepared(spoken, instruction.to(self.device, non_blocking=True)))
+                yield (
+                    known[indices],
+                    self.model.encode(
+                        modality, prepared, self._prepared(spoken, instruction.to(self.device, non_blocking=True))
+                    ),
+                )
 
     def _prepared(self, modality: Modality, inputs: Tensor) -> Tensor:
         return model_input(modality, inputs, statistics=self.model.statistics)
@@ -138,7 +149,12 @@ def _pairs(loaded: Iterable[SourceBatch], instructions: Iterable[SourceBatch] | 
         yield from ((indices, inputs, None, failures) for indices, inputs, failures in loaded)
         return
     for (left, inputs, failures), (right, spoken, further) in zip(loaded, instructions, strict=True):
-        yield left[torch.isin(left, right)], inputs[torch.isin(left, right)], spoken[torch.isin(right, left)], [*failures, *further]
+        yield (
+            left[torch.isin(left, right)],
+            inputs[torch.isin(left, right)],
+            spoken[torch.isin(right, left)],
+            [*failures, *further],
+        )
 
 
 class _EncodingPass:
@@ -155,8 +171,11 @@ class _EncodingPass:
         """Encode every source of the table; see `encode_sources`."""
         spaces = self.table.by_space()
         probed = {key: self._probe(key, slots) for key, slots in spaces.items()}
-        shapes = [self._shape(batches[0][1], spaces[key]) for key, (batches, _) in probed.items()
-                  if batches and bool(self.needs_tokens[spaces[key]].any())]
+        shapes = [
+            self._shape(batches[0][1], spaces[key])
+            for key, (batches, _) in probed.items()
+            if batches and bool(self.needs_tokens[spaces[key]].any())
+        ]
         if shapes:
             self.cache = TokenCache(len(self.table), shapes, device=self.encoder.device, budget=budget)
         try:
@@ -166,14 +185,16 @@ class _EncodingPass:
             if self.cache is not None:
                 self.cache.close()
             raise
-        return EncodedSources(pooled=self.pooled, cache=self.cache, failures=self.encoder.failures, encoded=self.encoder.encoded)
+        return EncodedSources(
+            pooled=self.pooled, cache=self.cache, failures=self.encoder.failures, encoded=self.encoder.encoded
+        )
 
     def _probe(self, space: Space, slots: NDArray[np.int64]) -> tuple[list[EncodedBatch], int]:
         """Encode the first readable rows of a space; return their batches and how many slots are done."""
         done = 0
         rows = min(PROBE_ROWS, self.encoder.spec.batch_size)
         while done < len(slots):
-            chunk = slots[done: done + rows]
+            chunk = slots[done : done + rows]
             done += len(chunk)
             batches = list(self.encoder.batches(self.table, space, chunk, rows, workers=0))
             if batches:
@@ -193,8 +214,13 @@ class _EncodingPass:
     def _shape(self, tokens: Tokens, slots: NDArray[np.int64]) -> BankShape:
         prepared = self.encoder.model.prepare(tokens.tokens[:1])
         own = torch.from_numpy(slots)
-        return BankShape(slots=own[self.needs_tokens[own]], length=tokens.tokens.shape[1], plain_width=tokens.tokens.shape[2],
-                         prepared_width=prepared.shape[2], dtype=torch.promote_types(tokens.tokens.dtype, prepared.dtype))
+        return BankShape(
+            slots=own[self.needs_tokens[own]],
+            length=tokens.tokens.shape[1],
+            plain_width=tokens.tokens.shape[2],
+            prepared_width=prepared.shape[2],
+            dtype=torch.promote_types(tokens.tokens.dtype, prepared.dtype),
+        )
 
     def _store(self, batch: EncodedBatch, bar: tqdm) -> None:
         slots, tokens = batch
@@ -206,7 +232,9 @@ class _EncodingPass:
         bar.update(len(slots))
 
 
-def encode_sources(encoder: SourceEncoder, table: SourceTable, needs_tokens: NDArray[np.bool_], budget: CacheBudget) -> EncodedSources:
+def encode_sources(
+    encoder: SourceEncoder, table: SourceTable, needs_tokens: NDArray[np.bool_], budget: CacheBudget
+) -> EncodedSources:
     """Encode every source of `table` once. needs_tokens (N,): which slots take part in a fusion.
 
     The first rows of each modality are encoded before the cache is laid out, so that the choice between plain and
@@ -214,5 +242,9 @@ def encode_sources(encoder: SourceEncoder, table: SourceTable, needs_tokens: NDA
     """
     encoded = _EncodingPass(encoder, table, needs_tokens).run(budget)
     if encoded.cache is not None:
-        logger.info("token cache: %s tokens, MB per tier %s", "prepared" if encoded.cache.prepared else "plain", encoded.cache.used_mb)
+        logger.info(
+            "token cache: %s tokens, MB per tier %s",
+            "prepared" if encoded.cache.prepared else "plain",
+            encoded.cache.used_mb,
+        )
     return encoded

@@ -1,6 +1,7 @@
 """Training: a configuration becomes a job, a Trainer runs it. Nothing here knows a model family.
 
-One step goes train_step -> objective.step -> model and solver.losses; everything else is preparation and record keeping.
+One step goes train_step -> objective.step -> model and solver.losses; everything else is preparation and record
+keeping.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class TrainingJob:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOutcome:
-    """Where a run ended. best: the chosen weights; score: their mean mAP in percent, None when nothing was evaluated."""
+    """Where a run ended. best: the chosen weights; score: their mean mAP in percent, None when nothing was
+    evaluated.
+    """
 
     best: Path
     epoch: int
@@ -110,7 +113,10 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
     directory = Path(config.output_dir) / config.name
     check_free(directory, overwrite)
     if config.train.init_from and directory.resolve() == Path(config.train.init_from).resolve():
-        raise UserError(f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another name=...")
+        raise UserError(
+            f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
+            "name=..."
+        )
     with held_log() as held:
         job = assemble(config, resolve_device(device))
     open_directory(directory)
@@ -125,8 +131,10 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
         logger.error("stopped: %s", error)
         raise
     score = "" if outcome.score is None else f", mean mAP of the groups {outcome.score:.3f} %"
-    return (f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
-            f"evaluate it: python test.py --run {directory}")
+    return (
+        f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
+        f"evaluate it: python test.py --run {directory}"
+    )
 
 
 def write_outcome(directory: Path, outcome: TrainingOutcome) -> None:
@@ -140,13 +148,18 @@ def told_failures(directory: Path) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError("the device has too little memory for this run; set train.checkpoint_activations=true, train.precision=bf16, "
-                        "or lower train.batch_size (during an evaluation eval.batch_size or eval.cache_device_mb)") from error
+        raise UserError(
+            "the device has too little memory for this run; set train.checkpoint_activations=true, "
+            "train.precision=bf16, or lower train.batch_size (during an evaluation eval.batch_size or "
+            "eval.cache_device_mb)"
+        ) from error
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        raise UserError(f"no space left while writing to {directory} ({error}); the checkpoints there are whole, free some space "
-                        "and start again") from error
+        raise UserError(
+            f"no space left while writing to {directory} ({error}); the checkpoints there are whole, free some space "
+            "and start again"
+        ) from error
 
 
 def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
@@ -155,23 +168,55 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     threads = plan_threads(device.type, config.data.workers)
     torch.set_num_threads(threads.threads)
     seed_everything(config.seed)
-    benchmark = build_benchmark(config.data, select=config.train.select, need_train=True, instruction=config.instruction)
+    benchmark = build_benchmark(
+        config.data, select=config.train.select, need_train=True, instruction=config.instruction
+    )
     trials = joined_trials(benchmark.trials, config.train.init_from)
     # Before the weights: data that the model does not read are refused without a download.
     reader = build_source_reader(config.data, config.model, benchmark)
     model = build_trained_model(config, benchmark.num_identities, device)
     assert isinstance(model, nn.Module)
-    rates = Rates(lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay,
-                  bias_weight_decay=config.optimizer.bias_weight_decay, bias_lr_factor=config.optimizer.bias_lr_factor,
-                  new_module_lr_factor=config.optimizer.new_module_lr_factor)
-    policy = apply_policy(model.named_parameters(), POLICIES[config.family](rates), lr=rates.lr, freeze=config.train.freeze)
-    optimizer = build_optimizer(policy.groups, name=config.optimizer.name, eps=config.optimizer.eps,
-                                betas=config.optimizer.betas, momentum=config.optimizer.momentum)
-    loader = build_train_loader(benchmark, config.data, config.augment, reader, config.train, seed=config.seed, workers=threads.workers,
-                                instruction=config.instruction if model.follows_instructions else None)
-    job = TrainingJob(config=config, device=device, benchmark=benchmark, model=model, policy=policy, optimizer=optimizer,
-                      loader=loader, reader=reader, workers=threads.workers, trials=trials, split=selection_split(config, benchmark),
-                      objective=build_objective(config.family, config.objective, config.seed))
+    rates = Rates(
+        lr=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay,
+        bias_weight_decay=config.optimizer.bias_weight_decay,
+        bias_lr_factor=config.optimizer.bias_lr_factor,
+        new_module_lr_factor=config.optimizer.new_module_lr_factor,
+    )
+    policy = apply_policy(
+        model.named_parameters(), POLICIES[config.family](rates), lr=rates.lr, freeze=config.train.freeze
+    )
+    optimizer = build_optimizer(
+        policy.groups,
+        name=config.optimizer.name,
+        eps=config.optimizer.eps,
+        betas=config.optimizer.betas,
+        momentum=config.optimizer.momentum,
+    )
+    loader = build_train_loader(
+        benchmark,
+        config.data,
+        config.augment,
+        reader,
+        config.train,
+        seed=config.seed,
+        workers=threads.workers,
+        instruction=config.instruction if model.follows_instructions else None,
+    )
+    job = TrainingJob(
+        config=config,
+        device=device,
+        benchmark=benchmark,
+        model=model,
+        policy=policy,
+        optimizer=optimizer,
+        loader=loader,
+        reader=reader,
+        workers=threads.workers,
+        trials=trials,
+        split=selection_split(config, benchmark),
+        objective=build_objective(config.family, config.objective, config.seed),
+    )
     for line in (*header(job), threads.describe()):
         logger.info("%s", line)
     return job
@@ -200,8 +245,10 @@ def selection_split(config: ExperimentConfig, benchmark: Benchmark) -> EvalSplit
         return None
     split = benchmark.splits.get(name)
     if split is None or not any(listed.entries for listed in split.query_lists):
-        raise UserError(f"train.select = {name!r}, but data set {benchmark.name} has no queries in such a split; raise "
-                        "data.val_fraction or set train.select=last")
+        raise UserError(
+            f"train.select = {name!r}, but data set {benchmark.name} has no queries in such a split; raise "
+            "data.val_fraction or set train.select=last"
+        )
     return split
 
 
@@ -213,8 +260,8 @@ def header(job: TrainingJob) -> list[str]:
         f"parameter policy\n{job.policy}",
         f"data {benchmark.name}, fingerprint {benchmark.fingerprint}: {len(benchmark.train)} training records of "
         f"{benchmark.num_identities} identities; best chosen on {train.select}",
-        f"effective batch {effective} ({train.batch_size} rows x {train.accumulate}), {job.steps_per_epoch} steps an epoch, "
-        f"{train.epochs} epochs, seed {job.config.seed}",
+        f"effective batch {effective} ({train.batch_size} rows x {train.accumulate}), {job.steps_per_epoch} steps an "
+        f"epoch, {train.epochs} epochs, seed {job.config.seed}",
         f"parameters: {job.policy.count(True):,} trainable, {job.policy.count(False):,} frozen",
         f"device {describe_device(job.device)}, precision {train.precision}",
         ", ".join(f"{name} {version}" for name, version in library_versions().items()),
@@ -241,9 +288,16 @@ class Trainer:
         self.job, self.directory = job, directory
         self.train, schedule = job.config.train, job.config.schedule
         self.schedule = ScheduleSpec(
-            name=schedule.name, epochs=self.train.epochs, warmup_epochs=schedule.warmup_epochs,
-            warmup_factor=schedule.warmup_factor, warmup_method=schedule.warmup_method, target_lr=schedule.target_lr,
-            power=schedule.power, milestones=schedule.milestones, gamma=schedule.gamma)
+            name=schedule.name,
+            epochs=self.train.epochs,
+            warmup_epochs=schedule.warmup_epochs,
+            warmup_factor=schedule.warmup_factor,
+            warmup_method=schedule.warmup_method,
+            target_lr=schedule.target_lr,
+            power=schedule.power,
+            milestones=schedule.milestones,
+            gamma=schedule.gamma,
+        )
         # Scaled losses keep small fp16 gradients from vanishing; for the other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
         self.step = 0
@@ -267,7 +321,9 @@ class Trainer:
         if self.job.split is None:
             self.keep_best(Progress(epoch=epoch + 1, step=self.step, selected_on="last", metrics={}), None)
         if self.best is None:
-            raise UserError(f"no evaluation on {self.train.select} gave a number, so there is no best.pth; {LAST_FILE} is there")
+            raise UserError(
+                f"no evaluation on {self.train.select} gave a number, so there is no best.pth; {LAST_FILE} is there"
+            )
         return self.best
 
     @property
@@ -291,13 +347,20 @@ class Trainer:
                 started = now
                 writer.write(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
                 if self.step % self.train.log_period == 0:
-                    logger.info("epoch %d/%d step %d: %s", epoch + 1, self.train.epochs, self.step,
-                                " ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "epoch"))
+                    logger.info(
+                        "epoch %d/%d step %d: %s",
+                        epoch + 1,
+                        self.train.epochs,
+                        self.step,
+                        " ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "epoch"),
+                    )
                 if self.finished:
                     break
         if self.step == first:
-            raise UserError(f"epoch {epoch + 1} had no batch: {len(self.job.loader.skipped)} unreadable images were skipped; "
-                            "restore them or lower train.batch_size")
+            raise UserError(
+                f"epoch {epoch + 1} had no batch: {len(self.job.loader.skipped)} unreadable images were skipped; "
+                "restore them or lower train.batch_size"
+            )
         if self.job.loader.skipped:
             logger.warning("%d unreadable images skipped so far", len(self.job.loader.skipped))
 
@@ -331,11 +394,17 @@ class Trainer:
         self.scaler.step(self.job.optimizer)
         self.scaler.update()
         self.step += 1
-        means = [sum(row[column] * len(batch.person_ids) for row, batch in zip(values, batches, strict=True)) / rows
-                 for column in range(len(values[0]))]
+        means = [
+            sum(row[column] * len(batch.person_ids) for row, batch in zip(values, batches, strict=True)) / rows
+            for column in range(len(values[0]))
+        ]
         terms = len(output.losses)
-        return {**{f"loss/{name}": value for name, value in zip(output.losses, means[:terms], strict=True)},
-                "total": sum(means[:terms]), **dict(zip(output.diagnostics, means[terms:], strict=True)), **extra}
+        return {
+            **{f"loss/{name}": value for name, value in zip(output.losses, means[:terms], strict=True)},
+            "total": sum(means[:terms]),
+            **dict(zip(output.diagnostics, means[terms:], strict=True)),
+            **extra,
+        }
 
     def clip(self) -> dict[str, float]:
         """Scale the gradients down to train.clip_norm; return the norm before, and the scaler's factor under fp16."""
@@ -355,22 +424,35 @@ class Trainer:
                 records = [self.job.loader.records[index] for index in batch.record_ids.tolist()]
                 labels = [record.name or f"record {index}" for record, index in zip(records, batch.record_ids.tolist())]
                 logger.error("records of the batch with loss %s = %s: %s", name, value, ", ".join(labels))
-                more = f" and {len(labels) - SHOWN_RECORDS} more (all in the log)" if len(labels) > SHOWN_RECORDS else ""
-                raise UserError(f"loss {name} is {value} at step {self.step + 1}, records {', '.join(labels[:SHOWN_RECORDS])}{more}; "
-                                "the checkpoints of finished epochs are kept, lower optimizer.lr, set train.clip_norm or use "
-                                "train.precision=fp32")
+                more = (
+                    f" and {len(labels) - SHOWN_RECORDS} more (all in the log)" if len(labels) > SHOWN_RECORDS else ""
+                )
+                raise UserError(
+                    f"loss {name} is {value} at step {self.step + 1}, records "
+                    f"{', '.join(labels[:SHOWN_RECORDS])}{more}; the checkpoints of finished epochs are kept, lower "
+                    "optimizer.lr, set train.clip_norm or use train.precision=fp32"
+                )
 
     def select(self, result: EvaluationResult, epoch: int, writer: MetricsWriter) -> None:
         """Record an evaluation and keep the weights as best when its mean mAP of the groups is the highest so far."""
-        numbers = {f"{result.name}/{row.task}/{metric}": value for row in result.averages()
-                   for metric, value in row.metrics.items() if math.isfinite(value)}
+        numbers = {
+            f"{result.name}/{row.task}/{metric}": value
+            for row in result.averages()
+            for metric, value in row.metrics.items()
+            if math.isfinite(value)
+        }
         writer.write(self.step, {"epoch": epoch, **numbers})
         score = result.average("ALL_AVER", "mAP")
         shown = result.averages()[:-1] or result.averages()
         best = self.best.score if self.best is not None and self.best.score is not None else -math.inf
-        logger.info("epoch %d on %s: %s; mean mAP of the groups %.3f %s", epoch, result.name,
-                    ", ".join(f"{row.task} mAP {row.metrics['mAP']:.2f} R1 {row.metrics['R1']:.2f}" for row in shown),
-                    score, "(best so far)" if score > best else f"(best {best:.3f})")
+        logger.info(
+            "epoch %d on %s: %s; mean mAP of the groups %.3f %s",
+            epoch,
+            result.name,
+            ", ".join(f"{row.task} mAP {row.metrics['mAP']:.2f} R1 {row.metrics['R1']:.2f}" for row in shown),
+            score,
+            "(best so far)" if score > best else f"(best {best:.3f})",
+        )
         if score > best:
             progress = Progress(epoch=epoch, step=self.step, selected_on=self.train.select, metrics=numbers)
             self.keep_best(progress, score)
@@ -378,19 +460,27 @@ class Trainer:
     def keep_best(self, progress: Progress, score: float | None) -> None:
         """Save the present weights as best.pth."""
         self.save(BEST_FILE, progress)
-        self.best = TrainingOutcome(best=self.directory / BEST_FILE, epoch=progress.epoch, step=progress.step,
-                                    selected_on=progress.selected_on, score=score)
+        self.best = TrainingOutcome(
+            best=self.directory / BEST_FILE,
+            epoch=progress.epoch,
+            step=progress.step,
+            selected_on=progress.selected_on,
+            score=score,
+        )
 
     def save(self, name: str, progress: Progress) -> None:
         """Write a checkpoint; the previous one of that name survives every failure. Raises UserError."""
-        payload = checkpoint_payload(self.job.model, self.job.config, progress, self.job.benchmark.fingerprint, self.job.trials)
+        payload = checkpoint_payload(
+            self.job.model, self.job.config, progress, self.job.benchmark.fingerprint, self.job.trials
+        )
         save_checkpoint(self.directory / name, payload)
 
 
 def evaluate_job(job: TrainingJob, split: EvalSplit) -> EvaluationResult:
     """Evaluate the present weights on a split, as test.py would."""
-    spec = EvaluationSpec(**dataclasses.asdict(job.config.eval), workers=job.workers,
-                          skip_unreadable=job.config.data.on_error == "skip")
+    spec = EvaluationSpec(
+        **dataclasses.asdict(job.config.eval), workers=job.workers, skip_unreadable=job.config.data.on_error == "skip"
+    )
     result = evaluate_split(job.model, split, job.reader, spec, job.device)
     for skipped in result.skipped:
         logger.warning("skipped: %s", skipped.reason)

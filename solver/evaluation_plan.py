@@ -37,8 +37,12 @@ class SourceTable:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def add(self, modality: Modality, sources: Sequence[Source], instructions: Sequence[Source | None] = ()) -> Integers:
-        """Return the slots (n,) of `sources`, all of `modality`, adding those that are new. instructions: one each, or empty."""
+    def add(
+        self, modality: Modality, sources: Sequence[Source], instructions: Sequence[Source | None] = ()
+    ) -> Integers:
+        """Return the slots (n,) of `sources`, all of `modality`, adding those that are new. instructions: one each, or
+        empty.
+        """
         if instructions:
             return self._add_instructed(modality, sources, instructions)
         space = self._spaces.setdefault((modality, None), {})
@@ -50,7 +54,9 @@ class SourceTable:
                 found[index] = self._slot(space, keys[index], modality, sources[index], None)
         return np.asarray(found, dtype=np.int64)
 
-    def _add_instructed(self, modality: Modality, sources: Sequence[Source], instructions: Sequence[Source | None]) -> Integers:
+    def _add_instructed(
+        self, modality: Modality, sources: Sequence[Source], instructions: Sequence[Source | None]
+    ) -> Integers:
         found = []
         for source, instruction in zip(sources, instructions, strict=True):
             space = self._spaces.setdefault((modality, None if instruction is None else instruction.modality), {})
@@ -59,8 +65,14 @@ class SourceTable:
             found.append(slot if slot >= 0 else self._slot(space, key, modality, source, instruction))
         return np.asarray(found, dtype=np.int64)
 
-    def _slot(self, space: dict, key: str | Source | tuple[Source, Source | None], modality: Modality, source: Source,
-              instruction: Source | None) -> int:
+    def _slot(
+        self,
+        space: dict,
+        key: str | Source | tuple[Source, Source | None],
+        modality: Modality,
+        source: Source,
+        instruction: Source | None,
+    ) -> int:
         assert source.modality is modality, f"{source.record}: {source.modality} among {modality} sources"
         slot = space.setdefault(key, len(self.sources))
         if slot == len(self.sources):
@@ -70,21 +82,32 @@ class SourceTable:
 
     def by_space(self) -> dict[Space, Integers]:
         """Return the slots of each (modality, modality of the instruction or None), ascending."""
-        return {key: np.fromiter(space.values(), dtype=np.int64, count=len(space)) for key, space in self._spaces.items()}
+        return {
+            key: np.fromiter(space.values(), dtype=np.int64, count=len(space)) for key, space in self._spaces.items()
+        }
 
     def items(self) -> Integers:
-        """Return a number (N,) for the picture of each slot, the same for one file whatever its crop and instruction; -1 = a text."""
+        """Return a number (N,) for the picture of each slot, the same for one file whatever its crop and instruction;
+        -1 = a text.
+        """
         numbers: dict[tuple[Modality, str], int] = {}
-        return np.array([numbers.setdefault((source.modality, source.value), len(numbers)) if MODALITIES[source.modality].is_image else UNKNOWN
-                         for source in self.sources], dtype=np.int64)
+        return np.array(
+            [
+                numbers.setdefault((source.modality, source.value), len(numbers))
+                if MODALITIES[source.modality].is_image
+                else UNKNOWN
+                for source in self.sources
+            ],
+            dtype=np.int64,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListPlan:
     """One query list: rows (n,) into the features, members (n, size) slots; labels (n,), -1 = unknown.
 
-    number: its place in the split. items (n,): pictures that the queries are, -1 for texts and mixed queries. subset: indices
-    into the split's gallery that are searched, None = all.
+    number: its place in the split. items (n,): pictures that the queries are, -1 for texts and mixed queries. subset:
+    indices into the split's gallery that are searched, None = all.
     """
 
     number: int
@@ -163,52 +186,82 @@ def plan_evaluation(splits: Sequence[EvalSplit], instructed: bool = False) -> Ev
     CP+NIR share their sets: members are sorted by modality before they are compared.
     """
     table = SourceTable()
-    galleries = [gallery_slots(table, split.gallery, split.gallery_instructions if instructed else ()) for split in splits]
-    members = {(index, position): _member_slots(table, entry, instructed)
-               for index, split in enumerate(splits) for position, entry in enumerate(split.query_lists)}
-    combinations = {(index, position): entry.combination
-                    for index, split in enumerate(splits) for position, entry in enumerate(split.query_lists)}
+    galleries = [
+        gallery_slots(table, split.gallery, split.gallery_instructions if instructed else ()) for split in splits
+    ]
+    members = {
+        (index, position): _member_slots(table, entry, instructed)
+        for index, split in enumerate(splits)
+        for position, entry in enumerate(split.query_lists)
+    }
+    combinations = {
+        (index, position): entry.combination
+        for index, split in enumerate(splits)
+        for position, entry in enumerate(split.query_lists)
+    }
     sets, set_rows = _distinct_sets(members, combinations, len(table))
     items = table.items()
     plans = []
     for index, (split, gallery) in enumerate(zip(splits, galleries)):
-        lists = tuple(_list_plan(position, entry, members[index, position], set_rows.get((index, position)), items)
-                      for position, entry in enumerate(split.query_lists))
-        plans.append(SplitPlan(
-            split=split, gallery=gallery, lists=lists, gallery_ids=np.asarray(split.gallery_ids, dtype=np.int64),
-            gallery_cameras=_labels(split.gallery_camera_ids, len(gallery)), gallery_items=items[gallery],
-            gallery_clothes=_labels(split.gallery_clothes_ids, len(gallery))))
+        lists = tuple(
+            _list_plan(position, entry, members[index, position], set_rows.get((index, position)), items)
+            for position, entry in enumerate(split.query_lists)
+        )
+        plans.append(
+            SplitPlan(
+                split=split,
+                gallery=gallery,
+                lists=lists,
+                gallery_ids=np.asarray(split.gallery_ids, dtype=np.int64),
+                gallery_cameras=_labels(split.gallery_camera_ids, len(gallery)),
+                gallery_items=items[gallery],
+                gallery_clothes=_labels(split.gallery_clothes_ids, len(gallery)),
+            )
+        )
     return EvaluationPlan(table=table, splits=tuple(plans), sets=sets)
 
 
 def _list_plan(number: int, entry: QueryList, members: Integers, fused: Integers | None, items: Integers) -> ListPlan:
     count = len(entry.entries)
     return ListPlan(
-        number=number, queries=entry, members=members, rows=members[:, 0] if fused is None else fused,
-        person_ids=np.asarray(entry.person_ids, dtype=np.int64), camera_ids=_labels(entry.camera_ids, count),
-        clothes_ids=_labels(entry.clothes_ids, count), items=items[members[:, 0]] if fused is None else _labels((), count),
-        subset=None if entry.gallery is None else np.asarray(entry.gallery, dtype=np.int64))
+        number=number,
+        queries=entry,
+        members=members,
+        rows=members[:, 0] if fused is None else fused,
+        person_ids=np.asarray(entry.person_ids, dtype=np.int64),
+        camera_ids=_labels(entry.camera_ids, count),
+        clothes_ids=_labels(entry.clothes_ids, count),
+        items=items[members[:, 0]] if fused is None else _labels((), count),
+        subset=None if entry.gallery is None else np.asarray(entry.gallery, dtype=np.int64),
+    )
 
 
 def _labels(values: Sequence[int], count: int) -> Integers:
     return np.asarray(values, dtype=np.int64) if values else np.full(count, UNKNOWN, dtype=np.int64)
 
 
-def gallery_slots(table: SourceTable, gallery: Sequence[Source], instructions: Sequence[Source | None] = ()) -> Integers:
+def gallery_slots(
+    table: SourceTable, gallery: Sequence[Source], instructions: Sequence[Source | None] = ()
+) -> Integers:
     """Return the slots (G,) of gallery images of any modality. instructions: one each, or empty."""
     slots = np.empty(len(gallery), dtype=np.int64)
     by_modality: dict[Modality, list[int]] = {}
     for index, source in enumerate(gallery):
         by_modality.setdefault(source.modality, []).append(index)
     for modality, indices in by_modality.items():
-        slots[indices] = table.add(modality, [gallery[index] for index in indices],
-                                   [instructions[index] for index in indices] if instructions else ())
+        slots[indices] = table.add(
+            modality,
+            [gallery[index] for index in indices],
+            [instructions[index] for index in indices] if instructions else (),
+        )
     return slots
 
 
 def _member_slots(table: SourceTable, entry: QueryList, instructed: bool) -> Integers:
-    columns = [table.add(modality, [sources[position] for sources in entry.entries], entry.instructions if instructed else ())
-               for position, modality in enumerate(entry.combination)]
+    columns = [
+        table.add(modality, [sources[position] for sources in entry.entries], entry.instructions if instructed else ())
+        for position, modality in enumerate(entry.combination)
+    ]
     return np.stack(columns, axis=1)
 
 

@@ -42,8 +42,8 @@ FLIP, RERANKED = "flip", "re-ranked"
 class EvaluationSpec:
     """How to evaluate; see configs.schema.EvalConfig.
 
-    workers: loader processes. skip_unreadable: leave unreadable sources out, counted and listed, instead of stopping. mirror:
-    encode mirror images.
+    workers: loader processes. skip_unreadable: leave unreadable sources out, counted and listed, instead of stopping.
+    mirror: encode mirror images.
     """
 
     batch_size: int = 512
@@ -70,8 +70,13 @@ class EvaluationSpec:
     @property
     def encoder(self) -> EncoderSpec:
         """The part that reading and encoding need."""
-        return EncoderSpec(batch_size=self.batch_size, precision=self.precision, workers=self.workers,
-                           skip_unreadable=self.skip_unreadable, mirror=self.mirror)
+        return EncoderSpec(
+            batch_size=self.batch_size,
+            precision=self.precision,
+            workers=self.workers,
+            skip_unreadable=self.skip_unreadable,
+            mirror=self.mirror,
+        )
 
     @property
     def topk_stamp(self) -> str:
@@ -89,14 +94,18 @@ def evaluate_splits(
 ) -> tuple[EvaluationResult, ...]:
     """Evaluate `model` on splits; a source that several splits share is encoded once.
 
-    Raises UserError for an unreadable source unless the specification skips it, and for re-ranking beyond the memory budget.
+    Raises UserError for an unreadable source unless the specification skips it, and for re-ranking beyond the memory
+    budget.
     """
     started = time.perf_counter()
     plan = plan_evaluation(splits, instructed=model.follows_instructions)
     if spec.rerank:
         check_reranking(plan, spec)
     # What a user can correct is found before the images are read.
-    relevances = [relevance_of(split, encoder=spec.relevance, read_clothes=read_clothes) if spec.thresholds else None for split in splits]
+    relevances = [
+        relevance_of(split, encoder=spec.relevance, read_clothes=read_clothes) if spec.thresholds else None
+        for split in splits
+    ]
     features, encoded, encoded_at = _features(model, plan, reader, spec, device)
     measurements = [_measurement(spec, "", features)]
     if spec.ap_topk:
@@ -112,22 +121,40 @@ def evaluate_splits(
     results = []
     for split, relevance in zip(plan.splits, relevances):
         ranked_from = time.perf_counter()
-        lists = tuple(entry for measurement in measurements
-                      for entry in rank_split(split, replace(measurement, relevance=relevance), readable))
-        seconds = {"encode": encoded_at - started, "fuse": fused_at - encoded_at, "rank": time.perf_counter() - ranked_from}
-        results.append(EvaluationResult(
-            name=split.split.name, protocol=split.split.protocol, lists=lists, missing_lists=split.split.missing_lists,
-            ap_form=spec.ap, precision=spec.precision, counts=_counts(plan, encoded), cache=_cache_summary(encoded.cache),
-            skipped=_skipped(plan, encoded), seconds={name: round(value, 3) for name, value in seconds.items()},
-            ranked=ranked_split(split, features, readable), relevance=_relevance_summary(relevance, spec),
-            stamps=_stamps(spec),
-        ))
+        lists = tuple(
+            entry
+            for measurement in measurements
+            for entry in rank_split(split, replace(measurement, relevance=relevance), readable)
+        )
+        seconds = {
+            "encode": encoded_at - started,
+            "fuse": fused_at - encoded_at,
+            "rank": time.perf_counter() - ranked_from,
+        }
+        results.append(
+            EvaluationResult(
+                name=split.split.name,
+                protocol=split.split.protocol,
+                lists=lists,
+                missing_lists=split.split.missing_lists,
+                ap_form=spec.ap,
+                precision=spec.precision,
+                counts=_counts(plan, encoded),
+                cache=_cache_summary(encoded.cache),
+                skipped=_skipped(plan, encoded),
+                seconds={name: round(value, 3) for name, value in seconds.items()},
+                ranked=ranked_split(split, features, readable),
+                relevance=_relevance_summary(relevance, spec),
+                stamps=_stamps(spec),
+            )
+        )
         logger.info("split %s: %d query lists, seconds %s", split.split.name, len(lists), results[-1].seconds)
     return tuple(results)
 
 
-def _features(model: RetrievalModel, plan: EvaluationPlan, reader: Reader, spec: EvaluationSpec, device: torch.device
-              ) -> tuple[Tensor, EncodedSources, float]:
+def _features(
+    model: RetrievalModel, plan: EvaluationPlan, reader: Reader, spec: EvaluationSpec, device: torch.device
+) -> tuple[Tensor, EncodedSources, float]:
     """Return the features (F, D) of all sources and sets, what was encoded, and when the sources were done."""
     encoder = SourceEncoder(model, reader, spec.encoder, device)
     with inference(model, device, spec.precision):
@@ -142,8 +169,14 @@ def _features(model: RetrievalModel, plan: EvaluationPlan, reader: Reader, spec:
 
 
 def _measurement(spec: EvaluationSpec, stamp: str, features: Tensor) -> Measurement:
-    options = MetricOptions(ap=spec.ap, max_rank=spec.max_rank, thresholds=spec.thresholds, no_positive=spec.no_positive,
-                            ap_depth=spec.ap_depth or None, ap_topk=spec.ap_topk if stamp == spec.topk_stamp else None)
+    options = MetricOptions(
+        ap=spec.ap,
+        max_rank=spec.max_rank,
+        thresholds=spec.thresholds,
+        no_positive=spec.no_positive,
+        ap_depth=spec.ap_depth or None,
+        ap_topk=spec.ap_topk if stamp == spec.topk_stamp else None,
+    )
     rerank = RerankSpec(k1=spec.rerank_k1, k2=spec.rerank_k2, weight=spec.rerank_lambda) if stamp == RERANKED else None
     return Measurement(stamp=stamp, features=features, options=options, memory_mb=spec.memory_mb, rerank=rerank)
 
@@ -151,20 +184,29 @@ def _measurement(spec: EvaluationSpec, stamp: str, features: Tensor) -> Measurem
 def _relevance_summary(relevance: Relevance | None, spec: EvaluationSpec) -> Mapping[str, object]:
     if relevance is None:
         return {}
-    return {"encoder": relevance.name, "checksum": relevance.checksum, "thresholds": list(spec.thresholds), "no_positive": spec.no_positive}
+    return {
+        "encoder": relevance.name,
+        "checksum": relevance.checksum,
+        "thresholds": list(spec.thresholds),
+        "no_positive": spec.no_positive,
+    }
 
 
 def _stamps(spec: EvaluationSpec) -> Mapping[str, str]:
     """What each stamp means, in the order of the rows."""
     found = {}
     if spec.ap_topk:
-        found[spec.topk_stamp] = (f"average precision as the released IRM evaluator's: it sees the first {spec.ap_topk} images only, "
-                                  "before the exclusion, and divides by the matches among them")
+        found[spec.topk_stamp] = (
+            f"average precision as the released IRM evaluator's: it sees the first {spec.ap_topk} images only, before "
+            "the exclusion, and divides by the matches among them"
+        )
     if spec.flip:
         found[FLIP] = "a feature is the mean of the image's and of its mirror image's, each of length 1"
     if spec.rerank:
-        found[RERANKED] = (f"k-reciprocal re-ranking of each list by itself, k1 {spec.rerank_k1}, k2 {spec.rerank_k2}, weight of the "
-                           f"original distance {spec.rerank_lambda:g}")
+        found[RERANKED] = (
+            f"k-reciprocal re-ranking of each list by itself, k1 {spec.rerank_k1}, k2 {spec.rerank_k2}, weight of the "
+            f"original distance {spec.rerank_lambda:g}"
+        )
     return found
 
 
@@ -175,9 +217,11 @@ def check_reranking(plan: EvaluationPlan, spec: EvaluationSpec) -> None:
             gallery = len(split.gallery) if entry.subset is None else len(entry.subset)
             needed = estimate_bytes(len(entry.rows), gallery, spec.rerank_k1, spec.rerank_k2) / MEGABYTE
             if needed > spec.memory_mb:
-                raise UserError(f"eval.rerank: {entry.name} with {len(entry.rows):,} queries and {gallery:,} gallery images takes up to "
-                                f"{needed:,.0f} MB, more than eval.memory_mb={spec.memory_mb}; raise it, lower eval.rerank_k1 or set "
-                                "eval.rerank=false")
+                raise UserError(
+                    f"eval.rerank: {entry.name} with {len(entry.rows):,} queries and {gallery:,} gallery images takes "
+                    f"up to {needed:,.0f} MB, more than eval.memory_mb={spec.memory_mb}; raise it, lower "
+                    "eval.rerank_k1 or set eval.rerank=false"
+                )
 
 
 def evaluate_split(
@@ -256,4 +300,7 @@ def _cache_summary(cache: TokenCache | None) -> Mapping[str, object]:
 
 
 def _skipped(plan: EvaluationPlan, encoded: EncodedSources) -> tuple[SkippedSource, ...]:
-    return tuple(SkippedSource(source=plan.table.sources[slot], reason=reason) for slot, reason in sorted(encoded.failures.items()))
+    return tuple(
+        SkippedSource(source=plan.table.sources[slot], reason=reason)
+        for slot, reason in sorted(encoded.failures.items())
+    )

@@ -69,7 +69,11 @@ def draw_curves(directory: Path) -> Path:
     figure = _figure(13.0, 4.0)
     left, middle, right = figure.subplots(1, 3)
     _draw_smooth(left, losses)
-    left.set(title="training loss (weighted terms, running mean)", xlabel="step", yscale="log" if _positive(losses) else "linear")
+    left.set(
+        title="training loss (weighted terms, running mean)",
+        xlabel="step",
+        yscale="log" if _positive(losses) else "linear",
+    )
     _draw_smooth(middle, {name: series[name] for name in ("lr",) if name in series}, window=1)
     middle.set(title="learning rate", xlabel="step")
     if evaluated:
@@ -87,21 +91,31 @@ def draw_curves(directory: Path) -> Path:
 
 
 def of_combinations(document: Mapping[str, Any]) -> bool:
-    """Return whether the rows of a results.json are combinations of modalities; those of protocols have no such picture."""
+    """Return whether the rows of a results.json are combinations of modalities; those of protocols have no such
+    picture.
+    """
     return not any("protocol" in row for row in document["rows"])
 
 
 def draw_combinations(results: Path, output: Path) -> Path:
-    """Draw the groups and every query list of a results.json as bars of mAP and rank-1; return `output`. Raises UserError."""
+    """Draw the groups and every query list of a results.json as bars of mAP and rank-1; return `output`. Raises
+    UserError.
+    """
     document = read_results(results)
-    rows, averages = ([row for row in document[part] if row.get("mAP") is not None and "stamp" not in row] for part in ("rows", "averages"))
+    rows, averages = (
+        [row for row in document[part] if row.get("mAP") is not None and "stamp" not in row]
+        for part in ("rows", "averages")
+    )
     if not rows:
         raise UserError(f"{results} has no query list with a number; nothing to draw")
     figure = _figure(13.0, max(4.0, 1.2 + 0.24 * len(rows)))
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.6))
     _draw_groups(left, averages)
     _draw_lists(right, rows)
-    figure.suptitle(f"query combinations, {document.get('split', '')} split, selected on {document.get('selected_on', 'unknown')}", fontsize=10)
+    figure.suptitle(
+        f"query combinations, {document.get('split', '')} split, selected on {document.get('selected_on', 'unknown')}",
+        fontsize=10,
+    )
     return _save(figure, output)
 
 
@@ -109,8 +123,13 @@ def _draw_groups(axes: Any, averages: Sequence[Mapping[str, Any]]) -> None:
     positions = range(len(averages))
     for offset, metric, alpha in ((-0.2, "mAP", 1.0), (0.2, "R1", 0.45)):
         values = [row[metric] for row in averages]
-        bars = axes.bar([position + offset for position in positions], values, width=0.4, alpha=alpha,
-                        color=[_group_color(str(row["task"])) for row in averages])
+        bars = axes.bar(
+            [position + offset for position in positions],
+            values,
+            width=0.4,
+            alpha=alpha,
+            color=[_group_color(str(row["task"])) for row in averages],
+        )
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=1)
     axes.set_xticks(list(positions), [str(row["task"]).removesuffix("_AVER") for row in averages], fontsize=8)
     axes.set(title="means by number of modalities (%), rank-1 paler", ylim=(0, 108))
@@ -121,8 +140,16 @@ def _draw_lists(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     positions = range(len(rows))
     colors = [GROUP_COLORS[min(str(row["task"]).count("+"), 3)] for row in rows]
     axes.barh(list(positions), [row["mAP"] for row in rows], height=0.75, color=colors)
-    axes.plot([row["R1"] for row in rows], list(positions), linestyle="none", marker="|", markersize=8, markeredgewidth=2,
-              color="black", label="rank-1")
+    axes.plot(
+        [row["R1"] for row in rows],
+        list(positions),
+        linestyle="none",
+        marker="|",
+        markersize=8,
+        markeredgewidth=2,
+        color="black",
+        label="rank-1",
+    )
     axes.set_yticks(list(positions), [str(row["task"]) for row in rows], fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set(title="every query list (%): bar mAP, mark rank-1", xlim=(0, 100))
@@ -138,7 +165,12 @@ def _group_color(task: str) -> str:
 def _draw_smooth(axes: Any, series: Mapping[str, Series], window: int | None = None) -> None:
     for name, (steps, values) in series.items():
         width = window or max(1, len(values) // SMOOTHING)
-        axes.plot(steps, running_mean(values, width), linewidth=1.8 if name == "total" else 1.0, label=name.removeprefix("loss/"))
+        axes.plot(
+            steps,
+            running_mean(values, width),
+            linewidth=1.8 if name == "total" else 1.0,
+            label=name.removeprefix("loss/"),
+        )
 
 
 def _positive(series: Mapping[str, Series]) -> bool:
@@ -164,13 +196,17 @@ def _save(figure: Any, path: Path) -> Path:
 def main() -> int:
     """Draw the figures of a run directory."""
     parser = argparse.ArgumentParser(prog="python -m solver.figures", description=main.__doc__)
-    parser.add_argument("run", metavar="RUN", help="run directory made by train.py (and, for the combinations, test.py)")
+    parser.add_argument(
+        "run", metavar="RUN", help="run directory made by train.py (and, for the combinations, test.py)"
+    )
     directory = Path(parser.parse_args().run)
     drawn = [draw_curves(directory)] if (directory / METRICS_FILE).is_file() else []
     if (directory / RESULTS_FILE).is_file() and of_combinations(read_results(directory / RESULTS_FILE)):
         drawn.append(draw_combinations(directory / RESULTS_FILE, directory / COMBINATIONS_FILE))
     if not drawn:
-        raise UserError(f"{directory} has neither {METRICS_FILE} nor a {RESULTS_FILE} of query combinations; give a run directory")
+        raise UserError(
+            f"{directory} has neither {METRICS_FILE} nor a {RESULTS_FILE} of query combinations; give a run directory"
+        )
     print("\n".join(f"written: {path}" for path in drawn))
     return 0
 

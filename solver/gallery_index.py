@@ -41,7 +41,8 @@ Signature = list[Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gallery:
-    """Images to search in. person_ids: one per image, None = unknown. location: folder or data set, for the cache's name.
+    """Images to search in. person_ids: one per image, None = unknown. location: folder or data set, for the cache's
+    name.
 
     note: what a reader of the result must know about it, empty = nothing.
     """
@@ -79,12 +80,14 @@ class EncodedGallery:
     reused: bool
 
 
-def split_gallery(benchmark: Benchmark, split: EvalSplit, modality: Modality | None = None, listed: QueryList | None = None) -> Gallery:
+def split_gallery(
+    benchmark: Benchmark, split: EvalSplit, modality: Modality | None = None, listed: QueryList | None = None
+) -> Gallery:
     """Return the gallery of an evaluation split, identities known.
 
-    modality: only its images of this modality, None = all. listed: only the part that this list is searched in, None = the
-    galleries of all lists together. A split without gallery images of the modality offers its queries of it: SYSU-MM01's
-    infrared test images are all queries. Raises UserError when it has none of these either.
+    modality: only its images of this modality, None = all. listed: only the part that this list is searched in, None =
+    the galleries of all lists together. A split without gallery images of the modality offers its queries of it:
+    SYSU-MM01's infrared test images are all queries. Raises UserError when it has none of these either.
     """
     title, location = f"{benchmark.name} {split.name}", f"{benchmark.name} {split.name} {benchmark.fingerprint}"
     protocol = _protocol(split, listed)
@@ -98,14 +101,25 @@ def split_gallery(benchmark: Benchmark, split: EvalSplit, modality: Modality | N
         assert modality is not None
         kept = _queries_of(split, modality)
         title = f"{title} queries"
-        note = (f"{benchmark.name} has no gallery of {modality.name} images: its {len(kept)} {modality.name} test queries were searched; "
-                "--gallery FOLDER searches others")
+        note = (
+            f"{benchmark.name} has no gallery of {modality.name} images: its {len(kept)} {modality.name} test queries "
+            "were searched; --gallery FOLDER searches others"
+        )
     elif len(kept) < len(pairs):
         title = f"{title}, {kept[0][0].modality.name} images"
     if not kept:
-        raise UserError(f"{benchmark.name} has no {modality.name} test images to search; give --gallery FOLDER or another --gallery-modality")
-    return Gallery(name=title, location=location, sources=tuple(source for source, _ in kept), person_ids=tuple(person for _, person in kept),
-                   protocol=protocol, note=note)
+        raise UserError(
+            f"{benchmark.name} has no {modality.name} test images to search; give --gallery FOLDER or another "
+            "--gallery-modality"
+        )
+    return Gallery(
+        name=title,
+        location=location,
+        sources=tuple(source for source, _ in kept),
+        person_ids=tuple(person for _, person in kept),
+        protocol=protocol,
+        note=note,
+    )
 
 
 def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
@@ -120,8 +134,12 @@ def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
 
 def _queries_of(split: EvalSplit, modality: Modality) -> list[tuple[Source, int]]:
     """Every distinct single-image query of a modality with its person."""
-    found = {entry[0]: person for queries in split.query_lists if queries.combination == (modality,)
-             for entry, person in zip(queries.entries, queries.person_ids)}
+    found = {
+        entry[0]: person
+        for queries in split.query_lists
+        if queries.combination == (modality,)
+        for entry, person in zip(queries.entries, queries.person_ids)
+    }
     return list(found.items())
 
 
@@ -136,13 +154,21 @@ def folder_gallery(folder: str | Path) -> Gallery:
     found: list[str] = []
     for place, folders, names in os.walk(root, onerror=_refuse_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in names
-                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        found += [
+            os.path.join(place, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        ]
     if not found:
-        raise UserError(f"gallery folder {root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give a folder of images")
+        raise UserError(
+            f"gallery folder {root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give a folder of images"
+        )
     found.sort(key=lambda path: path.split(os.sep))
-    return Gallery(name=f"folder {root}", location=os.path.abspath(root),
-                   sources=tuple(Source(modality=Modality.RGB, value=path, record="gallery folder") for path in found))
+    return Gallery(
+        name=f"folder {root}",
+        location=os.path.abspath(root),
+        sources=tuple(Source(modality=Modality.RGB, value=path, record="gallery folder") for path in found),
+    )
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -155,8 +181,16 @@ class GalleryEncoder:
     identity: everything besides the files and the precision that the features depend on (weights, sizes).
     """
 
-    def __init__(self, model: RetrievalModel, reader: Reader, spec: EncoderSpec, device: torch.device, *,
-                 identity: Mapping[str, Any], cache: Path) -> None:
+    def __init__(
+        self,
+        model: RetrievalModel,
+        reader: Reader,
+        spec: EncoderSpec,
+        device: torch.device,
+        *,
+        identity: Mapping[str, Any],
+        cache: Path,
+    ) -> None:
         self.model = model
         self.reader = reader
         self.spec = spec
@@ -165,7 +199,9 @@ class GalleryEncoder:
         self.cache = cache
 
     def encode(self, gallery: Gallery) -> EncodedGallery:
-        """Return the encoded gallery. Raises UserError for an unreadable image (unless skipped) or when none is readable."""
+        """Return the encoded gallery. Raises UserError for an unreadable image (unless skipped) or when none is
+        readable.
+        """
         path = self.path(gallery)
         stored = read_index(path, self.key(gallery), gallery, allow_failures=self.spec.skip_unreadable)
         if stored is not None:
@@ -177,11 +213,18 @@ class GalleryEncoder:
             features, failures = self._encode(gallery)
             self._write(path, gallery, features, failures, signatures)
         positions = np.setdiff1d(np.arange(len(gallery.sources)), list(failures))
-        return EncodedGallery(gallery=gallery, features=torch.from_numpy(features).to(self.device), positions=positions,
-                              failures=failures, reused=stored is not None)
+        return EncodedGallery(
+            gallery=gallery,
+            features=torch.from_numpy(features).to(self.device),
+            positions=positions,
+            failures=failures,
+            reused=stored is not None,
+        )
 
     def key(self, gallery: Gallery) -> dict[str, Any]:
-        """Return what the features depend on besides the files: one image read as another modality has another feature."""
+        """Return what the features depend on besides the files: one image read as another modality has another
+        feature.
+        """
         return {**self.identity, "modalities": [modality.value for modality in gallery.modalities]}
 
     def path(self, gallery: Gallery) -> Path:
@@ -193,8 +236,12 @@ class GalleryEncoder:
         slots = gallery_slots(table, gallery.sources)
         encoder = SourceEncoder(self.model, self.reader, self.spec, self.device)
         with inference(self.model, self.device, self.spec.precision):
-            encoded = encode_sources(encoder, table, np.zeros(len(table), dtype=bool), CacheBudget(device_bytes=0, host_bytes=0))
-        failures = {index: encoded.failures[int(slot)] for index, slot in enumerate(slots) if int(slot) in encoded.failures}
+            encoded = encode_sources(
+                encoder, table, np.zeros(len(table), dtype=bool), CacheBudget(device_bytes=0, host_bytes=0)
+            )
+        failures = {
+            index: encoded.failures[int(slot)] for index, slot in enumerate(slots) if int(slot) in encoded.failures
+        }
         if len(failures) == len(slots):
             raise UserError(f"no image of the gallery {gallery.name} can be read, the first: {failures[0]}")
         for reason in failures.values():
@@ -202,10 +249,19 @@ class GalleryEncoder:
         readable = torch.from_numpy(np.delete(slots, list(failures))).to(encoded.pooled.device)
         return F.normalize(encoded.pooled[readable], dim=1).cpu().numpy(), failures
 
-    def _write(self, path: Path, gallery: Gallery, features: np.ndarray, failures: Mapping[int, str], signatures: list[Signature]) -> None:
+    def _write(
+        self,
+        path: Path,
+        gallery: Gallery,
+        features: np.ndarray,
+        failures: Mapping[int, str],
+        signatures: list[Signature],
+    ) -> None:
         if not np.isfinite(features).all():
-            raise UserError(f"the model gives features that are not finite for the gallery {gallery.name}; its weights are damaged, "
-                            "or eval.precision=fp32 is needed")
+            raise UserError(
+                f"the model gives features that are not finite for the gallery {gallery.name}; its weights are "
+                "damaged, or eval.precision=fp32 is needed"
+            )
         if _keep(path, self.key(gallery), features, failures, signatures):
             logger.info("gallery %s: %d images encoded, kept in %s", gallery.name, len(features), path)
 
@@ -226,14 +282,28 @@ def _stat(path: str) -> Signature:
     return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
 
 
-def write_index(path: Path, identity: Mapping[str, Any], features: np.ndarray, failures: Mapping[int, str], signatures: list[Signature]) -> None:
-    """Write features (N, D) and what they were made of, atomically. Raises UserError when the folder cannot be written."""
-    header = {"identity": identity, "files": signatures, "failures": [[index, reason] for index, reason in failures.items()]}
+def write_index(
+    path: Path,
+    identity: Mapping[str, Any],
+    features: np.ndarray,
+    failures: Mapping[int, str],
+    signatures: list[Signature],
+) -> None:
+    """Write features (N, D) and what they were made of, atomically. Raises UserError when the folder cannot be
+    written.
+    """
+    header = {
+        "identity": identity,
+        "files": signatures,
+        "failures": [[index, reason] for index, reason in failures.items()],
+    }
     with atomic_path(path) as temporary:
         np.savez(temporary, features=features, header=np.frombuffer(json.dumps(header).encode("ascii"), dtype=np.uint8))
 
 
-def read_index(path: Path, identity: Mapping[str, Any], gallery: Gallery, *, allow_failures: bool) -> tuple[np.ndarray, dict[int, str]] | None:
+def read_index(
+    path: Path, identity: Mapping[str, Any], gallery: Gallery, *, allow_failures: bool
+) -> tuple[np.ndarray, dict[int, str]] | None:
     """Return (features (N, D), failures) of a file that fits this gallery, else None, saying why in the log.
 
     A file with another size or modification time counts as the same when its content's digest is; its new signature
@@ -246,7 +316,11 @@ def read_index(path: Path, identity: Mapping[str, Any], gallery: Gallery, *, all
             features, header = archive["features"], json.loads(archive["header"].tobytes())
         failures = {int(index): str(reason) for index, reason in header["failures"]}
         files = header["files"]
-        fits = header["identity"] == json.loads(json.dumps(identity)) and features.ndim == 2 and features.dtype == np.float32
+        fits = (
+            header["identity"] == json.loads(json.dumps(identity))
+            and features.ndim == 2
+            and features.dtype == np.float32
+        )
         fits = fits and len(features) + len(failures) == len(files)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s cannot be read (%s); the gallery is encoded again", path, error)
@@ -258,14 +332,22 @@ def read_index(path: Path, identity: Mapping[str, Any], gallery: Gallery, *, all
         return None
     current = [_refresh(entry, source.value) for entry, source in zip(files, gallery.sources)]
     if None in current:
-        logger.info("gallery %s: %s has changed; encoding again", gallery.name, gallery.sources[current.index(None)].value)
+        logger.info(
+            "gallery %s: %s has changed; encoding again", gallery.name, gallery.sources[current.index(None)].value
+        )
         return None
     if current != files:
         _keep(path, identity, features, failures, current)  # type: ignore[arg-type]
     return features, failures
 
 
-def _keep(path: Path, identity: Mapping[str, Any], features: np.ndarray, failures: Mapping[int, str], signatures: list[Signature]) -> bool:
+def _keep(
+    path: Path,
+    identity: Mapping[str, Any],
+    features: np.ndarray,
+    failures: Mapping[int, str],
+    signatures: list[Signature],
+) -> bool:
     """Write an index; return whether it could be written. A search does not need the file."""
     try:
         write_index(path, identity, features, failures, signatures)

@@ -37,7 +37,9 @@ WORDS = {True: "match", False: "other", None: ""}
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line without characters that cannot be drawn or written (control characters, lone surrogates)."""
+    """Return `text` on one line without characters that cannot be drawn or written (control characters, lone
+    surrogates).
+    """
     cleaned = text.encode("utf-8", "replace").decode("utf-8")
     return "".join(letter if letter.isprintable() else " " for letter in cleaned)
 
@@ -58,7 +60,13 @@ def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFo
     """
     package = importlib.util.find_spec("matplotlib")
     if package is not None and package.origin:
-        file = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+        file = (
+            Path(package.origin).parent
+            / "mpl-data"
+            / "fonts"
+            / "ttf"
+            / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+        )
         if file.is_file():
             return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
     font = ImageFont.load_default(size)
@@ -70,14 +78,16 @@ def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
     if len(text) <= width and font.getlength(text) <= width:
         return text
     # More letters than pixels never fit; measuring a very long text is slow, and refused beyond a million.
-    text = text[: width]
+    text = text[:width]
     while text and font.getlength(text.rstrip() + "…") > width:
         text = text[:-1]
     return text.rstrip() + "…"
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
-    """Break `text` at spaces, and inside words that are too long, into at most `lines` lines; the last may end in an ellipsis."""
+    """Break `text` at spaces, and inside words that are too long, into at most `lines` lines; the last may end in an
+    ellipsis.
+    """
     found: list[str] = []
     words = text.split()
     position = 0
@@ -121,7 +131,9 @@ TITLE_HEIGHT = 26
 
 def draw_grid(rows: Sequence[RankedQuery], title: str, subtitle: str) -> Image.Image:
     """Draw ranked lists below each other. Raises UserError for an image that cannot be read any more."""
-    layout = _Layout(parts=max(_parts_width(row) for row in rows), columns=min(COLUMNS, max(len(row.results) for row in rows)))
+    layout = _Layout(
+        parts=max(_parts_width(row) for row in rows), columns=min(COLUMNS, max(len(row.results) for row in rows))
+    )
     lines = [max(1, -(-len(row.results) // layout.columns)) for row in rows]
     heights = [TITLE_HEIGHT + count * LINE_HEIGHT + (count - 1) * GAP for count in lines]
     header = 64
@@ -153,7 +165,11 @@ def describe_query(row: RankedQuery) -> str:
     if row.query.person_id is not None:
         found.append(f"person {row.query.person_id}")
     if row.first_match is not None:
-        found.append(f"first match at rank {row.first_match} ({row.matches} in the gallery)" if row.first_match else "no match in the gallery")
+        found.append(
+            f"first match at rank {row.first_match} ({row.matches} in the gallery)"
+            if row.first_match
+            else "no match in the gallery"
+        )
     if row.note:
         found.append(printable(row.note))
     return " · ".join(found)
@@ -179,7 +195,13 @@ def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: RankedQuery, 
     draw.line((bar, top + LABEL, bar, top + lines * (LINE_HEIGHT + GAP) - GAP - LABEL), fill=INK, width=2)
     for number, image in enumerate(row.results):
         down, across = divmod(number, layout.columns)
-        _draw_result(canvas, draw, image, layout.results_left + across * (IMAGE_WIDTH + 2 * FRAME + GAP), top + down * (LINE_HEIGHT + GAP))
+        _draw_result(
+            canvas,
+            draw,
+            image,
+            layout.results_left + across * (IMAGE_WIDTH + 2 * FRAME + GAP),
+            top + down * (LINE_HEIGHT + GAP),
+        )
 
 
 def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, source: Source, left: int, top: int) -> None:
@@ -187,7 +209,14 @@ def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, source: Source, l
     name = "text" if source.modality is Modality.TEXT else os.path.basename(source.value)
     _write(draw, (left + FRAME, top), source.modality.name, load_font(12, bold=True), INK, width)
     if source.modality is not Modality.TEXT:
-        _write(draw, (left + FRAME, top + LABEL + IMAGE_HEIGHT + 2 * FRAME + 4), printable(name), load_font(10), SOFT, width)
+        _write(
+            draw,
+            (left + FRAME, top + LABEL + IMAGE_HEIGHT + 2 * FRAME + 4),
+            printable(name),
+            load_font(10),
+            SOFT,
+            width,
+        )
     box = (left + FRAME, top + LABEL + FRAME)
     if MODALITIES[source.modality].is_image:
         canvas.paste(fit_image(source.value, IMAGE_WIDTH, IMAGE_HEIGHT), box)
@@ -226,6 +255,12 @@ def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedIm
         _write(draw, below, printable(os.path.basename(image.path)), load_font(10), SOFT, width)
 
 
-def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-           colour: tuple[int, int, int], width: int) -> None:
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
     draw.text(place, shorten(text, font, width), font=font, fill=colour)

@@ -32,11 +32,14 @@ class ScheduleSpec:
         if self.name not in SHAPES:
             raise UserError(f"schedule.name = {self.name!r} is not known: {nearest(self.name, SHAPES)}")
         if self.warmup_method not in WARMUPS:
-            raise UserError(f"schedule.warmup_method = {self.warmup_method!r} is not known: "
-                            f"{nearest(self.warmup_method, WARMUPS)}")
+            raise UserError(
+                f"schedule.warmup_method = {self.warmup_method!r} is not known: {nearest(self.warmup_method, WARMUPS)}"
+            )
         if self.target_lr and self.name not in WITH_TARGET:
-            raise UserError(f"schedule.target_lr = {self.target_lr} has no effect under {self.name}: set it to 0 or choose "
-                            f"one of {', '.join(WITH_TARGET)} (poly with power 1 is a line to the target)")
+            raise UserError(
+                f"schedule.target_lr = {self.target_lr} has no effect under {self.name}: set it to 0 or choose one of "
+                f"{', '.join(WITH_TARGET)} (poly with power 1 is a line to the target)"
+            )
         if list(self.milestones) != sorted(self.milestones):
             raise UserError(f"schedule.milestones = {list(self.milestones)} must be in ascending order")
 
@@ -70,10 +73,12 @@ WARMUPS: dict[str, Callable[[float, float], float]] = {
 
 
 def learning_rate(epoch: float, base_lr: float, spec: ScheduleSpec) -> float:
-    """Return the rate in force at `epoch` (0 = start of the run, fractions allowed) for a group whose base is `base_lr`.
+    """Return the rate in force at `epoch` (0 = start of the run, fractions allowed) for a group whose base is
+    `base_lr`.
 
-    Before warmup_epochs the shape is not applied; after it, time runs from 0 at its end to 1 at `epochs` and stays there.
-    Source: reference (released form of every shape but poly; target_lr is absolute, so it holds for every group).
+    Before warmup_epochs the shape is not applied; after it, time runs from 0 at its end to 1 at `epochs` and stays
+    there. Source: reference (released form of every shape but poly; target_lr is absolute, so it holds for every
+    group).
     """
     if epoch < spec.warmup_epochs:
         return base_lr * WARMUPS[spec.warmup_method](spec.warmup_factor, epoch / spec.warmup_epochs)
@@ -83,5 +88,7 @@ def learning_rate(epoch: float, base_lr: float, spec: ScheduleSpec) -> float:
 
 
 def schedule_position(step: int, steps_per_epoch: int, interval: str) -> float:
-    """Return the epoch that optimiser step `step` (from 0) counts as: whole for `epoch`, with its fraction for `step`."""
+    """Return the epoch that optimiser step `step` (from 0) counts as: whole for `epoch`, with its fraction for
+    `step`.
+    """
     return float(step // steps_per_epoch) if interval == "epoch" else step / steps_per_epoch

@@ -16,7 +16,11 @@ FUSED_DEVICES = {"cpu", "cuda"}
 
 
 def build_optimizer(
-    groups: Sequence[dict[str, Any]], *, name: str, eps: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+    groups: Sequence[dict[str, Any]],
+    *,
+    name: str,
+    eps: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
     momentum: float = 0.9,
 ) -> Optimizer:
     """Return the optimiser of `groups`, each with its own lr and weight_decay (see solver.param_groups).

@@ -50,7 +50,9 @@ def reid5o_rules(rates: Rates) -> tuple[Rule, ...]:
 
 
 def vireid_rules(rates: Rates) -> tuple[Rule, ...]:
-    """Everything at the base rate and decayed; the modality heads at `new_module_lr_factor` of it. Source: IV-REID, two Adams."""
+    """Everything at the base rate and decayed; the modality heads at `new_module_lr_factor` of it. Source: IV-REID, two
+    Adams.
+    """
     decay, new = rates.weight_decay, rates.new_module_lr_factor
     return (
         Rule(r"heads\..*\.bias", new * rates.bias_lr_factor, rates.bias_weight_decay),
@@ -111,7 +113,11 @@ class ParameterPolicy:
 
 
 def apply_policy(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], rules: Sequence[Rule], *, lr: float, freeze: Sequence[str] = ()
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    rules: Sequence[Rule],
+    *,
+    lr: float,
+    freeze: Sequence[str] = (),
 ) -> ParameterPolicy:
     """Decide on every parameter and switch off the gradient of those that are not trained.
 
@@ -139,8 +145,10 @@ def _check_freeze(freeze: Sequence[str], parameters: dict[str, nn.Parameter]) ->
             raise UserError(f"train.freeze pattern {pattern!r} is not a regular expression: {error}") from error
         if not any(expression.fullmatch(name) for name in parameters):
             parts = list(dict.fromkeys(name.partition(".")[0] for name in parameters))
-            raise UserError(f"train.freeze pattern {pattern!r} matches no parameter: it must match the whole name, for "
-                            f"instance '{parts[0]}\\..*'; the parts of this model are {', '.join(parts)}")
+            raise UserError(
+                f"train.freeze pattern {pattern!r} matches no parameter: it must match the whole name, for instance "
+                f"'{parts[0]}\\..*'; the parts of this model are {', '.join(parts)}"
+            )
 
 
 def _setting(name: str, parameter: nn.Parameter, table: Sequence[Rule], lr: float) -> Setting:
@@ -166,7 +174,13 @@ def _groups(settings: dict[str, Setting], parameters: dict[str, nn.Parameter]) -
     for name, setting in settings.items():
         if setting.lr is None:
             continue
-        empty = {"params": [], "names": [], "lr": setting.lr, "base_lr": setting.lr, "weight_decay": setting.weight_decay}
+        empty = {
+            "params": [],
+            "names": [],
+            "lr": setting.lr,
+            "base_lr": setting.lr,
+            "weight_decay": setting.weight_decay,
+        }
         group = groups.setdefault((setting.lr, setting.weight_decay), empty)
         group["params"].append(parameters[name])
         group["names"].append(name)

@@ -39,7 +39,9 @@ class Query:
         return combination_name(self.combination)
 
 
-def query_from_parts(parts: Mapping[str, str], name: str, folder: str | Path = "", person_id: int | None = None) -> Query:
+def query_from_parts(
+    parts: Mapping[str, str], name: str, folder: str | Path = "", person_id: int | None = None
+) -> Query:
     """Return the query of `parts`: key of PART_KEYS -> image file or text.
 
     folder: what relative image paths are relative to. Raises UserError for no part, for rgb beside another part, and
@@ -54,7 +56,9 @@ def query_from_parts(parts: Mapping[str, str], name: str, folder: str | Path = "
             if not os.path.isfile(value):
                 raise UserError(f"{name}: no such image: {value} (key {key}); correct the path")
         found[modality] = Source(modality=modality, value=value, record=f"{name}, key {key}")
-    return Query(name=name, sources=tuple(found[modality] for modality in Modality if modality in found), person_id=person_id)
+    return Query(
+        name=name, sources=tuple(found[modality] for modality in Modality if modality in found), person_id=person_id
+    )
 
 
 def _check_mix(modalities: Sequence[Modality], name: str) -> None:
@@ -64,8 +68,10 @@ def _check_mix(modalities: Sequence[Modality], name: str) -> None:
         raise UserError(f"{name}: rgb and image are the same thing; give one of them")
     if Modality.RGB in modalities and len(modalities) > 1:
         others = ", ".join(modality.value for modality in modalities if modality is not Modality.RGB)
-        raise UserError(f"{name}: rgb cannot be mixed with {others}: RGB never took part in the fusion; "
-                        "give rgb alone, or leave it out")
+        raise UserError(
+            f"{name}: rgb cannot be mixed with {others}: RGB never took part in the fusion; give rgb alone, or leave "
+            "it out"
+        )
 
 
 def read_queries(path: str | Path) -> tuple[Query, ...]:
@@ -75,8 +81,12 @@ def read_queries(path: str | Path) -> tuple[Query, ...]:
     """
     content = read_json(path, "a list of queries")
     if not isinstance(content, list) or not content:
-        raise UserError(f"{path}: must be a list with at least one query, for instance [{{\"nir\": \"a.jpg\", \"text\": \"a red coat\"}}]")
-    return tuple(_read_entry(entry, f"{Path(path).name} entry {index}", Path(path).parent) for index, entry in enumerate(content))
+        raise UserError(
+            f'{path}: must be a list with at least one query, for instance [{{"nir": "a.jpg", "text": "a red coat"}}]'
+        )
+    return tuple(
+        _read_entry(entry, f"{Path(path).name} entry {index}", Path(path).parent) for index, entry in enumerate(content)
+    )
 
 
 def _read_entry(entry: Any, where: str, folder: Path) -> Query:
@@ -101,8 +111,10 @@ def check_encodable(queries: Sequence[Query], modalities: Sequence[Modality]) ->
         unknown = [part.name for part in query.combination if part not in modalities]
         if unknown:
             known = " and ".join(modality.name for modality in modalities)
-            raise UserError(f"{query.name}: this model encodes {known} only, not {', '.join(unknown)}; give one {known.replace(' and ', ' or ')} "
-                            "image, or use a model of another family")
+            raise UserError(
+                f"{query.name}: this model encodes {known} only, not {', '.join(unknown)}; give one "
+                f"{known.replace(' and ', ' or ')} image, or use a model of another family"
+            )
 
 
 def searched_modality(queries: Sequence[Query]) -> Modality:
@@ -112,8 +124,10 @@ def searched_modality(queries: Sequence[Query]) -> Modality:
     """
     found = {Modality.NIR if query.combination == (Modality.RGB,) else Modality.RGB for query in queries}
     if len(found) > 1:
-        raise UserError("some queries are RGB images, which search infrared ones, and others search RGB images; give --gallery-modality "
-                        "rgb or nir, or search for them one after the other")
+        raise UserError(
+            "some queries are RGB images, which search infrared ones, and others search RGB images; give "
+            "--gallery-modality rgb or nir, or search for them one after the other"
+        )
     return found.pop()
 
 

@@ -2,8 +2,8 @@
 
 They come from an encoder that is fixed, independent of the model under test and named in the results, and from the
 annotations alone (`QueryList.annotations`, `EvalSplit.gallery_annotations`): changing what the model is told, the
-instructions, changes nothing here. A sentence is an annotation like any other text; where all of a task share one sentence,
-every cosine is 1 and the threshold says nothing (share kept 1.00).
+instructions, changes nothing here. A sentence is an annotation like any other text; where all of a task share one
+sentence, every cosine is 1 and the threshold says nothing (share kept 1.00).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ Vectors = np.ndarray | SparseRows
 class Relevance:
     """Annotation vectors of a split, for `Labels.instructions` of utils.exclusion.
 
-    name: encoder of each kind; checksum: of everything that the vectors depend on but the annotations. gallery: by kind, for
-    all G items (a part of them: `take`). lists: one per query list of the split, None for a list without annotations.
+    name: encoder of each kind; checksum: of everything that the vectors depend on but the annotations. gallery: by
+    kind, for all G items (a part of them: `take`). lists: one per query list of the split, None for a list without
+    annotations.
     """
 
     name: str
@@ -46,23 +47,35 @@ class Relevance:
 def relevance_of(split: EvalSplit, *, encoder: str, read_clothes: ReadClothes) -> Relevance:
     """Encode the annotations that the queries of a split ask for, and the gallery's of the same kinds, each once.
 
-    encoder: of texts, `tfidf`, `t_s:FOLDER-OR-HUB-ID` or `t_s_centred:FOLDER-OR-HUB-ID`; pictures of clothes always become
-    colour and texture histograms. read_clothes: source -> picture, cut as the source says. A gallery item without an
-    annotation of a kind, or with an empty text, has none. Raises UserError for an unknown encoder, an unreadable picture,
-    and a query of an annotated list that has no annotation, naming its record.
+    encoder: of texts, `tfidf`, `t_s:FOLDER-OR-HUB-ID` or `t_s_centred:FOLDER-OR-HUB-ID`; pictures of clothes always
+    become colour and texture histograms. read_clothes: source -> picture, cut as the source says. A gallery item
+    without an annotation of a kind, or with an empty text, has none. Raises UserError for an unknown encoder, an
+    unreadable picture, and a query of an annotated list that has no annotation, naming its record.
     """
     asked = [_asked(query_list) for query_list in split.query_lists]
-    kinds = [kind for kind in AnnotationKind if any(kind in found for queries in asked if queries is not None for found in queries)]
-    offered = [split.gallery_annotations[item] if split.gallery_annotations else {} for item in range(len(split.gallery))]
+    kinds = [
+        kind
+        for kind in AnnotationKind
+        if any(kind in found for queries in asked if queries is not None for found in queries)
+    ]
+    offered = [
+        split.gallery_annotations[item] if split.gallery_annotations else {} for item in range(len(split.gallery))
+    ]
     encoders = _Encoders(encoder, read_clothes)
     gallery, lists = {}, [None if queries is None else {} for queries in asked]
     parts = []
     for kind in kinds:
-        columns = [[found.get(kind) for found in side] for side in (offered, *(queries for queries in asked if queries is not None))]
+        columns = [
+            [found.get(kind) for found in side]
+            for side in (offered, *(queries for queries in asked if queries is not None))
+        ]
         known = list(dict.fromkeys(source for column in columns for source in column if source is not None))
         vectors, places, name, checksum = encoders.encode(known, kind)
         parts.append((kind.value, name, checksum))
-        rows = [np.array([ABSENT if source is None else places[source] for source in column], dtype=np.int64) for column in columns]
+        rows = [
+            np.array([ABSENT if source is None else places[source] for source in column], dtype=np.int64)
+            for column in columns
+        ]
         gallery[kind.value] = AnnotationVectors(vectors=vectors, rows=rows[0])
         remaining = iter(rows[1:])
         for index, queries in enumerate(asked):
@@ -70,8 +83,12 @@ def relevance_of(split: EvalSplit, *, encoder: str, read_clothes: ReadClothes) -
                 found = AnnotationVectors(vectors=vectors, rows=next(remaining))
                 _require_content(split.query_lists[index], queries, kind, found.rows)
                 lists[index][kind.value] = found
-    return Relevance(name="; ".join(f"{kind}: {name}" for kind, name, _ in parts), gallery=gallery, lists=tuple(lists),
-                     checksum=digest([np.frombuffer(repr(parts).encode(), dtype=np.uint8)]))
+    return Relevance(
+        name="; ".join(f"{kind}: {name}" for kind, name, _ in parts),
+        gallery=gallery,
+        lists=tuple(lists),
+        checksum=digest([np.frombuffer(repr(parts).encode(), dtype=np.uint8)]),
+    )
 
 
 def _asked(query_list: QueryList) -> list[Mapping[AnnotationKind, Source]] | None:
@@ -79,23 +96,28 @@ def _asked(query_list: QueryList) -> list[Mapping[AnnotationKind, Source]] | Non
     if not any(annotation is not None for annotation in query_list.annotations):
         return None
     found = []
-    for entry, kind, annotation in zip(query_list.entries, query_list.annotation_kinds, query_list.annotations, strict=True):
+    for entry, kind, annotation in zip(
+        query_list.entries, query_list.annotation_kinds, query_list.annotations, strict=True
+    ):
         if kind is None or annotation is None:
             raise _without_annotation(query_list, entry, "has none")
         found.append({kind: annotation})
     return found
 
 
-def _require_content(query_list: QueryList, queries: Sequence[Mapping[AnnotationKind, Source]], kind: AnnotationKind,
-                     rows: np.ndarray) -> None:
+def _require_content(
+    query_list: QueryList, queries: Sequence[Mapping[AnnotationKind, Source]], kind: AnnotationKind, rows: np.ndarray
+) -> None:
     for entry, asked, row in zip(query_list.entries, queries, rows):
         if kind in asked and row == ABSENT:
             raise _without_annotation(query_list, entry, "has an empty one")
 
 
 def _without_annotation(query_list: QueryList, entry: Sequence[Source], what: str) -> UserError:
-    return UserError(f"{entry[0].record or entry[0].value}: the other queries of {query_list.name} have an annotation and this one "
-                     f"{what}; mAP at a threshold needs one for every query, add it or evaluate without thresholds")
+    return UserError(
+        f"{entry[0].record or entry[0].value}: the other queries of {query_list.name} have an annotation and this one "
+        f"{what}; mAP at a threshold needs one for every query, add it or evaluate without thresholds"
+    )
 
 
 class _Encoders:

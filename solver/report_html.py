@@ -40,12 +40,22 @@ blockquote { margin: 0; padding: 8px 12px; background: #f4f5f7; border-left: 4px
 table { border-collapse: collapse; margin: 0 0 12px; background: #fff; } th, td { border: 1px solid #dfe3e8; padding: 3px 10px; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 """
-# The policy names the digest of our own style sheet, so that no other one, and nothing else but data: pictures, is used.
-POLICY = ("default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; style-src 'sha256-"
-          + base64.b64encode(hashlib.sha256(STYLE.encode("utf-8")).digest()).decode("ascii") + "'")
+# The policy names the digest of our own style sheet, so that no other one, and nothing else but data: pictures, is
+# used.
+POLICY = (
+    "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; style-src 'sha256-"
+    + base64.b64encode(hashlib.sha256(STYLE.encode("utf-8")).digest()).decode("ascii")
+    + "'"
+)
 
 
-def write_page(path: str | Path, title: str, facts: Mapping[str, str], sections: Mapping[str, Sequence[RankedQuery]], table: str = "") -> None:
+def write_page(
+    path: str | Path,
+    title: str,
+    facts: Mapping[str, str],
+    sections: Mapping[str, Sequence[RankedQuery]],
+    table: str = "",
+) -> None:
     """Write a page, atomically. facts: name -> value at the top. sections: heading ('' = none) -> ranked lists.
 
     table: further HTML below the facts, from `html_table`.
@@ -56,12 +66,17 @@ def write_page(path: str | Path, title: str, facts: Mapping[str, str], sections:
 def page(title: str, facts: Mapping[str, str], sections: Mapping[str, Sequence[RankedQuery]], table: str = "") -> str:
     """Return the page of `write_page`."""
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n" for name, value in facts.items())
-    parts = "".join((f"<h2>{escape(heading)}</h2>\n" if heading else "") + "".join(map(_card, rows)) for heading, rows in sections.items())
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-            f"<h1>{escape(title)}</h1>\n<dl>\n{listed}</dl>\n{table}{parts}</body>\n</html>\n")
+    parts = "".join(
+        (f"<h2>{escape(heading)}</h2>\n" if heading else "") + "".join(map(_card, rows))
+        for heading, rows in sections.items()
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n<dl>\n{listed}</dl>\n{table}{parts}</body>\n</html>\n"
+    )
 
 
 def escape(value: object) -> str:
@@ -91,8 +106,10 @@ def thumbnail(path: str) -> str:
 def _card(row: RankedQuery) -> str:
     parts = "".join(map(_part, row.query.sources))
     results = "".join(map(_result, row.results))
-    return (f'<article>\n<h3>{escape(describe_query(row))}</h3>\n<div class="list parts">\n{parts}</div>\n'
-            f'<div class="list">\n{results}</div>\n</article>\n')
+    return (
+        f'<article>\n<h3>{escape(describe_query(row))}</h3>\n<div class="list parts">\n{parts}</div>\n'
+        f'<div class="list">\n{results}</div>\n</article>\n'
+    )
 
 
 def _part(source: Source) -> str:
@@ -110,5 +127,8 @@ def _result(image: RankedImage) -> str:
 
 def _figure(kind: str, path: str, caption: str) -> str:
     name = escape(os.path.basename(path))
-    return (f'<figure class="{kind}" title="{escape(path)}"><img src="{thumbnail(path)}" alt="{name}" width="64" height="128">'
-            f'<figcaption>{caption}<div class="name">{name}</div></figcaption></figure>\n')
+    return (
+        f'<figure class="{kind}" title="{escape(path)}"><img src="{thumbnail(path)}" alt="{name}" width="64" '
+        f'height="128">'
+        f'<figcaption>{caption}<div class="name">{name}</div></figcaption></figure>\n'
+    )

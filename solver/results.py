@@ -25,8 +25,11 @@ PER_QUERY_ARRAYS = ("first_rank", "average_precision", "inverse_penalty", "perso
 AVERAGE_RULE = "a group's average is the plain mean over its lists; ALL_AVER is the mean of the group averages"
 DEVIATION = "standard deviation over the lists of a group, n - 1 in the denominator"
 PLUS_MINUS = "±"
-GROUP_RULE = ("a group's average is the plain mean over its lists, with the standard deviation over them (n - 1 in the denominator); a "
-              "pooled group's is over all of its queries; ALL_AVER is the mean of the group averages and of the lists without a group")
+GROUP_RULE = (
+    "a group's average is the plain mean over its lists, with the standard deviation over them (n - 1 in the "
+    "denominator); a pooled group's is over all of its queries; ALL_AVER is the mean of the group averages and of the "
+    "lists without a group"
+)
 LISTED = 1000
 """Skipped sources and unmatched entries that the result file names one by one."""
 
@@ -51,8 +54,17 @@ def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
 
     Rows of a protocol name it and their group, and have R20, mAP@tau and kept@tau, the share of matches that tau keeps.
     """
-    return [{"task": entry.task, **_numbers(entry.metrics()), "queries": entry.queries, "gallery": entry.gallery,
-             **_numbers(entry.further_metrics()), **_belongings(entry)} for entry in result.lists]
+    return [
+        {
+            "task": entry.task,
+            **_numbers(entry.metrics()),
+            "queries": entry.queries,
+            "gallery": entry.gallery,
+            **_numbers(entry.further_metrics()),
+            **_belongings(entry),
+        }
+        for entry in result.lists
+    ]
 
 
 def average_rows(result: EvaluationResult) -> list[dict[str, Any]]:
@@ -60,9 +72,17 @@ def average_rows(result: EvaluationResult) -> list[dict[str, Any]]:
 
     `NAME sd`: standard deviation over the lists of a group, where there are several.
     """
-    return [{"task": row.task, **_numbers(row.metrics), "lists": row.lists, "expected_lists": row.expected,
-             **_numbers({f"{name} sd": value for name, value in row.deviation.items()}), **_belongings(row)}
-            for row in result.averages()]
+    return [
+        {
+            "task": row.task,
+            **_numbers(row.metrics),
+            "lists": row.lists,
+            "expected_lists": row.expected,
+            **_numbers({f"{name} sd": value for name, value in row.deviation.items()}),
+            **_belongings(row),
+        }
+        for row in result.averages()
+    ]
 
 
 def _belongings(row: ListResult | AverageRow) -> dict[str, str]:
@@ -88,19 +108,28 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
         **({"relevance": dict(result.relevance)} if result.relevance else {}),
         "precision": result.precision,
         "selected_on": selected_on,
-        "checkpoint": {"file": provenance.checkpoint, "fingerprint": provenance.checkpoint_fingerprint,
-                       "epoch": provenance.epoch, "step": provenance.step},
+        "checkpoint": {
+            "file": provenance.checkpoint,
+            "fingerprint": provenance.checkpoint_fingerprint,
+            "epoch": provenance.epoch,
+            "step": provenance.step,
+        },
         "data": {"dataset": provenance.dataset, "fingerprint": provenance.data_fingerprint},
         "notes": [*provenance.notes, *result.notes(), *_selection_note(selected_on)],
         "missing_lists": list(result.missing_lists),
-        "without_match": {entry.task: entry.without_match[:LISTED].tolist() for entry in result.lists if len(entry.without_match)},
+        "without_match": {
+            entry.task: entry.without_match[:LISTED].tolist() for entry in result.lists if len(entry.without_match)
+        },
         "unreadable_sources": [
             {"modality": skipped.source.modality.value, "record": skipped.source.record, "reason": skipped.reason}
             for skipped in result.skipped[:LISTED]
         ],
-        "counts": {**result.counts, "entries_without_match": sum(len(entry.without_match) for entry in result.lists),
-                   "unreadable_sources": len(result.skipped),
-                   "entries_left_out": sum(len(entry.unreadable) for entry in result.lists)},
+        "counts": {
+            **result.counts,
+            "entries_without_match": sum(len(entry.without_match) for entry in result.lists),
+            "unreadable_sources": len(result.skipped),
+            "entries_left_out": sum(len(entry.unreadable) for entry in result.lists),
+        },
         "token_cache": dict(result.cache),
         "seconds": dict(result.seconds),
         "versions": dict(provenance.versions or {}),
@@ -109,7 +138,11 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
 
 
 def _selection_note(selected_on: str) -> tuple[str, ...]:
-    return ("selected on test: the checkpoint was chosen by the same split that is reported",) if selected_on == "test" else ()
+    return (
+        ("selected on test: the checkpoint was chosen by the same split that is reported",)
+        if selected_on == "test"
+        else ()
+    )
 
 
 def write_results(directory: str | Path, result: EvaluationResult, provenance: Provenance) -> Path:
@@ -152,18 +185,27 @@ def format_result(result: EvaluationResult) -> str:
     protocol = result.protocol
     for name in dict.fromkeys(entry.protocol for entry in result.plain_lists):
         protocol = protocol.replace(f"; {name}: ", f"\n{name}: ", 1) if name else protocol
-    return "\n".join([table, f"{protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}", *notes, *result.notes()])
+    return "\n".join(
+        [
+            table,
+            f"{protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}",
+            *notes,
+            *result.notes(),
+        ]
+    )
 
 
 def shown_rows(result: EvaluationResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows and the averages that a table for readers has.
 
-    The lists of a group that is not pooled (draws, trials) are folded into one row, mean and deviation; all of them are in
-    results.json. ALL_AVER is left out where it is over one row.
+    The lists of a group that is not pooled (draws, trials) are folded into one row, mean and deviation; all of them are
+    in results.json. ALL_AVER is left out where it is over one row.
     """
     if result.of_combinations:
         return result_rows(result), average_rows(result)
-    averages = {(average.group, average.stamp): (average, row) for average, row in zip(result.averages(), average_rows(result))}
+    averages = {
+        (average.group, average.stamp): (average, row) for average, row in zip(result.averages(), average_rows(result))
+    }
     units = Counter(stamp for stamp, _ in {(entry.stamp, entry.group or entry.task) for entry in result.lists})
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     for entry, row in zip(result.lists, result_rows(result)):
@@ -172,28 +214,43 @@ def shown_rows(result: EvaluationResult) -> tuple[list[dict[str, Any]], list[dic
             rows.setdefault(("group", entry.group, entry.stamp), folded_row(folded) if average.expected > 1 else row)
         else:
             rows["list", entry.task] = row
-    return list(rows.values()), [row for average, row in averages.values()
-                                 if average.pooled or (not average.group and units[average.stamp] > 1)]
+    return list(rows.values()), [
+        row for average, row in averages.values() if average.pooled or (not average.group and units[average.stamp] > 1)
+    ]
 
 
 def folded_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a group for readers, with `mean ± deviation` as texts."""
-    cells = {name: f"{format_cell(value)} {PLUS_MINUS} {format_cell(row[f'{name} sd'])}" if f"{name} sd" in row else value
-             for name, value in row.items() if not name.endswith(" sd")}
+    cells = {
+        name: f"{format_cell(value)} {PLUS_MINUS} {format_cell(row[f'{name} sd'])}" if f"{name} sd" in row else value
+        for name, value in row.items()
+        if not name.endswith(" sd")
+    }
     lists = str(row["lists"]) if row["lists"] == row["expected_lists"] else f"{row['lists']} of {row['expected_lists']}"
     return {**cells, "task": f"{row['task']} (mean of {lists})"}
 
 
 def shown_columns(*rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of a table for readers: the task, the reference's, mAP@tau and the shares they keep."""
-    return ["task", *METRICS, *(name for name in columns_of([row for part in rows for row in part]) if name.startswith(("mAP@", "kept@"))
-                                and not name.endswith(" sd"))]
+    return [
+        "task",
+        *METRICS,
+        *(
+            name
+            for name in columns_of([row for part in rows for row in part])
+            if name.startswith(("mAP@", "kept@")) and not name.endswith(" sd")
+        ),
+    ]
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
     """Read a results.json. Raises UserError when it is not one."""
     document = read_json(path, "a results.json of test.py")
-    if not isinstance(document, dict) or not isinstance(document.get("rows"), list) or not isinstance(document.get("averages"), list):
+    if (
+        not isinstance(document, dict)
+        or not isinstance(document.get("rows"), list)
+        or not isinstance(document.get("averages"), list)
+    ):
         raise UserError(f"{path} is not a results.json: it has no rows and averages; give the file that test.py wrote")
     return document
 
@@ -229,7 +286,14 @@ def compare_files(first: str | Path, second: str | Path) -> str:
     queries = read_per_query(first, before), read_per_query(second, after)
     lines = [f"first:  {first}", f"second: {second}; in brackets the change from the first"]
     compared = ("protocol", "ap", "precision", "selected_on", "checkpoint", "data")
-    lines += [f"different {name}: {before.get(name)} and {after.get(name)}" for name in compared
-              if before.get(name) != after.get(name)]
-    lines += [f"{path}: its {PER_QUERY_FILE} is absent, so queries are not compared" for path, found in zip((first, second), queries) if not found]
+    lines += [
+        f"different {name}: {before.get(name)} and {after.get(name)}"
+        for name in compared
+        if before.get(name) != after.get(name)
+    ]
+    lines += [
+        f"{path}: its {PER_QUERY_FILE} is absent, so queries are not compared"
+        for path, found in zip((first, second), queries)
+        if not found
+    ]
     return "\n".join([*lines, format_comparison(compare_results(before, after, *queries), METRICS)])

@@ -68,8 +68,14 @@ def encode_queries(
     grouped: dict[tuple, list[int]] = {}
     for index, query in enumerate(queries):
         grouped.setdefault(query.combination, []).append(index)
-    lists = tuple(QueryList(combination=combination, entries=tuple(queries[index].sources for index in indices),
-                            person_ids=(0,) * len(indices)) for combination, indices in grouped.items())
+    lists = tuple(
+        QueryList(
+            combination=combination,
+            entries=tuple(queries[index].sources for index in indices),
+            person_ids=(0,) * len(indices),
+        )
+        for combination, indices in grouped.items()
+    )
     plan = plan_evaluation([EvalSplit(name="queries", protocol="", gallery=(), gallery_ids=(), query_lists=lists)])
     encoder = SourceEncoder(model, reader, spec.encoder, device)
     with inference(model, device, spec.precision):
@@ -83,38 +89,62 @@ def encode_queries(
     reasons: dict[int, str] = {}
     for indices, listed in zip(grouped.values(), plan.splits[0].lists):
         rows[indices] = listed.rows
-        reasons |= {index: encoded.failures[slot] for index, members in zip(indices, listed.members.tolist())
-                    for slot in members if slot in encoded.failures}
+        reasons |= {
+            index: encoded.failures[slot]
+            for index, members in zip(indices, listed.members.tolist())
+            for slot in members
+            if slot in encoded.failures
+        }
     kept = [index for index in range(len(queries)) if index not in reasons]
     chosen = torch.from_numpy(rows[kept]).to(features.device)
-    return EncodedQueries(queries=tuple(queries[index] for index in kept), features=F.normalize(features[chosen], dim=1),
-                          failures=tuple((queries[index], reason) for index, reason in sorted(reasons.items())))
+    return EncodedQueries(
+        queries=tuple(queries[index] for index in kept),
+        features=F.normalize(features[chosen], dim=1),
+        failures=tuple((queries[index], reason) for index, reason in sorted(reasons.items())),
+    )
 
 
 def search(encoded: EncodedQueries, gallery: EncodedGallery, top_k: int) -> list[RankedQuery]:
     """Rank the gallery for every query; equal similarities keep the gallery's order. At most `top_k` results each."""
     found: list[RankedQuery] = []
     rows = max(1, BLOCK_SCORES // max(1, len(gallery.positions)))
-    ids = None if gallery.gallery.person_ids is None else np.asarray(gallery.gallery.person_ids, dtype=np.int64)[gallery.positions]
+    ids = (
+        None
+        if gallery.gallery.person_ids is None
+        else np.asarray(gallery.gallery.person_ids, dtype=np.int64)[gallery.positions]
+    )
     for first in range(0, len(encoded.queries), rows):
-        block = encoded.features[first: first + rows]
+        block = encoded.features[first : first + rows]
         similarity, order = (block @ gallery.features.T).sort(dim=1, descending=True, stable=True)
-        for query, values, places in zip(encoded.queries[first: first + rows], similarity[:, :top_k].cpu().numpy(), order.cpu().numpy()):
+        for query, values, places in zip(
+            encoded.queries[first : first + rows], similarity[:, :top_k].cpu().numpy(), order.cpu().numpy()
+        ):
             found.append(_ranked(query, values, places, gallery, ids))
     return found
 
 
-def _ranked(query: Query, values: np.ndarray, places: np.ndarray, gallery: EncodedGallery, ids: np.ndarray | None) -> RankedQuery:
+def _ranked(
+    query: Query, values: np.ndarray, places: np.ndarray, gallery: EncodedGallery, ids: np.ndarray | None
+) -> RankedQuery:
     """values (K,): the best similarities. places (N,): rows of the encoded gallery from best to worst. ids (N,)."""
     known = ids is not None and query.person_id is not None
     hits = ids[places] == query.person_id if known else None  # type: ignore[index]
     results = []
     for rank, (place, value) in enumerate(zip(places[: len(values)], values), start=1):
         index = int(gallery.positions[place])
-        results.append(RankedImage(
-            rank=rank, index=index, path=gallery.gallery.sources[index].value, similarity=float(value),
-            person_id=None if ids is None else int(ids[place]), match=None if hits is None else bool(hits[rank - 1])))
+        results.append(
+            RankedImage(
+                rank=rank,
+                index=index,
+                path=gallery.gallery.sources[index].value,
+                similarity=float(value),
+                person_id=None if ids is None else int(ids[place]),
+                match=None if hits is None else bool(hits[rank - 1]),
+            )
+        )
     if hits is None:
         return RankedQuery(query=query, results=tuple(results))
     matches = int(hits.sum())
-    return RankedQuery(query=query, results=tuple(results), matches=matches, first_match=int(hits.argmax()) + 1 if matches else 0)
+    return RankedQuery(
+        query=query, results=tuple(results), matches=matches, first_match=int(hits.argmax()) + 1 if matches else 0
+    )

@@ -17,9 +17,27 @@ from utils.log import configure_logging
 LOG_FILE, METRICS_FILE, BOARD_FOLDER, OUTCOME_FILE = "train.log", "metrics.jsonl", "tensorboard", "outcome.json"
 CURVES_FILE, COMBINATIONS_FILE = "curves.png", "combinations.png"
 
-ARTEFACTS = (CONFIG_FILE, LOG_FILE, METRICS_FILE, BOARD_FOLDER, LAST_FILE, BEST_FILE, OUTCOME_FILE, RESULTS_FILE, CSV_FILE, PER_QUERY_FILE,
-             CURVES_FILE, COMBINATIONS_FILE, "report.html", "retrieval.png", "retrieval.json", "retrieval.html")
-"""Everything that training, testing, drawing and searching write into a run directory by themselves; `--overwrite` removes these and nothing else."""
+ARTEFACTS = (
+    CONFIG_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    BOARD_FOLDER,
+    LAST_FILE,
+    BEST_FILE,
+    OUTCOME_FILE,
+    RESULTS_FILE,
+    CSV_FILE,
+    PER_QUERY_FILE,
+    CURVES_FILE,
+    COMBINATIONS_FILE,
+    "report.html",
+    "retrieval.png",
+    "retrieval.json",
+    "retrieval.html",
+)
+"""Everything that training, testing, drawing and searching write into a run directory by themselves; `--overwrite`
+removes these and nothing else.
+"""
 
 HELD_RECORDS = 100_000
 
@@ -29,8 +47,10 @@ def check_free(directory: Path, overwrite: bool) -> None:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"run directory {directory} is a file; choose another name=... or output_dir=...")
     if directory.is_dir() and any(directory.iterdir()) and not overwrite:
-        raise UserError(f"run directory {directory} exists and is not empty; choose another name=... or replace the run "
-                        "with --overwrite")
+        raise UserError(
+            f"run directory {directory} exists and is not empty; choose another name=... or replace the run with "
+            "--overwrite"
+        )
 
 
 def open_directory(directory: Path) -> None:
@@ -45,12 +65,16 @@ def open_directory(directory: Path) -> None:
                 path.unlink(missing_ok=True)
         (directory / LOG_FILE).touch()
     except OSError as error:
-        raise UserError(f"cannot write to run directory {directory}: {error.strerror}; choose another output_dir=...") from error
+        raise UserError(
+            f"cannot write to run directory {directory}: {error.strerror}; choose another output_dir=..."
+        ) from error
 
 
 @contextmanager
 def held_log() -> Iterator[list[logging.LogRecord]]:
-    """Log to stderr and collect the records, for a run directory that is opened only when nothing can go wrong any more."""
+    """Log to stderr and collect the records, for a run directory that is opened only when nothing can go wrong any
+    more.
+    """
     configure_logging()
     handler = MemoryHandler(HELD_RECORDS, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     root = logging.getLogger()

@@ -29,7 +29,8 @@ class TrainedModel:
     """A model with its weights, in eval mode, and where they came from.
 
     fingerprint: digest of the weights. selected_on: the split that chose this checkpoint, empty = unknown.
-    trained_on: fingerprint of the training data, empty = unknown. trials: data set -> trial that the weights were trained on.
+    trained_on: fingerprint of the training data, empty = unknown. trials: data set -> trial that the weights were
+    trained on.
     """
 
     config: ExperimentConfig
@@ -43,20 +44,30 @@ class TrainedModel:
     trials: Mapping[str, int] = field(default_factory=dict)
 
 
-def open_run(run: str | Path, checkpoint: str = "", overrides: Sequence[str] = (), device: torch.device | None = None) -> TrainedModel:
+def open_run(
+    run: str | Path, checkpoint: str = "", overrides: Sequence[str] = (), device: torch.device | None = None
+) -> TrainedModel:
     """Load a run directory. checkpoint: best, last or a file; empty = best, else last. Raises UserError."""
     directory = Path(run)
     if not directory.is_dir():
         raise UserError(f"no such run directory: {directory}; train one, or use --config FILE --checkpoint FILE")
     if not (directory / CONFIG_FILE).is_file():
         inner = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_FILE}"))
-        raise UserError(f"{directory} is not a run directory: it has no {CONFIG_FILE}; " + (
-            f"it holds the runs {_shortened(inner)}: give one of them, or --trials for a series" if inner else "give the folder that train.py made"))
+        raise UserError(
+            f"{directory} is not a run directory: it has no {CONFIG_FILE}; "
+            + (
+                f"it holds the runs {_shortened(inner)}: give one of them, or --trials for a series"
+                if inner
+                else "give the folder that train.py made"
+            )
+        )
     return open_checkpoint(directory / CONFIG_FILE, find_checkpoint(directory, checkpoint), overrides, device)
 
 
 def find_checkpoint(directory: Path, name: str) -> Path:
-    """Return the file of `best`, `last`, a file name, or (empty) best, else last. Raises UserError when it is absent."""
+    """Return the file of `best`, `last`, a file name, or (empty) best, else last. Raises UserError when it is
+    absent.
+    """
     candidates = {"": (BEST_FILE, LAST_FILE), "best": (BEST_FILE,), "last": (LAST_FILE,)}.get(name)
     paths = [directory / entry for entry in candidates] if candidates else [Path(name), directory / name]
     for path in paths:
@@ -83,22 +94,35 @@ def _open_ours(config_file: Path, checkpoint: Path, overrides: Sequence[str]) ->
     config = load_experiment(config_file, overrides)
     content = load_checkpoint(checkpoint)
     if content["family"] != config.family.value:
-        raise UserError(f"{checkpoint} is of family {content['family']}, {config_file} of {config.family.value}; "
-                        "give the configuration that lies beside the checkpoint")
+        raise UserError(
+            f"{checkpoint} is of family {content['family']}, {config_file} of {config.family.value}; give the "
+            "configuration that lies beside the checkpoint"
+        )
     model = build_model(config.family, config.model, int(content["num_identities"]))
     load_weights(model, content["model"], str(checkpoint))
     return TrainedModel(
-        config=config, model=model, checkpoint=checkpoint, fingerprint=fingerprint_state(content["model"]),
-        selected_on=str(content.get("selected_on") or ""), epoch=content.get("epoch"), step=content.get("step"),
-        trained_on=str(content.get("data_fingerprint") or ""), trials=trials_of(content),
+        config=config,
+        model=model,
+        checkpoint=checkpoint,
+        fingerprint=fingerprint_state(content["model"]),
+        selected_on=str(content.get("selected_on") or ""),
+        epoch=content.get("epoch"),
+        step=content.get("step"),
+        trained_on=str(content.get("data_fingerprint") or ""),
+        trials=trials_of(content),
     )
 
 
 def _open_official(config_file: Path, checkpoint: Path, overrides: Sequence[str]) -> TrainedModel:
     flat = read_flat_config(config_file)
     state = read_official_state(checkpoint)
-    released: dict[str, Any] = {"family": Family.REID5O.value, "name": str(flat.get("name", "released")),
-                                "model": dataclasses.asdict(reid5o_sizes(state, flat)), "data": {}, "eval": {}}
+    released: dict[str, Any] = {
+        "family": Family.REID5O.value,
+        "name": str(flat.get("name", "released")),
+        "model": dataclasses.asdict(reid5o_sizes(state, flat)),
+        "data": {},
+        "eval": {},
+    }
     for section, key, source in (("data", "root", "root_dir"), ("eval", "batch_size", "test_batch_size")):
         if source in flat:
             released[section][key] = flat[source]
@@ -120,21 +144,32 @@ def check_trials(trained: Mapping[str, int], used: Mapping[str, int], checkpoint
     """
     for name, trial in used.items():
         if trained.get(name, trial) != trial:
-            raise UserError(f"{checkpoint} was trained on trial {trained[name]} of {name}, but {use} trial {trial}, whose test persons it has "
-                            f"been trained on in part; set data.trial={trained[name]} or give a checkpoint of trial {trial}")
+            raise UserError(
+                f"{checkpoint} was trained on trial {trained[name]} of {name}, but {use} trial {trial}, whose test "
+                f"persons it has been trained on in part; set data.trial={trained[name]} or give a checkpoint of trial "
+                f"{trial}"
+            )
 
 
 def load_weights(model: RetrievalModel, state: Mapping[str, Tensor], where: str) -> None:
     """Copy a state dict into a model, every entry accounted for. Raises UserError that lists what does not fit."""
     assert isinstance(model, nn.Module)
     own = model.state_dict()
-    shapes = [f"{name} {tuple(state[name].shape)} (the model: {tuple(own[name].shape)})"
-              for name in sorted(own.keys() & state.keys()) if own[name].shape != state[name].shape]
-    problems = [_listed("missing", sorted(own.keys() - state.keys())), _listed("unexpected", sorted(state.keys() - own.keys())),
-                _listed("of another shape", shapes)]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} (the model: {tuple(own[name].shape)})"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].shape != state[name].shape
+    ]
+    problems = [
+        _listed("missing", sorted(own.keys() - state.keys())),
+        _listed("unexpected", sorted(state.keys() - own.keys())),
+        _listed("of another shape", shapes),
+    ]
     if any(problems):
-        raise UserError(f"{where} does not fit its configuration: {'; '.join(filter(None, problems))}; "
-                        "give the configuration that it was trained with")
+        raise UserError(
+            f"{where} does not fit its configuration: {'; '.join(filter(None, problems))}; give the configuration that "
+            "it was trained with"
+        )
     model.load_state_dict(state, strict=True)
 
 

@@ -1,4 +1,6 @@
-"""What infer.py does: load a trained model, encode queries and gallery, rank, write picture, JSON, page and features."""
+"""What infer.py does: load a trained model, encode queries and gallery, rank, write picture, JSON, page and
+features.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,16 @@ from solver.evaluation_result import TIE_RULE
 from solver.evaluator import EvaluationSpec
 from solver.gallery_index import CACHE_FOLDER, EncodedGallery, Gallery, GalleryEncoder, folder_gallery, split_gallery
 from solver.grid import describe_query, printable, write_grid
-from solver.queries import VISIBLE_INFRARED, Query, check_encodable, find_list, listed_query, query_from_parts, read_queries, searched_modality
+from solver.queries import (
+    VISIBLE_INFRARED,
+    Query,
+    check_encodable,
+    find_list,
+    listed_query,
+    query_from_parts,
+    read_queries,
+    searched_modality,
+)
 from solver.report_html import write_page
 from solver.retrieval import EncodedQueries, RankedQuery, encode_queries, search
 from solver.runs import TrainedModel, open_checkpoint, open_run
@@ -48,8 +59,8 @@ class SearchOptions:
     (None = the first).
 
     gallery: a folder, empty = the test gallery of the run's data set. gallery_modality: rgb or nir, empty = see
-    `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint. output: name of
-    the picture, empty = retrieval.png beside it.
+    `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint. output:
+    name of the picture, empty = retrieval.png beside it.
     export: file of the features, empty = none.
     """
 
@@ -88,7 +99,9 @@ class SearchResult:
         return min(self.requested, len(self.gallery.positions))
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a reader must know: a clamped top-k, skipped images and queries, how the checkpoint was chosen."""
+        """Return what a reader must know: a clamped top-k, skipped images and queries, how the checkpoint was
+        chosen.
+        """
         found = [self.gallery.gallery.note] if self.gallery.gallery.note else []
         if self.listed < self.requested:
             found.append(f"top-k {self.requested} is larger than the gallery: all {self.listed} images are listed")
@@ -102,7 +115,9 @@ class SearchResult:
 
 
 def run_search(options: SearchOptions) -> str:
-    """Search, write the files and return what is to be printed. Raises UserError for wrong input, before any file is written."""
+    """Search, write the files and return what is to be printed. Raises UserError for wrong input, before any file is
+    written.
+    """
     configure_logging()
     if options.top_k < 1:
         raise UserError(f"--top-k {options.top_k}: must be at least 1")
@@ -113,8 +128,11 @@ def run_search(options: SearchOptions) -> str:
     folder = folder_gallery(options.gallery) if options.gallery else None
     exact_float32()
     device = resolve_device(options.device)
-    trained = (open_run(options.run, options.checkpoint, options.overrides, device) if options.run
-               else open_checkpoint(options.config, options.checkpoint, options.overrides, device))
+    trained = (
+        open_run(options.run, options.checkpoint, options.overrides, device)
+        if options.run
+        else open_checkpoint(options.config, options.checkpoint, options.overrides, device)
+    )
     home = Path(options.run) if options.run else trained.checkpoint.parent
     output = output_path(options.output, home)
     cache = Path(options.gallery_cache) if options.gallery_cache else home / CACHE_FOLDER
@@ -137,8 +155,9 @@ def _named_queries(options: SearchOptions) -> tuple[Query, ...]:
     return (query_from_parts(options.parts, "query"),) if options.parts else ()
 
 
-def _queries_and_gallery(options: SearchOptions, trained: TrainedModel, named: tuple[Query, ...],
-                         folder: Gallery | None) -> tuple[tuple[Query, ...], Gallery]:
+def _queries_and_gallery(
+    options: SearchOptions, trained: TrainedModel, named: tuple[Query, ...], folder: Gallery | None
+) -> tuple[tuple[Query, ...], Gallery]:
     """Return what is searched for and where; the data set's lists are read only when one of both comes from them."""
     config = trained.config
     check_encodable(named, config.model.modalities)
@@ -150,17 +169,21 @@ def _queries_and_gallery(options: SearchOptions, trained: TrainedModel, named: t
     queries = named if listed is None else (listed_query(listed, options.index or 0),)
     check_encodable(queries, config.model.modalities)
     if listed is not None and folder is None:
-        return queries, split_gallery(benchmark, split, Modality(options.gallery_modality) if options.gallery_modality else None, listed)
+        return queries, split_gallery(
+            benchmark, split, Modality(options.gallery_modality) if options.gallery_modality else None, listed
+        )
     modality = choose_modality(options.gallery_modality, queries, config.model.modalities, distinct_sources(split))
     return queries, folder.read_as(modality) if folder is not None else split_gallery(benchmark, split, modality)
 
 
-def choose_modality(asked: str, queries: Sequence[Query], encoded: Collection[Modality], present: Collection[Modality] = ()) -> Modality:
-    """Return the modality of the gallery's images: what is asked for; where there are visible and infrared images only, the other one
-    than the query's; else RGB.
+def choose_modality(
+    asked: str, queries: Sequence[Query], encoded: Collection[Modality], present: Collection[Modality] = ()
+) -> Modality:
+    """Return the modality of the gallery's images: what is asked for; where there are visible and infrared images only,
+    the other one than the query's; else RGB.
 
-    encoded: modalities that the model encodes. present: those of the data set's test images, empty = unknown. Raises UserError
-    when the queries search different ones.
+    encoded: modalities that the model encodes. present: those of the data set's test images, empty = unknown. Raises
+    UserError when the queries search different ones.
     """
     if asked:
         return Modality(asked)
@@ -191,21 +214,32 @@ def model_identity(trained: TrainedModel) -> dict[str, Any]:
     return {"family": trained.config.family.value, "weights": trained.fingerprint, "model": fingerprint([sizes])}
 
 
-def _search(trained: TrainedModel, queries: tuple[Query, ...], gallery: Gallery, top_k: int, device: torch.device, cache: Path) -> SearchResult:
+def _search(
+    trained: TrainedModel, queries: tuple[Query, ...], gallery: Gallery, top_k: int, device: torch.device, cache: Path
+) -> SearchResult:
     config = trained.config
     plan = plan_threads(device.type, config.data.workers)
     torch.set_num_threads(plan.threads)
     logger.info("%s; %s", describe_device(device), plan.describe())
     reader = build_source_reader(config.data, config.model)
-    spec = EvaluationSpec(**dataclasses.asdict(config.eval), workers=plan.workers, skip_unreadable=config.data.on_error == "skip")
+    spec = EvaluationSpec(
+        **dataclasses.asdict(config.eval), workers=plan.workers, skip_unreadable=config.data.on_error == "skip"
+    )
     # Loader processes take longer to start than a few queries to read.
     encoded = encode_queries(trained.model, queries, reader, dataclasses.replace(spec, workers=0), device)
     if not encoded.queries:
         raise UserError(f"no query can be read, the first: {encoded.failures[0][1]}")
     encoder = GalleryEncoder(trained.model, reader, spec.encoder, device, identity=model_identity(trained), cache=cache)
     found = encoder.encode(gallery)
-    result = SearchResult(trained=trained, encoded=encoded, gallery=found, ranked=tuple(search(encoded, found, top_k)),
-                          requested=top_k, precision=spec.precision, device=str(device))
+    result = SearchResult(
+        trained=trained,
+        encoded=encoded,
+        gallery=found,
+        ranked=tuple(search(encoded, found, top_k)),
+        requested=top_k,
+        precision=spec.precision,
+        device=str(device),
+    )
     for note in result.notes():
         logger.warning("%s", note)
     return result
@@ -217,16 +251,29 @@ def result_document(result: SearchResult) -> dict[str, Any]:
     return {
         "queries": [_query_document(row) for row in result.ranked],
         "top_k": {"requested": result.requested, "listed": result.listed},
-        "gallery": {"name": printable(gallery.gallery.name), "modalities": [modality.value for modality in gallery.gallery.modalities],
-                    "images": len(gallery.positions), "reused": gallery.reused,
-                    "unreadable": [{"path": printable(gallery.gallery.sources[index].value), "reason": printable(reason)}
-                                   for index, reason in gallery.failures.items()]},
-        "unreadable_queries": [{"name": printable(query.name), "reason": printable(reason)} for query, reason in result.encoded.failures],
+        "gallery": {
+            "name": printable(gallery.gallery.name),
+            "modalities": [modality.value for modality in gallery.gallery.modalities],
+            "images": len(gallery.positions),
+            "reused": gallery.reused,
+            "unreadable": [
+                {"path": printable(gallery.gallery.sources[index].value), "reason": printable(reason)}
+                for index, reason in gallery.failures.items()
+            ],
+        },
+        "unreadable_queries": [
+            {"name": printable(query.name), "reason": printable(reason)} for query, reason in result.encoded.failures
+        ],
         "protocol": gallery.gallery.protocol,
         "tie_rule": TIE_RULE,
         "precision": result.precision,
-        "checkpoint": {"file": printable(str(trained.checkpoint)), "fingerprint": trained.fingerprint, "epoch": trained.epoch,
-                       "step": trained.step, "selected_on": trained.selected_on or "unknown"},
+        "checkpoint": {
+            "file": printable(str(trained.checkpoint)),
+            "fingerprint": trained.fingerprint,
+            "epoch": trained.epoch,
+            "step": trained.step,
+            "selected_on": trained.selected_on or "unknown",
+        },
         "notes": list(result.notes()),
         "versions": library_versions(),
     }
@@ -237,15 +284,26 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
         "query": _described(row.query),
         "matches_in_gallery": row.matches,
         "first_match": row.first_match,
-        "results": [{"rank": image.rank, "path": printable(image.path), "similarity": round(image.similarity, 7),
-                     **({} if image.person_id is None else {"person_id": image.person_id}),
-                     **({} if image.match is None else {"match": image.match})} for image in row.results],
+        "results": [
+            {
+                "rank": image.rank,
+                "path": printable(image.path),
+                "similarity": round(image.similarity, 7),
+                **({} if image.person_id is None else {"person_id": image.person_id}),
+                **({} if image.match is None else {"match": image.match}),
+            }
+            for image in row.results
+        ],
     }
 
 
 def _described(query: Query) -> dict[str, Any]:
-    return {"name": printable(query.name), "task": query.task, "person_id": query.person_id,
-            **{source.modality.value: printable(source.value) for source in query.sources}}
+    return {
+        "name": printable(query.name),
+        "task": query.task,
+        "person_id": query.person_id,
+        **{source.modality.value: printable(source.value) for source in query.sources},
+    }
 
 
 def _write_files(output: Path, result: SearchResult) -> None:
@@ -254,10 +312,22 @@ def _write_files(output: Path, result: SearchResult) -> None:
     hidden = _hidden(result)
     gallery = f"{result.gallery.gallery.name} ({len(result.gallery.positions):,} images)"
     model = f"{result.trained.checkpoint} ({result.trained.fingerprint})"
-    title = f"Retrieval: {shown[0].query.task}" if len(result.ranked) == 1 else f"Retrieval: {len(result.ranked)} queries"
-    write_grid(output, shown, title, printable(" · ".join([f"gallery: {gallery}", f"weights: {result.trained.fingerprint}", *hidden])))
-    facts = {"Gallery": gallery, "Weights": model, "Protocol": result.gallery.gallery.protocol, "Ties": TIE_RULE,
-             "Arithmetic": result.precision}
+    title = (
+        f"Retrieval: {shown[0].query.task}" if len(result.ranked) == 1 else f"Retrieval: {len(result.ranked)} queries"
+    )
+    write_grid(
+        output,
+        shown,
+        title,
+        printable(" · ".join([f"gallery: {gallery}", f"weights: {result.trained.fingerprint}", *hidden])),
+    )
+    facts = {
+        "Gallery": gallery,
+        "Weights": model,
+        "Protocol": result.gallery.gallery.protocol,
+        "Ties": TIE_RULE,
+        "Arithmetic": result.precision,
+    }
     facts |= {f"Note {number}": note for number, note in enumerate((*result.notes(), *hidden), start=1)}
     write_page(output.with_suffix(".html"), title, facts, {"": shown})
     write_json(output.with_suffix(".json"), result_document(result))
@@ -285,11 +355,15 @@ def export_features(name: str, result: SearchResult) -> Path:
     arrays = {
         "query_features": result.encoded.features.cpu().numpy(),
         "query_descriptions": np.asarray([json.dumps(_described(query), ensure_ascii=False) for query in queries]),
-        "query_person_ids": np.asarray([0 if query.person_id is None else query.person_id for query in queries], dtype=np.int64),
+        "query_person_ids": np.asarray(
+            [0 if query.person_id is None else query.person_id for query in queries], dtype=np.int64
+        ),
         "query_person_known": np.asarray([query.person_id is not None for query in queries]),
         "gallery_features": gallery.features.cpu().numpy(),
         "gallery_paths": np.asarray([printable(gallery.gallery.sources[index].value) for index in gallery.positions]),
-        "gallery_person_ids": np.zeros(len(gallery.positions), dtype=np.int64) if ids is None else np.asarray(ids, dtype=np.int64)[gallery.positions],
+        "gallery_person_ids": np.zeros(len(gallery.positions), dtype=np.int64)
+        if ids is None
+        else np.asarray(ids, dtype=np.int64)[gallery.positions],
         "gallery_person_known": np.asarray(ids is not None),
         "weights": np.asarray(result.trained.fingerprint),
     }

@@ -40,13 +40,18 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     place = resolve_device(device)
     if output and Path(output).exists() and not Path(output).is_dir():
         raise UserError(f"--output {output}: is a file, not a folder; choose another place")
-    trained = open_run(run, checkpoint, overrides, place) if run else open_checkpoint(config, checkpoint, overrides, place)
+    trained = (
+        open_run(run, checkpoint, overrides, place) if run else open_checkpoint(config, checkpoint, overrides, place)
+    )
     plan = plan_threads(place.type, trained.config.data.workers)
     torch.set_num_threads(plan.threads)
     logger.info("%s; %s", describe_device(place), plan.describe())
     benchmark = load_test_benchmark(trained.config, trained)
-    spec = EvaluationSpec(**dataclasses.asdict(trained.config.eval), workers=plan.workers,
-                          skip_unreadable=trained.config.data.on_error == "skip")
+    spec = EvaluationSpec(
+        **dataclasses.asdict(trained.config.eval),
+        workers=plan.workers,
+        skip_unreadable=trained.config.data.on_error == "skip",
+    )
     reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, spec, place)
     folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
@@ -61,7 +66,8 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
 def load_test_benchmark(config: ExperimentConfig, trained: TrainedModel | None = None) -> Benchmark:
     """Read the lists of the test split.
 
-    Raises UserError when the data set has none, or when they are of another trial than the one that `trained` was trained on.
+    Raises UserError when the data set has none, or when they are of another trial than the one that `trained` was
+    trained on.
     """
     benchmark = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction)
     if TEST_SPLIT not in benchmark.splits:
@@ -74,7 +80,13 @@ def load_test_benchmark(config: ExperimentConfig, trained: TrainedModel | None =
 def provenance_of(trained: TrainedModel, benchmark: Benchmark) -> Provenance:
     """Return what the result file says about the weights and the data."""
     return Provenance(
-        checkpoint=str(trained.checkpoint), checkpoint_fingerprint=trained.fingerprint, selected_on=trained.selected_on,
-        dataset=benchmark.name, data_fingerprint=benchmark.fingerprint, epoch=trained.epoch, step=trained.step,
-        notes=benchmark.notes, versions=library_versions(),
+        checkpoint=str(trained.checkpoint),
+        checkpoint_fingerprint=trained.fingerprint,
+        selected_on=trained.selected_on,
+        dataset=benchmark.name,
+        data_fingerprint=benchmark.fingerprint,
+        epoch=trained.epoch,
+        step=trained.step,
+        notes=benchmark.notes,
+        versions=library_versions(),
     )

@@ -38,7 +38,9 @@ class CacheBudget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BankShape:
-    """Token embeddings of equal shape: which slots (n,) int64, how many tokens each, how wide a plain and a prepared one."""
+    """Token embeddings of equal shape: which slots (n,) int64, how many tokens each, how wide a plain and a prepared
+    one.
+    """
 
     slots: Tensor
     length: int
@@ -55,9 +57,9 @@ class BankShape:
 def store_prepared(shapes: Sequence[BankShape], budget: CacheBudget) -> bool:
     """Whether to keep prepared tokens (True) or plain ones.
 
-    Rule: prepared when all of them fit the device and host budgets together. A prepared token is wider (three times, for
-    a query-key-value projection) but computed once per source; reading that much more from disk would cost more than
-    the projection it saves.
+    Rule: prepared when all of them fit the device and host budgets together. A prepared token is wider (three times,
+    for a query-key-value projection) but computed once per source; reading that much more from disk would cost more
+    than the projection it saves.
     """
     return sum(shape.bytes(prepared=True) for shape in shapes) <= budget.device_bytes + budget.host_bytes
 
@@ -69,7 +71,9 @@ class TokenCache:
     the shapes given. A context manager: leaving it removes the disk tier's file.
     """
 
-    def __init__(self, num_slots: int, shapes: Sequence[BankShape], *, device: torch.device, budget: CacheBudget) -> None:
+    def __init__(
+        self, num_slots: int, shapes: Sequence[BankShape], *, device: torch.device, budget: CacheBudget
+    ) -> None:
         """Allocate every tier. Raises UserError when the disk tier does not fit its folder."""
         # With its index: `cuda` and `cuda:0` are the same device but not equal.
         self.device = torch.empty(0, device=device).device
@@ -101,10 +105,20 @@ class TokenCache:
         for name in ("device", "host", "disk"):
             remaining = len(slots) - start
             rows = remaining if name == "disk" else min(remaining, self._left[name] // row_bytes)
-            block = max(1, PINNED_BLOCK_BYTES // row_bytes) if name == "host" and self.device.type == "cuda" else max(1, rows)
+            block = (
+                max(1, PINNED_BLOCK_BYTES // row_bytes)
+                if name == "host" and self.device.type == "cuda"
+                else max(1, rows)
+            )
             for first in range(start, start + rows, block):
                 count = min(block, start + rows - first)
-                tiers.append(_Tier(first, first + count, self._allocate(name, count * length * width, dtype).view(count, length, width)))
+                tiers.append(
+                    _Tier(
+                        first,
+                        first + count,
+                        self._allocate(name, count * length * width, dtype).view(count, length, width),
+                    )
+                )
             self._used[name] += rows * row_bytes
             if name != "disk":
                 self._left[name] -= rows * row_bytes
@@ -155,12 +169,16 @@ class TokenCache:
     def __enter__(self) -> TokenCache:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _bank(self, slots: Tensor) -> _Bank:
         index = int(self._bank_of[slots[0]])
-        assert index >= 0 and bool((self._bank_of[slots] == index).all()), "slots of one request must be stored in one bank"
+        assert index >= 0 and bool((self._bank_of[slots] == index).all()), (
+            "slots of one request must be stored in one bank"
+        )
         return self._banks[index]
 
 
@@ -177,8 +195,10 @@ def reserve_file(path: Path, size: int) -> None:
                 stream.truncate(size)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(f"no room for {size / MEGABYTE:.0f} MB of cached tokens in {path.parent.parent}: raise "
-                            "eval.cache_host_mb, or point TMPDIR to a larger disk") from error
+            raise UserError(
+                f"no room for {size / MEGABYTE:.0f} MB of cached tokens in {path.parent.parent}: raise "
+                "eval.cache_host_mb, or point TMPDIR to a larger disk"
+            ) from error
         raise
 
 

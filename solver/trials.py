@@ -1,6 +1,7 @@
 """A series of trials: one run for each division of a data set's persons into train and test, and their results merged.
 
-`output_dir/name/trial-01`, `trial-02`, ... are ordinary run directories; the merged results lie in the folder that holds them.
+`output_dir/name/trial-01`, `trial-02`, ... are ordinary run directories; the merged results lie in the folder that
+holds them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ MACHINERY = {"output_dir": ("",), "data": ("workers", "cache_dir"), "train": ("l
 
 
 def parse_trials(text: str, dataset: str) -> tuple[int, ...]:
-    """Return the trials that `1-10`, `1,2` or `3` names, ascending. Raises UserError, also for a data set without trials."""
+    """Return the trials that `1-10`, `1,2` or `3` names, ascending. Raises UserError, also for a data set without
+    trials.
+    """
     available = number_of_trials(dataset)
     if not available:
         raise UserError(f"--trials {text}: data set {dataset} has no trials; remove the option")
@@ -61,8 +64,8 @@ def trial_label(trial: int) -> str:
 def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrite: bool) -> str:
     """Train one model for each trial into output_dir/name/trial-NN and return what is to be printed.
 
-    A finished trial is kept, an unfinished one is trained again from its start; `overwrite` trains all of them again. All trials' lists are
-    read before the first step. Raises UserError that names the trial.
+    A finished trial is kept, an unfinished one is trained again from its start; `overwrite` trains all of them again.
+    All trials' lists are read before the first step. Raises UserError that names the trial.
     """
     series = Path(config.output_dir) / config.name
     configs = {trial: _of_trial(config, series, trial) for trial in parse_trials(trials, config.data.dataset)}
@@ -89,29 +92,42 @@ def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrit
     return "\n".join([*lines, f"evaluate them: python test.py --run {series} --trials {trials}"])
 
 
-def evaluate_trials(*, run: str, trials: str, checkpoint: str, output: str, device: str, overrides: Sequence[str]) -> str:
+def evaluate_trials(
+    *, run: str, trials: str, checkpoint: str, output: str, device: str, overrides: Sequence[str]
+) -> str:
     """Evaluate the run of each trial on its own test lists, merge the results and return what is to be printed.
 
-    Results of a trial go into its run directory, merged ones into `run`; with `output` both go below that folder. A trial without a
-    checkpoint is left out and named. Raises UserError that names the trial; merged results are then not written.
+    Results of a trial go into its run directory, merged ones into `run`; with `output` both go below that folder. A
+    trial without a checkpoint is left out and named. Raises UserError that names the trial; merged results are then not
+    written.
     """
     series = Path(run)
     wanted = parse_trials(trials, _series_dataset(series, trials, overrides))
     present = [trial for trial in wanted if _has_checkpoint(series / trial_folder(trial), checkpoint)]
     if not present:
-        raise UserError(f"{series} has no checkpoint {checkpoint or 'best or last'} of the trials {trials}; there: {_listed(series)}; train them "
-                        f"with train.py --trials {trials}")
+        raise UserError(
+            f"{series} has no checkpoint {checkpoint or 'best or last'} of the trials {trials}; there: "
+            f"{_listed(series)}; train them with train.py --trials {trials}"
+        )
     files: dict[str, Path] = {}
     for place, trial in enumerate(present, start=1):
         folder = series / trial_folder(trial)
         target = Path(output) / folder.name if output else folder
         with _named(trial):
-            table = run_test(run=str(folder), config="", checkpoint=checkpoint, output=str(target), device=device,
-                             overrides=[*overrides, f"data.trial={trial}"])
+            table = run_test(
+                run=str(folder),
+                config="",
+                checkpoint=checkpoint,
+                output=str(target),
+                device=device,
+                overrides=[*overrides, f"data.trial={trial}"],
+            )
         logger.info("%s (%d of %d)\n%s", trial_label(trial), place, len(present), table)
         files[trial_label(trial)] = target / RESULTS_FILE
     document = merge_results(read_series(files), [trial_label(trial) for trial in wanted])
-    unfinished = [trial_label(trial) for trial in present if not (series / trial_folder(trial) / OUTCOME_FILE).is_file()]
+    unfinished = [
+        trial_label(trial) for trial in present if not (series / trial_folder(trial) / OUTCOME_FILE).is_file()
+    ]
     if unfinished:
         document["notes"].insert(0, f"training is not finished in {', '.join(unfinished)}: stopped, or still running")
     written = write_merged(Path(output) if output else series, document)
@@ -120,17 +136,24 @@ def evaluate_trials(*, run: str, trials: str, checkpoint: str, output: str, devi
 
 
 def _of_trial(config: ExperimentConfig, series: Path, trial: int) -> ExperimentConfig:
-    return dataclasses.replace(config, name=trial_folder(trial), output_dir=str(series), data=dataclasses.replace(config.data, trial=trial))
+    return dataclasses.replace(
+        config, name=trial_folder(trial), output_dir=str(series), data=dataclasses.replace(config.data, trial=trial)
+    )
 
 
 def _state(directory: Path, config: ExperimentConfig, overwrite: bool) -> str:
-    """Return `new`, `finished` or `replaced`. Raises UserError for a directory that is neither, or that was trained differently."""
+    """Return `new`, `finished` or `replaced`. Raises UserError for a directory that is neither, or that was trained
+    differently.
+    """
     ours = (directory / CONFIG_FILE).is_file()
     if ours and not overwrite and (directory / OUTCOME_FILE).is_file():
         changed = _differences(load_experiment(directory / CONFIG_FILE), config)
         if changed:
-            raise UserError(f"{directory} was trained with another configuration ({'; '.join(changed[:3])}{' and more' if changed[3:] else ''}); "
-                            "choose another name=... or train it again with --overwrite")
+            raise UserError(
+                f"{directory} was trained with another configuration "
+                f"({'; '.join(changed[:3])}{' and more' if changed[3:] else ''}); choose another name=... or train it "
+                "again with --overwrite"
+            )
         return "finished"
     check_free(directory, overwrite or ours)
     return "replaced" if directory.is_dir() and any(directory.iterdir()) else "new"
@@ -155,11 +178,15 @@ def _series_dataset(series: Path, trials: str, overrides: Sequence[str]) -> str:
     own = series / CONFIG_FILE
     inner = sorted(series.glob(f"trial-*/{CONFIG_FILE}"))
     if not own.is_file() and not inner:
-        raise UserError(f"{series} holds no trials ({trial_folder(1)}, ...); train them with train.py --trials {trials}")
+        raise UserError(
+            f"{series} holds no trials ({trial_folder(1)}, ...); train them with train.py --trials {trials}"
+        )
     dataset = load_experiment(own if own.is_file() else inner[0], overrides).data.dataset
     if own.is_file() and number_of_trials(dataset):
-        raise UserError(f"{series} is a single run, not a series of trials; evaluate it without --trials, or train a series with "
-                        f"train.py --trials {trials}")
+        raise UserError(
+            f"{series} is a single run, not a series of trials; evaluate it without --trials, or train a series with "
+            f"train.py --trials {trials}"
+        )
     return dataset
 
 

@@ -44,8 +44,16 @@ class Sizes:
 
     def flat(self) -> dict[str, object]:
         """The values of the flat configs.yaml that matter."""
-        return {"img_size": self.image, "stride_size": self.stride, "add_lora": bool(self.lora), "lora_mode": self.lora or "mlp",
-                "lora_r": self.rank, "num_loras": self.experts, "lora_layers": self.lora_layers, "mmt_depth": self.depth}
+        return {
+            "img_size": self.image,
+            "stride_size": self.stride,
+            "add_lora": bool(self.lora),
+            "lora_mode": self.lora or "mlp",
+            "lora_r": self.rank,
+            "num_loras": self.experts,
+            "lora_layers": self.lora_layers,
+            "mmt_depth": self.depth,
+        }
 
 
 class _Draw:
@@ -87,7 +95,10 @@ class _Draw:
                 self.tensor(f"{block}.mlp.{layer}.loras_A.{expert}", rank, inputs)
                 self.tensor(f"{block}.mlp.{layer}.loras_B.{expert}", outputs, rank)
             if sizes.lora == "all":
-                for layer, outputs, base in (("in_proj", 3 * width, "in_proj_weight"), ("out_proj", width, "out_proj.weight")):
+                for layer, outputs, base in (
+                    ("in_proj", 3 * width, "in_proj_weight"),
+                    ("out_proj", width, "out_proj.weight"),
+                ):
                     name = f"{block}.attn.{layer}_weight_withloras.{expert}"
                     self.tensor(f"{name}.lora_A_param", rank, outputs)
                     self.tensor(f"{name}.lora_B_param", width, rank)
@@ -126,8 +137,14 @@ def encode_image(state: State, sizes: Sizes, kind: str, images: Tensor) -> Tenso
     """All projected tokens (B, L, D) of images of one modality; the first is the pooled output."""
     rows, columns = sizes.grid
     weight = state[f"{kind}_tokenizer.conv1.weight"].flatten(1)
-    patches = [images[:, :, y * sizes.stride:y * sizes.stride + sizes.patch, x * sizes.stride:x * sizes.stride + sizes.patch]
-               .flatten(1) @ weight.t() for y in range(rows) for x in range(columns)]
+    patches = [
+        images[
+            :, :, y * sizes.stride : y * sizes.stride + sizes.patch, x * sizes.stride : x * sizes.stride + sizes.patch
+        ].flatten(1)
+        @ weight.t()
+        for y in range(rows)
+        for x in range(columns)
+    ]
     first = state[f"{kind}_tokenizer.class_embedding"].expand(len(images), -1)
     hidden = torch.stack([first, *patches], dim=1) + state[f"{kind}_tokenizer.positional_embedding"]
     hidden = _norm(state, f"{kind}_tokenizer.ln_pre", hidden)
@@ -141,7 +158,9 @@ def encode_text(state: State, sizes: Sizes, ids: Tensor) -> tuple[Tensor, Tensor
     """All projected positions (B, T, D) and the one of the first largest id (B, D)."""
     hidden = state["clip_text_encoder.token_embedding.weight"][ids] + state["clip_text_encoder.positional_embedding"]
     for index in range(sizes.text_layers):
-        hidden = _block(state, f"clip_text_encoder.transformer.resblocks.{index}", hidden, max(1, sizes.text_width // 64), True)
+        hidden = _block(
+            state, f"clip_text_encoder.transformer.resblocks.{index}", hidden, max(1, sizes.text_width // 64), True
+        )
     tokens = _norm(state, "clip_text_encoder.ln_final", hidden) @ state["clip_text_encoder.text_projection"]
     ends = [row.index(max(row)) for row in ids.tolist()]
     return tokens, torch.stack([tokens[row, end] for row, end in enumerate(ends)])
@@ -164,7 +183,9 @@ def merged_weights(state: State, expert: int) -> State:
     for name, first in state.items():
         if name.endswith(f".loras_A.{expert}"):
             layer = name.removesuffix(f".loras_A.{expert}")
-            merged[f"{layer}.weight"] = state[f"{layer}.weight"] + state[f"{layer}.loras_B.{expert}"] @ first / first.shape[0]
+            merged[f"{layer}.weight"] = (
+                state[f"{layer}.weight"] + state[f"{layer}.loras_B.{expert}"] @ first / first.shape[0]
+            )
         if name.endswith(f"_withloras.{expert}.lora_A_param"):
             second = state[name.replace("lora_A", "lora_B")]
             stem = name.removesuffix(f"_withloras.{expert}.lora_A_param")

@@ -22,8 +22,16 @@ import parity_training  # noqa: E402
 import parity_vireid  # noqa: E402
 from parity_common import Kind  # noqa: E402
 
-KINDS: tuple[Kind, ...] = (*parity_model.KINDS, *parity_training.KINDS, *parity_metrics.KINDS, *parity_data.KINDS, *parity_text.KINDS,
-                           *parity_vireid.KINDS, *parity_samplers.KINDS, *parity_later.KINDS)
+KINDS: tuple[Kind, ...] = (
+    *parity_model.KINDS,
+    *parity_training.KINDS,
+    *parity_metrics.KINDS,
+    *parity_data.KINDS,
+    *parity_text.KINDS,
+    *parity_vireid.KINDS,
+    *parity_samplers.KINDS,
+    *parity_later.KINDS,
+)
 IGNORED = ("README.md", "vocab.txt")
 
 

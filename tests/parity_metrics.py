@@ -69,13 +69,22 @@ def check_threshold(path: Path) -> list[Row]:
         for filter_name, rule in (("nofilter", "none"), ("camfilter", "same_camera")):
             results = {
                 policy: _search(
-                    golden, -golden["dist"], rule=rule, thresholds=taus, ap_depth=depth, no_positive=policy,
-                    query_instructions=golden["q_instr"], gallery_instructions=golden["g_instr"],
-                ) for policy in ("zero", "skip")
+                    golden,
+                    -golden["dist"],
+                    rule=rule,
+                    thresholds=taus,
+                    ap_depth=depth,
+                    no_positive=policy,
+                    query_instructions=golden["q_instr"],
+                    gallery_instructions=golden["g_instr"],
+                )
+                for policy in ("zero", "skip")
             }
             for tau in taus:
                 key, name = f"tau{tau}_n{depth_name}_{filter_name}", threshold_name(tau)
-                rows.append(Row(f"AP_{key}", max_error(results["zero"].threshold_ap[name] / 100, golden[f"AP_{key}"]), 1e-12))
+                rows.append(
+                    Row(f"AP_{key}", max_error(results["zero"].threshold_ap[name] / 100, golden[f"AP_{key}"]), 1e-12)
+                )
                 for policy, result in results.items():
                     field = f"mAP{policy}_{key}"
                     rows.append(Row(field, max_error(result[name] / 100, golden[field]), 1e-12))
@@ -87,10 +96,16 @@ def check_threshold_by_hand(path: Path) -> list[Row]:
     golden = json.loads(path.read_text(encoding="utf-8"))
     expected = {float(name[3:]): value for name, value in golden["result"].items() if name.startswith("tau")}
     result = evaluate(
-        -np.asarray(golden["dist"]), golden["q_pids"], golden["g_pids"], thresholds=tuple(expected),
-        query_instructions=golden["q_instr"], gallery_instructions=golden["g_instr"],
+        -np.asarray(golden["dist"]),
+        golden["q_pids"],
+        golden["g_pids"],
+        thresholds=tuple(expected),
+        query_instructions=golden["q_instr"],
+        gallery_instructions=golden["g_instr"],
     )
-    return [Row(f"tau{tau}", max_error(result[threshold_name(tau)] / 100, value), 1e-12) for tau, value in expected.items()]
+    return [
+        Row(f"tau{tau}", max_error(result[threshold_name(tau)] / 100, value), 1e-12) for tau, value in expected.items()
+    ]
 
 
 def check_released_irm(path: Path) -> list[Row]:
@@ -115,7 +130,11 @@ def check_sysu(path: Path) -> list[Row]:
         Row("own64_AP", max_error(result.ap / 100, golden["own64_AP"]), 1e-9),
         Row("own64_INP", max_error(result.inp / 100, golden["own64_INP"]), 1e-9),
         exact(np.array_equal(result.first_rank - 1, golden["own64_first_rank"]), "own64_first_rank"),
-        *(_guard(result, golden, field, f"own64_{field.rsplit('_', 1)[1]}") for field in golden if field.startswith("wrong_")),
+        *(
+            _guard(result, golden, field, f"own64_{field.rsplit('_', 1)[1]}")
+            for field in golden
+            if field.startswith("wrong_")
+        ),
     ]
 
 
@@ -151,8 +170,10 @@ def check_features(path: Path) -> list[Row]:
     golden = _load(path)
     count = int(golden["num_query"])
     features = torch.from_numpy(golden["feats"])
-    query, gallery = (Labels(ids=golden["pids"][part], cameras=golden["camids"][part])
-                      for part in (slice(None, count), slice(count, None)))
+    query, gallery = (
+        Labels(ids=golden["pids"][part], cameras=golden["camids"][part])
+        for part in (slice(None, count), slice(count, None))
+    )
     rows = []
     for name, rule, cmc in (("sysu", "sysu", "identity"), ("regdb", "none", "image")):
         options = MetricOptions(rule=rule, cmc=cmc, max_rank=len(golden[f"ref_{name}_cmc"]))
@@ -170,8 +191,13 @@ def check_sysu_protocol(path: Path) -> list[Row]:
         for shots, drawn in (("single", golden["single_shot_mask"]), ("multi10", every)):
             kept, name = area & drawn, f"{mode}_{shots}"
             result = evaluate(
-                -golden["distmat"][:, kept], golden["q_pids"], golden["g_pids"][kept], rule="sysu", cmc="identity",
-                query_cameras=golden["q_camids"], gallery_cameras=golden["g_camids"][kept],
+                -golden["distmat"][:, kept],
+                golden["q_pids"],
+                golden["g_pids"][kept],
+                rule="sysu",
+                cmc="identity",
+                query_cameras=golden["q_camids"],
+                gallery_cameras=golden["g_camids"][kept],
                 max_rank=len(golden[f"{name}_cmc"]),
             )
             rows += _fractions(result, golden, {field: f"{name}_{field}" for field in ("cmc", "mAP", "mINP")}, 1e-9)

@@ -25,7 +25,13 @@ from solver.losses import identity_loss, sdm_loss
 FEATURE_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 1e-4
-INPUT_NAMES = {Modality.RGB: "rgbs", Modality.NIR: "nirs", Modality.CP: "cps", Modality.SK: "sks", Modality.TEXT: "caption_ids"}
+INPUT_NAMES = {
+    Modality.RGB: "rgbs",
+    Modality.NIR: "nirs",
+    Modality.CP: "cps",
+    Modality.SK: "sks",
+    Modality.TEXT: "caption_ids",
+}
 FUSED = tuple(combination for combination in COMBINATIONS if len(combination) > 1)
 
 
@@ -38,7 +44,9 @@ def golden_model(folder: Path) -> ReID5o:
 def golden_inputs(folder: Path) -> tuple[dict[Modality, torch.Tensor], torch.Tensor]:
     """Return a case's inputs by modality and its person ids."""
     stored = np.load(folder / "inputs.npz")
-    return {kind: torch.from_numpy(stored[f"in.{name}"]) for kind, name in INPUT_NAMES.items()}, torch.from_numpy(stored["in.pids"])
+    return {kind: torch.from_numpy(stored[f"in.{name}"]) for kind, name in INPUT_NAMES.items()}, torch.from_numpy(
+        stored["in.pids"]
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -48,16 +56,25 @@ def golden_loss_and_gradients(folder: Path) -> tuple[float, dict[str, torch.Tens
     inputs, person_ids = golden_inputs(folder)
     encoded = model.encode_batch(inputs)
     rgb = encoded[Modality.RGB].pooled
-    features = {combination: encoded[combination[0]].pooled if len(combination) == 1
-                else model.fuse([encoded[kind] for kind in combination]) for combination in COMBINATIONS}
-    groups = [torch.stack([sdm_loss(rgb, feature, person_ids) for members, feature in features.items() if len(members) == size]).mean()
-              for size in (1, 2, 3, 4)]
+    features = {
+        combination: encoded[combination[0]].pooled
+        if len(combination) == 1
+        else model.fuse([encoded[kind] for kind in combination])
+        for combination in COMBINATIONS
+    }
+    groups = [
+        torch.stack(
+            [sdm_loss(rgb, feature, person_ids) for members, feature in features.items() if len(members) == size]
+        ).mean()
+        for size in (1, 2, 3, 4)
+    ]
     logits = [model.identity_logits(feature) for feature in (rgb, *features.values())]
     total = sum(groups) + torch.stack([identity_loss(rows, person_ids) for rows in logits]).mean()
     trained = {reference_name(name): value for name, value in model.named_parameters() if value.requires_grad}
     gradients = torch.autograd.grad(total, list(trained.values()))
-    oriented = {target.name: value.t() if target.transposed else value
-                for target, value in zip(trained, gradients, strict=True)}
+    oriented = {
+        target.name: value.t() if target.transposed else value for target, value in zip(trained, gradients, strict=True)
+    }
     return total.item(), oriented
 
 
@@ -74,7 +91,11 @@ def check_outputs(path: Path) -> list[Row]:
             rows.append(_feature(f"{kind.value}_embeds", tokens.tokens, stored))
         rows.append(_feature("text_eot", encoded[Modality.TEXT].pooled, stored))
         for combination in FUSED:
-            rows.append(_feature(f"mm_{combination_name(combination)}", model.fuse([encoded[kind] for kind in combination]), stored))
+            rows.append(
+                _feature(
+                    f"mm_{combination_name(combination)}", model.fuse([encoded[kind] for kind in combination]), stored
+                )
+            )
     if any(name.startswith("init.") for name in stored.files):
         rows += _initialisation_rows(folder, stored)
     wanted = [name for name in stored.files if name.startswith("grad.")]
@@ -118,13 +139,20 @@ def check_gradients(path: Path) -> list[Row]:
     norms = {name: value.norm().item() for name, value in gradients.items()}
     # A base weight under attention experts has several released names; which one is listed does not matter.
     aliases = alias_names(name for name, _ in model.named_parameters())
-    listed = {key: {aliases.get(name, name): value for name, value in golden[key].items()}
-              for key in ("grad_norms_all", "grad_norms_selected")}
+    listed = {
+        key: {aliases.get(name, name): value for name, value in golden[key].items()}
+        for key in ("grad_norms_all", "grad_norms_selected")
+    }
     rows = [Row("total loss mm_sdm+id", abs(total - golden["loss_total_mm_sdm+id"]), LOSS_TOLERANCE)]
     rows += [_norms_row(key, norms, expected) for key, expected in listed.items()]
     rows.append(exact(set(norms) == set(listed["grad_norms_all"]), "names of the trained parameters"))
     frozen = {official_names(model)[name] for name in model.frozen_names}
-    rows.append(exact(frozen == {aliases.get(name, name) for name in golden["frozen_parameters"]}, "names of the frozen parameters"))
+    rows.append(
+        exact(
+            frozen == {aliases.get(name, name) for name in golden["frozen_parameters"]},
+            "names of the frozen parameters",
+        )
+    )
     return rows
 
 
@@ -160,7 +188,12 @@ def read_key_tables(path: Path) -> list[KeyTable]:
             tables.append(KeyTable(line, {}, ()))
         else:
             key, shape, trained, dtype, alias = (part.strip() for part in line.split(" | "))
-            tables[-1].entries[key] = (tuple(int(n) for n in re.findall(r"\d+", shape)), trained == "T", dtype, alias != "-")
+            tables[-1].entries[key] = (
+                tuple(int(n) for n in re.findall(r"\d+", shape)),
+                trained == "T",
+                dtype,
+                alias != "-",
+            )
     return tables
 
 
@@ -200,20 +233,33 @@ def _table_config(table: KeyTable) -> Reid5oConfig:
     stride = re.search(r"stride(?:_size'?:)? (\d+)", table.headline)
     experts = [key for key in shapes if ".loras_A." in key]
     blocks = {key.split(".mlp.")[0] for key in experts}
-    lora = LoraConfig(enabled=bool(experts), mode="all" if any("_withloras" in key for key in shapes) else "mlp",
-                      layers=len(blocks), rank=shapes[experts[0]][0] if experts else 4,
-                      num_experts=sum(key.startswith(experts[0].rpartition(".")[0] + ".") for key in experts) if experts else 4)
+    lora = LoraConfig(
+        enabled=bool(experts),
+        mode="all" if any("_withloras" in key for key in shapes) else "mlp",
+        layers=len(blocks),
+        rank=shapes[experts[0]][0] if experts else 4,
+        num_experts=sum(key.startswith(experts[0].rpartition(".")[0] + ".") for key in experts) if experts else 4,
+    )
     return Reid5oConfig(
-        image_size=(int(image[1]), int(image[2])), stride=int(stride[1]), patch_size=shapes["rgb_tokenizer.conv1.weight"][-1],
-        embed_dim=shapes["clip_text_encoder.text_projection"][1], vision_width=shapes["rgb_tokenizer.class_embedding"][0],
-        vision_layers=_block_count(shapes, "vision_encoder."), text_width=shapes["clip_text_encoder.ln_final.weight"][0],
-        text_layers=_block_count(shapes, "clip_text_encoder."), vocab_size=shapes["clip_text_encoder.token_embedding.weight"][0],
+        image_size=(int(image[1]), int(image[2])),
+        stride=int(stride[1]),
+        patch_size=shapes["rgb_tokenizer.conv1.weight"][-1],
+        embed_dim=shapes["clip_text_encoder.text_projection"][1],
+        vision_width=shapes["rgb_tokenizer.class_embedding"][0],
+        vision_layers=_block_count(shapes, "vision_encoder."),
+        text_width=shapes["clip_text_encoder.ln_final.weight"][0],
+        text_layers=_block_count(shapes, "clip_text_encoder."),
+        vocab_size=shapes["clip_text_encoder.token_embedding.weight"][0],
         text_length=shapes["clip_text_encoder.positional_embedding"][0],
-        mmt_depth=_block_count(shapes, "cross_modal_"), lora=lora)
+        mmt_depth=_block_count(shapes, "cross_modal_"),
+        lora=lora,
+    )
 
 
 def _block_count(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
-    return len({match[1] for key in shapes if (match := re.match(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.", key))})
+    return len(
+        {match[1] for key in shapes if (match := re.match(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.", key))}
+    )
 
 
 def check_checkpoint(path: Path) -> list[Row]:
@@ -223,8 +269,10 @@ def check_checkpoint(path: Path) -> list[Row]:
     exported = export_reid5o(model)
     aliases = alias_names(name for name, _ in model.named_parameters())
     equal = all(torch.equal(exported[name], value) for name, value in stored.items() if name in exported)
-    return [exact(set(stored) <= set(exported) and set(exported) - set(stored) <= set(aliases), "exported entries"),
-            exact(equal, "exported values")]
+    return [
+        exact(set(stored) <= set(exported) and set(exported) - set(stored) <= set(aliases), "exported entries"),
+        exact(equal, "exported values"),
+    ]
 
 
 KINDS: tuple[Kind, ...] = (

@@ -33,7 +33,10 @@ def check_tokens(path: Path) -> list[Row]:
         ids, expected = pieces(item["text"]), item["input_ids_without_padding"]
         wrong_ids += ids.tolist() != (expected + [0] * length)[:length]
         wrong_masks += int(attention_mask(ids, pieces.pad_id).sum()) != min(item["attention_mask_ones"], length)
-    return [exact(not wrong_ids, f"{len(items)} texts, {wrong_ids} with wrong ids"), exact(not wrong_masks, f"{wrong_masks} wrong masks")]
+    return [
+        exact(not wrong_ids, f"{len(items)} texts, {wrong_ids} with wrong ids"),
+        exact(not wrong_masks, f"{wrong_masks} wrong masks"),
+    ]
 
 
 KINDS: tuple[Kind, ...] = (

@@ -32,8 +32,10 @@ RATE_TOLERANCE = 1e-9
 def check_losses(path: Path) -> list[Row]:
     """Compare each loss on the stored features, and every term of the objective run on the case's model and inputs."""
     golden, flat = json.loads(path.read_text(encoding="utf-8")), read_flat_config(path.parent / "configs.yaml")
-    return [*_pair_rows(path.parent, golden["pair"], flat["temperature"]),
-            *_forward_rows(path.parent, golden["forward"], flat["id_loss_weight"])]
+    return [
+        *_pair_rows(path.parent, golden["pair"], flat["temperature"]),
+        *_forward_rows(path.parent, golden["forward"], flat["id_loss_weight"]),
+    ]
 
 
 def _pair_rows(folder: Path, golden: dict[str, dict[str, float]], temperature: float) -> Iterator[Row]:
@@ -48,7 +50,8 @@ def _pair_rows(folder: Path, golden: dict[str, dict[str, float]], temperature: f
             actual = {
                 "sdm": sdm_loss(rgb, other, person_ids, temperature=temperature),
                 "itc": itc_loss(rgb, other, temperature=temperature),
-                "supitc": supitc_loss(rgb, other, person_ids), "cmpm": cmpm_loss(rgb, other, person_ids),
+                "supitc": supitc_loss(rgb, other, person_ids),
+                "cmpm": cmpm_loss(rgb, other, person_ids),
                 "id": identity_loss(model.identity_logits(other), person_ids),
             }
         for loss, value in expected.items():
@@ -81,7 +84,9 @@ def _forward_rows(folder: Path, golden: dict[str, dict[str, float]], id_weight: 
             actual = output.losses.get(term, torch.tensor(torch.nan))
             yield Row(f"{name}: {term}", abs(actual.item() - value), LOSS_TOLERANCE)
         if not missing:
-            yield Row(f"{name}: total", abs(output.total.item() - sum(expected.values())), LOSS_TOLERANCE * len(expected))
+            yield Row(
+                f"{name}: total", abs(output.total.item() - sum(expected.values())), LOSS_TOLERANCE * len(expected)
+            )
 
 
 def check_param_groups(path: Path) -> list[Row]:
@@ -90,8 +95,13 @@ def check_param_groups(path: Path) -> list[Row]:
     base, folder = golden["base"], path.parent
     # Not the shared model: the policy switches gradients off.
     model = load_reid5o(folder / "best.pth", folder / "configs.yaml")
-    rates = Rates(lr=base["lr"], weight_decay=base["weight_decay"], bias_weight_decay=base["weight_decay_bias"],
-                  new_module_lr_factor=base["lora_lr_factor"], bias_lr_factor=base["bias_lr_factor"])
+    rates = Rates(
+        lr=base["lr"],
+        weight_decay=base["weight_decay"],
+        bias_weight_decay=base["weight_decay_bias"],
+        new_module_lr_factor=base["lora_lr_factor"],
+        bias_lr_factor=base["bias_lr_factor"],
+    )
     policy = apply_policy(model.named_parameters(), reid5o_rules(rates), lr=rates.lr)
     released = official_names(model)
     trained = {released[name]: setting for name, setting in policy.settings.items() if setting.lr is not None}
@@ -101,8 +111,11 @@ def check_param_groups(path: Path) -> list[Row]:
     decay_errors = [abs(trained[name].weight_decay - expected[name]["weight_decay"]) for name in shared]
     return [
         exact(trained.keys() == expected.keys(), "names of trained parameters"),
-        exact({released[name] for name, setting in policy.settings.items() if setting.lr is None} == set(golden["frozen"]),
-              "names of frozen parameters"),
+        exact(
+            {released[name] for name, setting in policy.settings.items() if setting.lr is None}
+            == set(golden["frozen"]),
+            "names of frozen parameters",
+        ),
         Row("learning rates (relative)", max(rate_errors, default=math.inf), RATE_TOLERANCE),
         Row("weight decays", max(decay_errors, default=math.inf), 1e-15),
     ]
@@ -114,8 +127,11 @@ def check_tokenizer(path: Path) -> list[Row]:
     rows = []
     for index, item in enumerate(golden["captions"]):
         padded = tokenizer(item["caption"], golden["note"]["context_length"]).tolist()
-        rows.append(exact(padded == item["padded77"] and tokenizer.encode(item["caption"]) == item["encode"],
-                          f"caption {index}"))
+        rows.append(
+            exact(
+                padded == item["padded77"] and tokenizer.encode(item["caption"]) == item["encode"], f"caption {index}"
+            )
+        )
     for item in golden["mask_augmentation"]["items"]:
         ids = tokenizer(item["caption"], golden["note"]["context_length"])
         masked = mask_caption(ids, random.Random(item["seed"]), mask_id=tokenizer.mask_id, keep_eot=False)
@@ -131,11 +147,17 @@ def _schedule_of(key: str, options: dict[str, Any]) -> ScheduleSpec:
     target = float(match[3] or options["target_lr"])
     name = "poly_released" if match[1] == "poly" else match[1]
     return ScheduleSpec(
-        name=name, epochs=options["num_epoch"], warmup_epochs=options["warmup_epochs"],
-        warmup_factor=options["warmup_factor"], warmup_method="constant" if match[2] else options["warmup_method"],
+        name=name,
+        epochs=options["num_epoch"],
+        warmup_epochs=options["warmup_epochs"],
+        warmup_factor=options["warmup_factor"],
+        warmup_method="constant" if match[2] else options["warmup_method"],
         # The released code ignores a target under the other shapes; ours refuses it there.
         target_lr=target if name in WITH_TARGET else 0.0,
-        power=options["power"], milestones=tuple(options["milestones"]), gamma=options["gamma"])
+        power=options["power"],
+        milestones=tuple(options["milestones"]),
+        gamma=options["gamma"],
+    )
 
 
 def check_schedules(path: Path) -> list[Row]:
@@ -146,7 +168,9 @@ def check_schedules(path: Path) -> list[Row]:
     for key, expected in golden["schedules"].items():
         spec = _schedule_of(key, golden["options"])
         actual = [learning_rate(epoch, base, spec) / base for epoch in range(len(expected))]
-        rows.append(Row(f"{key} (share of the base rate)", max_error(actual, np.asarray(expected) / base), RATE_TOLERANCE))
+        rows.append(
+            Row(f"{key} (share of the base rate)", max_error(actual, np.asarray(expected) / base), RATE_TOLERANCE)
+        )
     return rows
 
 

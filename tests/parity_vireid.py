@@ -25,7 +25,14 @@ from solver.param_groups import Rates, apply_policy, vireid_rules
 
 Arrays = dict[str, np.ndarray]
 RGB, NIR = Modality.RGB, Modality.NIR
-TERMS = {"kl_rgb": "imitation/rgb", "kl_ir": "imitation/nir", "id_shared": "id", "id_rgb": "id/rgb", "id_ir": "id/nir", "triplet": "triplet"}
+TERMS = {
+    "kl_rgb": "imitation/rgb",
+    "kl_ir": "imitation/nir",
+    "id_shared": "id",
+    "id_rgb": "id/rgb",
+    "id_ir": "id/nir",
+    "triplet": "triplet",
+}
 ALL_LOSSES = {"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0}
 
 
@@ -40,17 +47,26 @@ def _tensor(values: np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def _weights(golden: Arrays, prefix: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): _tensor(golden[name].reshape(golden[name].shape), dtype) for name in golden
-            if name.startswith(prefix) and name != "width" and name != "wrong_with_relu_global_feat"}
+    return {
+        name.removeprefix(prefix): _tensor(golden[name].reshape(golden[name].shape), dtype)
+        for name in golden
+        if name.startswith(prefix) and name != "width" and name != "wrong_with_relu_global_feat"
+    }
 
 
 def _spec(golden: Arrays, state: dict[str, Tensor]) -> ResNetSpec:
     bottleneck = any(".conv3." in name for name in state)
-    return ResNetSpec(depth=50 if bottleneck else 18, blocks=tuple(int(count) for count in golden["layers"]),
-                      width=int(golden["width"]), last_stride=int(golden["last_stride"]))
+    return ResNetSpec(
+        depth=50 if bottleneck else 18,
+        blocks=tuple(int(count) for count in golden["layers"]),
+        width=int(golden["width"]),
+        last_stride=int(golden["last_stride"]),
+    )
 
 
-def _model(state: dict[str, Tensor], spec: ResNetSpec, num_identities: int, head_width: int, dtype: torch.dtype) -> VIReID:
+def _model(
+    state: dict[str, Tensor], spec: ResNetSpec, num_identities: int, head_width: int, dtype: torch.dtype
+) -> VIReID:
     model = VIReID(spec, HeadSpec(head_width=head_width), num_identities).to(dtype)
     ours = rename(state, spec.blocks or DEPTHS[spec.depth][1], "golden")
     left = set(model.state_dict()) - set(ours)
@@ -68,13 +84,28 @@ def check_narrow(path: Path) -> list[Row]:
         model = _model(state, _spec(golden, state), int(golden["num_classes"]), 512, dtype).eval()
         inputs = {RGB: _tensor(golden["x"], dtype)}
         with torch.no_grad():
-            found = {"feature_map": model.backbone(inputs), "eval_global_feat": model.pool(inputs), "eval_bn_feat": model.features(inputs)}
+            found = {
+                "feature_map": model.backbone(inputs),
+                "eval_global_feat": model.pool(inputs),
+                "eval_bn_feat": model.features(inputs),
+            }
             stem = model.backbone.stem(RGB)(inputs[RGB])
         for name, value in found.items():
             scale = 1.0 if dtype is torch.float64 else max(float(np.abs(golden[name]).max()), 1e-12)
             rows.append(Row(f"{name} {dtype}", max_error(value.double(), golden[name]) / scale, tolerance))
-        rows.append(Row(f"stem_out {dtype}", max_error(stem.double(), golden["stem_out"].astype(np.float64)), 1e-5 if dtype is torch.float32 else 1e-6))
-    rows.append(exact(max_error(found["eval_global_feat"].double(), golden["wrong_with_relu_global_feat"]) > 1e-3, "guard: no ReLU after the stem"))
+        rows.append(
+            Row(
+                f"stem_out {dtype}",
+                max_error(stem.double(), golden["stem_out"].astype(np.float64)),
+                1e-5 if dtype is torch.float32 else 1e-6,
+            )
+        )
+    rows.append(
+        exact(
+            max_error(found["eval_global_feat"].double(), golden["wrong_with_relu_global_feat"]) > 1e-3,
+            "guard: no ReLU after the stem",
+        )
+    )
     return rows
 
 
@@ -126,7 +157,11 @@ def check_recipe(path: Path) -> list[Row]:
     pooled = feature.mean(dim=(2, 3)).numpy()
     scale = np.abs(golden["global_feat"]).max()
     return [
-        Row("checksum_conv1", relative_error(float(state["conv1.weight"].astype(np.float64).sum()), float(golden["checksum_conv1"])), 1e-6),
+        Row(
+            "checksum_conv1",
+            relative_error(float(state["conv1.weight"].astype(np.float64).sum()), float(golden["checksum_conv1"])),
+            1e-6,
+        ),
         Row("checksum_all", relative_error(total, float(golden["checksum_all"])), 1e-6),
         exact(tuple(feature.shape) == tuple(golden["feature_shape"]), "feature_shape"),
         Row("global_feat", max_error(pooled, golden["global_feat"]) / scale, 1e-9),
@@ -140,8 +175,11 @@ def check_triplet(path: Path) -> list[Row]:
     distances, same = euclidean_distances(raw), same_person(labels)
     farthest = distances.masked_fill(~same, -torch.inf).argmax(dim=1).numpy()
     nearest = distances.masked_fill(same, torch.inf).argmin(dim=1).numpy()
-    rows = [Row("dist", max_error(distances, golden["dist"]), 1e-10),
-            exact(np.array_equal(farthest, golden["p_inds"]), "p_inds"), exact(np.array_equal(nearest, golden["n_inds"]), "n_inds")]
+    rows = [
+        Row("dist", max_error(distances, golden["dist"]), 1e-10),
+        exact(np.array_equal(farthest, golden["p_inds"]), "p_inds"),
+        exact(np.array_equal(nearest, golden["n_inds"]), "n_inds"),
+    ]
     for form in ("raw", "norm"):
         for name, margin in (("m03", 0.3), ("m02", 0.2), ("soft", None)):
             leaf = raw.clone().requires_grad_()
@@ -151,10 +189,12 @@ def check_triplet(path: Path) -> list[Row]:
             loss.backward()
             positive, negative = hardest_pairs(euclidean_distances(features.detach()), same)
             key = f"{name}_{form}"
-            rows += [Row(f"{key}_loss", max_error(loss.item(), golden[f"{key}_loss"]), 1e-10),
-                     Row(f"{key}_grad", max_error(leaf.grad, golden[f"{key}_grad"]), 1e-10),
-                     Row(f"{key}_dist_ap", max_error(positive, golden[f"{key}_dist_ap"]), 1e-10),
-                     Row(f"{key}_dist_an", max_error(negative, golden[f"{key}_dist_an"]), 1e-10)]
+            rows += [
+                Row(f"{key}_loss", max_error(loss.item(), golden[f"{key}_loss"]), 1e-10),
+                Row(f"{key}_grad", max_error(leaf.grad, golden[f"{key}_grad"]), 1e-10),
+                Row(f"{key}_dist_ap", max_error(positive, golden[f"{key}_dist_ap"]), 1e-10),
+                Row(f"{key}_dist_an", max_error(negative, golden[f"{key}_dist_an"]), 1e-10),
+            ]
     return rows
 
 
@@ -168,10 +208,15 @@ def _heads(golden: Arrays) -> dict[Modality, ModalityHead]:
     return heads
 
 
-def _head_terms(golden: Arrays, features: Tensor, scores: dict[Modality, Tensor], shared: Tensor, reduction: Any, margin: float) -> dict[str, Tensor]:
+def _head_terms(
+    golden: Arrays, features: Tensor, scores: dict[Modality, Tensor], shared: Tensor, reduction: Any, margin: float
+) -> dict[str, Tensor]:
     labels = _tensor(golden["pids"])
     rows = {RGB: _tensor(golden["rgb_index"]), NIR: _tensor(golden["ir_index"])}
-    terms = {"id_shared": identity_loss(shared, labels), "triplet": batch_hard_triplet_loss(features, labels, margin=margin)}
+    terms = {
+        "id_shared": identity_loss(shared, labels),
+        "triplet": batch_hard_triplet_loss(features, labels, margin=margin),
+    }
     for name, modality, other in (("rgb", RGB, NIR), ("ir", NIR, RGB)):
         index = rows[modality]
         terms[f"id_{name}"] = identity_loss(scores[modality][index], labels[index])
@@ -193,24 +238,56 @@ def check_heads(path: Path) -> list[Row]:
         terms = _head_terms(golden, features, scores, shared, reduction, margin)
         total = torch.stack(list(terms.values())).sum()
         total.backward()
-        rows += [Row(f"{reduction}_loss_{name}", max_error(value.item(), golden[f"{reduction}_loss_{name}"]), 1e-9)
-                 for name, value in {**terms, "total": total}.items()]
+        rows += [
+            Row(f"{reduction}_loss_{name}", max_error(value.item(), golden[f"{reduction}_loss_{name}"]), 1e-9)
+            for name, value in {**terms, "total": total}.items()
+        ]
         gradients = {"feat": features.grad, "share_classifier.weight": weight.grad}
         for modality, prefix in ((RGB, "rgb_"), (NIR, "ir_")):
             gradients |= {f"{prefix}{name}": parameter.grad for name, parameter in heads[modality].named_parameters()}
-        rows += [Row(name, max_error(gradients[name.removeprefix(f"{reduction}_grad_")], golden[name]), 1e-9)
-                 for name in golden if name.startswith(f"{reduction}_grad_")]
+        rows += [
+            Row(name, max_error(gradients[name.removeprefix(f"{reduction}_grad_")], golden[name]), 1e-9)
+            for name in golden
+            if name.startswith(f"{reduction}_grad_")
+        ]
         if reduction == "mean":
             continue
         rows += [Row("train_shared_score", max_error(shared.detach(), golden["train_shared_score"]), 1e-9)]
         for modality, prefix in ((RGB, "rgb"), (NIR, "ir")):
             head = heads[modality]
-            rows += [Row(f"train_{prefix}_score", max_error(scores[modality].detach(), golden[f"train_{prefix}_score"]), 1e-9),
-                     Row(f"train_{prefix}_hidden", max_error(hidden[modality].detach(), golden[f"train_{prefix}_hidden"]), 1e-9),
-                     Row(f"after_{prefix}_bn.running_mean", max_error(head.bn.running_mean, golden[f"after_{prefix}_bn.running_mean"]), 1e-9),
-                     Row(f"eval_after_{prefix}_score", max_error(head.eval()(features).detach(), golden[f"eval_after_{prefix}_score"]), 1e-9)]
-        rows.append(Row("after_rgb_bn.running_var", max_error(heads[RGB].bn.running_var, golden["after_rgb_bn.running_var"]), 1e-9))
-        rows.append(exact(abs(terms["kl_rgb"].item() - float(golden["wrong_swapped_kl_rgb"])) > 1e-6, "guard: direction of the imitation"))
+            rows += [
+                Row(
+                    f"train_{prefix}_score", max_error(scores[modality].detach(), golden[f"train_{prefix}_score"]), 1e-9
+                ),
+                Row(
+                    f"train_{prefix}_hidden",
+                    max_error(hidden[modality].detach(), golden[f"train_{prefix}_hidden"]),
+                    1e-9,
+                ),
+                Row(
+                    f"after_{prefix}_bn.running_mean",
+                    max_error(head.bn.running_mean, golden[f"after_{prefix}_bn.running_mean"]),
+                    1e-9,
+                ),
+                Row(
+                    f"eval_after_{prefix}_score",
+                    max_error(head.eval()(features).detach(), golden[f"eval_after_{prefix}_score"]),
+                    1e-9,
+                ),
+            ]
+        rows.append(
+            Row(
+                "after_rgb_bn.running_var",
+                max_error(heads[RGB].bn.running_var, golden["after_rgb_bn.running_var"]),
+                1e-9,
+            )
+        )
+        rows.append(
+            exact(
+                abs(terms["kl_rgb"].item() - float(golden["wrong_swapped_kl_rgb"])) > 1e-6,
+                "guard: direction of the imitation",
+            )
+        )
     return rows
 
 
@@ -221,28 +298,45 @@ def check_steps(path: Path) -> list[Row]:
     spec = ResNetSpec(depth=18, blocks=(1, 1, 1, 1), width=int(golden["width"]))
     model = _model(state, spec, int(golden["num_classes"]), 512, torch.float64).train()
     rates = Rates(lr=1e-4, weight_decay=5e-4, bias_weight_decay=5e-4, new_module_lr_factor=10.0, bias_lr_factor=1.0)
-    optimizer = build_optimizer(apply_policy(model.named_parameters(), vireid_rules(rates), lr=rates.lr).groups, name="adam", eps=1e-8)
-    objective = VireidObjective(losses=ALL_LOSSES, margin=float(golden["margin"]), reduction=str(golden["kl_reduction"]))  # type: ignore[arg-type]
+    optimizer = build_optimizer(
+        apply_policy(model.named_parameters(), vireid_rules(rates), lr=rates.lr).groups, name="adam", eps=1e-8
+    )
+    objective = VireidObjective(
+        losses=ALL_LOSSES, margin=float(golden["margin"]), reduction=str(golden["kl_reduction"])
+    )  # type: ignore[arg-type]
     instances, names = int(golden["K"]), [str(name) for name in golden["loss_names"]]
     infrared = np.arange(golden["Y"].shape[1]) % (2 * instances) < instances
     rows = []
     for step, (images, labels) in enumerate(zip(golden["X"], golden["Y"])):
         optimizer.zero_grad()
-        output = objective.evaluate(model, {RGB: _tensor(images[~infrared]), NIR: _tensor(images[infrared])},
-                                    {RGB: _tensor(labels[~infrared]), NIR: _tensor(labels[infrared])})
+        output = objective.evaluate(
+            model,
+            {RGB: _tensor(images[~infrared]), NIR: _tensor(images[infrared])},
+            {RGB: _tensor(labels[~infrared]), NIR: _tensor(labels[infrared])},
+        )
         output.total.backward()
         optimizer.step()
-        found = {**{name: output.losses[term].item() for name, term in TERMS.items()}, "total": output.total.item(),
-                 "acc": output.diagnostics["accuracy"].item() / 100}
-        rows += [Row(f"step {step} {name}", max_error(found[name], golden["losses"][step, column]), 1e-7) for column, name in enumerate(names)]
+        found = {
+            **{name: output.losses[term].item() for name, term in TERMS.items()},
+            "total": output.total.item(),
+            "acc": output.diagnostics["accuracy"].item() / 100,
+        }
+        rows += [
+            Row(f"step {step} {name}", max_error(found[name], golden["losses"][step, column]), 1e-7)
+            for column, name in enumerate(names)
+        ]
     model.eval()
     images = {RGB: _tensor(golden["X"][0][~infrared]), NIR: _tensor(golden["X"][0][infrared])}
     order = np.concatenate([np.flatnonzero(~infrared), np.flatnonzero(infrared)])
     with torch.no_grad():
-        finals = {"final_eval_bn_feat": model.features(images).numpy()[np.argsort(order)],
-                  "final_eval_global_feat": model.pool(images).numpy()[np.argsort(order)],
-                  "final_conv1_weight": model.backbone.stem(RGB).conv1.weight.numpy(), "final_bottleneck_weight": model.neck.weight.numpy(),
-                  "final_bottleneck_bias": model.neck.bias.numpy(), "final_ide_rgb_fc2_weight": model.heads["rgb"].fc2.weight.numpy()}
+        finals = {
+            "final_eval_bn_feat": model.features(images).numpy()[np.argsort(order)],
+            "final_eval_global_feat": model.pool(images).numpy()[np.argsort(order)],
+            "final_conv1_weight": model.backbone.stem(RGB).conv1.weight.numpy(),
+            "final_bottleneck_weight": model.neck.weight.numpy(),
+            "final_bottleneck_bias": model.neck.bias.numpy(),
+            "final_ide_rgb_fc2_weight": model.heads["rgb"].fc2.weight.numpy(),
+        }
     return rows + [Row(name, max_error(value, golden[name]), 1e-7) for name, value in finals.items()]
 
 
@@ -253,8 +347,14 @@ def check_shapes(path: Path) -> list[Row]:
     names = _reference_names(backbone)
     found = {names[name]: list(value.shape) for name, value in backbone.state_dict().items()}
     biases = sum(1 for module in backbone.modules() if isinstance(module, torch.nn.Conv2d) and module.bias is not None)
-    return [exact(found == golden["entries"], "entries"), exact(biases == golden["n_conv_bias_tensors"], "n_conv_bias_tensors"),
-            exact(sum(parameter.numel() for parameter in backbone.parameters()) == golden["n_params_backbone"], "n_params_backbone")]
+    return [
+        exact(found == golden["entries"], "entries"),
+        exact(biases == golden["n_conv_bias_tensors"], "n_conv_bias_tensors"),
+        exact(
+            sum(parameter.numel() for parameter in backbone.parameters()) == golden["n_params_backbone"],
+            "n_params_backbone",
+        ),
+    ]
 
 
 def check_optimizer(path: Path) -> list[Row]:
@@ -264,11 +364,23 @@ def check_optimizer(path: Path) -> list[Row]:
     rates = Rates(lr=1e-4, weight_decay=5e-4, bias_weight_decay=5e-4, new_module_lr_factor=10.0, bias_lr_factor=1.0)
     policy = apply_policy(model.named_parameters(), vireid_rules(rates), lr=rates.lr)
     optimizer = build_optimizer(policy.groups, name="adam", eps=golden["eps"])
-    rows = [exact(type(optimizer) is torch.optim.Adam, "class"), exact(list(optimizer.defaults["betas"]) == golden["betas"], "betas")]
+    rows = [
+        exact(type(optimizer) is torch.optim.Adam, "class"),
+        exact(list(optimizer.defaults["betas"]) == golden["betas"], "betas"),
+    ]
     for key, heads in (("model_optimizer", False), ("ide_optimizer", True)):
         settings = [setting for name, setting in policy.settings.items() if name.startswith("heads.") is heads]
-        rows.append(exact(all(abs(setting.lr - golden[key]["lr"]) < 1e-12 and setting.weight_decay == golden[key]["weight_decay"]
-                              for setting in settings if setting.lr is not None) and bool(settings), key))
+        rows.append(
+            exact(
+                all(
+                    abs(setting.lr - golden[key]["lr"]) < 1e-12 and setting.weight_decay == golden[key]["weight_decay"]
+                    for setting in settings
+                    if setting.lr is not None
+                )
+                and bool(settings),
+                key,
+            )
+        )
     return rows
 
 

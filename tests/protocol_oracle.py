@@ -57,7 +57,7 @@ def plain_feature(model: ToyModel, source: Source, said: Source | None = None, m
     if said is not None:
         hidden = hidden + numbers(said) @ model.maps[Modality.TEXT].double().numpy() * 0.3
     vector = np.tanh(hidden)
-    return vector / math.sqrt(float((vector ** 2).sum()))
+    return vector / math.sqrt(float((vector**2).sum()))
 
 
 def counts_for(rule: str, query: Record, item: Record) -> bool:
@@ -71,17 +71,29 @@ def counts_for(rule: str, query: Record, item: Record) -> bool:
         return not (query.camera_id == 3 and item.camera_id == 2)
     if query.person_id != item.person_id:
         return True
-    return not {"none": False, "same_camera": here, "same_camera_or_clothes": here or dressed_alike,
-                "same_camera_or_other_clothes": here or dressed_otherwise, "same_clothes": dressed_alike,
-                "other_clothes": dressed_otherwise}[rule]
+    return not {
+        "none": False,
+        "same_camera": here,
+        "same_camera_or_clothes": here or dressed_alike,
+        "same_camera_or_other_clothes": here or dressed_otherwise,
+        "same_clothes": dressed_alike,
+        "other_clothes": dressed_otherwise,
+    }[rule]
 
 
 Feature = Callable[[Record], np.ndarray]
 
 
-def plain_queries(search: Search, feature: Feature, *, topk: int | None = None,
-                  relevant: Callable[[Record, Record], bool] = lambda query, item: True) -> list[dict[str, float] | None]:
-    """Per query: rank of the first match, AP and INP; None for one without a valid match. topk: AP's cut before the exclusion."""
+def plain_queries(
+    search: Search,
+    feature: Feature,
+    *,
+    topk: int | None = None,
+    relevant: Callable[[Record, Record], bool] = lambda query, item: True,
+) -> list[dict[str, float] | None]:
+    """Per query: rank of the first match, AP and INP; None for one without a valid match. topk: AP's cut before the
+    exclusion.
+    """
     vectors = [feature(item) for item in search.gallery]
     found: list[dict[str, float] | None] = []
     for query in search.query:
@@ -114,4 +126,7 @@ def plain_queries(search: Search, feature: Feature, *, topk: int | None = None,
 def plain_metrics(found: Sequence[dict[str, float] | None]) -> dict[str, float]:
     scored = [row for row in found if row is not None]
     shares = {f"R{depth}": 100 * sum(row["rank"] <= depth for row in scored) / len(scored) for depth in (1, 5, 10)}
-    return shares | {"mAP": 100 * sum(row["AP"] for row in scored) / len(scored), "mINP": 100 * sum(row["INP"] for row in scored) / len(scored)}
+    return shares | {
+        "mAP": 100 * sum(row["AP"] for row in scored) / len(scored),
+        "mINP": 100 * sum(row["INP"] for row in scored) / len(scored),
+    }

@@ -66,9 +66,11 @@ def shown(source: Source, root: Path) -> str:
 
 
 def measure(split: EvalSplit, title: str, root: Path, table: str) -> RetrievalResult:
-    """Evaluate one list from a table: its first line names the gallery, each further one a query (`~` = blank) and its similarities.
+    """Evaluate one list from a table: its first line names the gallery, each further one a query (`~` = blank) and its
+    similarities.
 
-    The list's queries stand in the table's order; its gallery is the table's as a set, since a draw has an order of its own.
+    The list's queries stand in the table's order; its gallery is the table's as a set, since a draw has an order of its
+    own.
     """
     header, *rows = [line.split() for line in table.strip().splitlines()]
     scores = {row[0].replace("~", " "): dict(zip(header, map(float, row[1:]), strict=True)) for row in rows}
@@ -78,6 +80,11 @@ def measure(split: EvalSplit, title: str, root: Path, table: str) -> RetrievalRe
     assert sorted(names) == sorted(header)
     assert [shown(entry[0], root) for entry in queries.entries] == list(scores)
     return evaluate(
-        [[row[name] for name in names] for row in scores.values()], queries.person_ids, [split.gallery_ids[place] for place in places],
-        query_cameras=queries.camera_ids, gallery_cameras=[split.gallery_camera_ids[place] for place in places],
-        rule=queries.exclusion_rule, cmc=queries.cmc)
+        [[row[name] for name in names] for row in scores.values()],
+        queries.person_ids,
+        [split.gallery_ids[place] for place in places],
+        query_cameras=queries.camera_ids,
+        gallery_cameras=[split.gallery_camera_ids[place] for place in places],
+        rule=queries.exclusion_rule,
+        cmc=queries.cmc,
+    )

@@ -49,7 +49,12 @@ Run = Callable[..., Outcome]
 @contextlib.contextmanager
 def global_state_kept() -> Iterator[None]:
     """Take back what a script sets for its whole process: log handlers and threads."""
-    root, handlers, level, threads = logging.getLogger(), list(logging.getLogger().handlers), logging.getLogger().level, torch.get_num_threads()
+    root, handlers, level, threads = (
+        logging.getLogger(),
+        list(logging.getLogger().handlers),
+        logging.getLogger().level,
+        torch.get_num_threads(),
+    )
     try:
         yield
     finally:
@@ -68,6 +73,7 @@ def exit_code(name: str, *arguments: object) -> int:
 
 def runner(capfd: pytest.CaptureFixture[str]) -> Run:
     """`exit_code` together with what was printed."""
+
     def call(name: str, *arguments: object) -> Outcome:
         capfd.readouterr()
         return Outcome(exit_code(name, *arguments), *capfd.readouterr())

@@ -1,4 +1,6 @@
-"""Caption preprocessing against a loop over characters, word pieces of a tiny vocabulary, masks and their ranges of ids."""
+"""Caption preprocessing against a loop over characters, word pieces of a tiny vocabulary, masks and their ranges of
+ids.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,24 @@ from datasets.caption_masking import mask_caption
 from datasets.tokenizers import ClipTokenizer, WordPieces, attention_mask
 from utils.errors import UserError
 
-PIECES = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "a", "red", "coat", "##s", "dark", "!", "[", "]", "pad"]
+PIECES = [
+    "[PAD]",
+    "[unused0]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "[unused1]",
+    "a",
+    "red",
+    "coat",
+    "##s",
+    "dark",
+    "!",
+    "[",
+    "]",
+    "pad",
+]
 CLS, MASK, UNK = 3, 5, 2
 
 
@@ -63,17 +82,30 @@ def test_preprocessing_equals_the_rule_step_by_step() -> None:
         assert preprocess_caption(text, limit) == by_characters(text, limit), repr(text)
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("A man, in a T-shirt.", "a man in a t shirt"), ("<Person> left/right", "person left right"), (" \n ", ""), ("tab\tinside", "tab\tinside"),
-    ("curly \u201cquotes\u201d stay [here]", "curly \u201cquotes\u201d stay [here]"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A man, in a T-shirt.", "a man in a t shirt"),
+        ("<Person> left/right", "person left right"),
+        (" \n ", ""),
+        ("tab\tinside", "tab\tinside"),
+        ("curly \u201cquotes\u201d stay [here]", "curly \u201cquotes\u201d stay [here]"),
+    ],
+)
 def test_preprocessing_by_hand(text: str, expected: str) -> None:
     assert preprocess_caption(text) == expected and preprocess_caption(expected) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("a red coat", [7, 8, 9]), ("Coats!", [9, 10, 12]), ("", []), ("darkred blue", [UNK, UNK]), ("RED\tred\n", [8, 8]),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a red coat", [7, 8, 9]),
+        ("Coats!", [9, 10, 12]),
+        ("", []),
+        ("darkred blue", [UNK, UNK]),
+        ("RED\tred\n", [8, 8]),
+    ],
+)
 def test_word_pieces_by_hand(pieces: WordPieces, text: str, expected: list[int]) -> None:
     assert pieces.encode(text) == expected
     ids = pieces(text)
@@ -87,7 +119,13 @@ def test_a_long_text_loses_its_last_pieces(pieces: WordPieces) -> None:
 
 
 def test_ranges_of_ids(pieces: WordPieces) -> None:
-    assert (pieces.vocab_size, pieces.pad_id, pieces.start_id, pieces.mask_id, pieces.end_id) == (16, 0, CLS, MASK, None)
+    assert (pieces.vocab_size, pieces.pad_id, pieces.start_id, pieces.mask_id, pieces.end_id) == (
+        16,
+        0,
+        CLS,
+        MASK,
+        None,
+    )
     assert pieces.ordinary_ids == range(7, 16)
     assert ClipTokenizer.ordinary_ids == range(1, 49405)
 
@@ -96,7 +134,9 @@ def test_masking_keeps_to_the_ordinary_ids(pieces: WordPieces) -> None:
     ids = pieces("a red coats dark !")
     seen = set()
     for seed in range(400):
-        masked = mask_caption(ids, random.Random(seed), probability=0.5, mask_id=pieces.mask_id, ordinary=pieces.ordinary_ids)
+        masked = mask_caption(
+            ids, random.Random(seed), probability=0.5, mask_id=pieces.mask_id, ordinary=pieces.ordinary_ids
+        )
         assert masked[0] == CLS and masked[7] == 0
         seen |= {int(new) for new, old in zip(masked, ids) if new != old}
     assert MASK in seen and seen - {MASK} <= set(range(7, 16)) and len(seen) > 5
@@ -133,5 +173,8 @@ def test_wrong_vocabularies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    with pytest.raises(UserError, match="'bert-base-uncased' from the Hugging Face hub .ConnectionError.; give a folder .* CLIP's word pieces"):
+    with pytest.raises(
+        UserError,
+        match="'bert-base-uncased' from the Hugging Face hub .ConnectionError.; give a folder .* CLIP's word pieces",
+    ):
         WordPieces("bert-base-uncased")

@@ -50,9 +50,20 @@ def test_every_shipped_file_loads_and_survives_a_round_trip(path: Path, tmp_path
 def test_defaults_are_those_of_the_dataclasses(tmp_path: Path) -> None:
     config = load(tmp_path, "seed: 3")
     expected = ExperimentConfig(
-        family=Family.REID5O, name="experiment", output_dir="runs", seed=3, data=schema.DataConfig(), instruction=schema.InstructionConfig(), augment=schema.AugmentConfig(),
-        model=schema.Reid5oConfig(), objective=schema.ObjectiveConfig(), optimizer=schema.OptimizerConfig(),
-        schedule=schema.ScheduleConfig(), train=schema.TrainConfig(), eval=schema.EvalConfig())
+        family=Family.REID5O,
+        name="experiment",
+        output_dir="runs",
+        seed=3,
+        data=schema.DataConfig(),
+        instruction=schema.InstructionConfig(),
+        augment=schema.AugmentConfig(),
+        model=schema.Reid5oConfig(),
+        objective=schema.ObjectiveConfig(),
+        optimizer=schema.OptimizerConfig(),
+        schedule=schema.ScheduleConfig(),
+        train=schema.TrainConfig(),
+        eval=schema.EvalConfig(),
+    )
     assert config == expected
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.train.epochs = 1  # type: ignore[misc]
@@ -62,8 +73,19 @@ def test_child_replaces_parent_key_by_key_and_overrides_come_last(tmp_path: Path
     (tmp_path / "base").mkdir()
     write(tmp_path / "base", "grandparent.yaml", "train: {epochs: 7, batch_size: 10, accumulate: 3}\nseed: 1")
     write(tmp_path, "parent.yaml", "base: base/grandparent.yaml\ntrain: {batch_size: 20}\nname: parent")
-    config = load(tmp_path, "base: parent.yaml\ntrain: {precision: bf16}", "train.epochs=9", "optimizer.lr=1e-3", "data.root=/data/with space")
-    assert (config.train.epochs, config.train.batch_size, config.train.accumulate, config.train.precision) == (9, 20, 3, "bf16")
+    config = load(
+        tmp_path,
+        "base: parent.yaml\ntrain: {precision: bf16}",
+        "train.epochs=9",
+        "optimizer.lr=1e-3",
+        "data.root=/data/with space",
+    )
+    assert (config.train.epochs, config.train.batch_size, config.train.accumulate, config.train.precision) == (
+        9,
+        20,
+        3,
+        "bf16",
+    )
     assert (config.seed, config.name, config.optimizer.lr, config.data.root) == (1, "parent", 0.001, "/data/with space")
 
 
@@ -77,79 +99,103 @@ def test_losses_table_of_a_child_replaces_the_parents(tmp_path: Path) -> None:
 def test_override_of_a_table_replaces_it_and_of_an_entry_changes_the_entry(tmp_path: Path) -> None:
     text = "objective: {losses: {mm_sdm: 1.0, id: 1.0}}"
     assert load(tmp_path, text, "objective.losses={itc: 3}").objective.losses == {"itc": 3.0}
-    assert load(tmp_path, text, "objective.losses.id=0.5", "objective.losses.itc=4").objective.losses == {"mm_sdm": 1.0, "id": 0.5, "itc": 4.0}
+    assert load(tmp_path, text, "objective.losses.id=0.5", "objective.losses.itc=4").objective.losses == {
+        "mm_sdm": 1.0,
+        "id": 0.5,
+        "itc": 4.0,
+    }
 
 
-@pytest.mark.parametrize(("override", "section", "key", "value"), [
-    ("train.freeze=['text\\..*']", "train", "freeze", ("text\\..*",)), ("model.image_size=[64,32]", "model", "image_size", (64, 32)),
-    ("model.lora.rank=2", "model", "lora", schema.LoraConfig(rank=2)), ("data.cache_dir=", "data", "cache_dir", ""),
-    ("train.compile=true", "train", "compile", True), ("model.vision_heads=8", "model", "vision_heads", 8),
-    ("optimizer.betas=[0.5, 0.9]", "optimizer", "betas", (0.5, 0.9)), ("train.init_from=runs/a=b", "train", "init_from", "runs/a=b"),
-])
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.freeze=['text\\..*']", "train", "freeze", ("text\\..*",)),
+        ("model.image_size=[64,32]", "model", "image_size", (64, 32)),
+        ("model.lora.rank=2", "model", "lora", schema.LoraConfig(rank=2)),
+        ("data.cache_dir=", "data", "cache_dir", ""),
+        ("train.compile=true", "train", "compile", True),
+        ("model.vision_heads=8", "model", "vision_heads", 8),
+        ("optimizer.betas=[0.5, 0.9]", "optimizer", "betas", (0.5, 0.9)),
+        ("train.init_from=runs/a=b", "train", "init_from", "runs/a=b"),
+    ],
+)
 def test_override_values(tmp_path: Path, override: str, section: str, key: str, value: object) -> None:
     assert getattr(getattr(load(tmp_path, "seed: 0", override), section), key) == value
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("dat: {root: x}", ["experiment.yaml", "'dat'", "'data'"]),
-    ("data: {roott: x}", ["'data.roott'", "'root'"]),
-    ("model: {lora: {rnk: 2}}", ["'model.lora.rnk'", "'rank'"]),
-    ("train: {precision: fp8}", ["train.precision", "'fp8'", "bf16", "fp16", "fp32"]),
-    ("train: {select: vall}", ["train.select", "did you mean 'val'"]),
-    ("family: reid5oo", ["family", "'reid5o'"]),
-    ("train: {epochs: many}", ["train.epochs", "'many'"]),
-    ("train: {epochs: 1.5}", ["train.epochs", "1.5"]),
-    ("train: {epochs: true}", ["train.epochs"]),
-    ("train: {epochs: null}", ["train.epochs"]),
-    ("train: {epochs: 0}", ["train.epochs = 0", "at least 1"]),
-    ("train:\n  epochs: ???", ["epochs"]),
-    ("train: 5", ["train = 5", "epochs"]),
-    ("model: {image_size: [32]}", ["model.image_size", "2 values, has 1"]),
-    ("model: {image_size: 32}", ["model.image_size", "list"]),
-    ("optimizer: {betas: [2, 3]}", ["optimizer.betas", "below 1"]),
-    ("optimizer: {lr: .inf}", ["optimizer.lr", "finite"]),
-    ("optimizer: {lr: nan}", ["optimizer.lr", "finite"]),
-    ("objective: {losses: {id: .nan}}", ["objective.losses", "finite"]),
-    ("objective: {losses: {}}", ["objective.losses", "at least one"]),
-    ("objective: {losses: [id]}", ["objective.losses", "table"]),
-    ("schedule: {milestones: [5, 3]}", ["schedule.milestones", "ascending"]),
-    ("augment: {flip: 2}", ["augment.flip = 2.0", "between 0 and 1"]),
-    ("data: {root: ''}", ["data.root"]),
-    ("seed: -1", ["seed = -1"]),
-    ("seed: true", ["seed = True"]),
-    ("name: a/b", ["name = 'a/b'", "output_dir"]),
-    ("name: ..", ["name = '..'"]),
-    ("name: on", ["name = True", "quotes"]),
-    ("output_dir: [a]", ["output_dir"]),
-    ("data: {root: '${oc.env:HOME}'}", ["data.root", "interpolations are off"]),
-    ("data: {root: '${data.cache_dir}'}", ["data.root", "interpolations are off"]),
-    ("train: {freeze: ['${seed}']}", ["train.freeze", "interpolations are off"]),
-    ("objective: {losses: !!python/object/apply:os.system [touch owned]}", ["not a readable YAML"]),
-    ("data: !!python/name:os.system", ["not a readable YAML"]),
-    ("seed: 1\nseed: 2", ["not a readable YAML", "duplicate"]),
-    ("train: {epochs: 1, epochs: 2}", ["duplicate"]),
-    ("data: [root", ["not a readable YAML"]),
-    ("- a\n- b", ["table"]),
-    ("just words", ["experiment.yaml"]),
-    ("", ["table"]),
-    ("base: [a, b]", ["base", "one YAML file"]),
-    ("base: experiment.yaml", ["leads back"]),
-    ("base: quikstart.yaml", ["no such configuration", "quikstart.yaml"]),
-    ("data: " + "[" * 5000, ["experiment.yaml"]),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dat: {root: x}", ["experiment.yaml", "'dat'", "'data'"]),
+        ("data: {roott: x}", ["'data.roott'", "'root'"]),
+        ("model: {lora: {rnk: 2}}", ["'model.lora.rnk'", "'rank'"]),
+        ("train: {precision: fp8}", ["train.precision", "'fp8'", "bf16", "fp16", "fp32"]),
+        ("train: {select: vall}", ["train.select", "did you mean 'val'"]),
+        ("family: reid5oo", ["family", "'reid5o'"]),
+        ("train: {epochs: many}", ["train.epochs", "'many'"]),
+        ("train: {epochs: 1.5}", ["train.epochs", "1.5"]),
+        ("train: {epochs: true}", ["train.epochs"]),
+        ("train: {epochs: null}", ["train.epochs"]),
+        ("train: {epochs: 0}", ["train.epochs = 0", "at least 1"]),
+        ("train:\n  epochs: ???", ["epochs"]),
+        ("train: 5", ["train = 5", "epochs"]),
+        ("model: {image_size: [32]}", ["model.image_size", "2 values, has 1"]),
+        ("model: {image_size: 32}", ["model.image_size", "list"]),
+        ("optimizer: {betas: [2, 3]}", ["optimizer.betas", "below 1"]),
+        ("optimizer: {lr: .inf}", ["optimizer.lr", "finite"]),
+        ("optimizer: {lr: nan}", ["optimizer.lr", "finite"]),
+        ("objective: {losses: {id: .nan}}", ["objective.losses", "finite"]),
+        ("objective: {losses: {}}", ["objective.losses", "at least one"]),
+        ("objective: {losses: [id]}", ["objective.losses", "table"]),
+        ("schedule: {milestones: [5, 3]}", ["schedule.milestones", "ascending"]),
+        ("augment: {flip: 2}", ["augment.flip = 2.0", "between 0 and 1"]),
+        ("data: {root: ''}", ["data.root"]),
+        ("seed: -1", ["seed = -1"]),
+        ("seed: true", ["seed = True"]),
+        ("name: a/b", ["name = 'a/b'", "output_dir"]),
+        ("name: ..", ["name = '..'"]),
+        ("name: on", ["name = True", "quotes"]),
+        ("output_dir: [a]", ["output_dir"]),
+        ("data: {root: '${oc.env:HOME}'}", ["data.root", "interpolations are off"]),
+        ("data: {root: '${data.cache_dir}'}", ["data.root", "interpolations are off"]),
+        ("train: {freeze: ['${seed}']}", ["train.freeze", "interpolations are off"]),
+        ("objective: {losses: !!python/object/apply:os.system [touch owned]}", ["not a readable YAML"]),
+        ("data: !!python/name:os.system", ["not a readable YAML"]),
+        ("seed: 1\nseed: 2", ["not a readable YAML", "duplicate"]),
+        ("train: {epochs: 1, epochs: 2}", ["duplicate"]),
+        ("data: [root", ["not a readable YAML"]),
+        ("- a\n- b", ["table"]),
+        ("just words", ["experiment.yaml"]),
+        ("", ["table"]),
+        ("base: [a, b]", ["base", "one YAML file"]),
+        ("base: experiment.yaml", ["leads back"]),
+        ("base: quikstart.yaml", ["no such configuration", "quikstart.yaml"]),
+        ("data: " + "[" * 5000, ["experiment.yaml"]),
+    ],
+)
 def test_refused_files(tmp_path: Path, text: str, words: list[str]) -> None:
     message = refusal(tmp_path, text)
     assert not [word for word in words if word not in message], message
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize(("override", "words"), [
-    ("train.epochs", ["train.epochs", "key.sub=value"]), ("=3", ["key.sub=value"]), ("--epochs=3", ["key.sub=value"]),
-    ("train..epochs=3", ["key.sub=value"]), ("train.epochs=[", ["not valid YAML"]), ("trai.epochs=3", ["'trai'", "'train'"]),
-    ("data.root=${oc.env:HOME}", ["interpolations are off"]), ("train.epochs.x=3", ["train.epochs"]),
-    ("objective.losses={id: 1, id: 2}", ["not valid YAML"]), ("data.root=x\nseed: 3", ["one line"]),
-    ("data.root=!!python/object/apply:os.getcwd []", ["not valid YAML"]), ("objective.losses.id=inf", ["finite"]),
-])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs", ["train.epochs", "key.sub=value"]),
+        ("=3", ["key.sub=value"]),
+        ("--epochs=3", ["key.sub=value"]),
+        ("train..epochs=3", ["key.sub=value"]),
+        ("train.epochs=[", ["not valid YAML"]),
+        ("trai.epochs=3", ["'trai'", "'train'"]),
+        ("data.root=${oc.env:HOME}", ["interpolations are off"]),
+        ("train.epochs.x=3", ["train.epochs"]),
+        ("objective.losses={id: 1, id: 2}", ["not valid YAML"]),
+        ("data.root=x\nseed: 3", ["one line"]),
+        ("data.root=!!python/object/apply:os.getcwd []", ["not valid YAML"]),
+        ("objective.losses.id=inf", ["finite"]),
+    ],
+)
 def test_refused_overrides(tmp_path: Path, override: str, words: list[str]) -> None:
     message = refusal(tmp_path, "seed: 0", override)
     assert not [word for word in words if word not in message], message
@@ -184,7 +230,9 @@ def test_nested_values_of_overrides() -> None:
 
 
 def test_layers_can_be_given_directly() -> None:
-    config = build_experiment([("first", {"train": {"epochs": 2}}), ("second", {"train": {"batch_size": 4}})], name="direct")
+    config = build_experiment(
+        [("first", {"train": {"epochs": 2}}), ("second", {"train": {"batch_size": 4}})], name="direct"
+    )
     assert (config.train.epochs, config.train.batch_size, config.name) == (2, 4, "direct")
     plain = experiment_to_dict(config)
     assert plain["family"] == "reid5o" and plain["model"]["image_size"] == [384, 128]

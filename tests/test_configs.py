@@ -25,15 +25,49 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 RECIPE: dict[str, Any] = {
     "augment": {"flip": 0.5, "pad_crop": 10, "erase": 0.5, "caption_mask": 0.15},
     "objective": {"losses": {"mm_sdm": 1.0, "id": 1.0}, "temperature": 0.02, "combinations_per_step": 11},
-    "optimizer": {"name": "adam", "lr": 1e-5, "eps": 1e-3, "betas": [0.9, 0.999], "weight_decay": 4e-5, "bias_weight_decay": 0.0,
-                  "new_module_lr_factor": 5.0, "bias_lr_factor": 2.0},
-    "schedule": {"name": "cosine", "interval": "epoch", "warmup_epochs": 5.0, "warmup_factor": 0.1, "warmup_method": "linear",
-                 "target_lr": 0.0},
-    "train": {"epochs": 60, "batch_size": 64, "accumulate": 1, "sampler": "random", "drop_last": False, "precision": "fp32",
-              "clip_norm": 0.0, "eval_period": 5},
-    "model": {"image_size": [384, 128], "patch_size": 16, "stride": 16, "embed_dim": 512, "vision_width": 768, "vision_layers": 12,
-              "vision_heads": None, "text_width": 512, "text_layers": 12, "text_length": 77, "vocab_size": 49408, "mmt_depth": 4,
-              "position_resize": "bilinear"},
+    "optimizer": {
+        "name": "adam",
+        "lr": 1e-5,
+        "eps": 1e-3,
+        "betas": [0.9, 0.999],
+        "weight_decay": 4e-5,
+        "bias_weight_decay": 0.0,
+        "new_module_lr_factor": 5.0,
+        "bias_lr_factor": 2.0,
+    },
+    "schedule": {
+        "name": "cosine",
+        "interval": "epoch",
+        "warmup_epochs": 5.0,
+        "warmup_factor": 0.1,
+        "warmup_method": "linear",
+        "target_lr": 0.0,
+    },
+    "train": {
+        "epochs": 60,
+        "batch_size": 64,
+        "accumulate": 1,
+        "sampler": "random",
+        "drop_last": False,
+        "precision": "fp32",
+        "clip_norm": 0.0,
+        "eval_period": 5,
+    },
+    "model": {
+        "image_size": [384, 128],
+        "patch_size": 16,
+        "stride": 16,
+        "embed_dim": 512,
+        "vision_width": 768,
+        "vision_layers": 12,
+        "vision_heads": None,
+        "text_width": 512,
+        "text_layers": 12,
+        "text_length": 77,
+        "vocab_size": 49408,
+        "mmt_depth": 4,
+        "position_resize": "bilinear",
+    },
 }
 
 # What each ablation changes: dotted key -> value; nothing else may differ.
@@ -90,8 +124,12 @@ def test_everything_named_exists_and_every_parameter_has_a_rule(path: Path) -> N
     with torch.device("meta"):
         model = build_model(config.family, config.model, 7)
     assert isinstance(model, nn.Module)
-    rates = Rates(lr=config.optimizer.lr, weight_decay=0.1, bias_weight_decay=0.0, new_module_lr_factor=5.0, bias_lr_factor=2.0)
-    policy = apply_policy(model.named_parameters(), POLICIES[Family.REID5O](rates), lr=config.optimizer.lr, freeze=config.train.freeze)
+    rates = Rates(
+        lr=config.optimizer.lr, weight_decay=0.1, bias_weight_decay=0.0, new_module_lr_factor=5.0, bias_lr_factor=2.0
+    )
+    policy = apply_policy(
+        model.named_parameters(), POLICIES[Family.REID5O](rates), lr=config.optimizer.lr, freeze=config.train.freeze
+    )
     assert policy.count(True) > 0
 
 
@@ -100,7 +138,15 @@ def test_recipe_of_the_paper() -> None:
     for name, expected in flat(RECIPE).items():
         assert values[name] == expected, name
     lora = {name.removeprefix("model.lora."): value for name, value in values.items() if name.startswith("model.lora.")}
-    assert lora == {"enabled": True, "mode": "mlp", "layers": 2, "rank": 4, "num_experts": 4, "scale": None, "train_base": False}
+    assert lora == {
+        "enabled": True,
+        "mode": "mlp",
+        "layers": 2,
+        "rank": 4,
+        "num_experts": 4,
+        "scale": None,
+        "train_base": False,
+    }
     assert (values["train.select"], values["data.val_fraction"]) == ("val", 0.1)
 
 
@@ -125,10 +171,13 @@ def test_ablations_change_one_thing() -> None:
         assert "ublished" in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("orbench_parity", {"train.select": "test", "augment.keep_eot": False}),
-    ("24gb", {"train.precision": "bf16", "eval.precision": "bf16"}),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("orbench_parity", {"train.select": "test", "augment.keep_eot": False}),
+        ("24gb", {"train.precision": "bf16", "eval.precision": "bf16"}),
+    ],
+)
 def test_variants_of_the_recipe(name: str, expected: dict[str, Any]) -> None:
     base = flat(experiment_to_dict(load_experiment(FOLDER / "orbench.yaml")))
     values = flat(experiment_to_dict(load_experiment(FOLDER / f"{name}.yaml")))

@@ -59,7 +59,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, output: Path, *overrides: str, overwrite: bool = False) -> str:
     """Run the tiny configuration without augmentation."""
-    config = load_experiment(SMOKE, [f"data.root={data}", f"output_dir={output}", "name=run", "augment.flip=0", *overrides])
+    config = load_experiment(
+        SMOKE, [f"data.root={data}", f"output_dir={output}", "name=run", "augment.flip=0", *overrides]
+    )
     return run_training(config, device="cpu", overwrite=overwrite)
 
 
@@ -100,8 +102,10 @@ class IdentityObjective:
         logits = model.classifier(batch.inputs[Modality.TEXT])
         self.dtypes.add(logits.dtype)
         loss = nn.functional.cross_entropy(logits, batch.person_ids)
-        return StepOutput(losses={"id": 2.0 * loss, "bad": loss.new_tensor(self.poison(step))},
-                          diagnostics={"accuracy": (logits.argmax(1) == batch.person_ids).float().mean()})
+        return StepOutput(
+            losses={"id": 2.0 * loss, "bad": loss.new_tensor(self.poison(step))},
+            diagnostics={"accuracy": (logits.argmax(1) == batch.person_ids).float().mean()},
+        )
 
 
 class ListLoader:
@@ -122,24 +126,48 @@ def features_and_labels() -> tuple[Tensor, Tensor]:
 
 def batches_of(sizes: Sequence[int]) -> list[Batch]:
     features, labels = features_and_labels()
-    parts = zip(features.split(list(sizes)), labels.split(list(sizes)), torch.arange(RECORDS).split(list(sizes)), strict=True)
-    return [Batch(inputs={Modality.TEXT: rows}, erased={}, person_ids=ids, record_ids=records) for rows, ids, records in parts]
+    parts = zip(
+        features.split(list(sizes)), labels.split(list(sizes)), torch.arange(RECORDS).split(list(sizes)), strict=True
+    )
+    return [
+        Batch(inputs={Modality.TEXT: rows}, erased={}, person_ids=ids, record_ids=records)
+        for rows, ids, records in parts
+    ]
 
 
 def linear_job(sizes: Sequence[int], options: Mapping[str, Any] | None = None, objective: Any = None) -> TrainingJob:
     """A job of plain gradient descent at rate 0.5 without a schedule, over one epoch unless `options` say more."""
     chosen = {"epochs": 1, "select": "last", "log_period": 1, **(options or {})}
-    config = build_experiment([("test", {
-        "name": "linear", "train": chosen, "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0},
-        "schedule": {"name": "step", "warmup_epochs": 0, "milestones": []}})])
+    config = build_experiment(
+        [
+            (
+                "test",
+                {
+                    "name": "linear",
+                    "train": chosen,
+                    "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0},
+                    "schedule": {"name": "step", "warmup_epochs": 0, "milestones": []},
+                },
+            )
+        ]
+    )
     torch.manual_seed(0)
     model = LinearModel()
     policy = apply_policy(model.named_parameters(), (Rule(r".*", 1.0),), lr=0.5)
     benchmark = Benchmark(name="double", train=(), num_identities=CLASSES, splits={}, fingerprint="00ff")
     return TrainingJob(
-        config=config, device=CPU, benchmark=benchmark, model=model, objective=objective or IdentityObjective(), policy=policy,
-        optimizer=build_optimizer(policy.groups, name="sgd", momentum=0.0), loader=ListLoader(batches_of(sizes)), split=None,
-        reader=lambda source: torch.zeros(1), workers=0)
+        config=config,
+        device=CPU,
+        benchmark=benchmark,
+        model=model,
+        objective=objective or IdentityObjective(),
+        policy=policy,
+        optimizer=build_optimizer(policy.groups, name="sgd", momentum=0.0),
+        loader=ListLoader(batches_of(sizes)),
+        split=None,
+        reader=lambda source: torch.zeros(1),
+        workers=0,
+    )
 
 
 def expected_weights(rate: float = 0.5, steps: int = 1) -> dict[str, Tensor]:
@@ -193,7 +221,9 @@ def test_clipping_bounds_the_update(tmp_path: Path, precision: str, tolerance: f
     job = linear_job((8,), {"clip_norm": 0.01, "precision": precision})
     before = {name: value.clone() for name, value in job.model.state_dict().items()}
     Trainer(job, tmp_path).fit()
-    moved = math.sqrt(sum(float((value - before[name]).square().sum()) for name, value in job.model.state_dict().items()))
+    moved = math.sqrt(
+        sum(float((value - before[name]).square().sum()) for name, value in job.model.state_dict().items())
+    )
     assert moved == pytest.approx(0.5 * 0.01, rel=1e-3), "the norm is that of the unscaled gradient"
     plain = expected_weights(rate=1.0)
     norm = math.sqrt(sum(float((plain[name] - before[name]).square().sum()) for name in plain))
@@ -261,10 +291,16 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.glob("*tmp*")) and not list(tmp_path.glob(".*tmp*"))
 
 
-@pytest.mark.parametrize("error, expected", [
-    (OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"), "no space left while writing to .*metrics.jsonl"),
-    (torch.OutOfMemoryError("CUDA out of memory"), "train.checkpoint_activations=true"),
-])
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"),
+            "no space left while writing to .*metrics.jsonl",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), "train.checkpoint_activations=true"),
+    ],
+)
 def test_full_disk_and_full_device_are_told_in_one_sentence(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
 ) -> None:
@@ -332,23 +368,50 @@ def test_half_precision_follows_float32(data: Path, tmp_path: Path, precision: s
 def test_run_directory_holds_what_it_should(data: Path, tmp_path: Path) -> None:
     text = train(data, tmp_path)
     run = tmp_path / "run"
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "train.log", "metrics.jsonl", "tensorboard", "last.pth",
-                                                     "best.pth", "curves.png", "outcome.json"}
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "train.log",
+        "metrics.jsonl",
+        "tensorboard",
+        "last.pth",
+        "best.pth",
+        "curves.png",
+        "outcome.json",
+    }
     assert str(run / "best.pth") in text and "selected on last" in text
     log = (run / "train.log").read_text()
     checkpoint = load_checkpoint(run / "best.pth")
     total = sum(value.numel() for value in checkpoint["model"].values())
-    for wanted in (f"fingerprint {checkpoint['data_fingerprint']}", "effective batch 8", f"parameters: {total:,} trainable, 0 frozen",
-                   "device cpu", "precision fp32", f"torch {torch.__version__.split('+')[0]}", "compute threads", "initial weights from random",
-                   "parameter policy"):
+    for wanted in (
+        f"fingerprint {checkpoint['data_fingerprint']}",
+        "effective batch 8",
+        f"parameters: {total:,} trainable, 0 frozen",
+        "device cpu",
+        "precision fp32",
+        f"torch {torch.__version__.split('+')[0]}",
+        "compute threads",
+        "initial weights from random",
+        "parameter policy",
+    ):
         assert wanted in log
-    assert (checkpoint["family"], checkpoint["num_identities"], checkpoint["epoch"], checkpoint["step"]) == ("reid5o", 4, 2, 2)
+    assert (checkpoint["family"], checkpoint["num_identities"], checkpoint["epoch"], checkpoint["step"]) == (
+        "reid5o",
+        4,
+        2,
+        2,
+    )
     assert load_experiment(run / "config.yaml").data.root == str(data)
     assert checkpoint["config"]["train"]["batch_size"] == 8
 
 
 def test_same_seed_same_weights(data: Path, tmp_path: Path) -> None:
-    options = ("augment.flip=0.5", "augment.pad_crop=2", "augment.erase=0.5", "augment.caption_mask=0.3", "train.batch_size=4")
+    options = (
+        "augment.flip=0.5",
+        "augment.pad_crop=2",
+        "augment.erase=0.5",
+        "augment.caption_mask=0.3",
+        "train.batch_size=4",
+    )
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(data, tmp_path, *options, f"name={name}", f"seed={seed}")
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
@@ -416,11 +479,14 @@ def test_init_from_with_other_identities_keeps_a_new_classifier(tmp_path: Path, 
     assert all(torch.equal(value, theirs[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize("overrides, expected", [
-    (["train.init_from=absent"], "no such run directory"),
-    (["train.init_from={run}", "model.embed_dim=64"], "does not fit"),
-    (["train.init_from={run}", "model.lora.enabled=false"], "does not fit"),
-])
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (["train.init_from=absent"], "no such run directory"),
+        (["train.init_from={run}", "model.embed_dim=64"], "does not fit"),
+        (["train.init_from={run}", "model.lora.enabled=false"], "does not fit"),
+    ],
+)
 def test_init_from_refuses(data: Path, tmp_path: Path, finished: Path, overrides: list[str], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         train(data, tmp_path, *(text.format(run=finished) for text in overrides))
@@ -450,14 +516,17 @@ def test_existing_run_is_refused_or_replaced(data: Path, tmp_path: Path) -> None
     assert (run / "train.log").read_text().count("effective batch") == 1
 
 
-@pytest.mark.parametrize("override, expected", [
-    ("data.root=absent", "data root"),
-    ("train.freeze=['nothing']", "matches no parameter"),
-    ("model.init=absent.pt", "absent.pt"),
-    ("optimizer.lr=-1", "optimizer.lr"),
-    ("objective.losses={mm_sdn: 1}", "mm_sdm"),
-    ("train.init_from=RUN", "itself"),
-])
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("data.root=absent", "data root"),
+        ("train.freeze=['nothing']", "matches no parameter"),
+        ("model.init=absent.pt", "absent.pt"),
+        ("optimizer.lr=-1", "optimizer.lr"),
+        ("objective.losses={mm_sdn: 1}", "mm_sdm"),
+        ("train.init_from=RUN", "itself"),
+    ],
+)
 def test_wrong_input_leaves_the_previous_run_alone(data: Path, tmp_path: Path, override: str, expected: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -485,11 +554,16 @@ def test_best_is_the_epoch_of_the_highest_score_not_the_last(tmp_path: Path, mon
 
     def evaluate(job: TrainingJob, split: Any) -> Any:
         score = next(scores)
-        return SimpleNamespace(name="val", average=lambda task, metric: score,
-                               averages=lambda: [SimpleNamespace(task="FOUR_AVER", metrics={"mAP": score, "R1": score})] * 2)
+        return SimpleNamespace(
+            name="val",
+            average=lambda task, metric: score,
+            averages=lambda: [SimpleNamespace(task="FOUR_AVER", metrics={"mAP": score, "R1": score})] * 2,
+        )
 
     monkeypatch.setattr("solver.engine.evaluate_job", evaluate)
-    job = dataclasses.replace(linear_job((8,), {"epochs": 7, "eval_period": 2, "select": "val"}), split=SimpleNamespace())
+    job = dataclasses.replace(
+        linear_job((8,), {"epochs": 7, "eval_period": 2, "select": "val"}), split=SimpleNamespace()
+    )
     outcome = Trainer(job, tmp_path).fit()
     assert (outcome.epoch, outcome.score, outcome.selected_on) == (4, 50.0, "val")
     best, last = load_checkpoint(tmp_path / "best.pth"), load_checkpoint(tmp_path / "last.pth")
@@ -514,7 +588,13 @@ def test_max_steps_ends_the_run(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_training_equals_plain_training(data: Path, tmp_path: Path) -> None:
-    options = ("train.max_steps=2", "train.select=last", "model.vision_layers=2", "model.text_layers=1", "model.mmt_depth=1")
+    options = (
+        "train.max_steps=2",
+        "train.select=last",
+        "model.vision_layers=2",
+        "model.text_layers=1",
+        "model.mmt_depth=1",
+    )
     train(data, tmp_path / "plain", *options)
     # The compiler itself, not a double: its options change with its versions.
     train(data, tmp_path / "compiled", *options, "train.compile=true")
@@ -528,6 +608,8 @@ def test_help_is_quick_and_wrong_arguments_exit_with_2(tmp_path: Path) -> None:
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--overwrite" in done.stdout and time.perf_counter() - started < 2.0, "torch is not imported for --help"
-    done = subprocess.run([sys.executable, "train.py", "--config", "absent.yaml"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--config", "absent.yaml"], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.strip().splitlines()[-1].startswith("error: no such configuration: absent.yaml")

@@ -38,7 +38,9 @@ class SmallModel(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(3)
         self.embed_dim, self.num_identities = DIM, 2
-        self.image = nn.ParameterDict({kind: torch.randn(3 * 8, 5 * DIM, generator=generator) for kind in ("rgb", "nir", "cp", "sk")})
+        self.image = nn.ParameterDict(
+            {kind: torch.randn(3 * 8, 5 * DIM, generator=generator) for kind in ("rgb", "nir", "cp", "sk")}
+        )
         self.text = nn.Parameter(torch.randn(50, DIM, generator=generator))
         self.projection = nn.Parameter(torch.randn(DIM, 3 * DIM, generator=generator))
         self.rows: Counter[str] = Counter()
@@ -47,7 +49,11 @@ class SmallModel(nn.Module):
     def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
         kind = Modality(modality)
         self.rows[kind.value] += len(inputs)
-        tokens = self.text[inputs] if kind is Modality.TEXT else (inputs.flatten(1) @ self.image[kind.value]).view(-1, 5, DIM)
+        tokens = (
+            self.text[inputs]
+            if kind is Modality.TEXT
+            else (inputs.flatten(1) @ self.image[kind.value]).view(-1, 5, DIM)
+        )
         return Tokens(tokens=torch.tanh(tokens), pooled=torch.tanh(tokens)[:, 0].float())
 
     def prepare(self, tokens: Tensor) -> Tensor:
@@ -70,7 +76,9 @@ def read(source: Source) -> Tensor:
 
 
 def make_split(keys: Sequence[tuple[Modality, ...]] = ORBENCH_KEYS, people: int = 5, seed: int = 0) -> EvalSplit:
-    """A gallery of 4 images a person and lists led by each of 3 anchors a person, partners drawn from the same person."""
+    """A gallery of 4 images a person and lists led by each of 3 anchors a person, partners drawn from the same
+    person.
+    """
     draw = np.random.default_rng(seed)
 
     def source(kind: Modality, person: int, number: int) -> Source:
@@ -79,13 +87,28 @@ def make_split(keys: Sequence[tuple[Modality, ...]] = ORBENCH_KEYS, people: int 
     lists = []
     for combination in keys:
         entries = tuple(
-            tuple(source(kind, person, number if kind is combination[0] else int(draw.integers(3))) for kind in combination)
-            for person in range(people) for number in range(3)
+            tuple(
+                source(kind, person, number if kind is combination[0] else int(draw.integers(3)))
+                for kind in combination
+            )
+            for person in range(people)
+            for number in range(3)
         )
-        lists.append(QueryList(combination=combination, entries=entries, person_ids=tuple(int(person) for person in np.repeat(range(people), 3))))
+        lists.append(
+            QueryList(
+                combination=combination,
+                entries=entries,
+                person_ids=tuple(int(person) for person in np.repeat(range(people), 3)),
+            )
+        )
     gallery = tuple(source(Modality.RGB, person, number) for person in range(people) for number in range(4))
-    return EvalSplit(name="test", protocol="made up", gallery=gallery, gallery_ids=tuple(int(person) for person in np.repeat(range(people), 4)),
-                     query_lists=tuple(lists))
+    return EvalSplit(
+        name="test",
+        protocol="made up",
+        gallery=gallery,
+        gallery_ids=tuple(int(person) for person in np.repeat(range(people), 4)),
+        query_lists=tuple(lists),
+    )
 
 
 @torch.no_grad()
@@ -107,7 +130,9 @@ def plain_metrics(model: SmallModel, split: EvalSplit) -> dict[str, dict[str, fl
             if len(members) == 1:
                 feature = members[0].tokens[:, 0]
             else:
-                query, key, value = (torch.cat([member.tokens for member in members], dim=1) @ model.projection).chunk(3, dim=2)
+                query, key, value = (torch.cat([member.tokens for member in members], dim=1) @ model.projection).chunk(
+                    3, dim=2
+                )
                 feature = (torch.softmax(query @ key.mT, dim=2) @ value).tanh().mean(dim=1)
             similarity = (gallery @ (feature / feature.norm()).T).squeeze(1)
             order = sorted(range(len(gallery)), key=lambda index: (-float(similarity[index]), index))
@@ -146,26 +171,44 @@ def test_averages_are_means_of_lists_and_of_groups() -> None:
         assert rows[task].metrics["mAP"] == pytest.approx(sum(values) / len(values), abs=1e-6)
         assert rows[task].lists == rows[task].expected == len(values)
     groups = [rows[task].metrics["R1"] for task in list(rows)[:4]]
-    assert rows["ALL_AVER"].metrics["R1"] == pytest.approx(sum(groups) / 4) == pytest.approx(result.average(metric="R1"))
+    assert (
+        rows["ALL_AVER"].metrics["R1"] == pytest.approx(sum(groups) / 4) == pytest.approx(result.average(metric="R1"))
+    )
 
 
 def test_each_source_is_encoded_once_and_each_set_fused_once() -> None:
     model, split = SmallModel(), make_split()
     result = evaluate_split(model, split, read, EvaluationSpec(batch_size=4), CPU)
-    listed = {(source.modality, source.value) for entry in split.query_lists for sources in entry.entries for source in sources}
+    listed = {
+        (source.modality, source.value)
+        for entry in split.query_lists
+        for sources in entry.entries
+        for source in sources
+    }
     listed |= {(source.modality, source.value) for source in split.gallery}
     assert model.rows == Counter(kind.value for kind, _ in listed)
-    sets = {frozenset((source.modality, source.value) for source in sources)
-            for entry in split.query_lists for sources in entry.entries if len(sources) > 1}
+    sets = {
+        frozenset((source.modality, source.value) for source in sources)
+        for entry in split.query_lists
+        for sources in entry.entries
+        if len(sources) > 1
+    }
     assert model.fused_rows == len(sets) < result.counts["mixed_entries"] == 28 * 15
     assert result.counts["distinct_sets_fused"] == len(sets)
     assert result.counts["sources_encoded"] == dict(model.rows)
     assert result.counts["query_list_entries"] == 32 * 15
 
 
-@pytest.mark.parametrize("changes", [
-    {"batch_size": 1}, {"batch_size": 50}, {"memory_mb": 1}, {"cache_device_mb": 0}, {"cache_device_mb": 0, "cache_host_mb": 0},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_size": 1},
+        {"batch_size": 50},
+        {"memory_mb": 1},
+        {"cache_device_mb": 0},
+        {"cache_device_mb": 0, "cache_host_mb": 0},
+    ],
+)
 def test_block_sizes_and_tiers_change_nothing(changes: dict[str, int]) -> None:
     split = make_split(seed=4)
     result = evaluate_split(SmallModel(), split, read, EvaluationSpec(**changes), CPU)
@@ -175,12 +218,19 @@ def test_block_sizes_and_tiers_change_nothing(changes: dict[str, int]) -> None:
 
 
 def test_missing_lists_shrink_the_averages() -> None:
-    split = dataclasses.replace(make_split(keys=[key for key in ORBENCH_KEYS if key[0] is not Modality.CP and len(key) != 4]),
-                                missing_lists=tuple(combination_name(key) for key in ORBENCH_KEYS if key[0] is Modality.CP or len(key) == 4))
+    split = dataclasses.replace(
+        make_split(keys=[key for key in ORBENCH_KEYS if key[0] is not Modality.CP and len(key) != 4]),
+        missing_lists=tuple(combination_name(key) for key in ORBENCH_KEYS if key[0] is Modality.CP or len(key) == 4),
+    )
     result = evaluate_split(SmallModel(), split, read, EvaluationSpec(), CPU)
     assert_equal_metrics(result, plain_metrics(SmallModel(), split))
     assert [(row.task, row.lists, row.expected) for row in result.averages()] == [
-        ("ONE_AVER", 3, 4), ("TWO_AVER", 9, 12), ("THREE_AVER", 9, 12), ("FOUR_AVER", 0, 4), ("ALL_AVER", 21, 32)]
+        ("ONE_AVER", 3, 4),
+        ("TWO_AVER", 9, 12),
+        ("THREE_AVER", 9, 12),
+        ("FOUR_AVER", 0, 4),
+        ("ALL_AVER", 21, 32),
+    ]
     rows = {row.task: row.metrics["mAP"] for row in result.averages()}
     assert math.isnan(rows.pop("FOUR_AVER"))
     assert rows.pop("ALL_AVER") == pytest.approx(sum(rows.values()) / 3)
@@ -212,11 +262,22 @@ def test_unreadable_sources_stop_or_are_left_out(monkeypatch: pytest.MonkeyPatch
     kept = [index for index, source in enumerate(split.gallery) if source.value not in damaged]
     lists = []
     for entry in split.query_lists:
-        whole = [index for index, sources in enumerate(entry.entries) if not damaged & {source.value for source in sources}]
-        lists.append(dataclasses.replace(entry, entries=tuple(entry.entries[index] for index in whole),
-                                         person_ids=tuple(entry.person_ids[index] for index in whole)))
-    smaller = dataclasses.replace(split, gallery=tuple(split.gallery[index] for index in kept),
-                                  gallery_ids=tuple(split.gallery_ids[index] for index in kept), query_lists=tuple(lists))
+        whole = [
+            index for index, sources in enumerate(entry.entries) if not damaged & {source.value for source in sources}
+        ]
+        lists.append(
+            dataclasses.replace(
+                entry,
+                entries=tuple(entry.entries[index] for index in whole),
+                person_ids=tuple(entry.person_ids[index] for index in whole),
+            )
+        )
+    smaller = dataclasses.replace(
+        split,
+        gallery=tuple(split.gallery[index] for index in kept),
+        gallery_ids=tuple(split.gallery_ids[index] for index in kept),
+        query_lists=tuple(lists),
+    )
     assert_equal_metrics(result, plain_metrics(SmallModel(), smaller))
     assert len(result.skipped) == 2 * 5 and {skipped.source.value for skipped in result.skipped} == damaged
     for entry, rest in zip(result.lists, smaller.query_lists):
@@ -227,25 +288,42 @@ def test_unreadable_sources_stop_or_are_left_out(monkeypatch: pytest.MonkeyPatch
 def test_a_modality_without_any_readable_source_leaves_its_lists_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     split = make_split(keys=[(Modality.NIR,), (Modality.NIR, Modality.TEXT)])
     texts = tuple(dataclasses.replace(sources[1], value="gone") for sources in split.query_lists[1].entries)
-    pair = dataclasses.replace(split.query_lists[1], entries=tuple((sources[0], text) for sources, text in zip(split.query_lists[1].entries, texts)))
+    pair = dataclasses.replace(
+        split.query_lists[1],
+        entries=tuple((sources[0], text) for sources, text in zip(split.query_lists[1].entries, texts)),
+    )
     monkeypatch.setattr("test_evaluator.DAMAGED", {"gone"})
-    result = evaluate_split(SmallModel(), dataclasses.replace(split, query_lists=(split.query_lists[0], pair)), read,
-                            EvaluationSpec(skip_unreadable=True), CPU)
+    result = evaluate_split(
+        SmallModel(),
+        dataclasses.replace(split, query_lists=(split.query_lists[0], pair)),
+        read,
+        EvaluationSpec(skip_unreadable=True),
+        CPU,
+    )
     assert [entry.queries for entry in result.lists] == [15, 0]
 
 
 def test_one_source_under_two_people_is_ranked_for_each() -> None:
     split = make_split(keys=[(Modality.NIR,), (Modality.NIR, Modality.CP)])
-    twice = [dataclasses.replace(entry, entries=entry.entries * 2, person_ids=entry.person_ids + (0,) * 15) for entry in split.query_lists]
+    twice = [
+        dataclasses.replace(entry, entries=entry.entries * 2, person_ids=entry.person_ids + (0,) * 15)
+        for entry in split.query_lists
+    ]
     split = dataclasses.replace(split, query_lists=tuple(twice))
-    assert_equal_metrics(evaluate_split(SmallModel(), split, read, EvaluationSpec(), CPU), plain_metrics(SmallModel(), split))
+    assert_equal_metrics(
+        evaluate_split(SmallModel(), split, read, EvaluationSpec(), CPU), plain_metrics(SmallModel(), split)
+    )
 
 
 def test_splits_share_what_they_have_in_common() -> None:
     """Ten draws of a gallery are ten splits: sources are encoded once for all of them."""
     whole = make_split(keys=[(Modality.NIR,), (Modality.NIR, Modality.TEXT)])
-    draws = [dataclasses.replace(whole, name=f"draw {start}", gallery=whole.gallery[start::2], gallery_ids=whole.gallery_ids[start::2])
-             for start in (0, 1)]
+    draws = [
+        dataclasses.replace(
+            whole, name=f"draw {start}", gallery=whole.gallery[start::2], gallery_ids=whole.gallery_ids[start::2]
+        )
+        for start in (0, 1)
+    ]
     model = SmallModel()
     results = evaluate_splits(model, draws, read, EvaluationSpec(), CPU)
     texts = {sources[1].value for sources in whole.query_lists[1].entries}
@@ -260,7 +338,9 @@ def test_the_search_of_one_query_agrees_with_its_rank() -> None:
     for index in range(15):
         gallery, similarity = result.ranked.search(entry.task, index, top_k=100)
         assert len(gallery) == 20 and (np.diff(similarity) <= 0).all()
-        hits = [rank for rank, image in enumerate(gallery, start=1) if result.ranked.split.gallery_ids[image] == index // 3]
+        hits = [
+            rank for rank, image in enumerate(gallery, start=1) if result.ranked.split.gallery_ids[image] == index // 3
+        ]
         assert hits[0] == entry.first_rank[index]
 
 
@@ -274,17 +354,25 @@ def test_training_mode_and_gradients_are_restored() -> None:
 def test_same_text_in_two_modalities_is_two_sources() -> None:
     plan = plan_evaluation([make_split()])
     assert len(plan.table) == 20 + 4 * 15
-    assert {combination for combination in plan.sets} == {tuple(sorted(key, key=list(Modality).index)) for key in ORBENCH_KEYS if len(key) > 1}
+    assert {combination for combination in plan.sets} == {
+        tuple(sorted(key, key=list(Modality).index)) for key in ORBENCH_KEYS if len(key) > 1
+    }
 
 
 def test_a_source_under_two_instructions_is_two_slots() -> None:
     table = SourceTable()
     image = Source(modality=Modality.RGB, value="a.jpg")
     spoken = [Source(modality=Modality.TEXT, value=text) for text in ("red coat", "blue coat")]
-    slots = [table.add(Modality.RGB, [image, image], [instruction] * 2).tolist() for instruction in (None, *spoken, spoken[0])]
+    slots = [
+        table.add(Modality.RGB, [image, image], [instruction] * 2).tolist()
+        for instruction in (None, *spoken, spoken[0])
+    ]
     assert slots == [[0, 0], [1, 1], [2, 2], [1, 1]] and table.add(Modality.RGB, [image]).tolist() == [0]
     assert table.instructions == [None, *spoken]
-    assert {key: list(found) for key, found in table.by_space().items()} == {(Modality.RGB, None): [0], (Modality.RGB, Modality.TEXT): [1, 2]}
+    assert {key: list(found) for key, found in table.by_space().items()} == {
+        (Modality.RGB, None): [0],
+        (Modality.RGB, Modality.TEXT): [1, 2],
+    }
     cropped = dataclasses.replace(image, crop="box")
     assert table.add(Modality.RGB, [cropped, cropped]).tolist() == [3, 3] and table.items().tolist() == [0, 0, 0, 0]
 
@@ -302,14 +390,21 @@ def test_flip_of_combinations_fuses_the_mirror_images_and_keeps_the_plain_rows()
     features = sum(torch.nn.functional.normalize(found.ranked.features, dim=1) for found in (plain, turned))
     gallery = sum(torch.nn.functional.normalize(found.ranked.gallery_features, dim=1) for found in (plain, turned))
     for entry, queries in zip((entry for entry in result.lists if entry.stamp), split.query_lists):
-        similarity = torch.nn.functional.normalize(features[plain.ranked.rows[queries.name]], dim=1) @ torch.nn.functional.normalize(gallery, dim=1).T
+        similarity = (
+            torch.nn.functional.normalize(features[plain.ranked.rows[queries.name]], dim=1)
+            @ torch.nn.functional.normalize(gallery, dim=1).T
+        )
         wanted = evaluate(similarity, queries.person_ids, split.gallery_ids)
         assert entry.metrics() == pytest.approx({name: wanted[name] for name in METRICS}, abs=1e-3), entry.task
-    different = [entry.task for entry, other in zip(result.lists[32:], plain.lists) if entry.metrics() != other.metrics()]
+    different = [
+        entry.task for entry, other in zip(result.lists[32:], plain.lists) if entry.metrics() != other.metrics()
+    ]
     assert len(different) == 32
 
 
 def test_defaults_of_the_specification_are_the_configurations() -> None:
     """Both are written out, so that solver needs no configuration; they must not drift apart."""
     spec = EvaluationSpec()
-    assert dataclasses.asdict(EvalConfig()) == {field.name: getattr(spec, field.name) for field in dataclasses.fields(EvalConfig)}
+    assert dataclasses.asdict(EvalConfig()) == {
+        field.name: getattr(spec, field.name) for field in dataclasses.fields(EvalConfig)
+    }

@@ -31,15 +31,33 @@ def area(path: Path, color: tuple[int, int, int]) -> int:
 
 def write_results(path: Path, four: float) -> Path:
     tasks = [combination_name(key) for key in ORBENCH_KEYS]
-    rows = [{"task": task, "mAP": four if task.count("+") == 3 else 30.0, "R1": 45.0, "queries": 5, "gallery": 9} for task in tasks]
-    averages = [{"task": f"{name}_AVER", "mAP": four if name == "FOUR" else 30.0, "R1": 45.0} for name in ("ONE", "TWO", "THREE", "FOUR")]
-    path.write_text(json.dumps({"rows": rows, "averages": averages, "split": "test", "selected_on": "last"}), encoding="utf-8")
+    rows = [
+        {"task": task, "mAP": four if task.count("+") == 3 else 30.0, "R1": 45.0, "queries": 5, "gallery": 9}
+        for task in tasks
+    ]
+    averages = [
+        {"task": f"{name}_AVER", "mAP": four if name == "FOUR" else 30.0, "R1": 45.0}
+        for name in ("ONE", "TWO", "THREE", "FOUR")
+    ]
+    path.write_text(
+        json.dumps({"rows": rows, "averages": averages, "split": "test", "selected_on": "last"}), encoding="utf-8"
+    )
     return path
 
 
 def write_metrics(run: Path, steps: int = 12, evaluated: bool = True) -> None:
-    lines = [{"step": step, "loss/id": 2.0 / step, "loss/mm_sdm/one": 1.0, "total": 1.0 + 2.0 / step, "lr": 0.1, "epoch": 1,
-              "batch_rank1/four": 50.0} for step in range(1, steps + 1)]
+    lines = [
+        {
+            "step": step,
+            "loss/id": 2.0 / step,
+            "loss/mm_sdm/one": 1.0,
+            "total": 1.0 + 2.0 / step,
+            "lr": 0.1,
+            "epoch": 1,
+            "batch_rank1/four": 50.0,
+        }
+        for step in range(1, steps + 1)
+    ]
     if evaluated:
         lines.append({"step": steps, "epoch": 1, "val/ONE_AVER/mAP": 12.0, "val/ONE_AVER/R1": 20.0})
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -48,7 +66,7 @@ def write_metrics(run: Path, steps: int = 12, evaluated: bool = True) -> None:
 def test_running_mean_is_the_mean_of_the_last_points() -> None:
     values = np.random.default_rng(0).normal(size=23)
     for window in (1, 4, 40):
-        expected = [values[max(0, index + 1 - window):index + 1].mean() for index in range(len(values))]
+        expected = [values[max(0, index + 1 - window) : index + 1].mean() for index in range(len(values))]
         assert running_mean(list(values), window) == pytest.approx(expected)
 
 
@@ -75,7 +93,7 @@ def test_curves_are_drawn(tmp_path: Path, evaluated: bool) -> None:
     image = pixels(draw_curves(tmp_path))
     height, width, _ = image.shape
     for panel in range(3):
-        part = image[:, panel * width // 3:(panel + 1) * width // 3]
+        part = image[:, panel * width // 3 : (panel + 1) * width // 3]
         colored = (part.max(axis=2) - part.min(axis=2)) > 60
         assert colored.sum() > 20, f"panel {panel} has no line"
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".png"] == ["curves.png"]
@@ -87,8 +105,10 @@ def test_curves_without_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_bars_grow_with_the_metric(tmp_path: Path) -> None:
-    areas = {value: area(draw_combinations(write_results(tmp_path / "r.json", value), tmp_path / f"{value}.png"), FOUR)
-             for value in (20.0, 40.0, 80.0)}
+    areas = {
+        value: area(draw_combinations(write_results(tmp_path / "r.json", value), tmp_path / f"{value}.png"), FOUR)
+        for value in (20.0, 40.0, 80.0)
+    }
     # Grid lines and marks cover a little of the bars.
     assert areas[40.0] / areas[20.0] == pytest.approx(2, rel=0.1)
     assert areas[80.0] / areas[20.0] == pytest.approx(4, rel=0.1)
@@ -112,9 +132,18 @@ def test_lists_without_a_number_are_left_out_and_an_empty_result_is_refused(tmp_
 def test_command_draws_what_the_run_has(tmp_path: Path) -> None:
     write_metrics(tmp_path)
     write_results(tmp_path / "results.json", 50.0)
-    done = subprocess.run([sys.executable, "-m", "solver.figures", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["written:", str(tmp_path / "curves.png"), "written:", str(tmp_path / "combinations.png")]
+    done = subprocess.run(
+        [sys.executable, "-m", "solver.figures", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [
+        "written:",
+        str(tmp_path / "curves.png"),
+        "written:",
+        str(tmp_path / "combinations.png"),
+    ]
     assert Image.open(tmp_path / "combinations.png").format == "PNG"
     (tmp_path / "empty").mkdir()
-    done = subprocess.run([sys.executable, "-m", "solver.figures", str(tmp_path / "empty")], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "solver.figures", str(tmp_path / "empty")], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: ")

@@ -135,15 +135,26 @@ def test_damaged_bytes_never_escape_as_other_errors(tmp_path: Path) -> None:
     torch.save(PAYLOAD, tmp_path / "whole.pth")
     content = (tmp_path / "whole.pth").read_bytes()
     for place in range(0, len(content), 29):
-        (tmp_path / "a.pth").write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1:])
+        (tmp_path / "a.pth").write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         try:
             load_checkpoint(tmp_path / "a.pth")
         except UserError:
             pass
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"state_dict": {}}, {**PAYLOAD, "model": [1]}, {**PAYLOAD, "model": {"a": 3}},
-                                     {**PAYLOAD, "model": {3: torch.zeros(1)}}, {**PAYLOAD, "num_identities": "many"}, {**PAYLOAD, "num_identities": 0}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.zeros(3),
+        [1, 2],
+        {"state_dict": {}},
+        {**PAYLOAD, "model": [1]},
+        {**PAYLOAD, "model": {"a": 3}},
+        {**PAYLOAD, "model": {3: torch.zeros(1)}},
+        {**PAYLOAD, "num_identities": "many"},
+        {**PAYLOAD, "num_identities": 0},
+    ],
+)
 def test_other_content_is_no_checkpoint_of_ours(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.pth")
     load_tensors(tmp_path / "a.pth")
@@ -153,9 +164,17 @@ def test_other_content_is_no_checkpoint_of_ours(tmp_path: Path, content: Any) ->
         load_checkpoint(tmp_path / "no.pth")
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
-                                     RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")])
-def test_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_full_disk_leaves_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
     save_checkpoint(tmp_path / "a.pth", PAYLOAD)
     before = (tmp_path / "a.pth").read_bytes()
 
@@ -172,8 +191,14 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: p
 def test_disk_that_is_really_full(tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
-    mounted = hasattr(os, "geteuid") and os.geteuid() == 0 and sys.platform == "linux" and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, check=False).returncode
+    mounted = (
+        hasattr(os, "geteuid")
+        and os.geteuid() == 0
+        and sys.platform == "linux"
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, check=False
+        ).returncode
+    )
     if not mounted:
         pytest.skip("mounting a small file system is not allowed here")
     try:
@@ -190,8 +215,13 @@ def test_disk_that_is_really_full(tmp_path: Path) -> None:
 
 def test_state_fingerprint_sees_names_shapes_types_and_values() -> None:
     base = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
-    variants = [base, {"c": base["a"], "b": base["b"]}, {**base, "a": base["a"].view(1, 2)}, {**base, "a": base["a"].double()},
-                {**base, "a": torch.tensor([1.0, 2.5])}]
+    variants = [
+        base,
+        {"c": base["a"], "b": base["b"]},
+        {**base, "a": base["a"].view(1, 2)},
+        {**base, "a": base["a"].double()},
+        {**base, "a": torch.tensor([1.0, 2.5])},
+    ]
     assert len({fingerprint_state(state) for state in variants}) == 5
     assert fingerprint_state(dict(reversed(base.items()))) == fingerprint_state(base)
     assert fingerprint_state({"a": torch.ones(2, dtype=torch.bfloat16)})
@@ -200,8 +230,14 @@ def test_state_fingerprint_sees_names_shapes_types_and_values() -> None:
 # Exit codes, names, threads, devices
 
 
-@pytest.mark.parametrize(("error", "code", "text"), [
-    (None, 0, ""), (UserError("the file is wrong"), 2, "error: the file is wrong\n"), (KeyboardInterrupt(), 130, "interrupted\n")])
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (None, 0, ""),
+        (UserError("the file is wrong"), 2, "error: the file is wrong\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
 def test_exit_codes(error: BaseException | None, code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         if error is not None:
@@ -222,12 +258,24 @@ def test_nearest_names() -> None:
     assert nearest("xyz", ["cosine", "linear"]) == "valid names: cosine, linear"
 
 
-@pytest.mark.parametrize(("cores", "limit", "kind", "asked", "expected"), [
-    (1, "", "cpu", -1, (1, 0)), (2, "", "cpu", -1, (2, 0)), (8, "", "cpu", -1, (6, 2)), (16, "", "cuda", -1, (4, 12)), (4, "", "cuda", -1, (1, 3)),
-    (2, "", "cpu", 0, (2, 0)), (8, "2", "cpu", 3, (2, 3)), (4, "", "cpu", 100, (1, 3)), (1, "", "cpu", 4, (1, 1)), (4, "junk", "cpu", 1, (3, 1)),
-])
-def test_threads_and_workers_stay_within_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, limit: str, kind: str, asked: int,
-                                                   expected: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("cores", "limit", "kind", "asked", "expected"),
+    [
+        (1, "", "cpu", -1, (1, 0)),
+        (2, "", "cpu", -1, (2, 0)),
+        (8, "", "cpu", -1, (6, 2)),
+        (16, "", "cuda", -1, (4, 12)),
+        (4, "", "cuda", -1, (1, 3)),
+        (2, "", "cpu", 0, (2, 0)),
+        (8, "2", "cpu", 3, (2, 3)),
+        (4, "", "cpu", 100, (1, 3)),
+        (1, "", "cpu", 4, (1, 1)),
+        (4, "junk", "cpu", 1, (3, 1)),
+    ],
+)
+def test_threads_and_workers_stay_within_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, limit: str, kind: str, asked: int, expected: tuple[int, int]
+) -> None:
     monkeypatch.setattr(threads, "available_cores", lambda: cores)
     monkeypatch.setenv("OMP_NUM_THREADS", limit)
     plan = threads.plan_threads(kind, asked)
@@ -246,7 +294,15 @@ def test_waiting_policy_is_set_unless_the_user_did(monkeypatch: pytest.MonkeyPat
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE" and "GOMP_SPINCOUNT" not in os.environ
 
 
-@pytest.mark.parametrize(("text", "words"), [("gpu", "unknown device 'gpu'"), ("cuda:99", "not available here"), ("cuda:x", "unknown device"), ("", "unknown device")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gpu", "unknown device 'gpu'"),
+        ("cuda:99", "not available here"),
+        ("cuda:x", "unknown device"),
+        ("", "unknown device"),
+    ],
+)
 def test_devices_that_are_not_there(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         device.resolve_device(text)
@@ -257,10 +313,9 @@ def test_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def compile(function: object, **_: object) -> object:
         def run(values: object) -> object:
             raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore")
+
         return run
 
     monkeypatch.setattr(device.torch, "compile", compile)
     with pytest.raises(UserError, match=r"C\+\+ compiler.*train.compile=false"):
         device.require_compiler(torch.device("cpu"))
-
-

@@ -1,4 +1,6 @@
-"""The instruction bank, the choice of an instruction per task, the upper-body box, and annotations that no model input changes."""
+"""The instruction bank, the choice of an instruction per task, the upper-body box, and annotations that no model input
+changes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ def text(value: str) -> Source:
 
 
 def record(task: Task, **values: object) -> Record:
-    return Record(person_id=1, **{"sources": {Modality.RGB: image()}, "dataset": "cocas", "name": "query.txt line 7", **values}, task=task)  # type: ignore[arg-type]
+    return Record(
+        person_id=1,
+        **{"sources": {Modality.RGB: image()}, "dataset": "cocas", "name": "query.txt line 7", **values},
+        task=task,
+    )  # type: ignore[arg-type]
 
 
 def test_twenty_different_sentences_for_each_task() -> None:
@@ -37,7 +43,9 @@ def test_twenty_different_sentences_for_each_task() -> None:
     sentences = [sentence for task in BANK for sentence in BANK[task]]
     assert [len(BANK[task]) for task in BANK] == [20, 20, 20] and len(set(sentences)) == 60
     for sentence in sentences:
-        assert sentence.isascii() and sentence[0].isupper() and sentence.endswith(".") and 4 <= len(sentence.split()) <= 20
+        assert (
+            sentence.isascii() and sentence[0].isupper() and sentence.endswith(".") and 4 <= len(sentence.split()) <= 20
+        )
     for word, task in (("infrared", Task.VI), ("clothes", Task.CC), ("clothes", Task.TRAD)):
         assert sum(word in sentence for sentence in BANK[task]) >= 5
 
@@ -81,7 +89,10 @@ def test_clothes_template_box_or_refusal() -> None:
     assert InstructionMaker().for_test(record(Task.CTCC)) == image("a.jpg", "box")
     assert InstructionMaker(cc="image").for_training(record(Task.CC), 0, 0, 0) == image("a.jpg", "box")
     assert InstructionMaker(cc="image").for_test(record(Task.CC, annotations={CLOTHES: template})) is template
-    for maker, task in ((InstructionMaker(crop="none"), Task.CTCC), (InstructionMaker(crop="none", cc="image"), Task.CC)):
+    for maker, task in (
+        (InstructionMaker(crop="none"), Task.CTCC),
+        (InstructionMaker(crop="none", cc="image"), Task.CC),
+    ):
         with pytest.raises(UserError, match=r"query.txt line 7: cocas ships no clothes image .* instruction.crop=box"):
             maker.for_test(record(task))
 
@@ -97,15 +108,25 @@ def test_description_or_the_name_of_the_missing_file() -> None:
 
 def test_a_caption_instructs_in_training_and_is_the_query_itself_at_test() -> None:
     caption, maker = text("a woman"), InstructionMaker()
-    assert maker.for_training(record(Task.T2I, sources={Modality.RGB: image(), Modality.TEXT: caption}), 0, 0, 0) is caption
+    assert (
+        maker.for_training(record(Task.T2I, sources={Modality.RGB: image(), Modality.TEXT: caption}), 0, 0, 0)
+        is caption
+    )
     assert maker.for_test(record(Task.T2I, sources={Modality.TEXT: caption})) is None
     assert maker.for_test(record(Task.T2I, annotations={DESCRIPTION: caption})) is None
     assert maker.for_test(record(Task.ORB)) is None
 
 
-@pytest.mark.parametrize(("size", "box"), [
-    ((64, 128), (0, 19, 64, 70)), ((10, 100), (0, 15, 10, 55)), ((128, 256), (0, 38, 128, 141)), ((7, 1), (0, 0, 7, 1)), ((3, 2), (0, 0, 3, 1)),
-])
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((64, 128), (0, 19, 64, 70)),
+        ((10, 100), (0, 15, 10, 55)),
+        ((128, 256), (0, 38, 128, 141)),
+        ((7, 1), (0, 0, 7, 1)),
+        ((3, 2), (0, 0, 3, 1)),
+    ],
+)
 def test_upper_body_box(size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
     assert upper_body_box(*size) == box
 
@@ -123,25 +144,45 @@ def test_clothes_are_read_with_their_crop(tmp_path: Path) -> None:
 
 def test_annotations_do_not_follow_what_a_model_is_given() -> None:
     template = image("template.jpg")
-    records = [record(Task.TRAD), record(Task.CC), record(Task.VI), record(Task.CTCC, annotations={CLOTHES: template}), record(Task.CTCC), record(Task.T2I)]
+    records = [
+        record(Task.TRAD),
+        record(Task.CC),
+        record(Task.VI),
+        record(Task.CTCC, annotations={CLOTHES: template}),
+        record(Task.CTCC),
+        record(Task.T2I),
+    ]
     one, other = (annotate(records, InstructionMaker(cc=cc)) for cc in ("bank", "image"))
     assert one == other
     assert [dict(item.annotations) for item in one] == [
-        {SENTENCE: text(BANK[Task.TRAD][0])}, {SENTENCE: text(BANK[Task.CC][0])}, {SENTENCE: text(BANK[Task.VI][0])}, {CLOTHES: template},
-        {CLOTHES: image("a.jpg", "box")}, {}]
+        {SENTENCE: text(BANK[Task.TRAD][0])},
+        {SENTENCE: text(BANK[Task.CC][0])},
+        {SENTENCE: text(BANK[Task.VI][0])},
+        {CLOTHES: template},
+        {CLOTHES: image("a.jpg", "box")},
+        {},
+    ]
     kept = record(Task.CC, annotations={SENTENCE: text("mine"), CLOTHES: template})
     assert annotate([kept], InstructionMaker())[0] is kept
 
 
 def test_a_release_is_annotated_outside_training_and_notes_the_box(tmp_path: Path) -> None:
-    parts = {"train": (record(Task.CTCC),), "a/train": (record(Task.CC),), "gallery": (record(Task.CTCC), record(Task.CTCC), record(Task.CC))}
+    parts = {
+        "train": (record(Task.CTCC),),
+        "a/train": (record(Task.CC),),
+        "gallery": (record(Task.CTCC), record(Task.CTCC), record(Task.CC)),
+    }
     release = Release(name="cocas", root=tmp_path, parts=parts, notes=("before",))
     found = annotate_release(release, InstructionMaker())
     assert found.parts["train"] == parts["train"] and found.parts["a/train"] == parts["a/train"]
     assert [set(item.annotations) for item in found.parts["gallery"]] == [{CLOTHES}, {CLOTHES}, {SENTENCE}]
     box = "records have no clothes image; the upper-body box (rows 15 to 55 %) of their own image stands for it"
     assert found.notes == ("before", f"train: 1 {box}", f"gallery: 2 {box}")
-    assert annotate_release(release, InstructionMaker(cc="image")).notes[1:] == (f"train: 1 {box}", f"a/train: 1 {box}", f"gallery: 3 {box}")
+    assert annotate_release(release, InstructionMaker(cc="image")).notes[1:] == (
+        f"train: 1 {box}",
+        f"a/train: 1 {box}",
+        f"gallery: 3 {box}",
+    )
 
 
 def test_the_maker_takes_the_section_of_the_configuration() -> None:

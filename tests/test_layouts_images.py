@@ -1,4 +1,6 @@
-"""The rendered population in the layouts of the image data sets: read back by the readers, matches for every query, who is where."""
+"""The rendered population in the layouts of the image data sets: read back by the readers, matches for every query, who
+is where.
+"""
 
 from __future__ import annotations
 
@@ -33,31 +35,60 @@ from datasets.synthetic.wardrobe import make_outfit
 from utils.errors import UserError
 
 SMALL = {"identities": 4, "test_identities": 3, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
-FOLDER = {"market1501": "Market-1501-v15.09.15", "msmt17": "MSMT17_V1", "cuhk03": "cuhk03-np", "prcc": "prcc", "ltcc": "LTCC_ReID",
-          "vc-clothes": "VC-Clothes", "last": "last", "nkup": "NKUP"}
+FOLDER = {
+    "market1501": "Market-1501-v15.09.15",
+    "msmt17": "MSMT17_V1",
+    "cuhk03": "cuhk03-np",
+    "prcc": "prcc",
+    "ltcc": "LTCC_ReID",
+    "vc-clothes": "VC-Clothes",
+    "last": "last",
+    "nkup": "NKUP",
+}
 OURS = tuple(FOLDER)
 
 # What a directory listing must show for each part of the reader: glob pattern and pattern of the names that count.
 PARTS = {
-    "market1501": {"train": ("bounding_box_train/*", r"\d{4}_c[1-6]s\d_\d{6}_\d\d\.jpg"), "query": ("query/*", r"(?!0000)\d{4}_c.*"),
-                   "gallery": ("bounding_box_test/*", r"\d{4}_c[1-6]s\d_\d{6}_\d\d\.jpg")},
+    "market1501": {
+        "train": ("bounding_box_train/*", r"\d{4}_c[1-6]s\d_\d{6}_\d\d\.jpg"),
+        "query": ("query/*", r"(?!0000)\d{4}_c.*"),
+        "gallery": ("bounding_box_test/*", r"\d{4}_c[1-6]s\d_\d{6}_\d\d\.jpg"),
+    },
     "msmt17": {"train": ("train/*/*", r"\d{4}_\d{3}_\d\d_\d{4}(morning|noon|afternoon)_\d{4}_\d(_ex)?\.jpg")},
-    "cuhk03": {"train": ("labeled/bounding_box_train/*", r"\d{4}_c[12]_\d+\.png"), "query": ("labeled/query/*", r"\d{4}_c[12]_\d+\.png"),
-               "gallery": ("labeled/bounding_box_test/*", r"\d{4}_c[12]_\d+\.png")},
-    "prcc": {"train": ("rgb/train/*/*", r"[ABC]_cropped_rgb\d{3}\.jpg"), "val": ("rgb/val/*/*", r"[ABC]_cropped_rgb\d{3}\.jpg"),
-             "gallery": ("rgb/test/A/*/*", r"cropped_rgb\d{3}\.jpg"), "query_same": ("rgb/test/B/*/*", r"cropped_rgb\d{3}\.jpg"),
-             "query_changed": ("rgb/test/C/*/*", r"cropped_rgb\d{3}\.jpg")},
-    "ltcc": {part: (f"{folder}/*", r"\d+_\d+_c\d+_\d{6}\.png") for part, folder in (("train", "train"), ("query", "query"), ("gallery", "test"))},
+    "cuhk03": {
+        "train": ("labeled/bounding_box_train/*", r"\d{4}_c[12]_\d+\.png"),
+        "query": ("labeled/query/*", r"\d{4}_c[12]_\d+\.png"),
+        "gallery": ("labeled/bounding_box_test/*", r"\d{4}_c[12]_\d+\.png"),
+    },
+    "prcc": {
+        "train": ("rgb/train/*/*", r"[ABC]_cropped_rgb\d{3}\.jpg"),
+        "val": ("rgb/val/*/*", r"[ABC]_cropped_rgb\d{3}\.jpg"),
+        "gallery": ("rgb/test/A/*/*", r"cropped_rgb\d{3}\.jpg"),
+        "query_same": ("rgb/test/B/*/*", r"cropped_rgb\d{3}\.jpg"),
+        "query_changed": ("rgb/test/C/*/*", r"cropped_rgb\d{3}\.jpg"),
+    },
+    "ltcc": {
+        part: (f"{folder}/*", r"\d+_\d+_c\d+_\d{6}\.png")
+        for part, folder in (("train", "train"), ("query", "query"), ("gallery", "test"))
+    },
     "vc-clothes": {part: (f"{part}/*", r"\d{4}-0[1-4]-\d\d-\d\d\.jpg") for part in ("train", "query", "gallery")},
-    "last": {"train": ("train/*/*", r"\d{6}_m\d{3}_\d{6}_\d\.jpg"), "query": ("test/query/*", r"\d{6}_m\d{3}_\d{6}\.jpg"),
-             "gallery": ("test/gallery/*/*", r"\d{6}_m\d{3}_\d{6}\.jpg"), "val_query": ("val/query/*", r".*\.jpg"),
-             "val_gallery": ("val/gallery/*/*", r".*\.jpg")},
-    "nkup": {part: (f"{folder}/*", r"\d{4}_D\d{4}_C\d\dS\d\d_\d{5}\.jpg")
-             for part, folder in (("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test"))},
+    "last": {
+        "train": ("train/*/*", r"\d{6}_m\d{3}_\d{6}_\d\.jpg"),
+        "query": ("test/query/*", r"\d{6}_m\d{3}_\d{6}\.jpg"),
+        "gallery": ("test/gallery/*/*", r"\d{6}_m\d{3}_\d{6}\.jpg"),
+        "val_query": ("val/query/*", r".*\.jpg"),
+        "val_gallery": ("val/gallery/*/*", r".*\.jpg"),
+    },
+    "nkup": {
+        part: (f"{folder}/*", r"\d{4}_D\d{4}_C\d\dS\d\d_\d{5}\.jpg")
+        for part, folder in (("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test"))
+    },
 }
-# Pictures of that rendering, by hand: 4 training and 3 test persons, 2 pictures each (per outfit where there are three).
+# Pictures of that rendering, by hand: 4 training and 3 test persons, 2 pictures each (per outfit where there are
+# three).
 COUNTS = {
-    "market1501": {"train": 8, "query": 6, "gallery": 6 + 3}, "msmt17": {"train": 8 + 1, "query": 6, "gallery": 6},
+    "market1501": {"train": 8, "query": 6, "gallery": 6 + 3},
+    "msmt17": {"train": 8 + 1, "query": 6, "gallery": 6},
     "cuhk03": {"train": 8, "query": 6, "gallery": 6},
     "prcc": {"train": 4 * 3 * 2, "val": 4 * 3, "query_same": 6, "query_changed": 6, "gallery": 6},
     "ltcc": {"train": 2 * (3 + 1 + 3 + 1), "query": 2 * (3 + 1 + 3), "gallery": 2 * (3 + 1 + 3)},
@@ -65,9 +96,19 @@ COUNTS = {
     "last": {"train": 4 * 3 * 2, "query": 9, "gallery": 18, "val_query": 6, "val_gallery": 12},
     "nkup": {"train": 4 * 3 * 2, "query": 6, "gallery": 3 * 2 * 2},
 }
-TEST_FOLDERS = re.compile(r"(rgb/)?(test|query|gallery|bounding_box_test)/|(labeled|detected)/(query|bounding_box_test)/")
-PERSON_NUMBER = {"market1501": r"(-?\d+)_c", "msmt17": r"(\d{4})_", "cuhk03": r"(\d{4})_c", "prcc": None, "ltcc": r"(\d+)_",
-                 "vc-clothes": r"(\d{4})-", "last": r"(\d{6})_", "nkup": r"(-?\d+)_D"}
+TEST_FOLDERS = re.compile(
+    r"(rgb/)?(test|query|gallery|bounding_box_test)/|(labeled|detected)/(query|bounding_box_test)/"
+)
+PERSON_NUMBER = {
+    "market1501": r"(-?\d+)_c",
+    "msmt17": r"(\d{4})_",
+    "cuhk03": r"(\d{4})_c",
+    "prcc": None,
+    "ltcc": r"(\d+)_",
+    "vc-clothes": r"(\d{4})-",
+    "last": r"(\d{6})_",
+    "nkup": r"(-?\d+)_D",
+}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +177,11 @@ def test_lists_junk_and_variants(rendered: Path) -> None:
     market = dataset_entry("market1501").read(rendered, ReadOptions())
     names = [path.name for path in (rendered / FOLDER["market1501"] / "bounding_box_test").iterdir()]
     assert sum(name.startswith("-1_") for name in names) == 2 == sum(market.dropped.values())
-    assert sum(name.startswith("0000_") for name in names) == 3 == sum(record.person_id == 0 for record in market.parts["gallery"])
+    assert (
+        sum(name.startswith("0000_") for name in names)
+        == 3
+        == sum(record.person_id == 0 for record in market.parts["gallery"])
+    )
     detected = dataset_entry("cuhk03").read(rendered, ReadOptions(variant="detected"))
     assert {part: len(records) for part, records in detected.parts.items()} == {"train": 7, "query": 6, "gallery": 6}
     nkup = dataset_entry("nkup").read(rendered, ReadOptions())
@@ -144,7 +189,11 @@ def test_lists_junk_and_variants(rendered: Path) -> None:
     info = rendered / FOLDER["ltcc"] / "info"
     people = {path.stem: path.read_text().split() for path in info.iterdir()}
     assert {name: len(numbers) for name, numbers in people.items()} == {
-        "cloth-change_id_train": 2, "cloth-unchange_id_train": 2, "cloth-change_id_test": 2, "cloth-unchange_id_test": 1}
+        "cloth-change_id_train": 2,
+        "cloth-unchange_id_train": 2,
+        "cloth-change_id_test": 2,
+        "cloth-unchange_id_test": 1,
+    }
 
 
 @pytest.mark.parametrize("layout", OURS)
@@ -159,16 +208,23 @@ def counts_as_match(rule: str, query: Record, item: Record) -> bool:
     if query.person_id != item.person_id:
         return False
     camera, clothes = query.camera_id == item.camera_id, query.clothes_id == item.clothes_id
-    return {"none": True, "same_camera": not camera, "same_camera_or_clothes": not (camera or clothes),
-            "same_camera_or_other_clothes": not camera and clothes}[rule]
+    return {
+        "none": True,
+        "same_camera": not camera,
+        "same_camera_or_clothes": not (camera or clothes),
+        "same_camera_or_other_clothes": not camera and clothes,
+    }[rule]
 
 
 def unmatched(search: Search) -> list[Record]:
     gallery: dict[int, list[Record]] = {}
     for record in search.gallery:
         gallery.setdefault(record.person_id, []).append(record)
-    return [query for query in search.query
-            if not any(counts_as_match(search.exclusion_rule, query, item) for item in gallery.get(query.person_id, ()))]
+    return [
+        query
+        for query in search.query
+        if not any(counts_as_match(search.exclusion_rule, query, item) for item in gallery.get(query.person_id, ()))
+    ]
 
 
 def without_match_by_design(search: Search, release: Release) -> set[int]:
@@ -181,7 +237,9 @@ def without_match_by_design(search: Search, release: Release) -> set[int]:
 
 @pytest.mark.parametrize("layout", OURS)
 @pytest.mark.parametrize(("images", "outfits", "persons"), [(1, 2, 2), (2, 3, 1), (5, 7, 6)])
-def test_every_query_of_every_protocol_has_a_match(layout: str, images: int, outfits: int, persons: int, tmp_path: Path) -> None:
+def test_every_query_of_every_protocol_has_a_match(
+    layout: str, images: int, outfits: int, persons: int, tmp_path: Path
+) -> None:
     release = touched(layout, tmp_path, images_per_modality=images, outfits=outfits, test_identities=persons)
     for name, protocol in dataset_entry(layout).protocols.items():
         for search in protocol.searches(release):
@@ -223,11 +281,17 @@ def test_labels_of_clothes_are_those_of_the_pictures(layout: str, tmp_path: Path
             worn.setdefault(record.clothes_id, set()).add(outfits[record.name])
     known = [pictures for label, pictures in worn.items() if label >= 0]
     assert all(len(pictures) == 1 for pictures in known) and len(set.union(*known, set())) == len(known)
-    assert len(known) == {"prcc": 7 * 2, "ltcc": 2 * (3 + 1) + 3 + 1 + 3, "vc-clothes": 7 * 3, "last": 4 * 3, "nkup": 0}[layout]
+    assert (
+        len(known)
+        == {"prcc": 7 * 2, "ltcc": 2 * (3 + 1) + 3 + 1 + 3, "vc-clothes": 7 * 3, "last": 4 * 3, "nkup": 0}[layout]
+    )
     if layout == "nkup":
         # More outfits than days: the day of a person's queries is still nobody else's.
         names = [shot.path.split("/") for shot in plan_of("nkup", outfits=13, images_per_modality=1).shots]
-        days = [{tuple(name.split("_")[:2]) for folder, name in names if folder == part} for part in ("query", "bounding_box_test")]
+        days = [
+            {tuple(name.split("_")[:2]) for folder, name in names if folder == part}
+            for part in ("query", "bounding_box_test")
+        ]
         assert len(days[0]) == 3 and not days[0] & days[1]
         sides = [{outfits[record.name] for record in release.parts[part]} for part in ("query", "gallery")]
         assert len(sides[0]) == 3 and len(sides[1]) == 6 and not sides[0] & sides[1]
@@ -260,14 +324,22 @@ def test_shared_persons_are_an_overlap_on_purpose(layout: str, tmp_path: Path) -
         assert all(sides[False][person] == sides[True][person] for person in shared)
     taken = [(shot.person, shot.outfit, shot.modality, shot.index) for shot in plan.shots]
     assert len(set(taken)) == len(taken)
-    manifest = json.loads((render(layout, tmp_path, processes=1, **SMALL, shared_persons=2).folder / "manifest.json").read_text())
+    manifest = json.loads(
+        (render(layout, tmp_path, processes=1, **SMALL, shared_persons=2).folder / "manifest.json").read_text()
+    )
     assert manifest["shared_persons"] == 2 and manifest["outfits"] == 3
-    defects = [finding for finding in run_check(CheckOptions(dataset=layout, root=tmp_path))[0].findings if finding.level == "defect"]
+    defects = [
+        finding
+        for finding in run_check(CheckOptions(dataset=layout, root=tmp_path))[0].findings
+        if finding.level == "defect"
+    ]
     # MSMT17 numbers train and test separately, so that nobody can see it in the names.
     assert len(defects) == (layout != "msmt17"), defects
 
 
-def test_the_number_of_processes_changes_nothing(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_processes_changes_nothing(
+    rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datasets.synthetic.render.CHUNK", 5)
     folder = render("ltcc", tmp_path, processes=2, **SMALL).folder
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -279,9 +351,13 @@ def test_reuse_covers_texts_pngs_and_older_manifests(tmp_path: Path) -> None:
     first = render("ltcc", tmp_path, processes=1, **SMALL)
     manifest = first.folder / "manifest.json"
     content = json.loads(manifest.read_text())
-    assert set(content["annotations"]) == {f"info/cloth-{word}_id_{part}.txt" for word in ("change", "unchange") for part in ("train", "test")}
+    assert set(content["annotations"]) == {
+        f"info/cloth-{word}_id_{part}.txt" for word in ("change", "unchange") for part in ("train", "test")
+    }
     # A manifest of before these two arguments existed.
-    manifest.write_text(json.dumps({key: value for key, value in content.items() if key not in ("shared_persons", "outfits")}))
+    manifest.write_text(
+        json.dumps({key: value for key, value in content.items() if key not in ("shared_persons", "outfits")})
+    )
     again = render("ltcc", tmp_path, processes=1, **SMALL)
     assert again.reused and (again.digest, again.pictures) == (first.digest, first.pictures)
     with pytest.raises(UserError, match=r"rendered with outfits = 3, now it is 4"):
@@ -313,7 +389,9 @@ def test_binaries_are_written_and_checked(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def nearest_in_other_clothes(head: float, persons: Iterable[int]) -> float:
-    """Share of persons whose nearest neighbour in another outfit, camera and pose is themselves, by colours around the head."""
+    """Share of persons whose nearest neighbour in another outfit, camera and pose is themselves, by colours around the
+    head.
+    """
 
     def features(person: int, outfit: int) -> numpy.ndarray:
         shot = Shot("a.jpg", person, outfit, Modality.RGB, outfit, View.FRONT, "market1501", 1 + outfit, head=head)
@@ -332,14 +410,19 @@ def test_identity_survives_a_change_of_clothes_at_the_rendered_size() -> None:
     enlarged = nearest_in_other_clothes(nuisance.HEAD_ZOOM, persons)
     assert enlarged >= 8 / 50 and enlarged > nearest_in_other_clothes(1.0, persons)
     # Outfits differ: two of one person have no more in common than those of two persons.
-    pairs = [(make_outfit(0, make_person(0, person), 0), make_outfit(0, make_person(0, person), 1)) for person in persons]
+    pairs = [
+        (make_outfit(0, make_person(0, person), 0), make_outfit(0, make_person(0, person), 1)) for person in persons
+    ]
     assert sum(one.upper.words == two.upper.words for one, two in pairs) < 10
 
 
 def test_templates_and_crops() -> None:
     photo = Shot("a.png", 5, 1, Modality.RGB, 3, View.BACK, "cocas", 2, head=1.4)
     whole, _ = draw_shot(photo, 0, (100, 50))
-    fields = {name: getattr(photo, name) for name in ("path", "person", "outfit", "modality", "index", "view", "site", "camera", "head")}
+    fields = {
+        name: getattr(photo, name)
+        for name in ("path", "person", "outfit", "modality", "index", "view", "site", "camera", "head")
+    }
     crop, _ = draw_shot(Shot(**fields, kind="crop"), 0, (100, 50))
     assert crop.size == (50, 40) and numpy.array_equal(numpy.asarray(crop), numpy.asarray(whole)[15:55])
     template, _ = draw_shot(Shot(**fields, kind="template"), 0, (128, 64))
@@ -349,8 +432,14 @@ def test_templates_and_crops() -> None:
     person = make_person(0, 5)
     outfit = make_outfit(0, person, 1)
     assert outfit.upper.colours[0] in colours and outfit.shoes.colour in colours
-    skin = {"pale": (245, 216, 196), "fair": (232, 190, 160), "olive": (206, 160, 120), "tan": (176, 124, 86), "brown": (130, 86, 58),
-            "dark": (84, 56, 42)}[person.skin]
+    skin = {
+        "pale": (245, 216, 196),
+        "fair": (232, 190, 160),
+        "olive": (206, 160, 120),
+        "tan": (176, 124, 86),
+        "brown": (130, 86, 58),
+        "dark": (84, 56, 42),
+    }[person.skin]
     assert skin not in colours
     moved = {**fields, "index": 9, "view": View.FRONT, "camera": 7, "site": "x"}
     assert numpy.array_equal(numpy.asarray(draw_shot(Shot(**moved, kind="template"), 0, (128, 64))[0]), pixels)
@@ -376,23 +465,55 @@ def test_arguments(tmp_path: Path) -> None:
     for values, message in ((["prc"], "unknown layout 'prc'.*prcc"), ([","], "names no layout")):
         with pytest.raises(UserError, match=message):
             parse_layouts(values)
-    wrong = ({"shared_persons": 4}, r"--shared-persons is 4: give 0\.\.3"), ({"outfits": 0}, "--outfits is 0: give at least 1"), (
-        {"outfits": 91}, "give at most 90"), ({"identities": 90_001}, "give at most 90000"), ({"shared_persons": -1}, "shared-persons is -1")
+    wrong = (
+        ({"shared_persons": 4}, r"--shared-persons is 4: give 0\.\.3"),
+        ({"outfits": 0}, "--outfits is 0: give at least 1"),
+        ({"outfits": 91}, "give at most 90"),
+        ({"identities": 90_001}, "give at most 90000"),
+        ({"shared_persons": -1}, "shared-persons is -1"),
+    )
     for changes, message in wrong:
         with pytest.raises(UserError, match=message):
             RenderArguments("prcc", **{**SMALL, **changes})
     for layout in ("prcc", "ltcc", "vc-clothes", "last", "nkup"):
-        with pytest.raises(UserError, match=f"--outfits is 1: people change clothes in the layout {layout}, give at least 2"):
+        with pytest.raises(
+            UserError, match=f"--outfits is 1: people change clothes in the layout {layout}, give at least 2"
+        ):
             plan_of(layout, outfits=1)
     for layout, most in (("market1501", 1501), ("cuhk03", 1467), ("ltcc", 152), ("prcc", 999)):
-        with pytest.raises(UserError, match=f"{most + 1} identities are too many for {layout}: .* give fewer --identities"):
+        with pytest.raises(
+            UserError, match=f"{most + 1} identities are too many for {layout}: .* give fewer --identities"
+        ):
             plan_of(layout, identities=most, test_identities=1, images_per_modality=1)
     assert draw_ids(0, "x", (9, 8, 9), 5, 6).keys() == {9, 8}
 
 
-def test_command_line_takes_several_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["x", "--layout", "prcc,cuhk03", "--layout", "nkup", "--root", str(tmp_path), "--identities", "2", "--test-identities", "2",
-               "--image-size", "32x16", "--images-per-modality", "1", "--outfits", "2", "--shared-persons", "1", "--processes", "1"]
+def test_command_line_takes_several_layouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "x",
+        "--layout",
+        "prcc,cuhk03",
+        "--layout",
+        "nkup",
+        "--root",
+        str(tmp_path),
+        "--identities",
+        "2",
+        "--test-identities",
+        "2",
+        "--image-size",
+        "32x16",
+        "--images-per-modality",
+        "1",
+        "--outfits",
+        "2",
+        "--shared-persons",
+        "1",
+        "--processes",
+        "1",
+    ]
     monkeypatch.setattr(sys, "argv", command)
     main()
     main()

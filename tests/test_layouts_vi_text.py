@@ -1,4 +1,6 @@
-"""The rendered population in the layouts with infrared images, captions and clothes templates, read back by the readers."""
+"""The rendered population in the layouts with infrared images, captions and clothes templates, read back by the
+readers.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,15 @@ from datasets.synthetic.shots import Plan
 from utils.errors import UserError
 
 SMALL = {"identities": 5, "test_identities": 3, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
-FOLDER = {"sysu": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM", "cuhk-pedes": "CUHK-PEDES", "icfg-pedes": "ICFG-PEDES", "rstpreid": "RSTPReid",
-          "cocas": "COCAS+_Real2"}
+FOLDER = {
+    "sysu": "SYSU-MM01",
+    "regdb": "RegDB",
+    "llcm": "LLCM",
+    "cuhk-pedes": "CUHK-PEDES",
+    "icfg-pedes": "ICFG-PEDES",
+    "rstpreid": "RSTPReid",
+    "cocas": "COCAS+_Real2",
+}
 OURS = tuple(FOLDER)
 SUFFIXES = {".jpg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
 
@@ -45,23 +54,47 @@ COUNTS = {
     # Three outfits: a query and two gallery images each.
     "cocas": {"query": 9, "gallery": 18, "query_li": 9, "gallery_li": 18},
 }
-PICTURES = {"sysu": 11 * 4, "regdb": 8 * 4, "llcm": 8 * 4, "cuhk-pedes": 11 * 2, "icfg-pedes": 8 * 2, "rstpreid": 11 * 2, "cocas": 3 * 3 * (1 + 2 + 1)}
+PICTURES = {
+    "sysu": 11 * 4,
+    "regdb": 8 * 4,
+    "llcm": 8 * 4,
+    "cuhk-pedes": 11 * 2,
+    "icfg-pedes": 8 * 2,
+    "rstpreid": 11 * 2,
+    "cocas": 3 * 3 * (1 + 2 + 1),
+}
 # What a directory listing must show for the image parts of the readers that read folders.
 PARTS: dict[str, dict[str, Callable[[Path], list[Path]]]] = {
-    "sysu": {"query": lambda root: sysu_files(root, "test", "36"), "gallery": lambda root: sysu_files(root, "test", "1245"),
-             "train": lambda root: sysu_files(root, "train", "123456"), "val_query": lambda root: sysu_files(root, "val", "36")},
-    "llcm": {"train": lambda root: [*root.glob("vis/*/*.jpg"), *root.glob("nir/*/*.jpg")],
-             "test_visible": lambda root: [*root.glob("test_vis/cam[1-9]/*/*.jpg")],
-             "test_infrared": lambda root: [*root.glob("test_nir/cam[1-9]/*/*.jpg")]},
-    "cocas": {"query": lambda root: [*root.glob("images/*/*_q???.jpg")],
-              "gallery": lambda root: [path for path in root.glob("images/*/*.jpg") if "_q" not in path.name]},
-    "regdb": {}, "cuhk-pedes": {}, "icfg-pedes": {}, "rstpreid": {},
+    "sysu": {
+        "query": lambda root: sysu_files(root, "test", "36"),
+        "gallery": lambda root: sysu_files(root, "test", "1245"),
+        "train": lambda root: sysu_files(root, "train", "123456"),
+        "val_query": lambda root: sysu_files(root, "val", "36"),
+    },
+    "llcm": {
+        "train": lambda root: [*root.glob("vis/*/*.jpg"), *root.glob("nir/*/*.jpg")],
+        "test_visible": lambda root: [*root.glob("test_vis/cam[1-9]/*/*.jpg")],
+        "test_infrared": lambda root: [*root.glob("test_nir/cam[1-9]/*/*.jpg")],
+    },
+    "cocas": {
+        "query": lambda root: [*root.glob("images/*/*_q???.jpg")],
+        "gallery": lambda root: [path for path in root.glob("images/*/*.jpg") if "_q" not in path.name],
+    },
+    "regdb": {},
+    "cuhk-pedes": {},
+    "icfg-pedes": {},
+    "rstpreid": {},
 }
 
 
 def sysu_files(root: Path, part: str, cameras: str) -> list[Path]:
     persons = [int(number) for number in (root / f"exp/{part}_id.txt").read_text().split(",")]
-    return [path for camera in cameras for person in persons for path in (root / f"cam{camera}" / f"{person:04d}").glob("*.jpg")]
+    return [
+        path
+        for camera in cameras
+        for person in persons
+        for path in (root / f"cam{camera}" / f"{person:04d}").glob("*.jpg")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +123,12 @@ def laid_out(layout: str, root: Path, **changes: int) -> tuple[Path, Plan]:
 
 
 def images_of(records: tuple[Record, ...]) -> set[Path]:
-    return {Path(source.value) for record in records for modality, source in record.sources.items() if modality is not Modality.TEXT}
+    return {
+        Path(source.value)
+        for record in records
+        for modality, source in record.sources.items()
+        if modality is not Modality.TEXT
+    }
 
 
 @pytest.mark.parametrize("layout", OURS)
@@ -106,15 +144,23 @@ def test_the_reader_finds_what_a_listing_shows(layout: str, rendered: Path) -> N
     pictures = [path for path in folder.rglob("*") if path.suffix in SUFFIXES]
     assert len(pictures) == PICTURES[layout] == json.loads((folder / "manifest.json").read_text())["pictures"]
     shown = set().union(*map(images_of, release.parts.values()))
-    shown |= {Path(source.value) for records in release.parts.values() for record in records
-              for source in record.annotations.values() if source.modality is Modality.RGB}
+    shown |= {
+        Path(source.value)
+        for records in release.parts.values()
+        for record in records
+        for source in record.annotations.values()
+        if source.modality is Modality.RGB
+    }
     if layout == "regdb":
         assert shown < set(pictures)
     else:
         assert shown == set(pictures)
     for path in pictures[:3]:
         with Image.open(path) as image:
-            assert image.size == ((16, 16) if "templates" in path.parts else (16, 32)) and image.format == SUFFIXES[path.suffix]
+            assert (
+                image.size == ((16, 16) if "templates" in path.parts else (16, 32))
+                and image.format == SUFFIXES[path.suffix]
+            )
     digests = Counter(hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures)
     assert set(digests.values()) == {1}, "two pictures with the same bytes"
     if entry.name_pattern:
@@ -122,8 +168,15 @@ def test_the_reader_finds_what_a_listing_shows(layout: str, rendered: Path) -> N
 
 
 def test_infrared_pictures_are_grey_and_differ_from_visible_ones(rendered: Path) -> None:
-    for pattern, grey in (("SYSU-MM01/cam[36]/*/*", True), ("SYSU-MM01/cam[1245]/*/*", False), ("RegDB/Thermal/*/*", True),
-                          ("RegDB/Visible/*/*", False), ("LLCM/nir/*/*", True), ("LLCM/vis/*/*", False), ("LLCM/test_nir/*/*/*", True)):
+    for pattern, grey in (
+        ("SYSU-MM01/cam[36]/*/*", True),
+        ("SYSU-MM01/cam[1245]/*/*", False),
+        ("RegDB/Thermal/*/*", True),
+        ("RegDB/Visible/*/*", False),
+        ("LLCM/nir/*/*", True),
+        ("LLCM/vis/*/*", False),
+        ("LLCM/test_nir/*/*/*", True),
+    ):
         paths = sorted(rendered.glob(pattern))
         assert paths
         for path in paths:
@@ -133,7 +186,10 @@ def test_infrared_pictures_are_grey_and_differ_from_visible_ones(rendered: Path)
 
 def test_sysu_lists_and_permutations(rendered: Path) -> None:
     folder = rendered / "SYSU-MM01"
-    lists = {part: [int(number) for number in (folder / f"exp/{part}_id.txt").read_text().split(",")] for part in ("train", "val", "test", "available")}
+    lists = {
+        part: [int(number) for number in (folder / f"exp/{part}_id.txt").read_text().split(",")]
+        for part in ("train", "val", "test", "available")
+    }
     assert [len(lists[part]) for part in ("train", "val", "test")] == [5, 3, 3]
     assert sorted(lists["train"] + lists["val"] + lists["test"]) == lists["available"] == sorted(lists["available"])
     assert max(lists["available"]) > 11, "no gaps in the numbers"
@@ -170,7 +226,10 @@ def test_sysu_not_everybody_is_everywhere_and_the_draws_differ() -> None:
 
 
 def test_nested_cells_are_what_scipy_reads() -> None:
-    cells = [[np.arange(6, dtype=np.uint8).reshape(2, 3), np.zeros((0, 0), dtype=np.uint8)], [np.full((1, 1), 255, dtype=np.uint8)] * 2]
+    cells = [
+        [np.arange(6, dtype=np.uint8).reshape(2, 3), np.zeros((0, 0), dtype=np.uint8)],
+        [np.full((1, 1), 255, dtype=np.uint8)] * 2,
+    ]
     data = nested_cells("some_name", cells)
     assert data == nested_cells("some_name", cells)
     content = {name: value for name, value in loadmat(io.BytesIO(data)).items() if not name.startswith("__")}
@@ -178,7 +237,11 @@ def test_nested_cells_are_what_scipy_reads() -> None:
     for column, expected in zip(content["some_name"][:, 0], cells):
         assert column.shape == (2, 1)
         for found, wanted in zip(column[:, 0], expected):
-            assert found.dtype == np.uint8 and np.array_equal(found, wanted) and (found.size == 0 or found.shape == wanted.shape)
+            assert (
+                found.dtype == np.uint8
+                and np.array_equal(found, wanted)
+                and (found.size == 0 or found.shape == wanted.shape)
+            )
 
 
 def lines_of(path: Path) -> list[tuple[str, int]]:
@@ -193,25 +256,39 @@ def test_regdb_trials_differ_and_share_their_persons(tmp_path: Path) -> None:
     for trial in range(1, 11):
         for part, kind, taking in (("train", Membership.TRAIN, 8), ("test", Membership.TEST, 5)):
             visible, thermal = (lines_of(folder / f"idx/{part}_{side}_{trial}.txt") for side in ("visible", "thermal"))
-            persons = {label: {person_of[path] for path, other in visible + thermal if other == label} for label in range(taking)}
+            persons = {
+                label: {person_of[path] for path, other in visible + thermal if other == label}
+                for label in range(taking)
+            }
             assert len(visible) == len(thermal) == 10 * taking
             assert all(len(found) == 1 and membership(min(found)) is kind for found in persons.values())
             labelled[part].add(tuple(min(persons[label]) for label in range(taking)))
         release = dataset_entry("regdb").read(tmp_path, ReadOptions(trial=trial))
-        assert {name: len(records) for name, records in release.parts.items()} == {"train": 160, "test_visible": 50, "test_infrared": 50}
+        assert {name: len(records) for name, records in release.parts.items()} == {
+            "train": 160,
+            "test_visible": 50,
+            "test_infrared": 50,
+        }
     assert len(labelled["train"]) == len(labelled["test"]) == 10
     for shot in plan.shots:
         sex = "male" if make_person(3, shot.person).sex == "man" else "female"
-        assert shot.path.split("/")[-1].split("_")[:2] == [sex, shot.view.value] and shot.view.value in ("front", "back")
+        assert shot.path.split("/")[-1].split("_")[:2] == [sex, shot.view.value] and shot.view.value in (
+            "front",
+            "back",
+        )
 
 
 def test_llcm_names_agree_with_folders_and_lists(tmp_path: Path) -> None:
     folder, plan = laid_out("llcm", tmp_path, identities=30, test_identities=12, images_per_modality=6)
-    assert {path.name for path in (folder / "test_nir").iterdir()} == {f"cam{number}" for number in (1, 2, 4, 5, 6, 7, 8, 9)}
+    assert {path.name for path in (folder / "test_nir").iterdir()} == {
+        f"cam{number}" for number in (1, 2, 4, 5, 6, 7, 8, 9)
+    }
     assert {path.name for path in (folder / "test_vis").iterdir()} == {f"cam{number}" for number in range(1, 10)}
     test_ids = {int(number) for number in (folder / "idx/test_id.txt").read_text().split(",")}
     for shot in plan.shots:
-        found = re.fullmatch(r"(?:(vis|nir)|test_(vis|nir)/cam(\d))/(\d{4})/(\4)_c0(\d)_s\d{6}_f\d+_(vis|nir)\.jpg", shot.path)
+        found = re.fullmatch(
+            r"(?:(vis|nir)|test_(vis|nir)/cam(\d))/(\d{4})/(\4)_c0(\d)_s\d{6}_f\d+_(vis|nir)\.jpg", shot.path
+        )
         assert found is not None, shot.path
         assert found[7] == (found[1] or found[2]) == {Modality.RGB: "vis", Modality.NIR: "nir"}[shot.modality]
         assert int(found[6]) == shot.camera == int(found[3] or shot.camera)
@@ -227,8 +304,14 @@ def caption_entries(layout: str, **changes: int) -> tuple[list[dict], Plan]:
     return entries, plan
 
 
-@pytest.mark.parametrize(("layout", "key", "first", "captions"), [
-    ("cuhk-pedes", "file_path", 1, {2, 3, 4, 5}), ("icfg-pedes", "file_path", 0, {1}), ("rstpreid", "img_path", 0, {2})])
+@pytest.mark.parametrize(
+    ("layout", "key", "first", "captions"),
+    [
+        ("cuhk-pedes", "file_path", 1, {2, 3, 4, 5}),
+        ("icfg-pedes", "file_path", 0, {1}),
+        ("rstpreid", "img_path", 0, {2}),
+    ],
+)
 def test_caption_files(layout: str, key: str, first: int, captions: set[int]) -> None:
     entries, plan = caption_entries(layout, identities=60, test_identities=30, images_per_modality=3)
     shots = {shot.path: shot for shot in plan.shots}
@@ -237,23 +320,34 @@ def test_caption_files(layout: str, key: str, first: int, captions: set[int]) ->
     person_of: dict[int, int] = {}
     for entry in entries:
         shot = shots[f"imgs/{entry[key]}"]
-        assert person_of.setdefault(entry["id"], shot.person) == shot.person and membership(shot.person) is parts[entry["split"]]
+        assert (
+            person_of.setdefault(entry["id"], shot.person) == shot.person
+            and membership(shot.person) is parts[entry["split"]]
+        )
         assert len(set(entry["captions"])) == len(entry["captions"]) and len(entry["captions"]) in captions
         if layout != "rstpreid":
             assert [len(words) > 5 for words in entry["processed_tokens"]] == [True] * len(entry["captions"])
     assert Counter(len(entry["captions"]) for entry in entries).most_common(1)[0][0] == min(captions)
     assert sorted(person_of) == list(range(first, first + len(person_of)))
     order = [split for split in parts if layout != "icfg-pedes" or split != "val"]
-    assert [split for split in dict.fromkeys(entry["split"] for entry in sorted(entries, key=lambda entry: entry["id"]))] == order
+    assert [
+        split for split in dict.fromkeys(entry["split"] for entry in sorted(entries, key=lambda entry: entry["id"]))
+    ] == order
     assert list(person_of.values()) != sorted(person_of.values()), "ids follow the population's order"
     if layout == "cuhk-pedes":
         assert captions >= {len(entry["captions"]) for entry in entries} > {2}
 
 
 def test_folders_of_captioned_images_are_not_the_split() -> None:
-    for layout, folders in (("cuhk-pedes", {"cam_a", "cam_b", "CUHK01", "CUHK03", "Market", "test_query", "train_query"}), ("icfg-pedes", {"train", "test"})):
+    for layout, folders in (
+        ("cuhk-pedes", {"cam_a", "cam_b", "CUHK01", "CUHK03", "Market", "test_query", "train_query"}),
+        ("icfg-pedes", {"train", "test"}),
+    ):
         entries, _ = caption_entries(layout, identities=60, test_identities=30)
-        where = {split: {entry["file_path"].split("/")[0] for entry in entries if entry["split"] == split} for split in ("train", "test")}
+        where = {
+            split: {entry["file_path"].split("/")[0] for entry in entries if entry["split"] == split}
+            for split in ("train", "test")
+        }
         assert where == {"train": folders, "test": folders}
 
 
@@ -281,8 +375,11 @@ def counts_as_match(rule: str, query: Record, item: Record) -> bool:
     """Whether a gallery item of the query's person may be found, written out rule by rule."""
     if query.person_id != item.person_id:
         return False
-    return {"none": True, "same_camera": query.camera_id != item.camera_id or query.camera_id < 0,
-            "sysu": not (query.camera_id == 3 and item.camera_id == 2)}[rule]
+    return {
+        "none": True,
+        "same_camera": query.camera_id != item.camera_id or query.camera_id < 0,
+        "sysu": not (query.camera_id == 3 and item.camera_id == 2),
+    }[rule]
 
 
 def matched(search: Search) -> int:
@@ -290,7 +387,10 @@ def matched(search: Search) -> int:
     gallery: dict[int, list[Record]] = {}
     for record in search.gallery:
         gallery.setdefault(record.person_id, []).append(record)
-    return sum(any(counts_as_match(search.exclusion_rule, query, item) for item in gallery.get(query.person_id, ())) for query in search.query)
+    return sum(
+        any(counts_as_match(search.exclusion_rule, query, item) for item in gallery.get(query.person_id, ()))
+        for query in search.query
+    )
 
 
 @pytest.mark.parametrize("layout", OURS)
@@ -328,7 +428,10 @@ def test_shared_persons_have_one_number(layout: str, tmp_path: Path) -> None:
     plan = plan_of(layout, shared_persons=2)
     if layout == "cocas":
         # A test set: the overlap is with real1 in the layout omnireid.
-        assert {shot.person for shot in plan.shots if membership(shot.person) is Membership.TRAIN} == {1_500_000, 1_500_001}
+        assert {shot.person for shot in plan.shots if membership(shot.person) is Membership.TRAIN} == {
+            1_500_000,
+            1_500_001,
+        }
         return
     persons = {shot.person for shot in plan.shots}
     assert sum(membership(person) is Membership.TEST for person in persons) == 1
@@ -337,7 +440,10 @@ def test_shared_persons_have_one_number(layout: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="train"):
             dataset_entry(layout).read(tmp_path, ReadOptions())
     elif layout == "llcm":
-        numbers = {in_test: {shot.path.split("/")[-2] for shot in plan.shots if shot.path.startswith("test_") is in_test} for in_test in (False, True)}
+        numbers = {
+            in_test: {shot.path.split("/")[-2] for shot in plan.shots if shot.path.startswith("test_") is in_test}
+            for in_test in (False, True)
+        }
         assert len(numbers[False] & numbers[True]) == 2
     else:
         (entries,) = plan.annotations.values()
@@ -345,19 +451,30 @@ def test_shared_persons_have_one_number(layout: str, tmp_path: Path) -> None:
         assert len(ids["train"] & ids["test"]) == 2
 
 
-@pytest.mark.parametrize(("layout", "changes", "message"), [
-    ("sysu", {"identities": 8999}, "9005 identities are too many for SYSU-MM01"),
-    ("sysu", {"images_per_modality": 256}, "--images-per-modality is 256: .* 255 at most"),
-    ("regdb", {"identities": 258}, r"--identities is 258: RegDB's lists have the labels 0\.\.205 .* give at most 257"),
-    ("regdb", {"test_identities": 258}, "--test-identities is 258"), ("llcm", {"identities": 714}, "--identities is 714: .* give at most 713"),
-    ("icfg-pedes", {"identities": 9999}, "10002 identities are too many for ICFG-PEDES"), ("rstpreid", {"identities": 9999}, "10005 identities"),
-])
+@pytest.mark.parametrize(
+    ("layout", "changes", "message"),
+    [
+        ("sysu", {"identities": 8999}, "9005 identities are too many for SYSU-MM01"),
+        ("sysu", {"images_per_modality": 256}, "--images-per-modality is 256: .* 255 at most"),
+        (
+            "regdb",
+            {"identities": 258},
+            r"--identities is 258: RegDB's lists have the labels 0\.\.205 .* give at most 257",
+        ),
+        ("regdb", {"test_identities": 258}, "--test-identities is 258"),
+        ("llcm", {"identities": 714}, "--identities is 714: .* give at most 713"),
+        ("icfg-pedes", {"identities": 9999}, "10002 identities are too many for ICFG-PEDES"),
+        ("rstpreid", {"identities": 9999}, "10005 identities"),
+    ],
+)
 def test_more_than_the_names_hold(layout: str, changes: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan_of(layout, **changes)
 
 
-def test_the_number_of_processes_changes_nothing(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_processes_changes_nothing(
+    rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datasets.synthetic.render.CHUNK", 9)
     folder = render("sysu", tmp_path, processes=2, **SMALL).folder
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -367,15 +484,30 @@ def test_the_number_of_processes_changes_nothing(rendered: Path, tmp_path: Path,
 
 OMNI = {"identities": 6, "test_identities": 5, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
 LISTS = {
-    "market": "datalist/{}.txt", "msmt": "datalist/{}.txt", "cuhk": "datalist/{}.txt", "prcc": "datalist/{}.txt", "vc_clothes": "datalist/{}.txt",
-    "llcm": "{}.txt", "CUHK-Pedes": "{}_t2i_v2.txt", "ltcc": "datalist/{}.txt", "real1": "datalist/{}.txt", "real2": "datalist/{}.txt"}
-NAMES = {"ltcc": ("train", "query_sc", "gallery_sc", "query_cc", "gallery_cc", "query_general", "gallery_general"),
-         "real1": ("train_ctcc", "train_attr"), "real2": ("query", "gallery", "query_attr", "gallery_attr")}
+    "market": "datalist/{}.txt",
+    "msmt": "datalist/{}.txt",
+    "cuhk": "datalist/{}.txt",
+    "prcc": "datalist/{}.txt",
+    "vc_clothes": "datalist/{}.txt",
+    "llcm": "{}.txt",
+    "CUHK-Pedes": "{}_t2i_v2.txt",
+    "ltcc": "datalist/{}.txt",
+    "real1": "datalist/{}.txt",
+    "real2": "datalist/{}.txt",
+}
+NAMES = {
+    "ltcc": ("train", "query_sc", "gallery_sc", "query_cc", "gallery_cc", "query_general", "gallery_general"),
+    "real1": ("train_ctcc", "train_attr"),
+    "real2": ("query", "gallery", "query_attr", "gallery_attr"),
+}
 # By hand, for 6 training and 5 test persons with 2 pictures each, 3 outfits where clothes change.
 LENGTHS = {
-    "real1": {"train_ctcc": 6 * 3 * 3, "train_attr": 6 * 3 * 3}, "real2": {"query": 15, "gallery": 30, "query_attr": 15, "gallery_attr": 30},
-    "llcm": {"train": 24, "query": 10, "gallery": 10}, "prcc": {"train": 6 * 3 * 2, "query": 10, "gallery": 10},
-    "cuhk": {"train": 12, "query": 10, "gallery": 10}, "msmt": {"train": 12, "query": 10, "gallery": 10},
+    "real1": {"train_ctcc": 6 * 3 * 3, "train_attr": 6 * 3 * 3},
+    "real2": {"query": 15, "gallery": 30, "query_attr": 15, "gallery_attr": 30},
+    "llcm": {"train": 24, "query": 10, "gallery": 10},
+    "prcc": {"train": 6 * 3 * 2, "query": 10, "gallery": 10},
+    "cuhk": {"train": 12, "query": 10, "gallery": 10},
+    "msmt": {"train": 12, "query": 10, "gallery": 10},
 }
 
 
@@ -390,7 +522,11 @@ def listed_in(folder: Path, member: str, name: str) -> list[list[str]]:
 
 
 def omnireid_lists(folder: Path) -> dict[tuple[str, str], list[list[str]]]:
-    return {(member, name): listed_in(folder, member, name) for member in LISTS for name in NAMES.get(member, ("train", "query", "gallery"))}
+    return {
+        (member, name): listed_in(folder, member, name)
+        for member in LISTS
+        for name in NAMES.get(member, ("train", "query", "gallery"))
+    }
 
 
 def test_omnireid_tree_and_lists(omnireid: Path) -> None:
@@ -401,11 +537,18 @@ def test_omnireid_tree_and_lists(omnireid: Path) -> None:
         assert {name: len(lists[member, name]) for name in NAMES.get(member, ("train", "query", "gallery"))} == lengths
     for (member, name), lines in lists.items():
         assert lines and all(len(line) == (4 if member == "CUHK-Pedes" else 5) for line in lines), (member, name)
-        assert all((omnireid / member / line[0]).is_file() and int(line[2]) >= 0 and int(line[3]) >= 0 for line in lines)
+        assert all(
+            (omnireid / member / line[0]).is_file() and int(line[2]) >= 0 and int(line[3]) >= 0 for line in lines
+        )
         if member in ("ltcc", "prcc", "vc_clothes"):
             assert all((omnireid / member / line[1]).is_file() for line in lines)
             assert {line[1] == "white_shirt.jpg" for line in lines} == {name != "train"}
-    for member, folder in (("ltcc", "templates"), ("prcc", "prcc_A_templates"), ("real1", "COCAS/templates"), ("real2", "real_reid_image_face_blur/templates")):
+    for member, folder in (
+        ("ltcc", "templates"),
+        ("prcc", "prcc_A_templates"),
+        ("real1", "COCAS/templates"),
+        ("real2", "real_reid_image_face_blur/templates"),
+    ):
         with Image.open(next((omnireid / member / folder).iterdir())) as template:
             assert template.size == (16, 16)
     with Image.open(omnireid / "ltcc/white_shirt.jpg") as shirt:
@@ -418,7 +561,18 @@ def test_omnireid_tree_and_lists(omnireid: Path) -> None:
 def test_omnireid_persons_are_apart_and_where_they_belong() -> None:
     plan = importlib.import_module(LAYOUTS["omnireid"]).plan(RenderArguments("omnireid", **OMNI))
     shots = {shot.path: shot for shot in plan.shots}
-    blocks = {"market": 1, "msmt": 2, "cuhk": 3, "prcc": 4, "ltcc": 5, "vc_clothes": 6, "llcm": 9, "CUHK-Pedes": 12, "real1": 15, "real2": 15}
+    blocks = {
+        "market": 1,
+        "msmt": 2,
+        "cuhk": 3,
+        "prcc": 4,
+        "ltcc": 5,
+        "vc_clothes": 6,
+        "llcm": 9,
+        "CUHK-Pedes": 12,
+        "real1": 15,
+        "real2": 15,
+    }
     for path, shot in shots.items():
         assert shot.person % 10_000_000 // 100_000 == blocks[path.split("/")[0]]
     for path, text in plan.texts.items():
@@ -455,11 +609,17 @@ def test_omnireid_instructions(omnireid: Path) -> None:
     captions = json.loads((omnireid / "CUHK-Pedes/caption_t2i_v2.json").read_text())
     keys = [line[1] for name in ("train", "query") for line in listed_in(omnireid, "CUHK-Pedes", name)]
     assert len(set(keys)) == len(keys) == len(captions) - 1 and set(keys) < set(captions)
-    assert {line[1] for line in listed_in(omnireid, "CUHK-Pedes", "gallery")} == {"001_1_c5_015874.png"} <= set(captions)
+    assert (
+        {line[1] for line in listed_in(omnireid, "CUHK-Pedes", "gallery")} == {"001_1_c5_015874.png"} <= set(captions)
+    )
 
 
-@pytest.mark.parametrize(("member", "query", "gallery"), [(member, "query", "gallery") for member in LISTS if member not in ("ltcc", "real1")] + [
-    ("real2", "query_attr", "gallery_attr")] + [("ltcc", f"query_{kind}", f"gallery_{kind}") for kind in ("sc", "cc", "general")])
+@pytest.mark.parametrize(
+    ("member", "query", "gallery"),
+    [(member, "query", "gallery") for member in LISTS if member not in ("ltcc", "real1")]
+    + [("real2", "query_attr", "gallery_attr")]
+    + [("ltcc", f"query_{kind}", f"gallery_{kind}") for kind in ("sc", "cc", "general")],
+)
 def test_omnireid_queries_have_matches(member: str, query: str, gallery: str, omnireid: Path) -> None:
     items = listed_in(omnireid, member, gallery)
     for line in listed_in(omnireid, member, query):
@@ -480,7 +640,11 @@ def test_omnireid_reads_back(omnireid: Path) -> None:
     names = {"cuhk": "cuhk03", "CUHK-Pedes": "cuhk_pedes"}
     expected = {}
     for (member, name), lines in omnireid_lists(omnireid).items():
-        part = f"{names.get(member, member)}{name[5:]}/train" if member == "real1" else f"{names.get(member, member)}/{name}"
+        part = (
+            f"{names.get(member, member)}{name[5:]}/train"
+            if member == "real1"
+            else f"{names.get(member, member)}/{name}"
+        )
         expected[part.replace("/query_attr", "_attr/query").replace("/gallery_attr", "_attr/gallery")] = len(lines)
     assert {part: len(records) for part, records in release.parts.items() if part != "train"} == expected
     assert len(release.parts["train"]) == sum(count for part, count in expected.items() if part.endswith("/train"))

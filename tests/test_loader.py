@@ -1,4 +1,6 @@
-"""From files to batches: reading, augmenting, drawing, sampling, caching. Every picture has one colour that says which file it is."""
+"""From files to batches: reading, augmenting, drawing, sampling, caching. Every picture has one colour that says which
+file it is.
+"""
 
 import io
 import json
@@ -45,27 +47,45 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path = base / name / f"{person:04d}" / f"{index}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", SIZE[::-1], (person * 10, kind * 10, index * 10)).save(path)
-        annotations += [{"id": person, "file_path": f"vis/{person:04d}/{index}.png", "caption": f"person {person}"} for index in range(RECORDS)]
+        annotations += [
+            {"id": person, "file_path": f"vis/{person:04d}/{index}.png", "caption": f"person {person}"}
+            for index in range(RECORDS)
+        ]
     (base / "train_annos.json").write_text(json.dumps(annotations))
     Image.new("RGB", (4, 8)).save(base / "vis" / "0000" / "t.png")
     (base / "vis" / "0009").mkdir()
     shutil.copy(base / "vis" / "0000" / "t.png", base / "vis" / "0009" / "t.png")
-    (base / "test_gallery_and_queries.json").write_text(json.dumps({"RGB_GALLERY": [[1, "vis/0009/t.png"]], "TEXT": [[1, "words"]]}))
+    (base / "test_gallery_and_queries.json").write_text(
+        json.dumps({"RGB_GALLERY": [[1, "vis/0009/t.png"]], "TEXT": [[1, "words"]]})
+    )
     return root
 
 
-def loader(root: Path, *, workers: int = 0, seed: int = 0, augment: AugmentConfig = AugmentConfig(flip=0), on_error: str = "raise",
-           batch_size: int = 4, **train: object) -> TrainLoader:
+def loader(
+    root: Path,
+    *,
+    workers: int = 0,
+    seed: int = 0,
+    augment: AugmentConfig = AugmentConfig(flip=0),
+    on_error: str = "raise",
+    batch_size: int = 4,
+    **train: object,
+) -> TrainLoader:
     data = DataConfig(root=str(root), on_error=on_error)  # type: ignore[arg-type]
     benchmark = load_orbench(root, need_train=True, check_files=on_error == "raise")
     reader = build_source_reader(data, MODEL)
-    return build_train_loader(benchmark, data, augment, reader, TrainConfig(batch_size=batch_size, **train), seed=seed, workers=workers)  # type: ignore[arg-type]
+    return build_train_loader(
+        benchmark, data, augment, reader, TrainConfig(batch_size=batch_size, **train), seed=seed, workers=workers
+    )  # type: ignore[arg-type]
 
 
 def drawn(batches: list[Batch]) -> list[tuple[int, ...]]:
     """Return (record, then red, green, blue / 10 of each kind) of every row, read off the pixels."""
-    return [(int(record), *(int(batch.inputs[kind][row, channel, 0, 0]) // 10 for kind in KINDS for channel in range(3)))
-            for batch in batches for row, record in enumerate(batch.record_ids)]
+    return [
+        (int(record), *(int(batch.inputs[kind][row, channel, 0, 0]) // 10 for kind in KINDS for channel in range(3)))
+        for batch in batches
+        for row, record in enumerate(batch.record_ids)
+    ]
 
 
 def test_rows_hold_the_own_person_and_partners_of_the_own_folder(root: Path) -> None:
@@ -76,14 +96,17 @@ def test_rows_hold_the_own_person_and_partners_of_the_own_folder(root: Path) -> 
         person, index = divmod(record, RECORDS)
         assert pixels[0:3] == [person, 0, index]
         for kind, modality in enumerate(KINDS):
-            red, green, blue = pixels[3 * kind:3 * kind + 3]
+            red, green, blue = pixels[3 * kind : 3 * kind + 3]
             assert (red, green) == (person, kind)
             files.setdefault((record, modality), set()).add(blue)
     # Over twelve epochs every record meets most of its five candidates, hence they are drawn anew each time.
     assert min(len(files[record, modality]) for record in range(9) for modality in list(KINDS)[1:]) >= 3
     for batch in batches:
         assert batch.person_ids.tolist() == (batch.record_ids // RECORDS).tolist()
-        assert batch.inputs[Modality.TEXT].shape == (len(batch.person_ids), 6) and batch.inputs[Modality.TEXT].dtype == torch.int64
+        assert (
+            batch.inputs[Modality.TEXT].shape == (len(batch.person_ids), 6)
+            and batch.inputs[Modality.TEXT].dtype == torch.int64
+        )
 
 
 def test_partners_of_a_record_are_drawn_apart(root: Path) -> None:
@@ -98,8 +121,14 @@ def test_draws_depend_on_seed_and_epoch_alone(root: Path) -> None:
     augment = AugmentConfig(flip=0.5, pad_crop=1, erase=0.5, caption_mask=0.5)
 
     def digest(found: TrainLoader, epochs: tuple[int, ...]) -> list[list[bytes]]:
-        return [[tensor.numpy().tobytes() for batch in found.epoch(epoch) for tensor in (*batch.inputs.values(), *batch.erased.values(), batch.record_ids)]
-                for epoch in epochs]
+        return [
+            [
+                tensor.numpy().tobytes()
+                for batch in found.epoch(epoch)
+                for tensor in (*batch.inputs.values(), *batch.erased.values(), batch.record_ids)
+            ]
+            for epoch in epochs
+        ]
 
     plain = digest(loader(root, augment=augment), (0, 1, 2))
     # Workers persist over epochs here; a run that starts at epoch 2 has never seen epochs 0 and 1.
@@ -111,12 +140,26 @@ def test_draws_depend_on_seed_and_epoch_alone(root: Path) -> None:
 
 def test_augmentation_differs_by_epoch_record_and_modality(root: Path) -> None:
     found = loader(root, augment=AugmentConfig(flip=0, erase=1))
-    boxes = [{(int(record), kind): tuple(batch.erased[kind][row].tolist()) for batch in found.epoch(epoch)
-              for row, record in enumerate(batch.record_ids) for kind in KINDS} for epoch in (0, 1)]
+    boxes = [
+        {
+            (int(record), kind): tuple(batch.erased[kind][row].tolist())
+            for batch in found.epoch(epoch)
+            for row, record in enumerate(batch.record_ids)
+            for kind in KINDS
+        }
+        for epoch in (0, 1)
+    ]
     shared = boxes[0].keys() & boxes[1].keys()
     # An 8 x 4 picture has few boxes, so that some agree by chance.
     assert sum(boxes[0][key] != boxes[1][key] for key in shared) > len(shared) / 2
-    assert sum(boxes[0][record, Modality.NIR] != boxes[0][record, Modality.CP] for record, kind in boxes[0] if kind is Modality.CP) >= 4
+    assert (
+        sum(
+            boxes[0][record, Modality.NIR] != boxes[0][record, Modality.CP]
+            for record, kind in boxes[0]
+            if kind is Modality.CP
+        )
+        >= 4
+    )
 
 
 def test_draws_do_not_depend_on_the_batch(root: Path) -> None:
@@ -146,14 +189,18 @@ def test_unreadable_images_end_the_run_or_are_listed(root: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"(1\.png.*entry 4.*empty)|(0\.png.*entry 6)"):
         list(loader(tmp_path / "copy").epoch(0))
     found = loader(tmp_path / "copy", on_error="skip", batch_size=9)
-    assert sorted(row[0] for epoch in range(2) for row in drawn(list(found.epoch(epoch)))) == sorted([0, 1, 2, 3, 5, 7, 8] * 2)
+    assert sorted(row[0] for epoch in range(2) for row in drawn(list(found.epoch(epoch)))) == sorted(
+        [0, 1, 2, 3, 5, 7, 8] * 2
+    )
     assert len(found.skipped) == 2
     assert any("1.png" in reason and "train_annos.json entry 4" in reason for reason in found.skipped)
 
 
 def test_sources_of_one_modality_in_order_with_failures(root: Path, tmp_path: Path) -> None:
     paths = [root / "ORBench" / "nir" / "0001" / f"{index}.png" for index in (3, 0, 4)]
-    sources = [Source(modality=Modality.NIR, value=str(path)) for path in (paths[0], tmp_path / "no.png", paths[1], paths[2])]
+    sources = [
+        Source(modality=Modality.NIR, value=str(path)) for path in (paths[0], tmp_path / "no.png", paths[1], paths[2])
+    ]
     reader = build_source_reader(DataConfig(), MODEL)
     for workers in (0, 1):
         batches = list(source_loader(sources, reader, 2, workers))
@@ -164,7 +211,9 @@ def test_sources_of_one_modality_in_order_with_failures(root: Path, tmp_path: Pa
     assert len(empty[0]) == 0 and len(empty[2]) == 1
 
 
-@pytest.mark.parametrize(("text", "start"), [("", [49406, 49407, 0]), ("vis/0001/a.jpg", None), ("word " * 5000, None), ("\ud800", None)])
+@pytest.mark.parametrize(
+    ("text", "start"), [("", [49406, 49407, 0]), ("vis/0001/a.jpg", None), ("word " * 5000, None), ("\ud800", None)]
+)
 def test_captions_are_texts_whatever_they_say(text: str, start: list[int] | None) -> None:
     ids = build_source_reader(DataConfig(), MODEL)(Source(modality=Modality.TEXT, value=text)).tolist()
     assert len(ids) == 6 and ids[0] == 49406 and 49407 in ids
@@ -196,6 +245,7 @@ def test_pictures_of_other_modes_become_rgb(tmp_path: Path) -> None:
 
 def claimed_png(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims any size."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -209,11 +259,19 @@ def jpeg(size: tuple[int, int] = (64, 64)) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"", ["empty"]), (b"not a picture at all", ["not an image"]), (jpeg()[:900], ["truncated"]), (jpeg()[:-400], ["truncated"]),
-    (claimed_png(10_000, 10_000), ["10000 x 10000", "50,000,000", "shrink"]), (claimed_png(60_000, 60_000), ["pixels", "shrink"]),
-    (claimed_png(8, 8), ["decoded"]), (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", ["not an image"]),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["empty"]),
+        (b"not a picture at all", ["not an image"]),
+        (jpeg()[:900], ["truncated"]),
+        (jpeg()[:-400], ["truncated"]),
+        (claimed_png(10_000, 10_000), ["10000 x 10000", "50,000,000", "shrink"]),
+        (claimed_png(60_000, 60_000), ["pixels", "shrink"]),
+        (claimed_png(8, 8), ["decoded"]),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", ["not an image"]),
+    ],
+)
 def test_unreadable_files_are_named_with_their_record(tmp_path: Path, content: bytes, words: list[str]) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
@@ -244,7 +302,9 @@ def test_flip_mirrors_columns() -> None:
     image, box = ImageAugmentation(flip=1)(numbered(), random.Random(0))
     assert image[0].tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7], [12, 11, 10]] and box == (0, 0, 0, 0)
     assert np.array_equal(ImageAugmentation()(numbered(), random.Random(0))[0], numbered())
-    share = sum(ImageAugmentation(flip=0.25)(numbered(), random.Random(seed))[0][0, 0, 0] == 3 for seed in range(400)) / 400
+    share = (
+        sum(ImageAugmentation(flip=0.25)(numbered(), random.Random(seed))[0][0, 0, 0] == 3 for seed in range(400)) / 400
+    )
     assert 0.18 < share < 0.32
 
 
@@ -258,8 +318,9 @@ def test_crop_shifts_into_a_black_border() -> None:
         for down in (-1, 0, 1):
             for right in (-1, 0, 1):
                 canvas = np.zeros_like(image)
-                canvas[:, max(0, down):4 + min(0, down), max(0, right):3 + min(0, right)] = \
-                    numbered()[:, max(0, -down):4 - max(0, down), max(0, -right):3 - max(0, right)]
+                canvas[:, max(0, down) : 4 + min(0, down), max(0, right) : 3 + min(0, right)] = numbered()[
+                    :, max(0, -down) : 4 - max(0, down), max(0, -right) : 3 - max(0, right)
+                ]
                 matches += [(down, right)] if np.array_equal(canvas, image) else []
         assert len(matches) == 1
         seen.update(matches)
@@ -267,13 +328,18 @@ def test_crop_shifts_into_a_black_border() -> None:
 
 
 def test_erased_boxes_lie_inside_and_have_the_area_asked_for() -> None:
-    boxes = [ImageAugmentation(erase=1)(np.zeros((3, 40, 20), dtype=np.uint8), random.Random(seed))[1] for seed in range(300)]
+    boxes = [
+        ImageAugmentation(erase=1)(np.zeros((3, 40, 20), dtype=np.uint8), random.Random(seed))[1] for seed in range(300)
+    ]
     for top, left, height, width in boxes:
         assert top >= 0 and left >= 0 and top + height <= 40 and left + width <= 20
         assert 0.015 * 800 <= height * width <= 0.42 * 800
     areas = [height * width / 800 for _, _, height, width in boxes]
     assert 0.15 < float(np.mean(areas)) < 0.25
-    assert sum(ImageAugmentation(erase=0.3)(np.zeros((3, 40, 20), dtype=np.uint8), random.Random(seed))[1][2] > 0 for seed in range(300)) in range(60, 121)
+    assert sum(
+        ImageAugmentation(erase=0.3)(np.zeros((3, 40, 20), dtype=np.uint8), random.Random(seed))[1][2] > 0
+        for seed in range(300)
+    ) in range(60, 121)
 
 
 def test_model_input_normalises_and_erases_with_the_mean_after_normalising() -> None:
@@ -303,7 +369,9 @@ def test_random_batches_are_a_permutation(drop_last: bool, sizes: list[int]) -> 
     assert len(set(indices)) == sum(sizes) and set(indices) <= set(range(10))
     assert {epoch for batch in batches.epoch(3) for epoch, _ in batch} == {3}
     assert list(batches.epoch(0)) == first
-    assert [[index for _, index in batch] for batch in batches.epoch(1)] != [[index for _, index in batch] for batch in first]
+    assert [[index for _, index in batch] for batch in batches.epoch(1)] != [
+        [index for _, index in batch] for batch in first
+    ]
     assert list(RandomBatches([0] * 10, 4, seed=1, drop_last=drop_last).epoch(0)) != first
 
 
@@ -339,7 +407,9 @@ def cached_paths(root: Path) -> list[str]:
     return sorted(str(path) for path in (root / "ORBench" / "nir").rglob("*.png"))
 
 
-def test_cache_holds_what_pillow_reads_and_is_built_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_holds_what_pillow_reads_and_is_built_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = cached_paths(root)
     reader, plain = build_cache(paths, (6, 5), tmp_path, threads=2), PillowReader((6, 5))
     assert all(np.array_equal(reader(path), plain(path)) for path in paths)
@@ -350,7 +420,9 @@ def test_cache_holds_what_pillow_reads_and_is_built_once(root: Path, tmp_path: P
     files = sorted(path.name for path in tmp_path.iterdir())
     monkeypatch.setattr(image_cache, "_decode_chunk", lambda chunk: pytest.fail("decoded again"))
     again = build_cache(reversed(paths), (6, 5), tmp_path, threads=1)
-    assert np.array_equal(again(paths[3]), plain(paths[3])) and sorted(path.name for path in tmp_path.iterdir()) == files
+    assert (
+        np.array_equal(again(paths[3]), plain(paths[3])) and sorted(path.name for path in tmp_path.iterdir()) == files
+    )
 
 
 def test_cache_follows_contents_not_times(root: Path, tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def test_equals_the_loop(name: str, seed: int) -> None:
 
 def test_identity_equals_the_loop() -> None:
     scores, labels = example(7, 6)[0], torch.tensor([0, 5, 2, 2, 1, 4, 3])
-    expected = -sum(math.log(softmax_probabilities(row)[label]) for row, label in zip(scores.tolist(), labels.tolist())) / 7
+    expected = (
+        -sum(math.log(softmax_probabilities(row)[label]) for row, label in zip(scores.tolist(), labels.tolist())) / 7
+    )
     assert identity_loss(scores, labels).item() == pytest.approx(expected, rel=1e-12)
 
 

@@ -38,7 +38,12 @@ def read(path: Path, options: ReadOptions = OPTIONS) -> Release:
 
 
 def names(release: Release, part: str) -> list[str]:
-    return [Path(source.value).name for record in release.parts[part] for source in record.sources.values() if source.modality is not Modality.TEXT]
+    return [
+        Path(source.value).name
+        for record in release.parts[part]
+        for source in record.sources.values()
+        if source.modality is not Modality.TEXT
+    ]
 
 
 FULL = """path,person,camera,clothes,modality,caption,split
@@ -58,7 +63,13 @@ v/e2.jpg,eva,door,,,,val
 @pytest.mark.parametrize("bom", [False, True])
 def test_every_column(tmp_path: Path, bom: bool) -> None:
     release = read(manifest(tmp_path, FULL, bom=bom))
-    assert {part: len(records) for part, records in release.parts.items()} == {"train": 3, "query": 2, "gallery": 2, "val_query": 2, "val_gallery": 2}
+    assert {part: len(records) for part, records in release.parts.items()} == {
+        "train": 3,
+        "query": 2,
+        "gallery": 2,
+        "val_query": 2,
+        "val_gallery": 2,
+    }
     # Sorted texts: anna 0, ben 1, carl 2, dora 3, eva 4; door 0, hall 1.
     first, second, third = release.parts["train"]
     assert (first.person_id, first.camera_id, second.person_id, third.person_id, third.camera_id) == (0, 1, 0, 1, 0)
@@ -69,7 +80,9 @@ def test_every_column(tmp_path: Path, bom: bool) -> None:
     assert list(image.sources) == [Modality.RGB] and text.sources[Modality.TEXT].value == "a man\nin green"
     assert list(text.sources) == [Modality.TEXT] and text.camera_id == -1 and text.person_id == image.person_id == 2
     found, _ = release.parts["gallery"]
-    assert list(found.sources) == [Modality.RGB] and found.annotations[AnnotationKind.DESCRIPTION].value == "green shirt"
+    assert (
+        list(found.sources) == [Modality.RGB] and found.annotations[AnnotationKind.DESCRIPTION].value == "green shirt"
+    )
     assert found.clothes_id != image.clothes_id and {found.clothes_id // 1000, image.clothes_id // 1000} == {2}
     # Line 6 and 7 hold one row: the next one starts in line 8.
     assert (text.name, found.name) == ("own.csv line 6", "own.csv line 8")
@@ -78,21 +91,37 @@ def test_every_column(tmp_path: Path, bom: bool) -> None:
 
 def test_jsonl_says_the_same(tmp_path: Path) -> None:
     by_csv = read(manifest(tmp_path, FULL))
-    rows = [{"person": row.person, **{name: getattr(row, name) for name in ("path", "camera", "clothes", "caption", "split") if getattr(row, name)},
-             **({"modality": row.modality.value} if row.modality is not Modality.RGB else {"modality": None})} for row in read_manifest(tmp_path / "own.csv")]
+    rows = [
+        {
+            "person": row.person,
+            **{
+                name: getattr(row, name)
+                for name in ("path", "camera", "clothes", "caption", "split")
+                if getattr(row, name)
+            },
+            **({"modality": row.modality.value} if row.modality is not Modality.RGB else {"modality": None}),
+        }
+        for row in read_manifest(tmp_path / "own.csv")
+    ]
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
     by_json = read(path)
     # Sources compare without their places.
     for part, records in by_csv.parts.items():
-        assert [(r.person_id, r.camera_id, r.clothes_id, dict(r.sources)) for r in records] == [(r.person_id, r.camera_id, r.clothes_id, dict(r.sources)) for r in by_json.parts[part]]
+        assert [(r.person_id, r.camera_id, r.clothes_id, dict(r.sources)) for r in records] == [
+            (r.person_id, r.camera_id, r.clothes_id, dict(r.sources)) for r in by_json.parts[part]
+        ]
 
 
 def test_numbers_are_names_in_jsonl(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         picture(tmp_path / f"{name}.jpg")
     path = tmp_path / "own.jsonl"
-    path.write_text('{"path": "a.jpg", "person": 7, "camera": 2}\n{"path": "b.jpg", "person": "7", "camera": "2"}\n{"path": "c.jpg", "person": 10}\n', encoding="utf-8")
+    path.write_text(
+        '{"path": "a.jpg", "person": 7, "camera": 2}\n{"path": "b.jpg", "person": "7", "camera": "2"}\n{"path": '
+        '"c.jpg", "person": 10}\n',
+        encoding="utf-8",
+    )
     assert [(record.person_id, record.camera_id) for record in read(path).parts["train"]] == [(1, 0), (1, 0), (0, -1)]
 
 
@@ -101,13 +130,21 @@ def test_without_a_split_everything_is_both(tmp_path: Path) -> None:
     assert names(release, "train") == names(release, "gallery") == ["a1.jpg", "a2.jpg", "b1.jpg"]
     # ben's only image would find nothing.
     assert names(release, "query") == ["a1.jpg", "a2.jpg"]
-    assert "no split is given" in release.notes[0] and "gallery only" in release.notes[1] and "no camera rule" in release.notes[2]
+    assert (
+        "no split is given" in release.notes[0]
+        and "gallery only" in release.notes[1]
+        and "no camera rule" in release.notes[2]
+    )
 
 
 def test_an_infrared_test_image_looks_for_visible_ones(tmp_path: Path) -> None:
-    release = read(manifest(tmp_path, "path,person,modality,split\na1.jpg,a,rgb,test\na2.jpg,a,nir,test\nb1.jpg,b,rgb,train\n"))
+    release = read(
+        manifest(tmp_path, "path,person,modality,split\na1.jpg,a,rgb,test\na2.jpg,a,nir,test\nb1.jpg,b,rgb,train\n")
+    )
     assert names(release, "gallery") == ["a1.jpg"] and names(release, "query") == ["a2.jpg"]
-    infrared = read(manifest(tmp_path, "path,person,modality,split\na1.jpg,a,nir,test\na2.jpg,a,nir,test\nb1.jpg,b,nir,train\n"))
+    infrared = read(
+        manifest(tmp_path, "path,person,modality,split\na1.jpg,a,nir,test\na2.jpg,a,nir,test\nb1.jpg,b,nir,train\n")
+    )
     assert names(infrared, "gallery") == names(infrared, "query") == ["a1.jpg", "a2.jpg"]
 
 
@@ -116,15 +153,36 @@ def stamps(release: Release, name: str) -> list[tuple[str, str]]:
 
 
 def test_the_protocol_says_which_rule_applied(tmp_path: Path) -> None:
-    with_cameras = read(manifest(tmp_path, "path,person,camera,clothes,split\na1.jpg,a,1,x,query\na2.jpg,a,2,y,gallery\nb1.jpg,b,1,,train\n"))
-    without = read(manifest(tmp_path, "path,person,split\na1.jpg,a,query\na2.jpg,a,gallery\nb1.jpg,b,train\n", "two.csv"))
+    with_cameras = read(
+        manifest(
+            tmp_path, "path,person,camera,clothes,split\na1.jpg,a,1,x,query\na2.jpg,a,2,y,gallery\nb1.jpg,b,1,,train\n"
+        )
+    )
+    without = read(
+        manifest(tmp_path, "path,person,split\na1.jpg,a,query\na2.jpg,a,gallery\nb1.jpg,b,train\n", "two.csv")
+    )
     assert stamps(with_cameras, "own-data") == [("own-data/same-camera", "same_camera")]
-    assert stamps(without, "own-data") == stamps(with_cameras, "own-data/no-camera-rule") == [("own-data/no-camera-rule", "none")]
+    assert (
+        stamps(without, "own-data")
+        == stamps(with_cameras, "own-data/no-camera-rule")
+        == [("own-data/no-camera-rule", "none")]
+    )
     assert stamps(with_cameras, "own-data/other-clothes") == [("own-data/other-clothes", "same_camera_or_clothes")]
-    assert stamps(with_cameras, "own-data/other-clothes-no-camera-rule") == [("own-data/other-clothes-no-camera-rule", "same_clothes")]
+    assert stamps(with_cameras, "own-data/other-clothes-no-camera-rule") == [
+        ("own-data/other-clothes-no-camera-rule", "same_clothes")
+    ]
     # A stamp is the name of a protocol, so that its summary can be shown.
-    assert {protocol for name in ("own-data",) for release in (without, with_cameras) for protocol, _ in stamps(release, name)} <= set(MANIFEST.protocols)
-    for name, column in (("own-data/same-camera", "camera"), ("own-data/other-clothes", "camera"), ("own-data/other-clothes-no-camera-rule", "clothes")):
+    assert {
+        protocol
+        for name in ("own-data",)
+        for release in (without, with_cameras)
+        for protocol, _ in stamps(release, name)
+    } <= set(MANIFEST.protocols)
+    for name, column in (
+        ("own-data/same-camera", "camera"),
+        ("own-data/other-clothes", "camera"),
+        ("own-data/other-clothes-no-camera-rule", "clothes"),
+    ):
         with pytest.raises(UserError, match=f"needs the column {column}"):
             stamps(without, name)
     only_train = read(manifest(tmp_path, "path,person,split\na1.jpg,a,train\nb1.jpg,b,query\n", "three.csv"))
@@ -156,10 +214,19 @@ WRONG = {
     "text with a path": ("path,person,modality,caption\na.jpg,a,text,red\n", "modality is text but there is a path"),
     "text without a caption": ("path,person,modality,caption,split\n,a,text,,query\n", "the caption is empty"),
     "text in the gallery": ("path,person,modality,caption,split\n,a,text,red,gallery\n", "cannot be in gallery"),
-    "one image, two persons": ("path,person\na.jpg,a\na.jpg,b\n", "own.csv line 3: a.jpg shows 'b', but own.csv line 2 says 'a'"),
-    "one image, two splits": ("path,person,split\na.jpg,a,train\nb.jpg,b,test\n./a.jpg,a,test\n", "own.csv line 4: ./a.jpg is in test, but own.csv line 2"),
+    "one image, two persons": (
+        "path,person\na.jpg,a\na.jpg,b\n",
+        "own.csv line 3: a.jpg shows 'b', but own.csv line 2 says 'a'",
+    ),
+    "one image, two splits": (
+        "path,person,split\na.jpg,a,train\nb.jpg,b,test\n./a.jpg,a,test\n",
+        "own.csv line 4: ./a.jpg is in test, but own.csv line 2",
+    ),
     "one image twice": ("path,person\na.jpg,a\na.jpg,a\n", "is listed again, first in own.csv line 2"),
-    "one image, two modalities": ("path,person,modality,caption\na.jpg,a,rgb,x\na.jpg,a,nir,y\n", "is nir, but own.csv line 2 says rgb"),
+    "one image, two modalities": (
+        "path,person,modality,caption\na.jpg,a,rgb,x\na.jpg,a,nir,y\n",
+        "is nir, but own.csv line 2 says rgb",
+    ),
     "no training image": ("path,person,split\na.jpg,a,test\nb.jpg,a,test\n", "no training image"),
 }
 
@@ -172,13 +239,24 @@ def test_wrong_csv(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b'{"path": "a.jpg", "person": "a"\n', "own.jsonl line 1: not valid JSON"),
-    (b'{"path": "a.jpg", "person": "a"}\n["b.jpg", "b"]\n', "own.jsonl line 2: must be an object"),
-    (b'{"path": "a.jpg", "person": "a", "spilt": "test"}\n', "own.jsonl line 1: unknown column 'spilt': did you mean 'split'"),
-    (b'{"path": 5, "person": "a"}\n', "path = 5 must be a text"), (b'{"path": "a.jpg", "person": true}\n', "person = True must be a text"),
-    (b'{"path": "a.jpg", "person": 0.5}\n', "person = 0.5 must be a text"), (b'{"path": "a.jpg", "person": "\\ud800"}\n', "cannot be written as UTF-8"),
-    (b'{"path": "a\\u0000.jpg", "person": "a"}\n', "is not a path"), (b'{"path": "a.jpg", "person": "\xff"}\n', "not UTF-8"), (b"", "no rows")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"path": "a.jpg", "person": "a"\n', "own.jsonl line 1: not valid JSON"),
+        (b'{"path": "a.jpg", "person": "a"}\n["b.jpg", "b"]\n', "own.jsonl line 2: must be an object"),
+        (
+            b'{"path": "a.jpg", "person": "a", "spilt": "test"}\n',
+            "own.jsonl line 1: unknown column 'spilt': did you mean 'split'",
+        ),
+        (b'{"path": 5, "person": "a"}\n', "path = 5 must be a text"),
+        (b'{"path": "a.jpg", "person": true}\n', "person = True must be a text"),
+        (b'{"path": "a.jpg", "person": 0.5}\n', "person = 0.5 must be a text"),
+        (b'{"path": "a.jpg", "person": "\\ud800"}\n', "cannot be written as UTF-8"),
+        (b'{"path": "a\\u0000.jpg", "person": "a"}\n', "is not a path"),
+        (b'{"path": "a.jpg", "person": "\xff"}\n', "not UTF-8"),
+        (b"", "no rows"),
+    ],
+)
 def test_wrong_jsonl(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "own.jsonl").write_bytes(content)
     with pytest.raises(UserError, match="own.jsonl") as caught:
@@ -207,16 +285,23 @@ def test_absolute_and_parent_paths(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a.jpg")
     path = manifest(tmp_path / "lists", f"path,person\n{tmp_path / 'images' / 'a.jpg'},a\n")
     (tmp_path / "lists" / "two.csv").write_text("path,person\n../images/a.jpg,a\n", encoding="utf-8")
-    values = [next(iter(read(file).parts["train"][0].sources.values())).value for file in (path, path.with_name("two.csv"))]
+    values = [
+        next(iter(read(file).parts["train"][0].sources.values())).value for file in (path, path.with_name("two.csv"))
+    ]
     assert values == [str(tmp_path / "images" / "a.jpg")] * 2
 
 
 def test_written_rows_read_back(tmp_path: Path) -> None:
-    rows = [ManifestRow(path="a b,c.jpg", person="0007", caption='she said "hi",\nthen left'), ManifestRow(person="é", modality=Modality.TEXT, caption="x")]
+    rows = [
+        ManifestRow(path="a b,c.jpg", person="0007", caption='she said "hi",\nthen left'),
+        ManifestRow(person="é", modality=Modality.TEXT, caption="x"),
+    ]
     for name in ("out.csv", "out.jsonl"):
         write_manifest(tmp_path / name, rows)
         back = read_manifest(tmp_path / name)
-        assert [[getattr(row, column) for column in COLUMNS] for row in back] == [[getattr(row, column) for column in COLUMNS] for row in rows]
+        assert [[getattr(row, column) for column in COLUMNS] for row in back] == [
+            [getattr(row, column) for column in COLUMNS] for row in rows
+        ]
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[0] == "path,person,modality,caption"
 
 
@@ -231,20 +316,45 @@ def test_a_folder_per_person(tmp_path: Path) -> None:
 
 
 def test_folders_of_splits(tmp_path: Path) -> None:
-    for name in ("train/anna/1.jpg", "train/ben/1.jpg", "query/carl/1.jpg", "gallery/carl/2.jpg", "val/dora/1.jpg", "val/dora/2.jpg"):
+    for name in (
+        "train/anna/1.jpg",
+        "train/ben/1.jpg",
+        "query/carl/1.jpg",
+        "gallery/carl/2.jpg",
+        "val/dora/1.jpg",
+        "val/dora/2.jpg",
+    ):
         picture(tmp_path / name)
     release = FOLDERS.read(tmp_path, OPTIONS)
-    assert {part: [Path(next(iter(r.sources.values())).value).relative_to(tmp_path).as_posix() for r in records] for part, records in release.parts.items()} == {
-        "train": ["train/anna/1.jpg", "train/ben/1.jpg"], "query": ["query/carl/1.jpg"], "gallery": ["gallery/carl/2.jpg"],
-        "val_query": ["val/dora/1.jpg", "val/dora/2.jpg"], "val_gallery": ["val/dora/1.jpg", "val/dora/2.jpg"]}
+    assert {
+        part: [Path(next(iter(r.sources.values())).value).relative_to(tmp_path).as_posix() for r in records]
+        for part, records in release.parts.items()
+    } == {
+        "train": ["train/anna/1.jpg", "train/ben/1.jpg"],
+        "query": ["query/carl/1.jpg"],
+        "gallery": ["gallery/carl/2.jpg"],
+        "val_query": ["val/dora/1.jpg", "val/dora/2.jpg"],
+        "val_gallery": ["val/dora/1.jpg", "val/dora/2.jpg"],
+    }
 
 
-@pytest.mark.parametrize(("files", "message"), [
-    (["train/a/1.jpg", "anna/1.jpg"], "anna/ stands beside train/"), (["a/1.jpg", "loose.jpg"], "1 images lie beside the folders, for instance loose.jpg"),
-    (["train/1.jpg"], "images lie beside the folders"), (["a/b/1.jpg"], "holds the folder b/"), (["a/x.txt"], "no images"), (["x.txt"], "holds no folder")])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/a/1.jpg", "anna/1.jpg"], "anna/ stands beside train/"),
+        (["a/1.jpg", "loose.jpg"], "1 images lie beside the folders, for instance loose.jpg"),
+        (["train/1.jpg"], "images lie beside the folders"),
+        (["a/b/1.jpg"], "holds the folder b/"),
+        (["a/x.txt"], "no images"),
+        (["x.txt"], "holds no folder"),
+    ],
+)
 def test_wrong_folders(tmp_path: Path, files: list[str], message: str) -> None:
     for name in files:
-        picture(tmp_path / name) if name.endswith(".jpg") else ((tmp_path / name).parent.mkdir(exist_ok=True), (tmp_path / name).write_text("", encoding="utf-8"))
+        picture(tmp_path / name) if name.endswith(".jpg") else (
+            (tmp_path / name).parent.mkdir(exist_ok=True),
+            (tmp_path / name).write_text("", encoding="utf-8"),
+        )
     with pytest.raises(UserError, match=message):
         FOLDERS.read(tmp_path, OPTIONS)
 

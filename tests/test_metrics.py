@@ -38,8 +38,15 @@ KEPT_RANKS = {
 
 def run_case(rule: str, **options: object) -> object:
     return evaluate(
-        DESCENDING, QUERY["ids"], GALLERY["ids"], query_cameras=QUERY["cameras"], gallery_cameras=GALLERY["cameras"],
-        query_clothes=QUERY["clothes"], gallery_clothes=GALLERY["clothes"], rule=rule, **options,
+        DESCENDING,
+        QUERY["ids"],
+        GALLERY["ids"],
+        query_cameras=QUERY["cameras"],
+        gallery_cameras=GALLERY["cameras"],
+        query_clothes=QUERY["clothes"],
+        gallery_clothes=GALLERY["clothes"],
+        rule=rule,
+        **options,
     )
 
 
@@ -113,9 +120,15 @@ INSTRUCTIONS = {
 def test_thresholds_by_hand() -> None:
     taus = (-1, 0.5, 0.7, 1.0, 1.1)
     result = run_case("none", thresholds=taus, **INSTRUCTIONS)
-    # Queries 0 and 1 have matches at ranks 2, 3, 5 with cosines 0.8, 0.6, -1; query 2 at rank 1 with 1; query 3 at 4 with 0.
-    expected = {-1: [53 / 90, 53 / 90, 1, 1 / 4], 0.5: [7 / 12, 7 / 12, 1, 0], 0.7: [1 / 2, 1 / 2, 1, 0], 1.0: [0, 0, 1, 0],
-                1.1: [0, 0, 0, 0]}
+    # Queries 0 and 1 have matches at ranks 2, 3, 5 with cosines 0.8, 0.6, -1; query 2 at rank 1 with 1; query 3 at 4
+    # with 0.
+    expected = {
+        -1: [53 / 90, 53 / 90, 1, 1 / 4],
+        0.5: [7 / 12, 7 / 12, 1, 0],
+        0.7: [1 / 2, 1 / 2, 1, 0],
+        1.0: [0, 0, 1, 0],
+        1.1: [0, 0, 0, 0],
+    }
     positives = {-1: 4, 0.5: 3, 0.7: 3, 1.0: 1, 1.1: 0}
     share = {-1: 8 / 8, 0.5: 5 / 8, 0.7: 3 / 8, 1.0: 1 / 8, 1.1: 0}
     for tau in taus:
@@ -135,19 +148,36 @@ def test_thresholds_by_hand() -> None:
 
 def test_threshold_invariances() -> None:
     random = np.random.default_rng(0)
-    similarity, ids, gallery_ids = random.standard_normal((20, 60)), random.integers(0, 5, 20), random.integers(0, 5, 60)
+    similarity, ids, gallery_ids = (
+        random.standard_normal((20, 60)),
+        random.integers(0, 5, 20),
+        random.integers(0, 5, 60),
+    )
     query, gallery = random.standard_normal((20, 7)), random.standard_normal((60, 7))
     options = {"thresholds": (-1.0, 0.25, 1.0), "ap_depth": 30}
     result = evaluate(similarity, ids, gallery_ids, query_instructions=query, gallery_instructions=gallery, **options)
-    scaled = evaluate(similarity, ids, gallery_ids, query_instructions=query * 1e-3,
-                      gallery_instructions=gallery * np.arange(1, 61)[:, None], **options)
+    scaled = evaluate(
+        similarity,
+        ids,
+        gallery_ids,
+        query_instructions=query * 1e-3,
+        gallery_instructions=gallery * np.arange(1, 61)[:, None],
+        **options,
+    )
     assert dict(scaled) == pytest.approx(dict(result), abs=1e-12)
     assert result["mAP@-1"] == result.mAP and result["mAP@1"] == 0.0 and result.mAP > result["mAP@0.25"] > 0
     # One direction per person, at many lengths: cosines of 1 up to rounding, and of -1 from the opposite side.
     person, lengths = random.standard_normal((5, 7)), np.arange(1, 61)[:, None] / 7
     for tau, sign in ((1.0, 1), (-1.0, -1)):
-        alike = evaluate(similarity, ids, gallery_ids, query_instructions=person[ids], thresholds=(tau,), ap_depth=30,
-                         gallery_instructions=sign * lengths * person[gallery_ids])
+        alike = evaluate(
+            similarity,
+            ids,
+            gallery_ids,
+            query_instructions=person[ids],
+            thresholds=(tau,),
+            ap_depth=30,
+            gallery_instructions=sign * lengths * person[gallery_ids],
+        )
         assert alike[f"mAP@{tau:g}"] == result.mAP and alike.kept_share[f"mAP@{tau:g}"] == 1.0
 
 
@@ -170,24 +200,33 @@ def test_a_query_never_finds_itself() -> None:
 
 
 KINDS = {
-    "clothes": (AnnotationVectors(vectors=[[1.0, 0.0]], rows=np.array([0, -1, 0, -1, -1])),
-                AnnotationVectors(vectors=[[2.0, 0.0], [0.6, 0.8]], rows=np.array([0, 1, -1, 0, 0]))),
-    "description": (AnnotationVectors(vectors=[[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]], rows=np.array([-1, 0, -1, 1, 1])),
-                    AnnotationVectors(vectors=[[0.0, 1.0, 1.0]], rows=np.array([0, 0, 0, -1, -1]))),
+    "clothes": (
+        AnnotationVectors(vectors=[[1.0, 0.0]], rows=np.array([0, -1, 0, -1, -1])),
+        AnnotationVectors(vectors=[[2.0, 0.0], [0.6, 0.8]], rows=np.array([0, 1, -1, 0, 0])),
+    ),
+    "description": (
+        AnnotationVectors(vectors=[[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]], rows=np.array([-1, 0, -1, 1, 1])),
+        AnnotationVectors(vectors=[[0.0, 1.0, 1.0]], rows=np.array([0, 0, 0, -1, -1])),
+    ),
 }
 
 
 def by_kind(kinds: dict[str, tuple[AnnotationVectors, AnnotationVectors]]) -> dict[str, object]:
-    return {f"{side}_instructions": {kind: pair[place] for kind, pair in kinds.items()}
-            for place, side in enumerate(("query", "gallery"))}
+    return {
+        f"{side}_instructions": {kind: pair[place] for kind, pair in kinds.items()}
+        for place, side in enumerate(("query", "gallery"))
+    }
 
 
 def test_each_kind_is_compared_with_its_own() -> None:
     result = run_case("none", thresholds=(-1, 0.65, 0.8), **by_kind(KINDS))
     # Query 0 (clothes): matches 1, 2, 4 at ranks 2, 3, 5 with cosines 0.6, none, 1. Query 1 (description): 1, 2, 4 with
     # 0.707, 0.707, none. Query 2 (clothes): item 0 at rank 1 with 1. Query 3 (description): item 3 at rank 4, none.
-    expected = {-1: [(1 / 2 + 2 / 5) / 2, (1 / 2 + 2 / 3) / 2, 1, 0, 0], 0.65: [1 / 5, (1 / 2 + 2 / 3) / 2, 1, 0, 0],
-                0.8: [1 / 5, 0, 1, 0, 0]}
+    expected = {
+        -1: [(1 / 2 + 2 / 5) / 2, (1 / 2 + 2 / 3) / 2, 1, 0, 0],
+        0.65: [1 / 5, (1 / 2 + 2 / 3) / 2, 1, 0, 0],
+        0.8: [1 / 5, 0, 1, 0, 0],
+    }
     for tau, values in expected.items():
         assert result[f"mAP@{tau}"] == pytest.approx(100 * sum(values) / 5, abs=1e-12)
         assert np.nan_to_num(result.threshold_ap[f"mAP@{tau}"]) == pytest.approx(100 * np.array(values), abs=1e-12)
@@ -203,24 +242,36 @@ def test_each_kind_is_compared_with_its_own() -> None:
 
 
 def sparse(rows: np.ndarray) -> SparseRows:
-    return SparseRows(starts=np.append(0, np.cumsum((rows != 0).sum(1))), columns=rows.nonzero()[1], values=rows[rows != 0],
-                      size=rows.shape[1])
+    return SparseRows(
+        starts=np.append(0, np.cumsum((rows != 0).sum(1))),
+        columns=rows.nonzero()[1],
+        values=rows[rows != 0],
+        size=rows.shape[1],
+    )
 
 
 def test_sparse_vectors_shared_vectors_and_one_matrix_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(1)
     vectors = random.random((6, 15)) * (random.random((6, 15)) < 0.4)
     vectors[np.arange(6), np.arange(6)] = 1.0
-    similarity, ids, gallery_ids = random.standard_normal((12, 40)), random.integers(0, 3, 12), random.integers(0, 3, 40)
+    similarity, ids, gallery_ids = (
+        random.standard_normal((12, 40)),
+        random.integers(0, 3, 12),
+        random.integers(0, 3, 40),
+    )
     rows, gallery_rows = random.integers(0, 6, 12), random.integers(0, 6, 40)
     found = []
     for chunk in (1 << 21, 30):
         monkeypatch.setattr("utils.annotation_vectors.CHUNK_VALUES", chunk)
         matrix = {"query_instructions": vectors[rows], "gallery_instructions": vectors[gallery_rows]}
-        kinds = [by_kind({"text": tuple(AnnotationVectors(vectors=form, rows=side) for side in (rows, gallery_rows))})
-                 for form in (vectors, torch.from_numpy(vectors), sparse(vectors))]
-        found += [evaluate(similarity, ids, gallery_ids, thresholds=(0.1, 0.3, 1.0), **instructions)
-                  for instructions in (matrix, *kinds)]
+        kinds = [
+            by_kind({"text": tuple(AnnotationVectors(vectors=form, rows=side) for side in (rows, gallery_rows))})
+            for form in (vectors, torch.from_numpy(vectors), sparse(vectors))
+        ]
+        found += [
+            evaluate(similarity, ids, gallery_ids, thresholds=(0.1, 0.3, 1.0), **instructions)
+            for instructions in (matrix, *kinds)
+        ]
     cosines = (vectors @ vectors.T) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors, axis=1)[:, None]
     same = ids[:, None] == gallery_ids
     for tau in (0.1, 0.3, 1.0):
@@ -238,7 +289,7 @@ def test_parts_of_annotations() -> None:
 def test_blocks_of_scores_give_the_same_metrics(rows: int) -> None:
     labels = Labels(**QUERY, items=[1, 2, 3, 4, 5]), Labels(**GALLERY, items=[9, 1, 9, 9, 2])
     scores = torch.tensor(DESCENDING).double()
-    blocks = [(start, scores[start:start + rows]) for start in range(0, 5, rows)]
+    blocks = [(start, scores[start : start + rows]) for start in range(0, 5, rows)]
     found = evaluate_blocks(iter(blocks), *labels, (5, 5), options=MetricOptions(rule="same_camera"))
     expected = run_case("same_camera", query_items=[1, 2, 3, 4, 5], gallery_items=[9, 1, 9, 9, 2])
     assert dict(found) == dict(expected) and found.ap == pytest.approx(expected.ap, nan_ok=True)
@@ -248,7 +299,9 @@ def test_blocks_of_scores_give_the_same_metrics(rows: int) -> None:
         evaluate_blocks([(0, scores[:4])], *labels, (5, 5))
 
 
-def loop_metrics(similarity: np.ndarray, ids: np.ndarray, gallery_ids: np.ndarray, dropped: np.ndarray) -> dict[str, float]:
+def loop_metrics(
+    similarity: np.ndarray, ids: np.ndarray, gallery_ids: np.ndarray, dropped: np.ndarray
+) -> dict[str, float]:
     """AP, INP, CMC by walking down each sorted row."""
     values: dict[str, list[float]] = {"mAP": [], "mINP": [], "R1": [], "R5": [], "R10": []}
     for row in range(len(similarity)):
@@ -275,7 +328,9 @@ def test_random_rankings_equal_the_loop(digits: int | None, gallery_size: int) -
     cameras[0] = gallery_cameras[0] + 1
     for rule in ("none", "same_camera"):
         dropped = (ids[:, None] == gallery_ids) & (cameras[:, None] == gallery_cameras) & (rule == "same_camera")
-        result = evaluate(similarity, ids, gallery_ids, query_cameras=cameras, gallery_cameras=gallery_cameras, rule=rule)
+        result = evaluate(
+            similarity, ids, gallery_ids, query_cameras=cameras, gallery_cameras=gallery_cameras, rule=rule
+        )
         assert dict(result) == pytest.approx(loop_metrics(similarity, ids, gallery_ids, dropped), abs=1e-9)
 
 
@@ -343,8 +398,9 @@ SIMILARITY = np.zeros((2, 3))
 WRONG = {
     "query_ids has 3 entries": lambda: evaluate(SIMILARITY, [1, 2, 3], [1, 2, 3]),
     "gallery_ids has 2 entries": lambda: evaluate(SIMILARITY, [1, 2], [1, 2]),
-    "query_cameras has 1 entries": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], query_cameras=[1],
-                                                    gallery_cameras=[1, 2, 3], rule="same_camera"),
+    "query_cameras has 1 entries": lambda: evaluate(
+        SIMILARITY, [1, 2], [1, 2, 3], query_cameras=[1], gallery_cameras=[1, 2, 3], rule="same_camera"
+    ),
     "needs query_cameras": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], rule="same_camera"),
     "did you mean 'same_camera'": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], rule="same_cam"),
     "gallery is empty": lambda: evaluate(np.zeros((2, 0)), [1, 2], []),
@@ -364,22 +420,65 @@ WRONG = {
     "memory_mb = 0": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], memory_mb=0),
     "thresholds need": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5]),
     "query_instructions row 1 is zero": lambda: evaluate(
-        SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], query_instructions=[[1.0], [0.0]], gallery_instructions=[[1.0]] * 3),
+        SIMILARITY,
+        [1, 2],
+        [1, 2, 3],
+        thresholds=[0.5],
+        query_instructions=[[1.0], [0.0]],
+        gallery_instructions=[[1.0]] * 3,
+    ),
     "gallery_instructions has 2 rows": lambda: evaluate(
-        SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], query_instructions=[[1.0]] * 2, gallery_instructions=[[1.0]] * 2),
+        SIMILARITY,
+        [1, 2],
+        [1, 2, 3],
+        thresholds=[0.5],
+        query_instructions=[[1.0]] * 2,
+        gallery_instructions=[[1.0]] * 2,
+    ),
     "give both or neither": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], query_items=[1, 2]),
-    "gallery_items has 2 entries": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], query_items=[1, 2], gallery_items=[1, 2]),
-    "both be matrices or both be by kind": lambda: run_case("none", thresholds=[0.5], **by_kind(KINDS) | {
-        "query_instructions": [[1.0]] * 5}),
-    "query 1 has instructions of 0 kinds": lambda: run_case("none", thresholds=[0.5], **by_kind({"clothes": KINDS["clothes"]})),
-    "query 0 has instructions of 2 kinds": lambda: run_case("none", thresholds=[0.5], **by_kind(KINDS | {"more": KINDS["clothes"]})),
+    "gallery_items has 2 entries": lambda: evaluate(
+        SIMILARITY, [1, 2], [1, 2, 3], query_items=[1, 2], gallery_items=[1, 2]
+    ),
+    "both be matrices or both be by kind": lambda: run_case(
+        "none", thresholds=[0.5], **by_kind(KINDS) | {"query_instructions": [[1.0]] * 5}
+    ),
+    "query 1 has instructions of 0 kinds": lambda: run_case(
+        "none", thresholds=[0.5], **by_kind({"clothes": KINDS["clothes"]})
+    ),
+    "query 0 has instructions of 2 kinds": lambda: run_case(
+        "none", thresholds=[0.5], **by_kind(KINDS | {"more": KINDS["clothes"]})
+    ),
     r"gallery_instructions \(clothes\) has 2 rows": lambda: evaluate(
-        SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], **by_kind({"clothes": (
-            AnnotationVectors(vectors=[[1.0]], rows=np.zeros(2, dtype=int)), AnnotationVectors(vectors=[[1.0]], rows=np.zeros(2, dtype=int)))})),
+        SIMILARITY,
+        [1, 2],
+        [1, 2, 3],
+        thresholds=[0.5],
+        **by_kind(
+            {
+                "clothes": (
+                    AnnotationVectors(vectors=[[1.0]], rows=np.zeros(2, dtype=int)),
+                    AnnotationVectors(vectors=[[1.0]], rows=np.zeros(2, dtype=int)),
+                )
+            }
+        ),
+    ),
     "names a row outside its 1 vectors": lambda: evaluate(
-        SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5], **by_kind({"clothes": (
-            AnnotationVectors(vectors=[[1.0]], rows=np.ones(2, dtype=int)), AnnotationVectors(vectors=[[1.0]], rows=np.zeros(3, dtype=int)))})),
-    "3 dimensions": lambda: evaluate_features(torch.ones(2, 3), torch.ones(3, 4), Labels(ids=[1, 2]), Labels(ids=[1, 2, 3])),
+        SIMILARITY,
+        [1, 2],
+        [1, 2, 3],
+        thresholds=[0.5],
+        **by_kind(
+            {
+                "clothes": (
+                    AnnotationVectors(vectors=[[1.0]], rows=np.ones(2, dtype=int)),
+                    AnnotationVectors(vectors=[[1.0]], rows=np.zeros(3, dtype=int)),
+                )
+            }
+        ),
+    ),
+    "3 dimensions": lambda: evaluate_features(
+        torch.ones(2, 3), torch.ones(3, 4), Labels(ids=[1, 2]), Labels(ids=[1, 2, 3])
+    ),
 }
 
 

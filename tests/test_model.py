@@ -24,7 +24,9 @@ CASES = {
     "all_stride_12": oracle.Sizes(lora="all", stride=12, image=(60, 40), vision_width=128, vision_heads=2, embed=128),
     "no_experts": oracle.Sizes(lora="", vision_layers=2),
     "every_block_five_experts": oracle.Sizes(lora="all", lora_layers=3, experts=5, rank=2, stride=10),
-    "uneven_widths": oracle.Sizes(vision_width=96, vision_heads=1, text_width=128, embed=64, patch=12, stride=8, depth=1),
+    "uneven_widths": oracle.Sizes(
+        vision_width=96, vision_heads=1, text_width=128, embed=64, patch=12, stride=8, depth=1
+    ),
     "legacy_heads": oracle.Sizes(vision_width=64, vision_heads=8),
     "fusion_heads": oracle.Sizes(mmt_heads=4),
 }
@@ -64,7 +66,9 @@ def test_features_and_fusions_equal_the_second_implementation(name: str) -> None
     batch = sources(sizes)
     with torch.no_grad():
         encoded = model.encode_batch(batch)
-        expected = {Modality(kind): oracle.encode_image(state, sizes, kind, batch[Modality(kind)]) for kind in oracle.IMAGES}
+        expected = {
+            Modality(kind): oracle.encode_image(state, sizes, kind, batch[Modality(kind)]) for kind in oracle.IMAGES
+        }
         for kind, tokens in expected.items():
             torch.testing.assert_close(encoded[kind].tokens, tokens, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(encoded[kind].pooled, tokens[:, 0], atol=1e-4, rtol=1e-4)
@@ -86,7 +90,9 @@ def test_gradients_equal_the_second_implementation(name: str) -> None:
     batch = sources(sizes, rows=2)
     ours = gradients(model, batch)
     leaves = {key: value.clone().requires_grad_() for key, value in state.items() if not key.endswith("orig_param")}
-    encoded = {Modality(kind): oracle.encode_image(leaves, sizes, kind, batch[Modality(kind)]) for kind in oracle.IMAGES}
+    encoded = {
+        Modality(kind): oracle.encode_image(leaves, sizes, kind, batch[Modality(kind)]) for kind in oracle.IMAGES
+    }
     pooled = {kind: tokens[:, 0] for kind, tokens in encoded.items()}
     encoded[Modality.TEXT], pooled[Modality.TEXT] = oracle.encode_text(leaves, sizes, batch[Modality.TEXT])
     fused = oracle.fuse(leaves, sizes, [encoded[kind] for kind in COMBINATIONS[-1]])
@@ -94,7 +100,8 @@ def test_gradients_equal_the_second_implementation(name: str) -> None:
     (torch.sin(logits).sum() + sum(torch.cos(value).sum() for value in pooled.values())).backward()
     names = official_names(model)
     assert set(ours) == set(names) - set(model.frozen_names) - {
-        name for name in names if ".lora_" in name and int(name.rpartition(".")[2]) >= 4}
+        name for name in names if ".lora_" in name and int(name.rpartition(".")[2]) >= 4
+    }
     for name, gradient in ours.items():
         expected = leaves[names[name]].grad
         expected = expected.t() if "_withloras." in names[name] else expected
@@ -145,7 +152,9 @@ def test_checkpointing_keeps_less_between_forward_and_backward() -> None:
     kept: dict[bool, int] = {}
     for flag in (False, True):
         model.checkpoint_activations, seen = flag, []
-        with torch.autograd.graph.saved_tensors_hooks(lambda value: seen.append(value.numel()) or value, lambda value: value):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda value: seen.append(value.numel()) or value, lambda value: value
+        ):
             model.encode_batch(batch)
         kept[flag] = sum(seen)
     assert kept[True] < kept[False] / 2
@@ -169,7 +178,9 @@ def test_merged_experts_give_equal_outputs_and_are_forgotten(name: str) -> None:
     other = make(CASES[name], seed=5)[0]
     model.load_state_dict(other.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(model.encode("nir", batch[Modality.NIR]).tokens, other.encode("nir", batch[Modality.NIR]).tokens)
+        torch.testing.assert_close(
+            model.encode("nir", batch[Modality.NIR]).tokens, other.encode("nir", batch[Modality.NIR]).tokens
+        )
     model.merge_experts()
     model.train()
     assert all(layer.merged is None for layer in layers)
@@ -244,15 +255,33 @@ def test_autocast_keeps_norms_pooled_outputs_and_logits_in_float32(recompute: bo
 
 
 def tiny(**options: object) -> Reid5oConfig:
-    return Reid5oConfig(**{**dict(image_size=(32, 16), vision_width=64, vision_layers=2, text_width=64, text_layers=1, embed_dim=64,
-                                  text_length=8, vocab_size=30, mmt_depth=1, lora=LoraConfig(layers=1)), **options})
+    return Reid5oConfig(
+        **{
+            **dict(
+                image_size=(32, 16),
+                vision_width=64,
+                vision_layers=2,
+                text_width=64,
+                text_layers=1,
+                embed_dim=64,
+                text_length=8,
+                vocab_size=30,
+                mmt_depth=1,
+                lora=LoraConfig(layers=1),
+            ),
+            **options,
+        }
+    )
 
 
-@pytest.mark.parametrize(("mode", "train_base", "expected"), [
-    ("mlp", False, {"mlp.fc1.weight", "mlp.fc2.weight"}),
-    ("all", False, {"mlp.fc1.weight", "mlp.fc2.weight", "attn.qkv.weight", "attn.qkv.bias"}),
-    ("all", True, set()),
-])
+@pytest.mark.parametrize(
+    ("mode", "train_base", "expected"),
+    [
+        ("mlp", False, {"mlp.fc1.weight", "mlp.fc2.weight"}),
+        ("all", False, {"mlp.fc1.weight", "mlp.fc2.weight", "attn.qkv.weight", "attn.qkv.bias"}),
+        ("all", True, set()),
+    ],
+)
 def test_frozen_names(mode: str, train_base: bool, expected: set[str]) -> None:
     model = build_model(Family.REID5O, tiny(lora=LoraConfig(layers=1, mode=mode, train_base=train_base)), 3)
     assert isinstance(model, RetrievalModel)
@@ -261,29 +290,56 @@ def test_frozen_names(mode: str, train_base: bool, expected: set[str]) -> None:
 
 
 def test_random_initialisation_follows_the_rules() -> None:
-    config = Reid5oConfig(image_size=(64, 32), vision_width=256, vision_layers=3, text_width=192, text_layers=2, embed_dim=128,
-                          text_length=20, vocab_size=500, mmt_depth=3, lora=LoraConfig(layers=1, mode="all", rank=8))
+    config = Reid5oConfig(
+        image_size=(64, 32),
+        vision_width=256,
+        vision_layers=3,
+        text_width=192,
+        text_layers=2,
+        embed_dim=128,
+        text_length=20,
+        vocab_size=500,
+        mmt_depth=3,
+        lora=LoraConfig(layers=1, mode="all", rank=8),
+    )
     torch.manual_seed(0)
     model = build_model(Family.REID5O, config, 50)
     report = initialise(Family.REID5O, model, config)
     assert report.count("new") == len(report.rows) == len(list(model.parameters()))
     state = model.state_dict()
     rules = {
-        "text.token_embedding.weight": 0.02, "text.positional_embedding": 0.01, "text.projection": 192**-0.5,
-        "text.blocks.1.attn.qkv.weight": 192**-0.5, "text.blocks.1.attn.proj.weight": 192**-0.5 * 4**-0.5,
-        "text.blocks.0.mlp.fc1.weight": (2 * 192) ** -0.5, "text.blocks.0.mlp.fc2.weight": 192**-0.5 * 4**-0.5,
-        "tokenizers.rgb.positional_embedding": 256**-0.5, "vision.projection": 256**-0.5,
-        "vision.blocks.2.attn.qkv.weight": 256**-0.5, "vision.blocks.2.mlp.fc2.weight": 256**-0.5 * 6**-0.5,
-        "fusion.attention.qkv.weight": 128**-0.5, "fusion.attention.proj.weight": 128**-0.5 * 6**-0.5,
-        "fusion.blocks.2.attn.qkv.weight": 128**-0.5, "fusion.blocks.2.mlp.fc1.weight": 256**-0.5,
-        "fusion.head.dense.weight": 256**-0.5, "fusion.head.fc.weight": 128**-0.5 * 6**-0.5, "classifier.weight": 0.001,
-        "vision.blocks.2.mlp.fc1.lora_down.1": (1 / 256 / 3) ** 0.5, "vision.blocks.2.mlp.fc2.lora_down.0": (1 / 1024 / 3) ** 0.5,
+        "text.token_embedding.weight": 0.02,
+        "text.positional_embedding": 0.01,
+        "text.projection": 192**-0.5,
+        "text.blocks.1.attn.qkv.weight": 192**-0.5,
+        "text.blocks.1.attn.proj.weight": 192**-0.5 * 4**-0.5,
+        "text.blocks.0.mlp.fc1.weight": (2 * 192) ** -0.5,
+        "text.blocks.0.mlp.fc2.weight": 192**-0.5 * 4**-0.5,
+        "tokenizers.rgb.positional_embedding": 256**-0.5,
+        "vision.projection": 256**-0.5,
+        "vision.blocks.2.attn.qkv.weight": 256**-0.5,
+        "vision.blocks.2.mlp.fc2.weight": 256**-0.5 * 6**-0.5,
+        "fusion.attention.qkv.weight": 128**-0.5,
+        "fusion.attention.proj.weight": 128**-0.5 * 6**-0.5,
+        "fusion.blocks.2.attn.qkv.weight": 128**-0.5,
+        "fusion.blocks.2.mlp.fc1.weight": 256**-0.5,
+        "fusion.head.dense.weight": 256**-0.5,
+        "fusion.head.fc.weight": 128**-0.5 * 6**-0.5,
+        "classifier.weight": 0.001,
+        "vision.blocks.2.mlp.fc1.lora_down.1": (1 / 256 / 3) ** 0.5,
+        "vision.blocks.2.mlp.fc2.lora_down.0": (1 / 1024 / 3) ** 0.5,
         "vision.blocks.2.attn.qkv.lora_up.3": (1 / 768 / 3) ** 0.5,
     }
     for name, std in rules.items():
         assert state[name].std().item() == pytest.approx(std, rel=0.08), name
-    zeros = [name for name in state if name.endswith(("attn.qkv.bias", "attn.proj.bias")) or name.startswith("classifier.b")
-             or (".mlp." in name and ".lora_up." in name) or (".attn." in name and ".lora_down." in name)]
+    zeros = [
+        name
+        for name in state
+        if name.endswith(("attn.qkv.bias", "attn.proj.bias"))
+        or name.startswith("classifier.b")
+        or (".mlp." in name and ".lora_up." in name)
+        or (".attn." in name and ".lora_down." in name)
+    ]
     assert len(zeros) == 2 * 3 + 2 * 2 + 2 * 3 + 1 + 2 * 4 + 2 * 4
     assert all(not state[name].any() for name in zeros)
     for kind in ("nir", "cp", "sk"):
@@ -327,7 +383,10 @@ def test_compiled_blocks_keep_names_and_outputs() -> None:
     assert list(model.state_dict()) == keys
     for kind, tokens in plain.items():
         torch.testing.assert_close(compiled[kind].tokens, tokens.tokens, atol=1e-5, rtol=1e-5)
-    assert all(block._compiled_call_impl is not None for block in (*model.vision.blocks, *model.text.blocks, *model.fusion.blocks))
+    assert all(
+        block._compiled_call_impl is not None
+        for block in (*model.vision.blocks, *model.text.blocks, *model.fusion.blocks)
+    )
 
 
 def test_copies_and_pickles_keep_the_model() -> None:
@@ -339,14 +398,17 @@ def test_copies_and_pickles_keep_the_model() -> None:
             assert torch.equal(twin.encode_batch(batch)[Modality.SK].tokens, expected)
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda model: model.encode("nri", torch.zeros(1, 3, 32, 16)), "unknown modality 'nri': did you mean 'nir'"),
-    (lambda model: model.encode("nir", torch.zeros(1, 3, 16, 32)), r"\(1, 3, 16, 32\).*\(rows, 3, 32, 16\)"),
-    (lambda model: model.encode("nir", torch.zeros(3, 32, 16)), "the model takes"),
-    (lambda model: model.encode("text", torch.zeros(1, 77, dtype=torch.int64)), r"\(1, 77\).*\(rows, 8\)"),
-    (lambda model: model.encode("rgb", torch.zeros(1, 3, 32, 16), torch.zeros(1)), "no instruction"),
-    (lambda model: model.fuse([]), "at least one"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda model: model.encode("nri", torch.zeros(1, 3, 32, 16)), "unknown modality 'nri': did you mean 'nir'"),
+        (lambda model: model.encode("nir", torch.zeros(1, 3, 16, 32)), r"\(1, 3, 16, 32\).*\(rows, 3, 32, 16\)"),
+        (lambda model: model.encode("nir", torch.zeros(3, 32, 16)), "the model takes"),
+        (lambda model: model.encode("text", torch.zeros(1, 77, dtype=torch.int64)), r"\(1, 77\).*\(rows, 8\)"),
+        (lambda model: model.encode("rgb", torch.zeros(1, 3, 32, 16), torch.zeros(1)), "no instruction"),
+        (lambda model: model.fuse([]), "at least one"),
+    ],
+)
 def test_wrong_inputs_are_refused(call, words: str) -> None:  # noqa: ANN001
     with pytest.raises(UserError, match=words):
         call(build_model(Family.REID5O, tiny(), 3))

@@ -44,7 +44,9 @@ class CountingModel(nn.Module):
 
     def encode_batch(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tokens]:
         self.calls["encode_batch"] += 1
-        tokens = {kind: rows.double() * (1 + 0.1 * index) @ self.mix for index, (kind, rows) in enumerate(inputs.items())}
+        tokens = {
+            kind: rows.double() * (1 + 0.1 * index) @ self.mix for index, (kind, rows) in enumerate(inputs.items())
+        }
         return {kind: Tokens(tokens=rows, pooled=rows[:, 0]) for kind, rows in tokens.items()}
 
     def prepare(self, tokens: Tensor) -> Tensor:
@@ -67,11 +69,14 @@ class CountingModel(nn.Module):
 def example_inputs() -> dict[Modality, Tensor]:
     generator = torch.Generator().manual_seed(1)
     lengths = {Modality.RGB: 4, NIR: 4, CP: 4, SK: 4, TEXT: 3}
-    return {kind: torch.randn(5, length, 6, generator=generator, dtype=torch.float64) for kind, length in lengths.items()}
+    return {
+        kind: torch.randn(5, length, 6, generator=generator, dtype=torch.float64) for kind, length in lengths.items()
+    }
 
 
-def expected_terms(model: RetrievalModel, inputs: Mapping[Modality, Tensor], fused: Sequence[Combination],
-                   temperature: float) -> dict[str, Tensor]:
+def expected_terms(
+    model: RetrievalModel, inputs: Mapping[Modality, Tensor], fused: Sequence[Combination], temperature: float
+) -> dict[str, Tensor]:
     """Every unweighted term, each modality encoded and each combination fused on its own."""
     encoded = model.encode_batch(inputs)
     rgb = encoded[Modality.RGB].pooled
@@ -83,7 +88,9 @@ def expected_terms(model: RetrievalModel, inputs: Mapping[Modality, Tensor], fus
         "supitc": lambda other: supitc_loss(rgb, other, PERSON_IDS),
         "cmpm": lambda other: cmpm_loss(rgb, other, PERSON_IDS),
     }
-    terms = {f"{name}/{kind.value}": pair[name](features[kind,]) for name in ("itc", "sdm") for kind in (NIR, CP, SK, TEXT)}
+    terms = {
+        f"{name}/{kind.value}": pair[name](features[kind,]) for name in ("itc", "sdm") for kind in (NIR, CP, SK, TEXT)
+    }
     for name, loss in pair.items():
         for size, group in enumerate(("one", "two", "three", "four"), start=1):
             values = [loss(feature) for combination, feature in features.items() if len(combination) == size]
@@ -99,7 +106,9 @@ def test_every_term_and_the_total(losses: dict[str, float]) -> None:
     model, inputs = CountingModel(), example_inputs()
     output = Reid5oObjective(losses=losses, temperature=0.3).evaluate(model, inputs, PERSON_IDS, FUSED)
     expected = expected_terms(model, inputs, FUSED, 0.3)
-    wanted = {name: losses[name.split("/")[0]] * value for name, value in expected.items() if name.split("/")[0] in losses}
+    wanted = {
+        name: losses[name.split("/")[0]] * value for name, value in expected.items() if name.split("/")[0] in losses
+    }
     assert set(output.losses) == set(wanted)
     for name, value in wanted.items():
         torch.testing.assert_close(output.losses[name], value, rtol=1e-12, atol=1e-12, msg=name)
@@ -107,8 +116,18 @@ def test_every_term_and_the_total(losses: dict[str, float]) -> None:
 
 
 def test_the_real_model_gives_the_same_stacked_and_apart() -> None:
-    config = Reid5oConfig(image_size=(32, 16), embed_dim=64, vision_width=64, vision_layers=2, text_width=64, text_layers=1,
-                          text_length=7, vocab_size=50, mmt_depth=1, lora=LoraConfig(layers=1))
+    config = Reid5oConfig(
+        image_size=(32, 16),
+        embed_dim=64,
+        vision_width=64,
+        vision_layers=2,
+        text_width=64,
+        text_layers=1,
+        text_length=7,
+        vocab_size=50,
+        mmt_depth=1,
+        lora=LoraConfig(layers=1),
+    )
     torch.manual_seed(0)
     model = build_reid5o(config, num_identities=4)
     initialise_reid5o(model, config)
@@ -116,12 +135,15 @@ def test_the_real_model_gives_the_same_stacked_and_apart() -> None:
     inputs[TEXT] = torch.randint(1, 50, (5, 7))
     combinations = FUSED[1:9]
     output = Reid5oObjective(losses={"mm_sdm": 1.0, "id": 1.0}, temperature=0.3).evaluate(
-        model, inputs, PERSON_IDS, combinations)
+        model, inputs, PERSON_IDS, combinations
+    )
     expected = expected_terms(model, inputs, combinations, 0.3)
     for name, value in output.losses.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5, msg=name)
     output.total.backward()
-    untouched = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    untouched = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
     assert not untouched
 
 
@@ -158,7 +180,11 @@ def test_a_step_encodes_once_prepares_once_and_fuses_equal_lengths_together(monk
 
 def test_single_losses_alone_fuse_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "model_input", lambda kind, rows, erased=None: rows)
-    for losses, fused in (({"itc": 1.0, "sdm": 1.0, "id": 0.0}, 0), ({"itc": 1.0, "id": 1.0}, 5), ({"mm_cmpm": 1.0}, 5)):
+    for losses, fused in (
+        ({"itc": 1.0, "sdm": 1.0, "id": 0.0}, 0),
+        ({"itc": 1.0, "id": 1.0}, 5),
+        ({"mm_cmpm": 1.0}, 5),
+    ):
         model = CountingModel()
         Reid5oObjective(losses=losses, temperature=0.3).step(model, batch_of(example_inputs()), 7)
         assert model.calls["fuse_prepared"] == fused
@@ -188,7 +214,9 @@ def test_drawn_combinations(count: int) -> None:
 
 
 def test_seed_and_step_decide_the_draw() -> None:
-    one, two = (Reid5oObjective(losses={"id": 1.0}, temperature=0.1, combinations_per_step=3, seed=seed) for seed in (1, 2))
+    one, two = (
+        Reid5oObjective(losses={"id": 1.0}, temperature=0.1, combinations_per_step=3, seed=seed) for seed in (1, 2)
+    )
     assert len({one.combinations(step) for step in range(40)}) > 10
     assert [one.combinations(step) for step in range(9)] != [two.combinations(step) for step in range(9)]
 
@@ -206,20 +234,25 @@ def test_rank1_in_the_batch() -> None:
     gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     query = torch.tensor([[2.0, 0.1], [3.0, 0.1], [0.1, 5.0], [0.0, -4.0]])
     assert batch_rank1(query, gallery, torch.tensor([0, 0, 1, 3])).item() == pytest.approx(75.0)
-    output = Reid5oObjective(losses={"sdm": 1.0}, temperature=0.3).evaluate(CountingModel(), example_inputs(), PERSON_IDS, ())
+    output = Reid5oObjective(losses={"sdm": 1.0}, temperature=0.3).evaluate(
+        CountingModel(), example_inputs(), PERSON_IDS, ()
+    )
     assert list(output.diagnostics) == ["batch_rank1/one"] and not output.diagnostics["batch_rank1/one"].requires_grad
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"losses": {"mm_sdn": 1.0}}, "mm_sdn.*did you mean 'mm_sdm'"),
-    ({"losses": {"id": -1.0}}, "objective.losses.id = -1.0"),
-    ({"losses": {"id": float("nan")}}, "finite"),
-    ({"losses": {"id": 0.0}}, "no loss with a weight above 0"),
-    ({"losses": {}}, "no loss"),
-    ({"temperature": 0.0}, "temperature = 0.0"),
-    ({"combinations_per_step": 2}, "3 to 11"),
-    ({"combinations_per_step": 12}, "3 to 11"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"losses": {"mm_sdn": 1.0}}, "mm_sdn.*did you mean 'mm_sdm'"),
+        ({"losses": {"id": -1.0}}, "objective.losses.id = -1.0"),
+        ({"losses": {"id": float("nan")}}, "finite"),
+        ({"losses": {"id": 0.0}}, "no loss with a weight above 0"),
+        ({"losses": {}}, "no loss"),
+        ({"temperature": 0.0}, "temperature = 0.0"),
+        ({"combinations_per_step": 2}, "3 to 11"),
+        ({"combinations_per_step": 12}, "3 to 11"),
+    ],
+)
 def test_wrong_options_are_refused(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Reid5oObjective(**({"losses": {"id": 1.0}, "temperature": 0.1} | change))

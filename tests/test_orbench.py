@@ -1,4 +1,6 @@
-"""Annotations of the official layout: what is read, drawn, counted and refused. Trees are written by hand, byte by byte."""
+"""Annotations of the official layout: what is read, drawn, counted and refused. Trees are written by hand, byte by
+byte.
+"""
 
 import json
 import logging
@@ -15,9 +17,37 @@ from datasets.structures import Benchmark, EvalSplit
 from utils.errors import UserError
 
 KEYS = [
-    "NIR", "CP", "SK", "TEXT", "NIR+CP", "CP+NIR", "NIR+SK", "SK+NIR", "NIR+TEXT", "TEXT+NIR", "CP+SK", "SK+CP", "CP+TEXT", "TEXT+CP",
-    "SK+TEXT", "TEXT+SK", "NIR+CP+SK", "CP+NIR+SK", "SK+NIR+CP", "NIR+CP+TEXT", "CP+NIR+TEXT", "TEXT+NIR+CP", "NIR+SK+TEXT",
-    "SK+NIR+TEXT", "TEXT+NIR+SK", "CP+SK+TEXT", "SK+CP+TEXT", "TEXT+CP+SK", "NIR+CP+SK+TEXT", "CP+NIR+SK+TEXT", "SK+NIR+CP+TEXT",
+    "NIR",
+    "CP",
+    "SK",
+    "TEXT",
+    "NIR+CP",
+    "CP+NIR",
+    "NIR+SK",
+    "SK+NIR",
+    "NIR+TEXT",
+    "TEXT+NIR",
+    "CP+SK",
+    "SK+CP",
+    "CP+TEXT",
+    "TEXT+CP",
+    "SK+TEXT",
+    "TEXT+SK",
+    "NIR+CP+SK",
+    "CP+NIR+SK",
+    "SK+NIR+CP",
+    "NIR+CP+TEXT",
+    "CP+NIR+TEXT",
+    "TEXT+NIR+CP",
+    "NIR+SK+TEXT",
+    "SK+NIR+TEXT",
+    "TEXT+NIR+SK",
+    "CP+SK+TEXT",
+    "SK+CP+TEXT",
+    "TEXT+CP+SK",
+    "NIR+CP+SK+TEXT",
+    "CP+NIR+SK+TEXT",
+    "SK+NIR+CP+TEXT",
     "TEXT+NIR+CP+SK",
 ]
 """The reference's table, written out."""
@@ -36,13 +66,31 @@ class Tree:
             for kind, count in COUNTS.items():
                 for index in range(count):
                     self.touch(f"{kind}/{folder}/{index}.jpg")
-        self.train: Any = [{"id": str(person) if folder == "0002" else person, "file_path": f"vis/{folder}/{index}.jpg",
-                            "caption": f"caption {folder} {index}", "split": "train", "extra": None}
-                           for folder, person in TRAIN_IDS.items() for index in range(COUNTS["vis"])]
-        self.test: Any = {"RGB_GALLERY": [[person, f"vis/{folder}/0.jpg"] for folder, person in (("0900", 5), ("0901", 6))]}
+        self.train: Any = [
+            {
+                "id": str(person) if folder == "0002" else person,
+                "file_path": f"vis/{folder}/{index}.jpg",
+                "caption": f"caption {folder} {index}",
+                "split": "train",
+                "extra": None,
+            }
+            for folder, person in TRAIN_IDS.items()
+            for index in range(COUNTS["vis"])
+        ]
+        self.test: Any = {
+            "RGB_GALLERY": [[person, f"vis/{folder}/0.jpg"] for folder, person in (("0900", 5), ("0901", 6))]
+        }
         for key in KEYS:
-            self.test[key] = [[person, *(f"{FOLDER[part]}/{folder}/0.jpg" if part in FOLDER else f"words {folder}" for part in key.split("+"))]
-                              for folder, person in (("0900", 5), ("0901", 6))]
+            self.test[key] = [
+                [
+                    person,
+                    *(
+                        f"{FOLDER[part]}/{folder}/0.jpg" if part in FOLDER else f"words {folder}"
+                        for part in key.split("+")
+                    ),
+                ]
+                for folder, person in (("0900", 5), ("0901", 6))
+            ]
 
     def touch(self, relative: str) -> None:
         path = self.base / relative
@@ -83,7 +131,8 @@ def test_partners_come_from_the_own_folder_only(tree: Tree) -> None:
         folder = Path(record.sources[Modality.RGB].value).parent.name
         for modality, kind in ((Modality.NIR, "nir"), (Modality.CP, "cp"), (Modality.SK, "sk")):
             assert [source.value for source in record.partners[modality]] == [
-                str(tree.base / kind / folder / f"{index}.jpg") for index in range(COUNTS[kind])]
+                str(tree.base / kind / folder / f"{index}.jpg") for index in range(COUNTS[kind])
+            ]
 
 
 def test_test_lists_keep_order_and_raw_ids(tree: Tree) -> None:
@@ -101,7 +150,9 @@ def test_validation_identities_are_apart_and_have_32_lists(tree: Tree) -> None:
     for number in range(20):
         for kind in FOLDER.values():
             tree.touch(f"{kind}/{300 + number:04d}/0.jpg")
-        tree.train.append({"id": 300 + number, "file_path": f"vis/{300 + number:04d}/0.jpg", "caption": f"words {number}"})
+        tree.train.append(
+            {"id": 300 + number, "file_path": f"vis/{300 + number:04d}/0.jpg", "caption": f"words {number}"}
+        )
     benchmark = tree.load(val_fraction=0.2)
     val = benchmark.splits["val"]
     # 23 identities, of which round(4.6) = 5 are cut off.
@@ -113,21 +164,34 @@ def test_validation_identities_are_apart_and_have_32_lists(tree: Tree) -> None:
         for person, entry in zip(queries.person_ids, queries.entries, strict=True):
             assert tuple(source.modality for source in entry) == queries.combination
             own = {Path(source.value).parent.name for source in entry if source.modality is not Modality.TEXT}
-            assert own <= {Path(source.value).parent.name for number, source in zip(val.gallery_ids, val.gallery) if number == person}
+            assert own <= {
+                Path(source.value).parent.name
+                for number, source in zip(val.gallery_ids, val.gallery)
+                if number == person
+            }
     again = tree.load(val_fraction=0.2)
     assert again.fingerprint == benchmark.fingerprint and again.splits["val"] == val
 
 
 def folders(split: EvalSplit) -> set[str]:
-    return {Path(source.value).parent.name for queries in split.query_lists for entry in queries.entries for source in entry
-            if source.modality is not Modality.TEXT} | {Path(source.value).parent.name for source in split.gallery}
+    return {
+        Path(source.value).parent.name
+        for queries in split.query_lists
+        for entry in queries.entries
+        for source in entry
+        if source.modality is not Modality.TEXT
+    } | {Path(source.value).parent.name for source in split.gallery}
 
 
 def test_fingerprint_sees_ids_captions_partners_and_queries_but_not_the_place(tree: Tree, tmp_path: Path) -> None:
     seen = [tree.load().fingerprint]
     assert Tree(tmp_path / "elsewhere").load().fingerprint == seen[0]
-    for change in (lambda: tree.train[0].update(caption="other"), lambda: tree.touch("sk/0007/9.jpg"),
-                   lambda: tree.test["NIR"].reverse(), lambda: tree.test["RGB_GALLERY"][0].__setitem__(0, 77)):
+    for change in (
+        lambda: tree.train[0].update(caption="other"),
+        lambda: tree.touch("sk/0007/9.jpg"),
+        lambda: tree.test["NIR"].reverse(),
+        lambda: tree.test["RGB_GALLERY"][0].__setitem__(0, 77),
+    ):
         change()
         seen.append(tree.load().fingerprint)
     assert len(set(seen)) == 5
@@ -137,11 +201,17 @@ def test_statistics_and_published_counts(tree: Tree, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.INFO):
         benchmark = tree.load()
     table, against = benchmark.notes
-    rows = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()) if cells}
+    rows = {
+        cells[0]: cells[1:]
+        for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+        if cells
+    }
     # Three folders with 2 visible, 3 infrared, 1 pencil and 2 sketch images, one caption per visible image.
     assert rows["train"] == ["3", "6", "9", "3", "6", "6", "0", "0"]
     assert rows["test"] == ["2", "2", "2", "2", "2", "2", "32", "64"]
-    assert against.startswith("11 of 11 counts differ from the published ones of ORBench: training identities 3 (published 600)")
+    assert against.startswith(
+        "11 of 11 counts differ from the published ones of ORBench: training identities 3 (published 600)"
+    )
     assert "gallery 2 (published 18050)" in against and "NIR queries 2 (published 10425)" in against
     assert against in caplog.text
     (tree.base / "manifest.json").touch()
@@ -149,8 +219,19 @@ def test_statistics_and_published_counts(tree: Tree, caplog: pytest.LogCaptureFi
 
 
 def test_published_counts_that_agree_are_said_to(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = {"training identities": 3, "training RGB": 6, "training NIR": 9, "training CP": 3, "training SK": 6, "test identities": 2,
-           "gallery": 2, "NIR queries": 2, "CP queries": 2, "SK queries": 2, "TEXT queries": 2}
+    own = {
+        "training identities": 3,
+        "training RGB": 6,
+        "training NIR": 9,
+        "training CP": 3,
+        "training SK": 6,
+        "test identities": 2,
+        "gallery": 2,
+        "NIR queries": 2,
+        "CP queries": 2,
+        "SK queries": 2,
+        "TEXT queries": 2,
+    }
     monkeypatch.setattr("datasets.orbench_statistics.PUBLISHED_ORBENCH", own)
     assert tree.load().notes[1] == "all 11 counts equal the published ones of ORBench"
     assert "all 6 counts" in tree.load(need_train=False).notes[1]
@@ -181,9 +262,13 @@ def test_evaluation_needs_no_training_files_but_checks_the_overlap_when_it_can(t
 def test_roots_one_level_off_say_so(tree: Tree) -> None:
     tree.load()
     base, root = tree.base, tree.root
-    for given, words in ((root / "no", ["no such data root"]), (base, ["one level too low", f"data.root={root}"]),
-                         (base / "vis", ["too low", f"data.root={root}"]), (base / "vis" / "0007", ["too low", f"data.root={root}"]),
-                         (root.parent, ["one level too high", f"data.root={root}"])):
+    for given, words in (
+        (root / "no", ["no such data root"]),
+        (base, ["one level too low", f"data.root={root}"]),
+        (base / "vis", ["too low", f"data.root={root}"]),
+        (base / "vis" / "0007", ["too low", f"data.root={root}"]),
+        (root.parent, ["one level too high", f"data.root={root}"]),
+    ):
         with pytest.raises(UserError) as caught:
             load_orbench(given, need_train=True)
         assert not [word for word in words if word not in str(caught.value)], str(caught.value)
@@ -193,9 +278,21 @@ def test_roots_one_level_off_say_so(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("name", ["train_annos.json", "test_gallery_and_queries.json"])
-@pytest.mark.parametrize(("content", "word"), [
-    (None, "no such file"), (b"", "not valid JSON"), (b'[{"id": 1, "file_path"', "truncated"), (b"\xff\xfe{}", "not valid JSON"),
-    (b"[" * 200_000, "nested"), (b"12" + b"0" * 5000, "not valid JSON"), (b'"text"', "must be"), (b"null", "must be"), (b"[]", "must be"), (b"{}", "missing|must be")])
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (None, "no such file"),
+        (b"", "not valid JSON"),
+        (b'[{"id": 1, "file_path"', "truncated"),
+        (b"\xff\xfe{}", "not valid JSON"),
+        (b"[" * 200_000, "nested"),
+        (b"12" + b"0" * 5000, "not valid JSON"),
+        (b'"text"', "must be"),
+        (b"null", "must be"),
+        (b"[]", "must be"),
+        (b"{}", "missing|must be"),
+    ],
+)
 def test_annotation_files_that_are_no_annotations(tree: Tree, name: str, content: bytes | None, word: str) -> None:
     tree.load()
     path = tree.base / name
@@ -205,16 +302,30 @@ def test_annotation_files_that_are_no_annotations(tree: Tree, name: str, content
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"id": "x"}, ["entry 3", "id", "'x'"]), ({"id": 1.5}, ["entry 3", "1.5"]), ({"id": True}, ["entry 3", "True"]),
-    ({"id": "--5"}, ["entry 3", "'--5'"]), ({"id": 10**30}, ["entry 3"]), ({"id": None}, ["entry 3", "None"]),
-    ({"caption": ["a"]}, ["entry 3", "caption", "a list"]), ({"caption": None}, ["entry 3", "caption", "null"]),
-    ({"file_path": 5}, ["entry 3", "5"]), ({"file_path": ""}, ["entry 3"]), ({"file_path": "vis/0002/\0.jpg"}, ["entry 3"]),
-    ({"file_path": "../vis/0002/1.jpg"}, ["entry 3", "../vis", "inside ORBench"]), ({"file_path": "vis/../0002/1.jpg"}, ["inside ORBench"]),
-    ({"file_path": "/etc/x/1.jpg"}, ["inside ORBench"]), ({"file_path": "vis/1.jpg"}, ["form"]), ({"file_path": "nir/0002/1.jpg"}, ["vis/", "RGB"]),
-    ({"file_path": "vis/0002/8.jpg"}, ["entry 3", "vis/0002/8.jpg", "no such image"]), ({"file_path": "vis/0002/1.txt"}, ["entry 3", ".jpg"]),
-    ({"file_path": "vis/0007/1.jpg"}, ["0007", "30", "4"]),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": "x"}, ["entry 3", "id", "'x'"]),
+        ({"id": 1.5}, ["entry 3", "1.5"]),
+        ({"id": True}, ["entry 3", "True"]),
+        ({"id": "--5"}, ["entry 3", "'--5'"]),
+        ({"id": 10**30}, ["entry 3"]),
+        ({"id": None}, ["entry 3", "None"]),
+        ({"caption": ["a"]}, ["entry 3", "caption", "a list"]),
+        ({"caption": None}, ["entry 3", "caption", "null"]),
+        ({"file_path": 5}, ["entry 3", "5"]),
+        ({"file_path": ""}, ["entry 3"]),
+        ({"file_path": "vis/0002/\0.jpg"}, ["entry 3"]),
+        ({"file_path": "../vis/0002/1.jpg"}, ["entry 3", "../vis", "inside ORBench"]),
+        ({"file_path": "vis/../0002/1.jpg"}, ["inside ORBench"]),
+        ({"file_path": "/etc/x/1.jpg"}, ["inside ORBench"]),
+        ({"file_path": "vis/1.jpg"}, ["form"]),
+        ({"file_path": "nir/0002/1.jpg"}, ["vis/", "RGB"]),
+        ({"file_path": "vis/0002/8.jpg"}, ["entry 3", "vis/0002/8.jpg", "no such image"]),
+        ({"file_path": "vis/0002/1.txt"}, ["entry 3", ".jpg"]),
+        ({"file_path": "vis/0007/1.jpg"}, ["0007", "30", "4"]),
+    ],
+)
 def test_training_entries_of_another_form(tree: Tree, change: dict[str, Any], words: list[str]) -> None:
     tree.train[3] |= change
     message = tree.refusal()
@@ -230,14 +341,24 @@ def test_training_entry_without_a_key(tree: Tree, key: str) -> None:
     assert "train_annos.json entry 3: must be an object" in tree.refusal()
 
 
-@pytest.mark.parametrize(("key", "value", "words"), [
-    ("RGB_GALLERY", [], ["RGB_GALLERY", "empty"]), ("RGB_GALLERY", [[5]], ["RGB_GALLERY entry 0"]), ("RGB_GALLERY", {"a": 1}, ["RGB_GALLERY", "list"]),
-    ("RGB_GALLERY", [[5, "nir/0900/0.jpg"]], ["RGB_GALLERY entry 0", "vis/"]),
-    ("NIR", "nir", ["NIR", "a text"]), ("NIR", [5], ["NIR entry 0"]), ("NIR", [["x", "nir/0900/0.jpg"]], ["NIR entry 0", "'x'"]),
-    ("NIR", [[5, "nir/0900/9.jpg"]], ["NIR entry 0", "no such image"]), ("NIR", [[5, "nir/0900/0.jpg", "more"]], ["NIR entry 0", "1 item"]),
-    ("TEXT", [[5, "a"], [5, 7]], ["TEXT entry 1", "caption"]), ("NIR+TEXT", [[5, "words", "nir/0900/0.jpg"]], ["NIR+TEXT entry 0", "words"]),
-    ("CP+SK", [[5, "cp/0900/0.jpg"]], ["CP+SK entry 0", "2 item"]), ("SK", [[5, "sk/0900/../../../x/y.jpg"]], ["SK entry 0", "inside ORBench"]),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("RGB_GALLERY", [], ["RGB_GALLERY", "empty"]),
+        ("RGB_GALLERY", [[5]], ["RGB_GALLERY entry 0"]),
+        ("RGB_GALLERY", {"a": 1}, ["RGB_GALLERY", "list"]),
+        ("RGB_GALLERY", [[5, "nir/0900/0.jpg"]], ["RGB_GALLERY entry 0", "vis/"]),
+        ("NIR", "nir", ["NIR", "a text"]),
+        ("NIR", [5], ["NIR entry 0"]),
+        ("NIR", [["x", "nir/0900/0.jpg"]], ["NIR entry 0", "'x'"]),
+        ("NIR", [[5, "nir/0900/9.jpg"]], ["NIR entry 0", "no such image"]),
+        ("NIR", [[5, "nir/0900/0.jpg", "more"]], ["NIR entry 0", "1 item"]),
+        ("TEXT", [[5, "a"], [5, 7]], ["TEXT entry 1", "caption"]),
+        ("NIR+TEXT", [[5, "words", "nir/0900/0.jpg"]], ["NIR+TEXT entry 0", "words"]),
+        ("CP+SK", [[5, "cp/0900/0.jpg"]], ["CP+SK entry 0", "2 item"]),
+        ("SK", [[5, "sk/0900/../../../x/y.jpg"]], ["SK entry 0", "inside ORBench"]),
+    ],
+)
 def test_query_lists_of_another_form(tree: Tree, key: str, value: Any, words: list[str]) -> None:
     tree.test[key] = value
     message = tree.refusal(need_train=False)
@@ -294,4 +415,7 @@ def test_unknown_dataset_and_selection_without_validation(tree: Tree) -> None:
         build_benchmark(DataConfig(dataset="orbenchh", root=str(tree.root)), select="last", need_train=True)
     with pytest.raises(UserError, match="data.val_fraction > 0"):
         build_benchmark(DataConfig(root=str(tree.root), val_fraction=0), select="val", need_train=True)
-    assert "val" not in build_benchmark(DataConfig(root=str(tree.root), val_fraction=0.3), select="test", need_train=True).splits
+    assert (
+        "val"
+        not in build_benchmark(DataConfig(root=str(tree.root), val_fraction=0.3), select="test", need_train=True).splits
+    )

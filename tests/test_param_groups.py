@@ -19,8 +19,18 @@ RATES = Rates(lr=1e-5, weight_decay=4e-5, bias_weight_decay=0.0, new_module_lr_f
 
 
 def tiny_model(**lora: object) -> nn.Module:
-    config = Reid5oConfig(image_size=(32, 16), embed_dim=64, vision_width=64, vision_layers=2, text_width=64, text_layers=1,
-                          text_length=7, vocab_size=50, mmt_depth=1, lora=LoraConfig(**{"layers": 1, **lora}))
+    config = Reid5oConfig(
+        image_size=(32, 16),
+        embed_dim=64,
+        vision_width=64,
+        vision_layers=2,
+        text_width=64,
+        text_layers=1,
+        text_length=7,
+        vocab_size=50,
+        mmt_depth=1,
+        lora=LoraConfig(**{"layers": 1, **lora}),
+    )
     return build_reid5o(config, num_identities=4)
 
 
@@ -38,7 +48,9 @@ def released_rate(name: str) -> tuple[float, float]:
     return 1e-5 * factor, decay
 
 
-@pytest.mark.parametrize("lora", [{}, {"mode": "all"}, {"enabled": False}, {"train_base": True}, {"mode": "all", "layers": 2}])
+@pytest.mark.parametrize(
+    "lora", [{}, {"mode": "all"}, {"enabled": False}, {"train_base": True}, {"mode": "all", "layers": 2}]
+)
 def test_rates_equal_the_released_rule(lora: dict) -> None:
     model = tiny_model(**lora)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -70,7 +82,9 @@ def test_freeze_comes_first_and_switches_the_gradient_off() -> None:
     model = tiny_model()
     policy = policy_of(model, freeze=(r"text\..*", r".*norm.*"))
     for name, parameter in model.named_parameters():
-        frozen = name.startswith("text.") or "norm" in name or re.fullmatch(r"vision\.blocks\.1\.mlp\.fc\d\.weight", name)
+        frozen = (
+            name.startswith("text.") or "norm" in name or re.fullmatch(r"vision\.blocks\.1\.mlp\.fc\d\.weight", name)
+        )
         assert parameter.requires_grad == (not frozen), name
         assert (policy.settings[name].lr is None) == bool(frozen), name
     tensors = {row.pattern: row.tensors for row in policy.rows}
@@ -96,7 +110,11 @@ def test_first_match_wins_and_a_gap_is_an_error() -> None:
         apply_policy(model.named_parameters(), rules, lr=1.0)
     policy = apply_policy(model.named_parameters(), (*rules, Rule(r"1\.bias", 0.0)), lr=2.0)
     assert {name: (setting.lr, setting.weight_decay) for name, setting in policy.settings.items()} == {
-        "0.weight": (8.0, 0.5), "0.bias": (None, 0.0), "1.weight": (2.0, 0.25), "1.bias": (0.0, 0.0)}
+        "0.weight": (8.0, 0.5),
+        "0.bias": (None, 0.0),
+        "1.weight": (2.0, 0.25),
+        "1.bias": (0.0, 0.0),
+    }
     assert not model[0].bias.requires_grad
 
 
@@ -104,7 +122,9 @@ def test_equal_rates_with_other_decays_are_other_groups() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
     policy = apply_policy(model.named_parameters(), (Rule(r".*weight", 1.0, 0.5), Rule(r".*bias", 1.0)), lr=0.1)
     assert [(group["names"], group["lr"], group["weight_decay"]) for group in policy.groups] == [
-        (["0.weight", "1.weight"], 0.1, 0.5), (["0.bias", "1.bias"], 0.1, 0.0)]
+        (["0.weight", "1.weight"], 0.1, 0.5),
+        (["0.bias", "1.bias"], 0.1, 0.0),
+    ]
 
 
 def test_patterns_match_whole_names() -> None:
@@ -112,11 +132,14 @@ def test_patterns_match_whole_names() -> None:
         apply_policy(nn.Sequential(nn.Linear(2, 3)).named_parameters(), (Rule("0", 1.0), Rule("weight", 1.0)), lr=1.0)
 
 
-@pytest.mark.parametrize(("freeze", "message"), [
-    (("text",), r"'text' matches no parameter.*text, tokenizers, vision, fusion, classifier"),
-    (("(text",), "not a regular expression"),
-    ((".*",), "no parameter to train"),
-])
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (("text",), r"'text' matches no parameter.*text, tokenizers, vision, fusion, classifier"),
+        (("(text",), "not a regular expression"),
+        ((".*",), "no parameter to train"),
+    ],
+)
 def test_wrong_freeze_patterns_are_refused(freeze: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         policy_of(tiny_model(), freeze=freeze)

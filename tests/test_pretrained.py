@@ -21,8 +21,20 @@ from model.pretrained import InitialWeights, resize_positions
 from model.reid5o import ReID5o
 from utils.errors import UserError
 
-SIZES = dict(image_size=(64, 64), patch_size=16, stride=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2,
-             embed_dim=64, text_length=9, vocab_size=50, mmt_depth=1, lora=LoraConfig(layers=1))
+SIZES = dict(
+    image_size=(64, 64),
+    patch_size=16,
+    stride=16,
+    vision_width=128,
+    vision_layers=2,
+    text_width=64,
+    text_layers=2,
+    embed_dim=64,
+    text_length=9,
+    vocab_size=50,
+    mmt_depth=1,
+    lora=LoraConfig(layers=1),
+)
 
 
 def build(init: str, **options: object) -> tuple[ReID5o, InitialWeights]:
@@ -34,17 +46,35 @@ def build(init: str, **options: object) -> tuple[ReID5o, InitialWeights]:
 def clip_state(seed: int = 0) -> dict[str, Tensor]:
     """Random weights in OpenAI's layout and its mix of types."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"positional_embedding": (9, 64), "text_projection": (64, 64), "token_embedding.weight": (50, 64), "ln_final.weight": (64,),
-              "ln_final.bias": (64,), "visual.class_embedding": (128,), "visual.positional_embedding": (17, 128), "visual.proj": (128, 64),
-              "visual.conv1.weight": (128, 3, 16, 16), "visual.ln_pre.weight": (128,), "visual.ln_pre.bias": (128,),
-              "visual.ln_post.weight": (128,), "visual.ln_post.bias": (128,), "logit_scale": ()}
+    shapes = {
+        "positional_embedding": (9, 64),
+        "text_projection": (64, 64),
+        "token_embedding.weight": (50, 64),
+        "ln_final.weight": (64,),
+        "ln_final.bias": (64,),
+        "visual.class_embedding": (128,),
+        "visual.positional_embedding": (17, 128),
+        "visual.proj": (128, 64),
+        "visual.conv1.weight": (128, 3, 16, 16),
+        "visual.ln_pre.weight": (128,),
+        "visual.ln_pre.bias": (128,),
+        "visual.ln_post.weight": (128,),
+        "visual.ln_post.bias": (128,),
+        "logit_scale": (),
+    }
     for prefix, width in (("visual.", 128), ("", 64)):
         for index in range(2):
             block = f"{prefix}transformer.resblocks.{index}."
-            shapes |= {f"{block}attn.in_proj_weight": (3 * width, width), f"{block}attn.in_proj_bias": (3 * width,),
-                       f"{block}attn.out_proj.weight": (width, width), f"{block}attn.out_proj.bias": (width,),
-                       f"{block}mlp.c_fc.weight": (4 * width, width), f"{block}mlp.c_fc.bias": (4 * width,),
-                       f"{block}mlp.c_proj.weight": (width, 4 * width), f"{block}mlp.c_proj.bias": (width,)}
+            shapes |= {
+                f"{block}attn.in_proj_weight": (3 * width, width),
+                f"{block}attn.in_proj_bias": (3 * width,),
+                f"{block}attn.out_proj.weight": (width, width),
+                f"{block}attn.out_proj.bias": (width,),
+                f"{block}mlp.c_fc.weight": (4 * width, width),
+                f"{block}mlp.c_fc.bias": (4 * width,),
+                f"{block}mlp.c_proj.weight": (width, 4 * width),
+                f"{block}mlp.c_proj.bias": (width,),
+            }
             shapes |= {f"{block}ln_{n}.{part}": (width,) for n in (1, 2) for part in ("weight", "bias")}
     state = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
     halves = ("conv1", "in_proj", "out_proj", "c_fc", "c_proj", "visual.proj", "text_projection")
@@ -83,16 +113,23 @@ def write_torchscript(path: Path, state: dict[str, Tensor]) -> Path:
 def assert_loaded(model: ReID5o, state: dict[str, Tensor]) -> None:
     """The encoders hold the tensors of `state`: spot checks by hand, written without the table of names."""
     ours = model.state_dict()
-    pairs = {"text.projection": "text_projection", "text.positional_embedding": "positional_embedding",
-             "text.blocks.1.attn.qkv.weight": "transformer.resblocks.1.attn.in_proj_weight",
-             "text.blocks.0.norm2.bias": "transformer.resblocks.0.ln_2.bias",
-             "vision.blocks.0.mlp.fc1.weight": "visual.transformer.resblocks.0.mlp.c_fc.weight",
-             "vision.blocks.1.mlp.fc2.bias": "visual.transformer.resblocks.1.mlp.c_proj.bias",
-             "vision.blocks.1.attn.proj.weight": "visual.transformer.resblocks.1.attn.out_proj.weight",
-             "vision.ln_post.weight": "visual.ln_post.weight", "vision.projection": "visual.proj"}
+    pairs = {
+        "text.projection": "text_projection",
+        "text.positional_embedding": "positional_embedding",
+        "text.blocks.1.attn.qkv.weight": "transformer.resblocks.1.attn.in_proj_weight",
+        "text.blocks.0.norm2.bias": "transformer.resblocks.0.ln_2.bias",
+        "vision.blocks.0.mlp.fc1.weight": "visual.transformer.resblocks.0.mlp.c_fc.weight",
+        "vision.blocks.1.mlp.fc2.bias": "visual.transformer.resblocks.1.mlp.c_proj.bias",
+        "vision.blocks.1.attn.proj.weight": "visual.transformer.resblocks.1.attn.out_proj.weight",
+        "vision.ln_post.weight": "visual.ln_post.weight",
+        "vision.projection": "visual.proj",
+    }
     for kind in ("rgb", "nir", "cp", "sk"):
-        pairs |= {f"tokenizers.{kind}.conv.weight": "visual.conv1.weight", f"tokenizers.{kind}.ln_pre.bias": "visual.ln_pre.bias",
-                  f"tokenizers.{kind}.class_embedding": "visual.class_embedding"}
+        pairs |= {
+            f"tokenizers.{kind}.conv.weight": "visual.conv1.weight",
+            f"tokenizers.{kind}.ln_pre.bias": "visual.ln_pre.bias",
+            f"tokenizers.{kind}.class_embedding": "visual.class_embedding",
+        }
     for name, source in pairs.items():
         assert torch.equal(ours[name], state[source].float()), name
         assert ours[name].dtype == torch.float32
@@ -107,7 +144,8 @@ def test_openai_files(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
         assert is_torchscript(path)
         monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("torch.jit.load was called"))
         assert {name: value.dtype for name, value in read_torchscript(path).items() if name in state} == {
-            name: value.dtype for name, value in state.items()}
+            name: value.dtype for name, value in state.items()
+        }
     elif form == "state_dict":
         torch.save({**state, "context_length": torch.tensor(9)}, path)
         assert not is_torchscript(path)
@@ -118,7 +156,8 @@ def test_openai_files(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
     names = [name for name, _ in model.named_parameters()]
     assert [row.name for row in report.rows if row.action != "ignored"] == names
     assert {row.name for row in report.rows if row.action == "new"} == {
-        name for name in names if name.startswith(("fusion.", "classifier.")) or ".lora_" in name}
+        name for name in names if name.startswith(("fusion.", "classifier.")) or ".lora_" in name
+    }
     assert report.count("resized") == 0 and report.count("ignored") >= 1
     text = report.format()
     assert "tokenizers.sk" in text and "ignored: logit_scale" in text and str(path) in text
@@ -155,11 +194,16 @@ def bilinear_by_hand(rows: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
     result = []
     for y in range(grid[0]):
         for x in range(grid[1]):
-            place = [min(max((index + 0.5) * side / count - 0.5, 0), side - 1) for index, count in ((y, grid[0]), (x, grid[1]))]
+            place = [
+                min(max((index + 0.5) * side / count - 0.5, 0), side - 1)
+                for index, count in ((y, grid[0]), (x, grid[1]))
+            ]
             (top, left), (dy, dx) = [int(p) for p in place], [p - int(p) for p in place]
             down, right = min(top + 1, side - 1), min(left + 1, side - 1)
-            result.append((1 - dy) * ((1 - dx) * table[top, left] + dx * table[top, right])
-                          + dy * ((1 - dx) * table[down, left] + dx * table[down, right]))
+            result.append(
+                (1 - dy) * ((1 - dx) * table[top, left] + dx * table[top, right])
+                + dy * ((1 - dx) * table[down, left] + dx * table[down, right])
+            )
     return torch.stack(result)
 
 
@@ -186,11 +230,31 @@ def test_hugging_face_directory_equals_transformers(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     config = CLIPConfig(
-        vision_config=dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=16,
-                           projection_dim=64, hidden_act="quick_gelu"),
-        text_config=dict(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1, max_position_embeddings=9,
-                         vocab_size=50, projection_dim=64, hidden_act="quick_gelu", eos_token_id=49, bos_token_id=48, pad_token_id=0),
-        projection_dim=64)
+        vision_config=dict(
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=64,
+            patch_size=16,
+            projection_dim=64,
+            hidden_act="quick_gelu",
+        ),
+        text_config=dict(
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=1,
+            max_position_embeddings=9,
+            vocab_size=50,
+            projection_dim=64,
+            hidden_act="quick_gelu",
+            eos_token_id=49,
+            bos_token_id=48,
+            pad_token_id=0,
+        ),
+        projection_dim=64,
+    )
     oracle = CLIPModel(config).eval()
     with torch.no_grad():
         for value in oracle.parameters():
@@ -234,8 +298,11 @@ def test_hugging_face_of_another_kind_or_incomplete_is_refused(tmp_path: Path, m
 def open_clip_models(tmp_path: Path):  # noqa: ANN201
     import open_clip
 
-    base = {"embed_dim": 64, "vision_cfg": {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16},
-            "text_cfg": {"context_length": 9, "vocab_size": 50, "width": 64, "heads": 1, "layers": 2}}
+    base = {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16},
+        "text_cfg": {"context_length": 9, "vocab_size": 50, "width": 64, "heads": 1, "layers": 2},
+    }
     for name, quick in (("tiny-test-quickgelu", True), ("tiny-test", False)):
         (tmp_path / f"{name}.json").write_text(json.dumps({**base, "quick_gelu": quick}))
         open_clip.add_model_config(tmp_path / f"{name}.json")
@@ -253,8 +320,12 @@ def test_open_clip_equals_open_clip(open_clip_models, tmp_path: Path) -> None:  
     images, ids = torch.randn(3, 3, 64, 64), torch.randint(1, 49, (3, 9))
     ids[:, 6] = 49
     with torch.no_grad():
-        torch.testing.assert_close(model.encode(Modality.SK, images).pooled, oracle.encode_image(images), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(model.encode(Modality.TEXT, ids).pooled, oracle.encode_text(ids), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            model.encode(Modality.SK, images).pooled, oracle.encode_image(images), atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            model.encode(Modality.TEXT, ids).pooled, oracle.encode_text(ids), atol=1e-5, rtol=1e-4
+        )
     assert report.count("loaded") > 50
     with pytest.raises(UserError, match="QuickGELU"):
         build(f"open_clip:tiny-test/{tmp_path / 'weights.pt'}")
@@ -310,10 +381,15 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
             build(str(tmp_path / "part.pt"))
     cases = {
         "is not a CLIP vision transformer": {"layer1.weight": torch.zeros(3)},
-        "1 tensors are missing .visual.ln_post.bias": {name: value for name, value in state.items() if name != "visual.ln_post.bias"},
+        "1 tensors are missing .visual.ln_post.bias": {
+            name: value for name, value in state.items() if name != "visual.ln_post.bias"
+        },
         "1 tensors have no place .visual.extra": {**state, "visual.extra": torch.zeros(1)},
         "vision_width 64 .the model: 128..*embed_dim": {
-            **state, "visual.class_embedding": torch.zeros(64), "text_projection": torch.zeros(64, 32)},
+            **state,
+            "visual.class_embedding": torch.zeros(64),
+            "text_projection": torch.zeros(64, 32),
+        },
         "no square grid": {**state, "visual.positional_embedding": torch.zeros(16, 128)},
         "has shape .4, 4. where the model has .128, 64.": {**state, "visual.proj": torch.zeros(4, 4)},
         "vision_layers 3": {**state, "visual.transformer.resblocks.2.ln_1.bias": torch.zeros(128)},

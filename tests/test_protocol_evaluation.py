@@ -1,4 +1,6 @@
-"""Evaluation of protocols against the plain way: rules, draws, pooled groups, parts of galleries, texts, instructions, stamps."""
+"""Evaluation of protocols against the plain way: rules, draws, pooled groups, parts of galleries, texts, instructions,
+stamps.
+"""
 
 import dataclasses
 import itertools
@@ -29,21 +31,46 @@ from utils.metrics import evaluate
 from utils.rerank import rerank_distances
 
 CPU = torch.device("cpu")
-PROVENANCE = Provenance(checkpoint="c.pth", checkpoint_fingerprint="f", selected_on="val", dataset="made up", data_fingerprint="d")
+PROVENANCE = Provenance(
+    checkpoint="c.pth", checkpoint_fingerprint="f", selected_on="val", dataset="made up", data_fingerprint="d"
+)
 
 
-def record(person: int, camera: int, number: int, *, modality: Modality = Modality.RGB, clothes: int = -1, text: str = "",
-           description: str = "") -> Record:
+def record(
+    person: int,
+    camera: int,
+    number: int,
+    *,
+    modality: Modality = Modality.RGB,
+    clothes: int = -1,
+    text: str = "",
+    description: str = "",
+) -> Record:
     name = f"{modality.value}/{person}_c{camera}_{number}.jpg"
-    source = Source(modality=Modality.TEXT, value=text, record=name) if text else Source(modality=modality, value=name, record=name)
+    source = (
+        Source(modality=Modality.TEXT, value=text, record=name)
+        if text
+        else Source(modality=modality, value=name, record=name)
+    )
     annotations = {AnnotationKind.DESCRIPTION: Source(modality=Modality.TEXT, value=description)} if description else {}
-    return Record(person_id=person, sources={source.modality: source}, camera_id=camera, clothes_id=clothes,
-                  task=Task.LI if description else Task.TRAD, annotations=annotations, name=name)
+    return Record(
+        person_id=person,
+        sources={source.modality: source},
+        camera_id=camera,
+        clothes_id=clothes,
+        task=Task.LI if description else Task.TRAD,
+        annotations=annotations,
+        name=name,
+    )
 
 
-def crowd(persons: Iterable[int], cameras: Sequence[int], each: int, modality: Modality = Modality.RGB, start: int = 0) -> list[Record]:
-    return [record(person, camera, number, modality=modality, clothes=person * 10 + (camera + number) % 2)
-            for person, camera, number in itertools.product(persons, cameras, range(start, start + each))]
+def crowd(
+    persons: Iterable[int], cameras: Sequence[int], each: int, modality: Modality = Modality.RGB, start: int = 0
+) -> list[Record]:
+    return [
+        record(person, camera, number, modality=modality, clothes=person * 10 + (camera + number) % 2)
+        for person, camera, number in itertools.product(persons, cameras, range(start, start + each))
+    ]
 
 
 def split_of(*searches: Search, instruct: object = None) -> EvalSplit:
@@ -73,23 +100,37 @@ def assert_rows(result: EvaluationResult, searches: Sequence[Search], stamp: str
 
 
 def market(rule: str = "same_camera", **changes: object) -> Search:
-    """Persons in some cameras each; person 90 is not in the gallery, person 5 in the query's camera only, 0 is a distractor."""
-    query = [record(person, camera, 9, clothes=person * 10) for person in (1, 2, 3, 4) for camera in (1, 2)] + [record(90, 1, 9), record(5, 3, 9)]
+    """Persons in some cameras each; person 90 is not in the gallery, person 5 in the query's camera only, 0 is a
+    distractor.
+    """
+    query = [record(person, camera, 9, clothes=person * 10) for person in (1, 2, 3, 4) for camera in (1, 2)] + [
+        record(90, 1, 9),
+        record(5, 3, 9),
+    ]
     gallery = [*crowd((1, 2, 3, 4), (1, 2, 3), 3), *crowd([0], (2, 4), 4), record(5, 3, 1), record(6, 1, 1)]
-    return dataclasses.replace(Search(title="market", protocol="market", query=query, gallery=gallery, exclusion_rule=rule), **changes)
+    return dataclasses.replace(
+        Search(title="market", protocol="market", query=query, gallery=gallery, exclusion_rule=rule), **changes
+    )
 
 
 def test_the_camera_rule_and_why_queries_have_no_match() -> None:
     search = market()
     result = run(split_of(search))
     assert_rows(result, [search])
-    assert result.lists[0].without_match.tolist() == [8, 9] and result.lists[0].absent.tolist() == [False] * 8 + [True, False]
-    assert ("market: 2 of 10 queries have no valid match and are left out of every mean: 1 ask for a person who is not searched, "
-            "1 lose all matches to the rule same_camera; for instance rgb/90_c1_9.jpg, rgb/5_c3_9.jpg") in result.notes()
+    assert result.lists[0].without_match.tolist() == [8, 9] and result.lists[0].absent.tolist() == [False] * 8 + [
+        True,
+        False,
+    ]
+    assert (
+        "market: 2 of 10 queries have no valid match and are left out of every mean: 1 ask for a person who is not "
+        "searched, 1 lose all matches to the rule same_camera; for instance rgb/90_c1_9.jpg, rgb/5_c3_9.jpg"
+    ) in result.notes()
     assert not any("camera rule" in note for note in result.notes())
 
 
-@pytest.mark.parametrize("rule", ["none", "same_camera_or_clothes", "same_camera_or_other_clothes", "same_clothes", "other_clothes"])
+@pytest.mark.parametrize(
+    "rule", ["none", "same_camera_or_clothes", "same_camera_or_other_clothes", "same_clothes", "other_clothes"]
+)
 def test_clothes_rules(rule: str) -> None:
     search = market(rule)
     result = run(split_of(search))
@@ -101,8 +142,13 @@ def test_clothes_rules(rule: str) -> None:
 def test_several_rules_and_unknown_labels_in_one_split() -> None:
     blind = [dataclasses.replace(entry, camera_id=-1) for entry in market().query]
     dressed = [dataclasses.replace(entry, clothes_id=entry.clothes_id + 1) for entry in market().query]
-    searches = [market(), market("same_camera_or_clothes", title="clothes"), market(title="blind", query=blind),
-                market("same_camera_or_clothes", title="other clothes", query=dressed), market(title="by person", cmc="identity")]
+    searches = [
+        market(),
+        market("same_camera_or_clothes", title="clothes"),
+        market(title="blind", query=blind),
+        market("same_camera_or_clothes", title="other clothes", query=dressed),
+        market(title="by person", cmc="identity"),
+    ]
     result = run(split_of(*searches))
     assert_rows(result, searches)
     assert result.lists[0].metrics() != pytest.approx(result.lists[2].metrics())
@@ -110,8 +156,10 @@ def test_several_rules_and_unknown_labels_in_one_split() -> None:
     blank = [dataclasses.replace(entry, camera_id=-1) for entry in market().gallery]
     pooled = [dataclasses.replace(search, group="both") for search in (market(), market(title="blank", gallery=blank))]
     assert "the camera rule drops nothing, because cameras are unknown: blank" in run(split_of(*pooled)).notes()
-    assert "the camera rule drops nothing, because cameras are unknown: both" in run(split_of(*(
-        dataclasses.replace(search, query=blind) for search in pooled))).notes()
+    assert (
+        "the camera rule drops nothing, because cameras are unknown: both"
+        in run(split_of(*(dataclasses.replace(search, query=blind) for search in pooled))).notes()
+    )
 
 
 def sysu(draws: int = 3) -> list[Search]:
@@ -123,8 +171,17 @@ def sysu(draws: int = 3) -> list[Search]:
     for mode, cameras in (("all", (1, 2, 4)), ("indoor", (1, 2))):
         for number in range(draws):
             keep = [entry for entry in pool if entry.camera_id in cameras and draw.integers(2)]
-            found.append(Search(title=f"sysu-{mode} draw {number}", protocol=f"sysu-{mode}", query=query, gallery=keep, exclusion_rule="sysu",
-                                cmc="identity", group=f"sysu-{mode}"))
+            found.append(
+                Search(
+                    title=f"sysu-{mode} draw {number}",
+                    protocol=f"sysu-{mode}",
+                    query=query,
+                    gallery=keep,
+                    exclusion_rule="sysu",
+                    cmc="identity",
+                    group=f"sysu-{mode}",
+                )
+            )
     return found
 
 
@@ -135,30 +192,45 @@ def test_draws_with_identity_cmc_mean_and_sample_deviation() -> None:
     by_image = [dataclasses.replace(search, cmc="image") for search in searches]
     assert any(entry.metrics()["R1"] <= entry.metrics()["R5"] < 100 for entry in result.lists)
     assert [plain_metrics(plain_queries(search, simple(model)))["R5"] for search in by_image] != pytest.approx(
-        [entry.metrics()["R5"] for entry in result.lists])
+        [entry.metrics()["R5"] for entry in result.lists]
+    )
     rows = {row.task: row for row in result.averages()}
     assert list(rows) == ["sysu-all", "sysu-indoor", "ALL_AVER"]
     for mode in ("all", "indoor"):
-        measured = [plain_metrics(plain_queries(search, simple(model))) for search in searches if search.group == f"sysu-{mode}"]
+        measured = [
+            plain_metrics(plain_queries(search, simple(model))) for search in searches if search.group == f"sysu-{mode}"
+        ]
         for name in METRICS:
             values = [row[name] for row in measured]
             assert rows[f"sysu-{mode}"].metrics[name] == pytest.approx(statistics.mean(values), abs=1e-5)
             assert rows[f"sysu-{mode}"].deviation[name] == pytest.approx(statistics.stdev(values), abs=1e-4)
-    assert rows["ALL_AVER"].metrics["mAP"] == pytest.approx(sum(rows[f"sysu-{mode}"].metrics["mAP"] for mode in ("all", "indoor")) / 2)
+    assert rows["ALL_AVER"].metrics["mAP"] == pytest.approx(
+        sum(rows[f"sysu-{mode}"].metrics["mAP"] for mode in ("all", "indoor")) / 2
+    )
     assert result.average() == rows["ALL_AVER"].metrics["mAP"]
     # Each image once, whatever the number of draws and modes.
-    assert model.rows == len({next(iter(entry.sources.values())) for search in searches for entry in (*search.query, *search.gallery)})
+    assert model.rows == len(
+        {next(iter(entry.sources.values())) for search in searches for entry in (*search.query, *search.gallery)}
+    )
 
 
 def test_pooled_groups_count_every_query_once() -> None:
-    few, many = market(group="joint", pooled=True, title="few", protocol="a"), market("none", group="joint", pooled=True, title="many", protocol="b")
+    few, many = (
+        market(group="joint", pooled=True, title="few", protocol="a"),
+        market("none", group="joint", pooled=True, title="many", protocol="b"),
+    )
     few = dataclasses.replace(few, query=few.query[:2])
     result = run(split_of(few, many))
     assert_rows(result, [few, many])
     row = next(row for row in result.averages() if row.task == "joint")
     every = [entry for search in (few, many) for entry in plain_queries(search, simple(ToyModel()))]
     deep = 100 * statistics.mean(entry["rank"] <= 20 for entry in every if entry is not None)
-    assert row.metrics == pytest.approx({**plain_metrics(every), "R20": deep}, abs=1e-5) and deep < 100 and row.pooled and not row.deviation
+    assert (
+        row.metrics == pytest.approx({**plain_metrics(every), "R20": deep}, abs=1e-5)
+        and deep < 100
+        and row.pooled
+        and not row.deviation
+    )
     assert row.protocol == "a; b"
     shown = [line.split("|")[1].strip() for line in format_result(result).splitlines() if line.startswith("|")][1:]
     assert shown == ["few", "many", "joint"]
@@ -169,22 +241,36 @@ def test_pooled_groups_count_every_query_once() -> None:
 def test_an_image_never_finds_itself() -> None:
     everyone = crowd(range(1, 5), (1, 2), 2)
     infrared = crowd(range(1, 5), (3,), 2, Modality.NIR)
-    searches = [Search(title="one set", protocol="p", query=everyone, gallery=everyone),
-                Search(title="to infrared", protocol="p", query=everyone, gallery=[*infrared, *everyone], exclusion_rule="same_camera", cmc="identity"),
-                Search(title="to visible", protocol="p", query=infrared, gallery=everyone)]
+    searches = [
+        Search(title="one set", protocol="p", query=everyone, gallery=everyone),
+        Search(
+            title="to infrared",
+            protocol="p",
+            query=everyone,
+            gallery=[*infrared, *everyone],
+            exclusion_rule="same_camera",
+            cmc="identity",
+        ),
+        Search(title="to visible", protocol="p", query=infrared, gallery=everyone),
+    ]
     result = run(split_of(*searches))
     assert_rows(result, searches)
     split = result.ranked.split
     for entry in range(len(everyone)):
         places, _ = result.ranked.search("one set", entry, 100)
-        assert len(places) == len(everyone) - 1 and image_source(everyone[entry]) not in [split.gallery[place] for place in places]
+        assert len(places) == len(everyone) - 1 and image_source(everyone[entry]) not in [
+            split.gallery[place] for place in places
+        ]
         places, _ = result.ranked.search("to infrared", entry, 100)
         assert {(split.gallery_ids[place], split.gallery_camera_ids[place]) for place in places}.isdisjoint(
-            {(everyone[entry].person_id, everyone[entry].camera_id)})
+            {(everyone[entry].person_id, everyone[entry].camera_id)}
+        )
 
 
 def test_texts_search_images() -> None:
-    texts = [record(person, -1, number, text=f"words {person} {number}") for person in range(1, 6) for number in range(2)]
+    texts = [
+        record(person, -1, number, text=f"words {person} {number}") for person in range(1, 6) for number in range(2)
+    ]
     search = Search(title="text", protocol="text", query=texts, gallery=crowd(range(1, 6), (1,), 3))
     assert_rows(run(split_of(search)), [search])
 
@@ -202,8 +288,12 @@ def said(entry: Record) -> Source | None:
 
 
 def test_instructions_make_features_of_their_own_for_models_that_follow_them() -> None:
-    searches = [market("none"), dataclasses.replace(market("none"), title="moved", query=[
-        dataclasses.replace(entry, camera_id=7) for entry in market().query])]
+    searches = [
+        market("none"),
+        dataclasses.replace(
+            market("none"), title="moved", query=[dataclasses.replace(entry, camera_id=7) for entry in market().query]
+        ),
+    ]
     model = ToyModel(follows=True)
     result = run(split_of(*searches, instruct=said), model)
 
@@ -234,20 +324,27 @@ def test_an_unreadable_instruction_leaves_its_image_out() -> None:
     with pytest.raises(UserError, match="jpg: damaged"):
         evaluate_split(ToyModel(follows=True), split, strict, EvaluationSpec(), CPU)
     result = evaluate_split(ToyModel(follows=True), split, strict, EvaluationSpec(skip_unreadable=True), CPU)
-    assert result.lists[0].gallery == sum(camera != 3 for camera in split.gallery_camera_ids) - 1 and result.lists[0].unreadable.tolist() == [9]
+    assert result.lists[0].gallery == sum(camera != 3 for camera in split.gallery_camera_ids) - 1 and result.lists[
+        0
+    ].unreadable.tolist() == [9]
     model = ToyModel(follows=True)
 
     def feature(entry: Record) -> np.ndarray:
         return plain_feature(model, next(iter(entry.sources.values())), picture(entry))
 
-    readable = [entry for entry in search.gallery if entry.camera_id != 3 and image_source(entry).value != "rgb/2_c1_1.jpg"]
+    readable = [
+        entry for entry in search.gallery if entry.camera_id != 3 and image_source(entry).value != "rgb/2_c1_1.jpg"
+    ]
     found = plain_queries(dataclasses.replace(search, query=search.query[:9], gallery=readable), feature)
     assert result.lists[0].metrics() == pytest.approx(plain_metrics(found), abs=1e-5)
 
 
 def test_crops_are_sources_of_their_own_and_one_picture() -> None:
     gallery = crowd(range(1, 4), (1, 2), 2)
-    cropped = [dataclasses.replace(entry, sources={Modality.RGB: dataclasses.replace(image_source(entry), crop="box")}) for entry in gallery]
+    cropped = [
+        dataclasses.replace(entry, sources={Modality.RGB: dataclasses.replace(image_source(entry), crop="box")})
+        for entry in gallery
+    ]
     split = split_of(Search(title="crop", protocol="p", query=cropped, gallery=gallery))
     assert len(plan_evaluation([split]).table) == 24
     result = run(split)
@@ -259,7 +356,9 @@ def test_flip_and_ap_topk_are_rows_of_their_own() -> None:
     result = run(split_of(*searches), flip=True, ap_topk=6)
     assert_rows(result, searches)
     assert_rows(result, searches, "ap_topk=6", topk=6)
-    assert list(result.stamps) == ["ap_topk=6", "flip"] and any(note.startswith("rows [flip]: ") for note in result.notes())
+    assert list(result.stamps) == ["ap_topk=6", "flip"] and any(
+        note.startswith("rows [flip]: ") for note in result.notes()
+    )
 
     def both(entry: Record) -> np.ndarray:
         source = next(iter(entry.sources.values()))
@@ -267,13 +366,23 @@ def test_flip_and_ap_topk_are_rows_of_their_own() -> None:
         return mean / np.linalg.norm(mean)
 
     assert_rows(result, searches, "flip", feature=both)
-    assert {entry.task for entry in result.lists if entry.stamp == "flip"} == {f"{search.title} [flip]" for search in searches}
-    assert {entry.protocol for entry in result.lists if entry.stamp} == {f"{name} [{stamp}]" for name in ("market", "sysu-all", "sysu-indoor")
-                                                                       for stamp in ("flip", "ap_topk=6")}
-    assert [row.task for row in result.averages()] == [f"{name}{stamp}" for stamp in ("", " [ap_topk=6]", " [flip]")
-                                                       for name in ("sysu-all", "sysu-indoor", "ALL_AVER")]
+    assert {entry.task for entry in result.lists if entry.stamp == "flip"} == {
+        f"{search.title} [flip]" for search in searches
+    }
+    assert {entry.protocol for entry in result.lists if entry.stamp} == {
+        f"{name} [{stamp}]" for name in ("market", "sysu-all", "sysu-indoor") for stamp in ("flip", "ap_topk=6")
+    }
+    assert [row.task for row in result.averages()] == [
+        f"{name}{stamp}"
+        for stamp in ("", " [ap_topk=6]", " [flip]")
+        for name in ("sysu-all", "sysu-indoor", "ALL_AVER")
+    ]
     plain = run(split_of(*searches))
-    assert plain.average() == result.average() and [row.task for row in plain.averages()] == ["sysu-all", "sysu-indoor", "ALL_AVER"]
+    assert plain.average() == result.average() and [row.task for row in plain.averages()] == [
+        "sysu-all",
+        "sysu-indoor",
+        "ALL_AVER",
+    ]
 
 
 def test_re_ranked_rows_use_every_query_and_the_lists_own_gallery() -> None:
@@ -283,20 +392,36 @@ def test_re_ranked_rows_use_every_query_and_the_lists_own_gallery() -> None:
     result = run(split_of(*searches), rerank=True, rerank_k1=4, rerank_k2=2, rerank_lambda=0.4)
     assert_rows(result, searches)
     for entry, search in zip((entry for entry in result.lists if entry.stamp == "re-ranked"), searches):
-        sides = [torch.tensor(np.array([simple(model)(item) for item in side]), dtype=torch.float32) for side in (search.query, search.gallery)]
+        sides = [
+            torch.tensor(np.array([simple(model)(item) for item in side]), dtype=torch.float32)
+            for side in (search.query, search.gallery)
+        ]
         distances = torch.cat([block for _, block in rerank_distances(*sides, k1=4, k2=2, weight=0.4)])
-        wanted = evaluate(-distances, *([item.person_id for item in side] for side in (search.query, search.gallery)), rule="sysu", cmc="identity",
-                          query_cameras=[item.camera_id for item in search.query], gallery_cameras=[item.camera_id for item in search.gallery])
+        wanted = evaluate(
+            -distances,
+            *([item.person_id for item in side] for side in (search.query, search.gallery)),
+            rule="sysu",
+            cmc="identity",
+            query_cameras=[item.camera_id for item in search.query],
+            gallery_cameras=[item.camera_id for item in search.gallery],
+        )
         assert entry.metrics() == pytest.approx({name: wanted[name] for name in METRICS}, abs=1e-4)
-    with pytest.raises(UserError, match=r"eval.rerank: sysu-all draw 0 with 36 queries and \d+ gallery images takes up to .* eval.memory_mb=1;"):
+    with pytest.raises(
+        UserError,
+        match=r"eval.rerank: sysu-all draw 0 with 36 queries and \d+ gallery images takes up to .* eval.memory_mb=1;",
+    ):
         run(split_of(*searches), rerank=True, memory_mb=1)
 
 
 def described(rule: str = "none") -> Search:
     """Queries ask for a description; gallery images have it, another one, or none."""
     query = [record(person, 1, 9, description=f"alpha{person} beta gamma") for person in range(1, 5)]
-    gallery = [record(person, camera, number, description=(f"alpha{person} beta gamma", "delta epsilon", "")[number])
-               for person in range(1, 5) for camera in (2, 3) for number in range(3)]
+    gallery = [
+        record(person, camera, number, description=(f"alpha{person} beta gamma", "delta epsilon", "")[number])
+        for person in range(1, 5)
+        for camera in (2, 3)
+        for number in range(3)
+    ]
     return Search(title="language", protocol="language", query=query, gallery=gallery, exclusion_rule=rule)
 
 
@@ -325,8 +450,12 @@ def test_map_at_thresholds_and_the_share_they_keep() -> None:
 
 def test_one_image_may_ask_for_two_things() -> None:
     first = described()
-    again = [dataclasses.replace(entry, annotations={AnnotationKind.DESCRIPTION: Source(modality=Modality.TEXT, value="delta epsilon")})
-             for entry in first.query]
+    again = [
+        dataclasses.replace(
+            entry, annotations={AnnotationKind.DESCRIPTION: Source(modality=Modality.TEXT, value="delta epsilon")}
+        )
+        for entry in first.query
+    ]
     search = dataclasses.replace(first, query=[*first.query, *again])
     entry = run(split_of(search), thresholds=(0.5,)).lists[0]
     values = entry.thresholds[0.5].values
@@ -334,7 +463,14 @@ def test_one_image_may_ask_for_two_things() -> None:
 
 
 def test_pooled_thresholds_are_weighted_by_queries_and_matches() -> None:
-    small = dataclasses.replace(described(), query=described().query[:1], gallery=described().gallery[:12:2], group="joint", pooled=True, title="small")
+    small = dataclasses.replace(
+        described(),
+        query=described().query[:1],
+        gallery=described().gallery[:12:2],
+        group="joint",
+        pooled=True,
+        title="small",
+    )
     large = dataclasses.replace(described(), group="joint", pooled=True)
     result = run(split_of(small, large), thresholds=(0.5,))
     row = next(row for row in result.averages() if row.task == "joint")
@@ -348,15 +484,31 @@ def test_tables_fold_draws_and_files_hold_all_of_them(tmp_path: Path) -> None:
     path = write_results(tmp_path / "out", result, PROVENANCE)
     document = json.loads(path.read_text())
     assert len(document["rows"]) == 14 and all({"protocol", "R20"} <= set(row) for row in document["rows"])
-    assert {row["stamp"] for row in document["rows"][7:]} == {"flip"} and "sysu-all: sysu-all in words" in document["protocol"]
+    assert {row["stamp"] for row in document["rows"][7:]} == {"flip"} and "sysu-all: sysu-all in words" in document[
+        "protocol"
+    ]
     group = next(row for row in document["averages"] if row["task"] == "sysu-all")
     members = [row["mAP"] for row in document["rows"] if row.get("group") == "sysu-all" and "stamp" not in row]
-    assert group["mAP"] == pytest.approx(sum(members) / 3) and group["mAP sd"] == pytest.approx(statistics.stdev(members))
+    assert group["mAP"] == pytest.approx(sum(members) / 3) and group["mAP sd"] == pytest.approx(
+        statistics.stdev(members)
+    )
     text = format_result(result)
-    assert "\nsysu-indoor: sysu-indoor in words; equal similarities" in text and "\nsysu-all: sysu-all in words\n" in text
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    assert [row[0] for row in cells[1:]] == ["market", "sysu-all (mean of 3)", "sysu-indoor (mean of 3)", "market [flip]", "sysu-all [flip] (mean of 3)",
-                                             "sysu-indoor [flip] (mean of 3)", "ALL_AVER", "ALL_AVER [flip]"]
+    assert (
+        "\nsysu-indoor: sysu-indoor in words; equal similarities" in text and "\nsysu-all: sysu-all in words\n" in text
+    )
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    assert [row[0] for row in cells[1:]] == [
+        "market",
+        "sysu-all (mean of 3)",
+        "sysu-indoor (mean of 3)",
+        "market [flip]",
+        "sysu-all [flip] (mean of 3)",
+        "sysu-indoor [flip] (mean of 3)",
+        "ALL_AVER",
+        "ALL_AVER [flip]",
+    ]
     assert cells[2][4] == f"{statistics.mean(members):.3f} ± {statistics.stdev(members):.3f}" and "n - 1" in text
     header = (tmp_path / "out" / "results.csv").read_text().splitlines()[0].split(",")
     assert {"task", "mAP", "protocol", "group", "stamp", "R20", "mAP sd"} <= set(header)
@@ -377,6 +529,7 @@ def test_a_group_of_one_list_with_its_name_hides_nothing() -> None:
 
 def on_disk(folder: Path, searches: Sequence[Search]) -> list[Search]:
     """The searches with pictures that exist."""
+
     def real(entry: Record) -> Record:
         source = image_source(entry)
         path = folder / source.value
@@ -385,7 +538,10 @@ def on_disk(folder: Path, searches: Sequence[Search]) -> list[Search]:
             Image.new("RGB", (8, 16), (40, 90, 200)).save(path)
         return dataclasses.replace(entry, sources={source.modality: dataclasses.replace(source, value=str(path))})
 
-    return [dataclasses.replace(search, query=list(map(real, search.query)), gallery=list(map(real, search.gallery))) for search in searches]
+    return [
+        dataclasses.replace(search, query=list(map(real, search.query)), gallery=list(map(real, search.gallery)))
+        for search in searches
+    ]
 
 
 def test_the_page_shows_what_counts(tmp_path: Path) -> None:
@@ -397,7 +553,7 @@ def test_the_page_shows_what_counts(tmp_path: Path) -> None:
         listed, queries = result.plain_lists[number], result.ranked.split.query_lists[number]
         places, _ = result.ranked.search(listed.task, index, 1000)
         hits = [result.ranked.split.gallery_ids[place] == queries.person_ids[index] for place in places]
-        persons = [result.ranked.split.gallery_ids[place] for place in places[:hits.index(True) + 1]]
+        persons = [result.ranked.split.gallery_ids[place] for place in places[: hits.index(True) + 1]]
         first_matches.add(hits.index(True) + 1)
         assert f"first match at rank {hits.index(True) + 1} ({sum(hits)} in the gallery)" in page
         assert listed.first_rank[index] == (hits.index(True) + 1 if queries.cmc == "image" else len(set(persons)))
@@ -415,4 +571,6 @@ def test_a_query_is_found_by_the_name_of_its_row() -> None:
 def test_the_gallery_of_a_search_is_the_splits() -> None:
     split = split_of(*sysu(draws=2))
     gallery = split_gallery(Benchmark(name="b", train=(), num_identities=0, splits={}, fingerprint="f"), split)
-    assert gallery.sources == split.gallery and gallery.protocol.startswith("cosine similarity, no exclusion, the galleries of all protocols")
+    assert gallery.sources == split.gallery and gallery.protocol.startswith(
+        "cosine similarity, no exclusion, the galleries of all protocols"
+    )

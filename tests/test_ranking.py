@@ -25,18 +25,27 @@ def plan_for(query: np.ndarray, gallery: np.ndarray, **options: object) -> Ranki
 
 def collect(blocks: object) -> list[tuple[int, int, int]]:
     """All (query, rank, gallery index) triples, in the order they come."""
-    return [triple for block in blocks
-            for triple in zip((block.queries + block.first).tolist(), block.ranks.tolist(), block.gallery.tolist())]
+    return [
+        triple
+        for block in blocks
+        for triple in zip((block.queries + block.first).tolist(), block.ranks.tolist(), block.gallery.tolist())
+    ]
 
 
 def oracle(similarity: np.ndarray, query: np.ndarray, gallery: np.ndarray) -> list[tuple[int, int, int]]:
     """The same triples from a stable sort of each whole row."""
     order = np.argsort(-similarity, axis=1, kind="stable")
-    return [(row, rank + 1, int(item)) for row, items in enumerate(order)
-            for rank, item in enumerate(items) if gallery[item] == query[row]]
+    return [
+        (row, rank + 1, int(item))
+        for row, items in enumerate(order)
+        for rank, item in enumerate(items)
+        if gallery[item] == query[row]
+    ]
 
 
-def problem(seed: int, queries: int = 37, gallery: int = 301, persons: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def problem(
+    seed: int, queries: int = 37, gallery: int = 301, persons: int = 9
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     similarity = random.standard_normal((queries, gallery)).astype(np.float32)
     return similarity, random.integers(0, persons + 2, queries), random.integers(0, persons, gallery)
@@ -89,7 +98,9 @@ def test_features_are_ranked_like_their_products(monkeypatch: pytest.MonkeyPatch
     _, query, gallery = problem(6)
     generator = torch.Generator().manual_seed(0)
     # Small integers: the products are exact in any order, and heavily tied.
-    left, right = (torch.randint(-2, 3, (count, 8), generator=generator).float() for count in (len(query), len(gallery)))
+    left, right = (
+        torch.randint(-2, 3, (count, 8), generator=generator).float() for count in (len(query), len(gallery))
+    )
     expected = oracle((left @ right.t()).numpy(), query, gallery)
     for memory_bytes in (1, 1 << 20):
         assert collect(rank_blocks(left, right, plan_for(query, gallery, memory_bytes=memory_bytes))) == expected
@@ -109,8 +120,12 @@ def test_ranks_before_and_after_the_exclusion() -> None:
     similarity, query, gallery = problem(8)
     random = np.random.default_rng(1)
     query_cameras, gallery_cameras = random.integers(0, 3, len(query)), random.integers(0, 3, len(gallery))
-    plan = RankingPlan(query=labels(query, query_cameras), gallery=labels(gallery, gallery_cameras),
-                       rule=RULES["same_camera"], full_ranks=True)
+    plan = RankingPlan(
+        query=labels(query, query_cameras),
+        gallery=labels(gallery, gallery_cameras),
+        rule=RULES["same_camera"],
+        full_ranks=True,
+    )
     (block,) = rank_similarity(similarity, plan)
     found = list(zip(block.queries.tolist(), block.gallery.tolist(), block.ranks.tolist(), block.full_ranks.tolist()))
     expected = []

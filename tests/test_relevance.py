@@ -1,4 +1,6 @@
-"""What is relevant to an annotated query: encoders against their formulas, kinds apart, independence of the instructions."""
+"""What is relevant to an annotated query: encoders against their formulas, kinds apart, independence of the
+instructions.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,13 @@ def test_tfidf_equals_its_formula_word_by_word() -> None:
     tokenizer = ClipTokenizer()
     documents = [tokenizer.encode(caption.replace(".", "")) for caption in CAPTIONS[:3]]
     vocabulary = sorted({piece for document in documents for piece in document})
-    expected = [[document.count(piece) * (math.log(4 / (1 + sum(piece in other for other in documents))) + 1) for piece in vocabulary]
-                for document in documents]
+    expected = [
+        [
+            document.count(piece) * (math.log(4 / (1 + sum(piece in other for other in documents))) + 1)
+            for piece in vocabulary
+        ]
+        for document in documents
+    ]
     assert dense(vectors) == pytest.approx(np.array(expected), abs=1e-12)
     # "red" in two of three, "shirt" in one: ln(4/3) + 1 and ln 2 + 1.
     red, shirt = (vocabulary.index(tokenizer.encode(word)[0]) for word in ("red", "shirt"))
@@ -68,7 +75,25 @@ def test_tfidf_equals_its_formula_word_by_word() -> None:
     assert (dense(alone) > 0).all()
 
 
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "woman", "in", "red", "blue", "shirt", "coat", "with", "bag", ".", "##s")
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "man",
+    "woman",
+    "in",
+    "red",
+    "blue",
+    "shirt",
+    "coat",
+    "with",
+    "bag",
+    ".",
+    "##s",
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +103,14 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                        max_position_embeddings=80)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=80,
+    )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     return folder
@@ -153,7 +184,9 @@ def test_pictures_of_clothes_are_compared_by_colour_and_texture() -> None:
     # Plain areas share the texture, which is a tenth of the cosine; colours that have nothing in common share no more.
     assert red @ blue == pytest.approx(0.1) and 0.5 < red @ dark_red < 1
     across, down = histogram(striped(True)), histogram(striped(False))
-    plain = histogram(Image.fromarray(np.concatenate([np.full((32, 64, 3), 60), np.full((32, 64, 3), 200)]).astype(np.uint8)))
+    plain = histogram(
+        Image.fromarray(np.concatenate([np.full((32, 64, 3), 60), np.full((32, 64, 3), 200)]).astype(np.uint8))
+    )
     # Half of a striped area is flat; the other half, of a tenth, goes across or down.
     assert across @ down == pytest.approx(0.95, abs=0.01) and across @ plain < 0.98
     # What lies at the left and right edge counts little, as in a template on white.
@@ -179,15 +212,33 @@ def read_clothes(source: Source) -> Image.Image:
 
 
 def make_split() -> EvalSplit:
-    gallery = [{CLOTHES: image("red2.png"), SENTENCE: text("ignore the clothes")}, {DESCRIPTION: text(CAPTIONS[1])},
-               {DESCRIPTION: text("  "), CLOTHES: image("blue.png")}, {}, {DESCRIPTION: text(CAPTIONS[0]), SENTENCE: text("ignore the clothes")}]
+    gallery = [
+        {CLOTHES: image("red2.png"), SENTENCE: text("ignore the clothes")},
+        {DESCRIPTION: text(CAPTIONS[1])},
+        {DESCRIPTION: text("  "), CLOTHES: image("blue.png")},
+        {},
+        {DESCRIPTION: text(CAPTIONS[0]), SENTENCE: text("ignore the clothes")},
+    ]
     entries = tuple((image(f"q{number}.jpg", f"query.txt line {number}"),) for number in range(3))
-    mixed = QueryList(combination=(Modality.RGB,), entries=entries, person_ids=(1, 2, 3), title="mixed",
-                      annotations=(image("red.png"), text(CAPTIONS[2]), text("ignore the clothes")),
-                      annotation_kinds=(CLOTHES, DESCRIPTION, SENTENCE), instructions=tuple(map(text, "abc")))
+    mixed = QueryList(
+        combination=(Modality.RGB,),
+        entries=entries,
+        person_ids=(1, 2, 3),
+        title="mixed",
+        annotations=(image("red.png"), text(CAPTIONS[2]), text("ignore the clothes")),
+        annotation_kinds=(CLOTHES, DESCRIPTION, SENTENCE),
+        instructions=tuple(map(text, "abc")),
+    )
     bare = QueryList(combination=(Modality.RGB,), entries=entries[:1], person_ids=(1,), title="bare")
-    return EvalSplit(name="test", protocol="", gallery=tuple(image(f"g{item}.jpg") for item in range(5)), gallery_ids=(1, 2, 2, 3, 3),
-                     query_lists=(mixed, bare), gallery_annotations=tuple(gallery), gallery_instructions=tuple(map(text, "vwxyz")))
+    return EvalSplit(
+        name="test",
+        protocol="",
+        gallery=tuple(image(f"g{item}.jpg") for item in range(5)),
+        gallery_ids=(1, 2, 2, 3, 3),
+        query_lists=(mixed, bare),
+        gallery_annotations=tuple(gallery),
+        gallery_instructions=tuple(map(text, "vwxyz")),
+    )
 
 
 def encode(split: EvalSplit, encoder: str = "tfidf") -> Relevance:
@@ -200,9 +251,14 @@ def test_every_kind_of_a_split_has_its_vectors() -> None:
     assert found.lists[1] is None and len(found.checksum) == 64
     rows = {kind: (found.gallery[kind].rows >= 0).tolist() for kind in found.gallery}
     # Item 2's description is empty, which is none; item 3 has nothing at all.
-    assert rows == {"clothes": [True, False, True, False, False], "description": [False, True, False, False, True],
-                    "sentence": [True, False, False, False, True]}
-    assert {kind: queries.rows.tolist() for kind, queries in found.lists[0].items() if kind == "sentence"} == {"sentence": [-1, -1, 0]}
+    assert rows == {
+        "clothes": [True, False, True, False, False],
+        "description": [False, True, False, False, True],
+        "sentence": [True, False, False, False, True],
+    }
+    assert {kind: queries.rows.tolist() for kind, queries in found.lists[0].items() if kind == "sentence"} == {
+        "sentence": [-1, -1, 0]
+    }
     assert found.gallery["clothes"].vectors is found.lists[0]["clothes"].vectors
     part = found.gallery_part(np.array([4, 0]))
     assert (part["description"].rows >= 0).tolist() == [True, False] and found.gallery_part(None) is found.gallery
@@ -213,16 +269,31 @@ def test_metrics_by_kind_and_sentences_that_say_nothing() -> None:
     found = encode(split)
     features = torch.eye(5)
     labels = Labels(ids=list(split.query_lists[0].person_ids), instructions=found.lists[0])
-    result = evaluate_features(features[[0, 1, 4]], features, labels, Labels(ids=list(split.gallery_ids), instructions=found.gallery),
-                               options=MetricOptions(thresholds=(0.2, 1.0)))
-    # Pairs: query 0 with item 0 (reds, alike but not equal), 1 with 1 and 2 (2 has no description), 2 with 3 (none) and 4 (1).
+    result = evaluate_features(
+        features[[0, 1, 4]],
+        features,
+        labels,
+        Labels(ids=list(split.gallery_ids), instructions=found.gallery),
+        options=MetricOptions(thresholds=(0.2, 1.0)),
+    )
+    # Pairs: query 0 with item 0 (reds, alike but not equal), 1 with 1 and 2 (2 has no description), 2 with 3 (none) and
+    # 4 (1).
     assert result.unannotated == 2 and result.unannotated_items == 2
     assert result.kept_share["mAP@0.2"] == pytest.approx(3 / 5) and result.kept_share["mAP@1"] == pytest.approx(1 / 5)
-    sentences = dataclasses.replace(split.query_lists[0], annotations=(text("same"),) * 3, annotation_kinds=(SENTENCE,) * 3)
-    everywhere = dataclasses.replace(split, query_lists=(sentences,), gallery_annotations=({SENTENCE: text("same")},) * 5)
+    sentences = dataclasses.replace(
+        split.query_lists[0], annotations=(text("same"),) * 3, annotation_kinds=(SENTENCE,) * 3
+    )
+    everywhere = dataclasses.replace(
+        split, query_lists=(sentences,), gallery_annotations=({SENTENCE: text("same")},) * 5
+    )
     same = encode(everywhere)
-    result = evaluate_features(features[[0, 1, 4]], features, Labels(ids=[1, 2, 3], instructions=same.lists[0]),
-                               Labels(ids=list(split.gallery_ids), instructions=same.gallery), options=MetricOptions(thresholds=(1.0,)))
+    result = evaluate_features(
+        features[[0, 1, 4]],
+        features,
+        Labels(ids=[1, 2, 3], instructions=same.lists[0]),
+        Labels(ids=list(split.gallery_ids), instructions=same.gallery),
+        options=MetricOptions(thresholds=(1.0,)),
+    )
     assert result.kept_share["mAP@1"] == 1.0 and result["mAP@1"] == result.mAP
 
 
@@ -230,7 +301,10 @@ def same_relevance(left: Relevance, right: Relevance) -> bool:
     pairs = [(left.gallery, right.gallery), *((a, b) for a, b in zip(left.lists, right.lists) if a is not None)]
     for one, other in pairs:
         for kind in one:
-            vectors = [side.vectors if isinstance(side.vectors, np.ndarray) else dense(side.vectors) for side in (one[kind], other[kind])]
+            vectors = [
+                side.vectors if isinstance(side.vectors, np.ndarray) else dense(side.vectors)
+                for side in (one[kind], other[kind])
+            ]
             if not (np.array_equal(one[kind].rows, other[kind].rows) and np.array_equal(*vectors)):
                 return False
     return left.checksum == right.checksum
@@ -239,11 +313,18 @@ def same_relevance(left: Relevance, right: Relevance) -> bool:
 @pytest.mark.parametrize("change", [{"instructions": ()}, {"instructions": tuple(map(text, "cab"))}])
 def test_the_models_instructions_change_nothing(change: dict[str, tuple[Source, ...]]) -> None:
     split = make_split()
-    told = dataclasses.replace(split, query_lists=(dataclasses.replace(split.query_lists[0], **change), split.query_lists[1]),
-                               gallery_instructions=tuple(map(text, "zyxwv")))
+    told = dataclasses.replace(
+        split,
+        query_lists=(dataclasses.replace(split.query_lists[0], **change), split.query_lists[1]),
+        gallery_instructions=tuple(map(text, "zyxwv")),
+    )
     assert same_relevance(encode(split), encode(told))
-    asked = dataclasses.replace(split.query_lists[0], annotations=(image("blue.png"), *split.query_lists[0].annotations[1:]))
-    assert not same_relevance(encode(split), encode(dataclasses.replace(split, query_lists=(asked, split.query_lists[1]))))
+    asked = dataclasses.replace(
+        split.query_lists[0], annotations=(image("blue.png"), *split.query_lists[0].annotations[1:])
+    )
+    assert not same_relevance(
+        encode(split), encode(dataclasses.replace(split, query_lists=(asked, split.query_lists[1])))
+    )
 
 
 def test_with_a_bert_and_what_is_missing(bert: Path) -> None:
@@ -251,8 +332,11 @@ def test_with_a_bert_and_what_is_missing(bert: Path) -> None:
     found = encode(split, f"t_s_centred:{bert}")
     assert "description: t_s_centred" in found.name and found.lists[0]["description"].vectors.shape == (3, 16)
     queries = split.query_lists[0]
-    for place, value, words in ((1, None, "query.txt line 1.*has none"), (1, text(""), "query.txt line 1.*has an empty one"),
-                                (0, image("no.png", "templates.txt line 7"), "templates.txt line 7.*no such image")):
+    for place, value, words in (
+        (1, None, "query.txt line 1.*has none"),
+        (1, text(""), "query.txt line 1.*has an empty one"),
+        (0, image("no.png", "templates.txt line 7"), "templates.txt line 7.*no such image"),
+    ):
         annotations = tuple(value if index == place else found for index, found in enumerate(queries.annotations))
         with pytest.raises(UserError, match=words):
             encode(dataclasses.replace(split, query_lists=(dataclasses.replace(queries, annotations=annotations),)))

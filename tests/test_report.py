@@ -16,7 +16,18 @@ from configs.vocabulary import Modality
 from datasets.structures import EvalSplit, QueryList, Source
 from solver.evaluation_report import choose_queries, write_report
 from solver.evaluation_result import EvaluationResult, ListResult, RankedSplit
-from solver.grid import IMAGE_HEIGHT, IMAGE_WIDTH, describe_query, draw_grid, fit_image, load_font, printable, shorten, wrap, write_grid
+from solver.grid import (
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    describe_query,
+    draw_grid,
+    fit_image,
+    load_font,
+    printable,
+    shorten,
+    wrap,
+    write_grid,
+)
 from solver.queries import Query
 from solver.report_html import page
 from solver.results import Provenance
@@ -31,13 +42,30 @@ def write_image(path: Path, size: tuple[int, int] = (20, 40), colour: tuple[int,
     return str(path)
 
 
-def ranked_query(paths: list[str], matches: list[bool | None], text: str = "a red coat", query_image: str = "") -> RankedQuery:
-    sources = ((Source(modality=Modality.NIR, value=query_image),) if query_image else ()) + (Source(modality=Modality.TEXT, value=text),)
+def ranked_query(
+    paths: list[str], matches: list[bool | None], text: str = "a red coat", query_image: str = ""
+) -> RankedQuery:
+    sources = ((Source(modality=Modality.NIR, value=query_image),) if query_image else ()) + (
+        Source(modality=Modality.TEXT, value=text),
+    )
     known = None not in matches
-    results = tuple(RankedImage(rank=rank, index=rank, path=path, similarity=0.5 - rank / 100, person_id=rank if known else None, match=match)
-                    for rank, (path, match) in enumerate(zip(paths, matches), start=1))
-    return RankedQuery(query=Query(name="query", sources=sources, person_id=7 if known else None), results=results,
-                       matches=sum(map(bool, matches)) if known else None, first_match=1 if known else None)
+    results = tuple(
+        RankedImage(
+            rank=rank,
+            index=rank,
+            path=path,
+            similarity=0.5 - rank / 100,
+            person_id=rank if known else None,
+            match=match,
+        )
+        for rank, (path, match) in enumerate(zip(paths, matches), start=1)
+    )
+    return RankedQuery(
+        query=Query(name="query", sources=sources, person_id=7 if known else None),
+        results=results,
+        matches=sum(map(bool, matches)) if known else None,
+        first_match=1 if known else None,
+    )
 
 
 class Page(HTMLParser):
@@ -71,15 +99,42 @@ def test_a_page_holds_hostile_words_as_words(tmp_path: Path) -> None:
     path = write_image(tmp_path / name)
     text = page(HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: [ranked_query([path], [True], HOSTILE, query_image=path)]})
     found = Page(text)
-    assert {tag for tag, _ in found.elements} <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "dl", "dt", "dd", "article",
-                                                   "div", "figure", "figcaption", "img", "b", "br", "blockquote"}
-    assert not [key for _, attributes in found.elements for key in attributes if key.startswith("on") or key in ("href", "style")]
+    assert {tag for tag, _ in found.elements} <= {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "h1",
+        "h2",
+        "h3",
+        "dl",
+        "dt",
+        "dd",
+        "article",
+        "div",
+        "figure",
+        "figcaption",
+        "img",
+        "b",
+        "br",
+        "blockquote",
+    }
+    assert not [
+        key
+        for _, attributes in found.elements
+        for key in attributes
+        if key.startswith("on") or key in ("href", "style")
+    ]
     for place in ("h1", "h2", "dt", "dd"):
         assert found.texts[place] == HOSTILE
     assert HOSTILE in found.texts["blockquote"]
     images = found.all("img")
     assert [image["alt"] for image in images] == [name, name] and found.all("figure")[0]["title"] == path
-    with Image.open(io.BytesIO(base64.b64decode(images[0]["src"].removeprefix("data:image/jpeg;base64,")))) as thumbnail:
+    with Image.open(
+        io.BytesIO(base64.b64decode(images[0]["src"].removeprefix("data:image/jpeg;base64,")))
+    ) as thumbnail:
         assert thumbnail.format == "JPEG" and thumbnail.size == (64, 128)
         assert np.abs(np.asarray(thumbnail, dtype=int)[64, 32] - (10, 20, 240)).max() < 12
 
@@ -90,20 +145,31 @@ def test_the_policy_allows_our_style_and_pictures_only(tmp_path: Path) -> None:
     assert metas[0] == {"charset": "utf-8"} and metas[1]["http-equiv"] == "Content-Security-Policy"
     directives = dict(part.strip().split(" ", 1) for part in str(metas[1]["content"]).split(";"))
     digest = base64.b64encode(hashlib.sha256(found.texts["style"].encode()).digest()).decode()
-    assert directives == {"default-src": "'none'", "img-src": "data:", "style-src": f"'sha256-{digest}'", "base-uri": "'none'", "form-action": "'none'"}
+    assert directives == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": f"'sha256-{digest}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
 
 
 def frames(line: np.ndarray) -> list[tuple[tuple[int, int, int], int, int]]:
     """Runs of frame colours in a row of pixels (width, 3): (colour, first column, length), at least 3 wide."""
     bounds = [0, *(np.flatnonzero((line[1:] != line[:-1]).any(axis=1)) + 1).tolist(), len(line)]
     colours = [tuple(line[start].tolist()) for start in bounds[:-1]]
-    return [(colour, start, stop - start) for colour, start, stop in zip(colours, bounds, bounds[1:])
-            if colour in (GREEN, RED, GREY) and stop - start >= 3]
+    return [
+        (colour, start, stop - start)
+        for colour, start, stop in zip(colours, bounds, bounds[1:])
+        if colour in (GREEN, RED, GREY) and stop - start >= 3
+    ]
 
 
 def test_frames_have_the_colour_of_the_match_and_equal_sizes(tmp_path: Path) -> None:
     tall, wide = write_image(tmp_path / "tall.png", (10, 90)), write_image(tmp_path / "wide.png", (90, 30))
-    picture = draw_grid([ranked_query([tall, wide, tall], [True, False, False]), ranked_query([wide] * 12, [None] * 12)], "t", "s")
+    picture = draw_grid(
+        [ranked_query([tall, wide, tall], [True, False, False]), ranked_query([wide] * 12, [None] * 12)], "t", "s"
+    )
     found = [frames(line) for line in np.asarray(picture)]
     rows = [row for row, runs in enumerate(found) if len(runs) == 6 and {run[0] for run in runs} == {GREEN, RED}]
     runs = found[rows[len(rows) // 2]]
@@ -114,7 +180,7 @@ def test_frames_have_the_colour_of_the_match_and_equal_sizes(tmp_path: Path) -> 
     assert inner == {IMAGE_WIDTH} and len(steps) == 1
     assert len(rows) == IMAGE_HEIGHT
     # Unknown identities are grey; the eleventh and twelfth result start a second line.
-    lines = [len(runs) for runs in found[rows[-1] + 20:] if {run[0] for run in runs} == {GREY}]
+    lines = [len(runs) for runs in found[rows[-1] + 20 :] if {run[0] for run in runs} == {GREY}]
     assert lines.count(20) == IMAGE_HEIGHT and lines.count(4) == IMAGE_HEIGHT
 
 
@@ -128,14 +194,20 @@ def test_a_grid_survives_odd_texts(tmp_path: Path) -> None:
         page(text, {text: text}, {"": [ranked_query([image], [None], text)]}).encode("utf-8")
 
 
-@pytest.mark.parametrize("text", ["one two three four five six seven eight nine ten", "a", "", "W" * 70, "short " + "m" * 60 + " end"])
+@pytest.mark.parametrize(
+    "text", ["one two three four five six seven eight nine ten", "a", "", "W" * 70, "short " + "m" * 60 + " end"]
+)
 def test_wrapping_keeps_every_letter_and_the_width(text: str) -> None:
     font = load_font(12)
     lines = wrap(text, font, 100, 100)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(font.getlength(line) <= 100 for line in lines)
     cut = wrap(text, font, 100, 2)
-    assert cut == lines if len(lines) <= 2 else cut[0] == lines[0] and cut[1].endswith("…") and font.getlength(cut[1]) <= 100
+    assert (
+        cut == lines
+        if len(lines) <= 2
+        else cut[0] == lines[0] and cut[1].endswith("…") and font.getlength(cut[1]) <= 100
+    )
 
 
 def test_small_helpers(tmp_path: Path) -> None:
@@ -145,14 +217,18 @@ def test_small_helpers(tmp_path: Path) -> None:
     assert cut.endswith("…") and "a long sentence that does not fit".startswith(cut[:-1]) and font.getlength(cut) <= 100
     assert printable("a\nb\x00c\ud800") == "a b c?"
     fitted = np.asarray(fit_image(write_image(tmp_path / "wide.png", (80, 20)), 60, 100))
-    blue = (np.abs(fitted.astype(int) - (10, 20, 240)).max(axis=2) < 8)
+    blue = np.abs(fitted.astype(int) - (10, 20, 240)).max(axis=2) < 8
     assert fitted.shape == (100, 60, 3) and blue.any(axis=0).all() and blue.any(axis=1).sum() == 15
     assert np.flatnonzero(blue.any(axis=1))[0] in (42, 43)
-    assert "no match in the gallery" in describe_query(RankedQuery(query=Query(name="q", sources=(), person_id=3), results=(), matches=0, first_match=0))
+    assert "no match in the gallery" in describe_query(
+        RankedQuery(query=Query(name="q", sources=(), person_id=3), results=(), matches=0, first_match=0)
+    )
 
 
 def made_up_result(folder: Path, people: int = 15) -> EvaluationResult:
-    """Three lists of `people` queries each; feature of query i is axis i, of gallery image i axis i with a small tilt."""
+    """Three lists of `people` queries each; feature of query i is axis i, of gallery image i axis i with a small
+    tilt.
+    """
     pictures = [write_image(folder / f"{person}.png") for person in range(people)]
     gallery = tuple(Source(modality=Modality.RGB, value=path) for path in pictures)
     combinations = [(Modality.NIR,), (Modality.TEXT,), (Modality.NIR, Modality.TEXT)]
@@ -160,27 +236,61 @@ def made_up_result(folder: Path, people: int = 15) -> EvaluationResult:
     precision = np.random.default_rng(5).uniform(0, 100, (3, people)).round(1)
     features = torch.eye(people)
     for number, combination in enumerate(combinations):
-        entries = tuple(tuple(Source(modality=kind, value=pictures[person] if kind is Modality.NIR else f"person {person}") for kind in combination)
-                        for person in range(people))
+        entries = tuple(
+            tuple(
+                Source(modality=kind, value=pictures[person] if kind is Modality.NIR else f"person {person}")
+                for kind in combination
+            )
+            for person in range(people)
+        )
         lists.append(QueryList(combination=combination, entries=entries, person_ids=tuple(range(100, 100 + people))))
         first = np.ones(people, dtype=np.int64)
         first[3], first[4] = 0, -1
         values = np.where(first > 0, precision[number], np.nan)
-        results.append(ListResult(task=lists[-1].name, combination=combination, gallery=people, first_rank=first, average_precision=values,
-                                  inverse_penalty=values))
+        results.append(
+            ListResult(
+                task=lists[-1].name,
+                combination=combination,
+                gallery=people,
+                first_rank=first,
+                average_precision=values,
+                inverse_penalty=values,
+            )
+        )
         rows[lists[-1].name] = np.arange(people)
-    split = EvalSplit(name="test", protocol="made up", gallery=gallery, gallery_ids=tuple(range(100, 100 + people)), query_lists=tuple(lists))
+    split = EvalSplit(
+        name="test",
+        protocol="made up",
+        gallery=gallery,
+        gallery_ids=tuple(range(100, 100 + people)),
+        query_lists=tuple(lists),
+    )
     tilted = 3 * (features + 0.01 * torch.arange(people)[:, None] * torch.ones(people))
     ranked = RankedSplit(split=split, features=features, gallery_features=tilted, gallery=np.arange(people), rows=rows)
-    return EvaluationResult(name="test", protocol="made up", lists=tuple(results), missing_lists=(), ap_form="sum", precision="fp32",
-                            counts={}, cache={}, skipped=(), seconds={}, ranked=ranked)
+    return EvaluationResult(
+        name="test",
+        protocol="made up",
+        lists=tuple(results),
+        missing_lists=(),
+        ap_form="sum",
+        precision="fp32",
+        counts={},
+        cache={},
+        skipped=(),
+        seconds={},
+        ranked=ranked,
+    )
 
 
 def test_best_and_worst_queries_are_those_and_of_different_persons(tmp_path: Path) -> None:
     result = made_up_result(tmp_path)
     chosen = choose_queries(result, seed=0)
-    flat = {(number, entry): value for number, listed in enumerate(result.lists) for entry, value in enumerate(listed.average_precision)
-            if entry not in (3, 4)}
+    flat = {
+        (number, entry): value
+        for number, listed in enumerate(result.lists)
+        for entry, value in enumerate(listed.average_precision)
+        if entry not in (3, 4)
+    }
     for heading, largest in (("Best", True), ("Worst", False)):
         of_person: dict[int, tuple[int, int]] = {}
         for key in sorted(flat, key=flat.__getitem__, reverse=largest):
@@ -192,7 +302,13 @@ def test_best_and_worst_queries_are_those_and_of_different_persons(tmp_path: Pat
 
 def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     result = made_up_result(tmp_path)
-    provenance = Provenance(checkpoint=f"runs/{HOSTILE}.pth", checkpoint_fingerprint="abc", selected_on="test", dataset="made up", data_fingerprint="def")
+    provenance = Provenance(
+        checkpoint=f"runs/{HOSTILE}.pth",
+        checkpoint_fingerprint="abc",
+        selected_on="test",
+        dataset="made up",
+        data_fingerprint="def",
+    )
     path = write_report(tmp_path / "out", result, provenance)
     found = Page(path.read_text(encoding="utf-8"))
     assert path.name == "report.html" and len(found.all("article")) == 30
@@ -204,13 +320,17 @@ def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     best = choose_queries(result, 0)["Best"][0]
     assert f"average precision {result.lists[best[0]].average_precision[best[1]]:.1f} %" in found.texts["h3"]
     assert path.stat().st_size < 1_500_000
-    assert json.dumps(path.read_text(encoding="utf-8")) == json.dumps(write_report(tmp_path / "again", result, provenance).read_text(encoding="utf-8"))
+    assert json.dumps(path.read_text(encoding="utf-8")) == json.dumps(
+        write_report(tmp_path / "again", result, provenance).read_text(encoding="utf-8")
+    )
 
 
 def test_an_evaluation_without_any_match_has_a_page_without_queries(tmp_path: Path) -> None:
     result = made_up_result(tmp_path)
     for listed in result.lists:
         listed.first_rank[:] = 0
-    provenance = Provenance(checkpoint="c", checkpoint_fingerprint="f", selected_on="", dataset="d", data_fingerprint="e")
+    provenance = Provenance(
+        checkpoint="c", checkpoint_fingerprint="f", selected_on="", dataset="d", data_fingerprint="e"
+    )
     found = Page(write_report(tmp_path, result, provenance).read_text(encoding="utf-8"))
     assert not found.all("article") and "–" in found.texts["td"]

@@ -13,7 +13,9 @@ from utils.metrics import evaluate, evaluate_blocks
 from utils.rerank import estimate_bytes, longest_set, rerank_distances
 
 
-def dense_reference(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, weight: float, normalize: bool) -> np.ndarray:
+def dense_reference(
+    query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, weight: float, normalize: bool
+) -> np.ndarray:
     """The paper's steps with sets, dictionaries and whole matrices, float64."""
     points = np.concatenate([query, gallery]).astype(np.float64)
     if normalize:
@@ -25,7 +27,7 @@ def dense_reference(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, we
     ranked = [sorted(range(count), key=lambda j: (j != i, base[i][j], j)) for i in range(count)]
 
     def reciprocal(i: int, k: int) -> set[int]:
-        return {j for j in ranked[i][:k + 1] if i in ranked[j][:k + 1]}
+        return {j for j in ranked[i][: k + 1] if i in ranked[j][: k + 1]}
 
     encoded: list[dict[int, float]] = []
     for i in range(count):
@@ -37,7 +39,9 @@ def dense_reference(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, we
                 larger |= others
         weights = {j: np.exp(-base[i][j]) for j in larger}
         encoded.append({j: value / sum(weights.values()) for j, value in weights.items()})
-    averaged = [{j: sum(encoded[n].get(j, 0.0) for n in ranked[i][:k2]) / k2 for j in range(count)} for i in range(count)]
+    averaged = [
+        {j: sum(encoded[n].get(j, 0.0) for n in ranked[i][:k2]) / k2 for j in range(count)} for i in range(count)
+    ]
     final = np.empty((len(query), len(gallery)))
     for i in range(len(query)):
         for g in range(len(gallery)):
@@ -48,11 +52,16 @@ def dense_reference(query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, we
     return final
 
 
-def clustered(seed: int, queries: int, gallery: int, persons: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def clustered(
+    seed: int, queries: int, gallery: int, persons: int = 6
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     centres = random.standard_normal((persons, 8))
     ids, gallery_ids = random.integers(0, persons, queries), random.integers(0, persons, gallery)
-    features = [(centres[labels] + 0.7 * random.standard_normal((len(labels), 8))).astype(np.float32) for labels in (ids, gallery_ids)]
+    features = [
+        (centres[labels] + 0.7 * random.standard_normal((len(labels), 8))).astype(np.float32)
+        for labels in (ids, gallery_ids)
+    ]
     return *features, ids, gallery_ids
 
 
@@ -62,14 +71,17 @@ def final(query: np.ndarray, gallery: np.ndarray, **options: object) -> np.ndarr
     return torch.cat([block for _, block in blocks]).numpy()
 
 
-@pytest.mark.parametrize(("k1", "k2", "weight", "normalize"), [(6, 3, 0.3, True), (5, 1, 0.3, False), (9, 4, 0.0, True), (3, 6, 0.5, False)])
+@pytest.mark.parametrize(
+    ("k1", "k2", "weight", "normalize"), [(6, 3, 0.3, True), (5, 1, 0.3, False), (9, 4, 0.0, True), (3, 6, 0.5, False)]
+)
 def test_equals_the_dense_reference(k1: int, k2: int, weight: float, normalize: bool) -> None:
     query, gallery, _, _ = clustered(k1, 9, 31)
     expected = dense_reference(query, gallery, k1, k2, weight, normalize)
     found = final(query, gallery, k1=k1, k2=k2, weight=weight, normalize=normalize)
     assert found == pytest.approx(expected, abs=2e-6)
     assert final(query, gallery, k1=k1, k2=k2, weight=1.0, normalize=normalize) == pytest.approx(
-        dense_reference(query, gallery, 1, 1, 1.0, normalize), abs=2e-6)
+        dense_reference(query, gallery, 1, 1, 1.0, normalize), abs=2e-6
+    )
 
 
 def test_equal_distances_go_by_index() -> None:
@@ -122,7 +134,9 @@ def test_what_does_not_fit_is_refused_with_the_estimate() -> None:
     assert 100 << 20 < needed < 1 << 30, "MSMT17 fits the default budget"
     assert estimate_bytes(11_659, 82_161, 40) > needed and estimate_bytes(11_659, 2 * 82_161, 20) > needed
     few = torch.ones(3, 2), torch.eye(2).repeat(20, 1)
-    with pytest.raises(UserError, match=rf"3 queries against 40 gallery items with k1 = 5 takes up to {estimate_bytes(3, 40, 5) >> 20}"):
+    with pytest.raises(
+        UserError, match=rf"3 queries against 40 gallery items with k1 = 5 takes up to {estimate_bytes(3, 40, 5) >> 20}"
+    ):
         rerank_distances(*few, k1=5, memory_mb=1)
     wrong = {"k1 = 50": {"k1": 50}, "at least 1": {"k2": 0}, "weight = 2": {"weight": 2}}
     for message, options in wrong.items():

@@ -22,34 +22,95 @@ from solver.results import Provenance, compare_files, format_result, read_per_qu
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-PROVENANCE = Provenance(checkpoint="runs/x/best.pth", checkpoint_fingerprint="0123", selected_on="test", dataset="orbench",
-                        data_fingerprint="4567", epoch=3, step=9, versions={"torch": "x"})
+PROVENANCE = Provenance(
+    checkpoint="runs/x/best.pth",
+    checkpoint_fingerprint="0123",
+    selected_on="test",
+    dataset="orbench",
+    data_fingerprint="4567",
+    epoch=3,
+    step=9,
+    versions={"torch": "x"},
+)
 NIR, TEXT, CP = (Modality.NIR,), (Modality.TEXT,), (Modality.NIR, Modality.CP)
 
 
 def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> EvaluationResult:
     """Three lists: scored, without any match, and with one unmatched and one unreadable entry."""
     nan = math.nan
-    values = {NIR: ([1, 2, 6], nir_precision, (100.0, 25.0, 10.0)), TEXT: ([0, 0], (nan, nan), (nan, nan)),
-              CP: ([1, 0, -1, 11], (70.0, nan, nan, 10.0), (40.0, nan, nan, 20.0))}
+    values = {
+        NIR: ([1, 2, 6], nir_precision, (100.0, 25.0, 10.0)),
+        TEXT: ([0, 0], (nan, nan), (nan, nan)),
+        CP: ([1, 0, -1, 11], (70.0, nan, nan, 10.0), (40.0, nan, nan, 20.0)),
+    }
     lists = tuple(
-        ListResult(task=combination_name(key), combination=key, gallery=20, first_rank=np.array(ranks),
-                   average_precision=np.array(precision), inverse_penalty=np.array(penalty))
+        ListResult(
+            task=combination_name(key),
+            combination=key,
+            gallery=20,
+            first_rank=np.array(ranks),
+            average_precision=np.array(precision),
+            inverse_penalty=np.array(penalty),
+        )
         for key, (ranks, precision, penalty) in values.items()
     )
-    split = EvalSplit(name="test", protocol="made up", gallery=(), gallery_ids=(), query_lists=tuple(
-        QueryList(combination=key, entries=(), person_ids=tuple(range(len(values[key][0])))) for key in values))
-    ranked = RankedSplit(split=split, features=torch.empty(0, 2), gallery_features=torch.empty(0, 2), gallery=np.empty(0, dtype=np.int64), rows={})
+    split = EvalSplit(
+        name="test",
+        protocol="made up",
+        gallery=(),
+        gallery_ids=(),
+        query_lists=tuple(
+            QueryList(combination=key, entries=(), person_ids=tuple(range(len(values[key][0])))) for key in values
+        ),
+    )
+    ranked = RankedSplit(
+        split=split,
+        features=torch.empty(0, 2),
+        gallery_features=torch.empty(0, 2),
+        gallery=np.empty(0, dtype=np.int64),
+        rows={},
+    )
     skipped = SkippedSource(source=Source(modality=Modality.CP, value="cp/1.jpg", record="entry 7"), reason="damaged")
-    return EvaluationResult(name="test", protocol="made up", lists=lists, missing_lists=("CP", "SK"), ap_form="sum", precision="fp32",
-                            counts={"sources_encoded_total": 5}, cache={"stored": "nothing"}, skipped=(skipped,), seconds={}, ranked=ranked)
+    return EvaluationResult(
+        name="test",
+        protocol="made up",
+        lists=lists,
+        missing_lists=("CP", "SK"),
+        ap_form="sum",
+        precision="fp32",
+        counts={"sources_encoded_total": 5},
+        cache={"stored": "nothing"},
+        skipped=(skipped,),
+        seconds={},
+        ranked=ranked,
+    )
 
 
 def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
     document = json.loads(write_results(tmp_path, make_result(), PROVENANCE).read_text())
     nir, text, pair = document["rows"]
-    assert nir == pytest.approx({"task": "NIR", "R1": 100 / 3, "R5": 200 / 3, "R10": 100, "mAP": 162.5 / 3, "mINP": 45, "queries": 3, "gallery": 20})
-    assert text == {"task": "TEXT", "R1": None, "R5": None, "R10": None, "mAP": None, "mINP": None, "queries": 0, "gallery": 20}
+    assert nir == pytest.approx(
+        {
+            "task": "NIR",
+            "R1": 100 / 3,
+            "R5": 200 / 3,
+            "R10": 100,
+            "mAP": 162.5 / 3,
+            "mINP": 45,
+            "queries": 3,
+            "gallery": 20,
+        }
+    )
+    assert text == {
+        "task": "TEXT",
+        "R1": None,
+        "R5": None,
+        "R10": None,
+        "mAP": None,
+        "mINP": None,
+        "queries": 0,
+        "gallery": 20,
+    }
     assert pair == {"task": "NIR+CP", "R1": 50, "R5": 50, "R10": 50, "mAP": 40, "mINP": 30, "queries": 2, "gallery": 20}
     one, two, total = document["averages"]
     assert (one["task"], one["lists"], one["expected_lists"]) == ("ONE_AVER", 1, 4) and one["mAP"] == nir["mAP"]
@@ -58,7 +119,11 @@ def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
     assert document["without_match"] == {"TEXT": [0, 1], "NIR+CP": [1]} and document["counts"]["entries_left_out"] == 1
     assert document["unreadable_sources"] == [{"modality": "cp", "record": "entry 7", "reason": "damaged"}]
     assert document["selected_on"] == "test" and any(note.startswith("selected on test") for note in document["notes"])
-    assert document["protocol"] == "made up" and document["ap"] == "sum" and document["checkpoint"]["fingerprint"] == "0123"
+    assert (
+        document["protocol"] == "made up"
+        and document["ap"] == "sum"
+        and document["checkpoint"]["fingerprint"] == "0123"
+    )
 
 
 def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
@@ -69,7 +134,8 @@ def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
     assert [row["task"] for row in rows] == [row["task"] for row in expected]
     for row, wanted in zip(rows, expected):
         assert [float(row[name]) if row[name] else None for name in ("R1", "R5", "R10", "mAP", "mINP")] == [
-            wanted[name] for name in ("R1", "R5", "R10", "mAP", "mINP")]
+            wanted[name] for name in ("R1", "R5", "R10", "mAP", "mINP")
+        ]
 
 
 def test_per_query_results_come_back(tmp_path: Path) -> None:
@@ -130,7 +196,9 @@ def test_help_does_not_wait_for_torch() -> None:
     best = math.inf
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-X", "importtime", "test.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "test.py", "--help"], cwd=ROOT, capture_output=True, text=True
+        )
         best = min(best, time.perf_counter() - start)
         assert done.returncode == 0 and "--compare" in done.stdout and " torch" not in done.stderr
     assert best < 0.5

@@ -46,9 +46,28 @@ def write_image(path: Path, seed: int) -> Path:
 
 def write_run(directory: Path, data: Path, seed: int = 1) -> Path:
     """A run directory of a small ReID5o with random weights."""
-    config = build_experiment([("test", {"data": {"root": str(data), "workers": 0}, "model": {
-        "image_size": [32, 16], "embed_dim": 64, "vision_width": 64, "vision_layers": 1, "text_width": 64, "text_layers": 1,
-        "text_length": 12, "mmt_depth": 1, "lora": {"layers": 1}}})], name="small")
+    config = build_experiment(
+        [
+            (
+                "test",
+                {
+                    "data": {"root": str(data), "workers": 0},
+                    "model": {
+                        "image_size": [32, 16],
+                        "embed_dim": 64,
+                        "vision_width": 64,
+                        "vision_layers": 1,
+                        "text_width": 64,
+                        "text_layers": 1,
+                        "text_length": 12,
+                        "mmt_depth": 1,
+                        "lora": {"layers": 1},
+                    },
+                },
+            )
+        ],
+        name="small",
+    )
     directory.mkdir(parents=True)
     save_experiment(config, directory / "config.yaml")
     torch.manual_seed(seed)
@@ -58,8 +77,19 @@ def write_run(directory: Path, data: Path, seed: int = 1) -> Path:
         # Experts start at zero, and small weights give all images nearly the same feature.
         for value in model.parameters():
             value.add_(0.1 * torch.randn(value.shape))
-    save_checkpoint(directory / "best.pth", {"model": model.state_dict(), "config": {}, "family": "reid5o", "num_identities": 2,
-                                             "epoch": 3, "step": 30, "selected_on": "val", "data_fingerprint": ""})
+    save_checkpoint(
+        directory / "best.pth",
+        {
+            "model": model.state_dict(),
+            "config": {},
+            "family": "reid5o",
+            "num_identities": 2,
+            "epoch": 3,
+            "step": 30,
+            "selected_on": "val",
+            "data_fingerprint": "",
+        },
+    )
     return directory
 
 
@@ -84,7 +114,9 @@ def photos(tmp_path: Path) -> Path:
     """A gallery folder with images in two levels, a hidden one and a text file."""
     folder = tmp_path / "photos"
     for number in range(7):
-        write_image(folder / ("deep/er" if number % 3 == 0 else "") / f"{number}.{'png' if number % 2 else 'jpg'}", number)
+        write_image(
+            folder / ("deep/er" if number % 3 == 0 else "") / f"{number}.{'png' if number % 2 else 'jpg'}", number
+        )
     write_image(folder / ".hidden.png", 99)
     write_image(folder / ".thumbnails" / "9.png", 98)
     (folder / "notes.txt").write_text("no image")
@@ -93,7 +125,10 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> dict[str, str]:
-    drawn = {kind: str(write_image(tmp_path / f"{kind}.png", 50 + number)) for number, kind in enumerate(("nir", "cp", "sk", "rgb"))}
+    drawn = {
+        kind: str(write_image(tmp_path / f"{kind}.png", 50 + number))
+        for number, kind in enumerate(("nir", "cp", "sk", "rgb"))
+    }
     return drawn | {"text": TEXT}
 
 
@@ -143,11 +178,17 @@ def brute_force(run: Path, parts: Mapping[str, str], paths: Sequence[str]) -> tu
     return [paths[index] for index in order], np.array(cosines)[order]
 
 
-@pytest.mark.parametrize("kinds", [("nir",), ("text",), ("rgb",), ("sk", "text"), ("nir", "cp", "sk", "text")], ids="+".join)
-def test_results_are_those_of_brute_force(run: Path, photos: Path, parts: dict[str, str], tmp_path: Path, kinds: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "kinds", [("nir",), ("text",), ("rgb",), ("sk", "text"), ("nir", "cp", "sk", "text")], ids="+".join
+)
+def test_results_are_those_of_brute_force(
+    run: Path, photos: Path, parts: dict[str, str], tmp_path: Path, kinds: tuple[str, ...]
+) -> None:
     query = {kind: parts[kind] for kind in kinds}
     # No data set is needed for files against a folder.
-    document = call(run, tmp_path / "out.png", parts=query, gallery=str(photos), top_k=4, overrides=("data.root=/nowhere",))
+    document = call(
+        run, tmp_path / "out.png", parts=query, gallery=str(photos), top_k=4, overrides=("data.root=/nowhere",)
+    )
     images = [str(path) for path in photos.rglob("[0-8].*")]
     assert len(images) == 7 == document["gallery"]["images"]
     paths, cosines = brute_force(run, query, images)
@@ -169,37 +210,64 @@ def test_a_query_of_the_test_lists_knows_its_person(run: Path, data: Path, tmp_p
     listed = next(entry for entry in split.query_lists if entry.name == "TEXT+NIR")
     assert listed.person_ids[3] == 103 == document["queries"][0]["query"]["person_id"]
     sources = {source.modality.value: source.value for source in listed.entries[3]}
-    paths, cosines = brute_force(run, {"nir": sources["nir"], "text": sources["text"]}, [source.value for source in split.gallery])
+    paths, cosines = brute_force(
+        run, {"nir": sources["nir"], "text": sources["text"]}, [source.value for source in split.gallery]
+    )
     owner = {source.value: person for source, person in zip(split.gallery, split.gallery_ids)}
     results = document["queries"][0]["results"]
     assert [owner[entry["path"]] for entry in results] == [owner[path] for path in paths]
-    assert all(entry["person_id"] == owner[entry["path"]] and entry["match"] == (owner[entry["path"]] == 103) for entry in results)
+    assert all(
+        entry["person_id"] == owner[entry["path"]] and entry["match"] == (owner[entry["path"]] == 103)
+        for entry in results
+    )
     assert document["queries"][0]["matches_in_gallery"] == 2
     assert document["queries"][0]["first_match"] == 1 + [owner[path] for path in paths].index(103)
     assert document["top_k"] == {"requested": 100, "listed": 8}
     assert any("larger than the gallery: all 8" in note for note in document["notes"])
 
 
-def test_a_file_of_queries_answers_like_single_ones(run: Path, photos: Path, parts: dict[str, str], tmp_path: Path) -> None:
-    entries = [{"nir": "nir.png", "text": TEXT, "person_id": 103}, {"image": "rgb.png"}, {"sk": parts["sk"], "person_id": None}, {"text": ""},
-               {"text": "a green hat", "nir": "cp.png"}]
+def test_a_file_of_queries_answers_like_single_ones(
+    run: Path, photos: Path, parts: dict[str, str], tmp_path: Path
+) -> None:
+    entries = [
+        {"nir": "nir.png", "text": TEXT, "person_id": 103},
+        {"image": "rgb.png"},
+        {"sk": parts["sk"], "person_id": None},
+        {"text": ""},
+        {"text": "a green hat", "nir": "cp.png"},
+    ]
     (tmp_path / "queries.json").write_text(json.dumps(entries))
     document = call(run, tmp_path / "all.png", queries=str(tmp_path / "queries.json"), top_k=3)
-    single = [{"nir": parts["nir"], "text": TEXT}, {"rgb": parts["rgb"]}, {"sk": parts["sk"]}, {"text": ""},
-              {"nir": parts["cp"], "text": "a green hat"}]
+    single = [
+        {"nir": parts["nir"], "text": TEXT},
+        {"rgb": parts["rgb"]},
+        {"sk": parts["sk"]},
+        {"text": ""},
+        {"nir": parts["cp"], "text": "a green hat"},
+    ]
     for number, query in enumerate(single):
         alone = call(run, tmp_path / f"{number}.png", parts=query, top_k=3)
         assert [entry["similarity"] for entry in document["queries"][number]["results"]] == pytest.approx(
-            [entry["similarity"] for entry in alone["queries"][0]["results"]], abs=2e-6)
+            [entry["similarity"] for entry in alone["queries"][0]["results"]], abs=2e-6
+        )
     assert document["queries"][0]["query"]["task"] == "NIR+TEXT" and document["queries"][0]["matches_in_gallery"] == 2
     assert [row["matches_in_gallery"] for row in document["queries"][1:]] == [None] * 4
 
 
-def test_an_encoded_gallery_is_reused_only_for_the_same_files_and_weights(run: Path, data: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_encoded_gallery_is_reused_only_for_the_same_files_and_weights(
+    run: Path, data: Path, photos: Path, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
 
     def search_photos(place: Path = run, *overrides: str) -> dict[str, Any]:
-        return call(place, tmp_path / "out.png", parts={"text": TEXT}, gallery=str(photos), gallery_cache=str(cache), overrides=overrides)
+        return call(
+            place,
+            tmp_path / "out.png",
+            parts={"text": TEXT},
+            gallery=str(photos),
+            gallery_cache=str(cache),
+            overrides=overrides,
+        )
 
     first = search_photos()
     assert not first["gallery"]["reused"] and search_photos()["gallery"]["reused"]
@@ -217,7 +285,8 @@ def test_an_encoded_gallery_is_reused_only_for_the_same_files_and_weights(run: P
     assert ranked(search_photos()) == ranked(first)[::-1]
     file.write_bytes(whole[: len(whole) // 2])
     assert not search_photos()["gallery"]["reused"] and search_photos()["gallery"]["reused"]
-    # Touched but equal: reused. Other content of the same size and time: only the digest could tell, so time must differ.
+    # Touched but equal: reused. Other content of the same size and time: only the digest could tell, so time must
+    # differ.
     changed = photos / "1.png"
     os.utime(changed, ns=(1, 1))
     assert search_photos()["gallery"]["reused"] and search_photos()["gallery"]["reused"]
@@ -233,7 +302,9 @@ def test_an_encoded_gallery_is_reused_only_for_the_same_files_and_weights(run: P
     other = write_run(tmp_path / "other", data, seed=2)
     assert not search_photos(other)["gallery"]["reused"]
     assert not search_photos(run, "model.vision_heads=2")["gallery"]["reused"]
-    assert not search_photos(run, "model.image_size=[32,16]", "model.stride=16", "eval.precision=bf16")["gallery"]["reused"]
+    assert not search_photos(run, "model.image_size=[32,16]", "model.stride=16", "eval.precision=bf16")["gallery"][
+        "reused"
+    ]
     assert search_photos()["gallery"]["reused"] and search_photos(other)["gallery"]["reused"]
 
 
@@ -243,7 +314,9 @@ def test_an_unreadable_gallery_image_is_refused_or_left_out(run: Path, photos: P
         call(run, tmp_path / "out.png", parts={"text": TEXT}, gallery=str(photos))
     assert not list(tmp_path.glob("out.*"))
     for reused in (False, True):
-        document = call(run, tmp_path / "out.png", parts={"text": TEXT}, gallery=str(photos), overrides=("data.on_error=skip",))
+        document = call(
+            run, tmp_path / "out.png", parts={"text": TEXT}, gallery=str(photos), overrides=("data.on_error=skip",)
+        )
         assert document["gallery"]["reused"] is reused
         assert [Path(entry["path"]).name for entry in document["gallery"]["unreadable"]] == ["4.jpg"]
         readable = [str(path) for path in photos.rglob("[0-8].*") if path.name != "4.jpg"]
@@ -252,7 +325,9 @@ def test_an_unreadable_gallery_image_is_refused_or_left_out(run: Path, photos: P
         call(run, tmp_path / "again.png", parts={"text": TEXT}, gallery=str(photos))
 
 
-def test_an_unreadable_query_is_refused_or_left_out(run: Path, photos: Path, parts: dict[str, str], tmp_path: Path) -> None:
+def test_an_unreadable_query_is_refused_or_left_out(
+    run: Path, photos: Path, parts: dict[str, str], tmp_path: Path
+) -> None:
     Path(parts["sk"]).write_bytes(b"not an image")
     (tmp_path / "queries.json").write_text(json.dumps([{"sk": "sk.png", "text": "x"}, {"nir": "nir.png"}]))
     options = {"queries": str(tmp_path / "queries.json"), "gallery": str(photos)}
@@ -273,7 +348,11 @@ def test_exported_features_give_the_similarities(run: Path, data: Path, tmp_path
     assert [entry["similarity"] for entry in results] == pytest.approx(cosines[order], abs=2e-6)
     persons = dict(zip(arrays["gallery_paths"].tolist(), arrays["gallery_person_ids"].tolist()))
     assert persons == {entry["path"]: entry["person_id"] for entry in results}
-    assert arrays["query_person_ids"].tolist() == [102] and arrays["query_person_known"].all() and arrays["gallery_person_known"]
+    assert (
+        arrays["query_person_ids"].tolist() == [102]
+        and arrays["query_person_known"].all()
+        and arrays["gallery_person_known"]
+    )
     assert json.loads(str(arrays["query_descriptions"][0]))["task"] == "NIR+CP+SK"
     assert str(arrays["weights"]) == document["checkpoint"]["fingerprint"]
 
@@ -282,16 +361,34 @@ def test_equal_similarities_keep_the_gallery_order_whatever_the_block(monkeypatc
     rows = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [1.0, 0.0], [0.0, 1.0]])
     sources = tuple(Source(modality=Modality.RGB, value=f"{number}.jpg") for number in range(6))
     # Image 1 was unreadable: rows are images 0, 2, 3, 4, 5.
-    gallery = EncodedGallery(gallery=Gallery(name="g", location="g", sources=sources, person_ids=(7, 7, 8, 9, 8, 7)), features=rows,
-                             positions=np.array([0, 2, 3, 4, 5]), failures={1: "damaged"}, reused=False)
-    queries = tuple(Query(name=str(number), sources=sources[:1], person_id=person) for number, person in enumerate((8, 9, 5, None)))
-    encoded = EncodedQueries(queries=queries, features=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), failures=())
+    gallery = EncodedGallery(
+        gallery=Gallery(name="g", location="g", sources=sources, person_ids=(7, 7, 8, 9, 8, 7)),
+        features=rows,
+        positions=np.array([0, 2, 3, 4, 5]),
+        failures={1: "damaged"},
+        reused=False,
+    )
+    queries = tuple(
+        Query(name=str(number), sources=sources[:1], person_id=person) for number, person in enumerate((8, 9, 5, None))
+    )
+    encoded = EncodedQueries(
+        queries=queries, features=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), failures=()
+    )
     for scores in (1 << 24, 1):
         monkeypatch.setattr(solver.retrieval, "BLOCK_SCORES", scores)
         first, second, third, fourth = search(encoded, gallery, 3)
-        assert [image.index for image in first.results] == [2, 4, 3] and [image.match for image in first.results] == [True, True, False]
+        assert [image.index for image in first.results] == [2, 4, 3] and [image.match for image in first.results] == [
+            True,
+            True,
+            False,
+        ]
         assert [image.index for image in second.results] == [0, 5, 3]
-        assert [(row.matches, row.first_match) for row in (first, second, third, fourth)] == [(2, 1), (1, 3), (0, 0), (None, None)]
+        assert [(row.matches, row.first_match) for row in (first, second, third, fourth)] == [
+            (2, 1),
+            (1, 3),
+            (0, 0),
+            (None, None),
+        ]
         assert [image.match for image in fourth.results] == [None] * 3 and fourth.results[0].person_id == 8
 
 
@@ -299,16 +396,31 @@ def test_many_equal_similarities_keep_the_gallery_order() -> None:
     sources = tuple(Source(modality=Modality.RGB, value=f"{number}.jpg") for number in range(3000))
     features = torch.zeros(3000, 2)
     features[:, 0] = 1.0
-    gallery = EncodedGallery(gallery=Gallery(name="g", location="g", sources=sources), features=features, positions=np.arange(3000), failures={},
-                             reused=False)
-    encoded = EncodedQueries(queries=(Query(name="q", sources=sources[:1]),), features=torch.tensor([[1.0, 0.0]]), failures=())
+    gallery = EncodedGallery(
+        gallery=Gallery(name="g", location="g", sources=sources),
+        features=features,
+        positions=np.arange(3000),
+        failures={},
+        reused=False,
+    )
+    encoded = EncodedQueries(
+        queries=(Query(name="q", sources=sources[:1]),), features=torch.tensor([[1.0, 0.0]]), failures=()
+    )
     assert [image.index for image in search(encoded, gallery, 3000)[0].results] == list(range(3000))
 
 
 def test_places_and_names(run: Path, photos: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    for name, expected in {"": home / DEFAULT_NAME, "a": Path("a.png"), "a.png": Path("a.png"), "x/a.PNG": Path("x/a.png"), "a.json": Path("a.png"),
-                           "run.v2": Path("run.v2.png"), "new/": Path("new") / DEFAULT_NAME, str(tmp_path): tmp_path / DEFAULT_NAME}.items():
+    for name, expected in {
+        "": home / DEFAULT_NAME,
+        "a": Path("a.png"),
+        "a.png": Path("a.png"),
+        "x/a.PNG": Path("x/a.png"),
+        "a.json": Path("a.png"),
+        "run.v2": Path("run.v2.png"),
+        "new/": Path("new") / DEFAULT_NAME,
+        str(tmp_path): tmp_path / DEFAULT_NAME,
+    }.items():
         assert output_path(name, home) == expected
     found = [os.path.relpath(source.value, photos) for source in folder_gallery(photos).sources]
     assert found == ["1.png", "2.jpg", "4.jpg", "5.png", "deep/er/0.jpg", "deep/er/3.png", "deep/er/6.jpg"]
@@ -342,19 +454,31 @@ WRONG = {
     "queries: no list": ({"nir": "nir.png"}, "must be a list"),
     "queries: none": ([{}][:0], "at least one"),
     "queries: no object": ([{"text": "x"}, 3], "entry 1: must be an object"),
-    "queries: unknown key": ([{"text": "x"}, {"text": "x", "nri": "a.png"}], "entry 1: unknown key 'nri', did you mean 'nir'"),
+    "queries: unknown key": (
+        [{"text": "x"}, {"text": "x", "nri": "a.png"}],
+        "entry 1: unknown key 'nri', did you mean 'nir'",
+    ),
     "queries: no text": ([{"text": 5}], "entry 0: key text = 5"),
     "queries: no person": ([{"text": "x", "person_id": "7"}], "entry 0: key person_id = '7'"),
     "queries: nothing in it": ([{"person_id": 7}], "entry 0: nothing to search for"),
-    "queries: mixed rgb": ([{"text": "x"}, {"sk": "sk.png", "image": "rgb.png"}], "entry 1: rgb cannot be mixed with sk"),
+    "queries: mixed rgb": (
+        [{"text": "x"}, {"sk": "sk.png", "image": "rgb.png"}],
+        "entry 1: rgb cannot be mixed with sk",
+    ),
     "queries: rgb twice": ([{"rgb": "rgb.png", "image": "rgb.png"}], "entry 0: rgb and image"),
     "queries: missing image": ([{"text": "x"}, {"nir": "gone.png"}], "entry 1: no such image"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_input_is_refused_with_one_sentence(run: Path, parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                  capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_wrong_input_is_refused_with_one_sentence(
+    run: Path,
+    parts: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+) -> None:
     given, words = WRONG[case]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -364,7 +488,9 @@ def test_wrong_input_is_refused_with_one_sentence(run: Path, parts: dict[str, st
         arguments = ["--queries", "q.json"]
     base = [] if "--run" in arguments else ["--run", str(run)]
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(sys, "argv", ["infer.py", *base, *arguments, *([] if "--output" in arguments else ["--output", "out.png"])])
+    monkeypatch.setattr(
+        sys, "argv", ["infer.py", *base, *arguments, *([] if "--output" in arguments else ["--output", "out.png"])]
+    )
     with pytest.raises(SystemExit) as stopped:
         run_script(infer.main)
     assert stopped.value.code == 2
@@ -376,8 +502,19 @@ def test_wrong_input_is_refused_with_one_sentence(run: Path, parts: dict[str, st
 def test_the_script_itself(run: Path, photos: Path, tmp_path: Path) -> None:
     hostile = photos / "<img src=x onerror=alert(1)>&\"'.png"
     write_image(hostile, 33)
-    command = [sys.executable, "infer.py", "--run", str(run), "--text", "<script>", "--gallery", str(photos), "--output", str(tmp_path / "new" / "out"),
-               "data.on_error=raise"]
+    command = [
+        sys.executable,
+        "infer.py",
+        "--run",
+        str(run),
+        "--text",
+        "<script>",
+        "--gallery",
+        str(photos),
+        "--output",
+        str(tmp_path / "new" / "out"),
+        "data.on_error=raise",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"written: {tmp_path}/new/out.png" in done.stdout and hostile.name in done.stdout
@@ -389,4 +526,8 @@ def test_the_script_itself(run: Path, photos: Path, tmp_path: Path) -> None:
 
 def test_parts_keep_one_order_whatever_they_were_given_in(parts: dict[str, str]) -> None:
     query = query_from_parts({"text": TEXT, "sk": parts["sk"], "nir": parts["nir"]}, "query")
-    assert query.task == "NIR+SK+TEXT" and [source.value for source in query.sources] == [parts["nir"], parts["sk"], TEXT]
+    assert query.task == "NIR+SK+TEXT" and [source.value for source in query.sources] == [
+        parts["nir"],
+        parts["sk"],
+        TEXT,
+    ]

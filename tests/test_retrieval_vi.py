@@ -1,4 +1,6 @@
-"""infer.py across visible and infrared images against a brute-force ranking by NumPy: which gallery, read as which modality."""
+"""infer.py across visible and infrared images against a brute-force ranking by NumPy: which gallery, read as which
+modality.
+"""
 
 import functools
 import json
@@ -34,7 +36,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(root)
     rng = np.random.default_rng(0)
     for path in sorted(path for path in root.rglob("*.*") if path.suffix in (".jpg", ".bmp")):
-        Image.fromarray(rng.integers(0, 256, (5, 3, 3), dtype=np.uint8)).resize((20, 40), Image.Resampling.NEAREST).save(path)
+        Image.fromarray(rng.integers(0, 256, (5, 3, 3), dtype=np.uint8)).resize(
+            (20, 40), Image.Resampling.NEAREST
+        ).save(path)
     return root
 
 
@@ -42,14 +46,44 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A run of a network with a stem for each modality, so that it matters as what an image is read."""
     folder = tmp_path_factory.mktemp("run")
-    config = build_experiment([("test", {"family": "vireid", "data": {"root": str(data), "workers": 0, "dataset": "sysu"}, "train": {"sampler": "modality"}, "model": {
-        "init": "random", "depth": 18, "blocks": [1, 1, 1, 1], "width": 8, "image_size": [32, 16], "stem": "two_stream"}})], name="small")
+    config = build_experiment(
+        [
+            (
+                "test",
+                {
+                    "family": "vireid",
+                    "data": {"root": str(data), "workers": 0, "dataset": "sysu"},
+                    "train": {"sampler": "modality"},
+                    "model": {
+                        "init": "random",
+                        "depth": 18,
+                        "blocks": [1, 1, 1, 1],
+                        "width": 8,
+                        "image_size": [32, 16],
+                        "stem": "two_stream",
+                    },
+                },
+            )
+        ],
+        name="small",
+    )
     save_experiment(config, folder / "config.yaml")
     torch.manual_seed(0)
     model = build_model(config.family, config.model, 3)
     initialise(config.family, model, config.model)
-    save_checkpoint(folder / "best.pth", {"model": model.state_dict(), "config": {}, "family": "vireid", "num_identities": 3, "epoch": 1, "step": 1,
-                                          "selected_on": "val", "data_fingerprint": ""})
+    save_checkpoint(
+        folder / "best.pth",
+        {
+            "model": model.state_dict(),
+            "config": {},
+            "family": "vireid",
+            "num_identities": 3,
+            "epoch": 1,
+            "step": 1,
+            "selected_on": "val",
+            "data_fingerprint": "",
+        },
+    )
     return folder
 
 
@@ -61,10 +95,18 @@ def opened(run: Path) -> Any:
 @torch.no_grad()
 def feature(run: Path, modality: Modality, path: str) -> np.ndarray:
     pixels = np.asarray(Image.open(path).convert("RGB").resize((16, 32), Image.Resampling.BILINEAR)) / 255
-    return opened(run).encode(modality, torch.from_numpy(((pixels - MEAN) / STD).transpose(2, 0, 1)[None]).float()).pooled[0].double().numpy()
+    return (
+        opened(run)
+        .encode(modality, torch.from_numpy(((pixels - MEAN) / STD).transpose(2, 0, 1)[None]).float())
+        .pooled[0]
+        .double()
+        .numpy()
+    )
 
 
-def brute_force(run: Path, query: tuple[Modality, Path], modality: Modality, paths: Sequence[Path]) -> tuple[list[str], list[float]]:
+def brute_force(
+    run: Path, query: tuple[Modality, Path], modality: Modality, paths: Sequence[Path]
+) -> tuple[list[str], list[float]]:
     asked = feature(run, query[0], str(query[1]))
     found = []
     for path in paths:
@@ -75,12 +117,23 @@ def brute_force(run: Path, query: tuple[Modality, Path], modality: Modality, pat
 
 
 def call(run: Path, folder: Path, *overrides: str, **options: Any) -> dict[str, Any]:
-    run_search(SearchOptions(run=str(run), output=str(folder / "out.png"), gallery_cache=str(folder / "cache"), device="cpu", top_k=50,
-                             overrides=overrides, **options))
+    run_search(
+        SearchOptions(
+            run=str(run),
+            output=str(folder / "out.png"),
+            gallery_cache=str(folder / "cache"),
+            device="cpu",
+            top_k=50,
+            overrides=overrides,
+            **options,
+        )
+    )
     return json.loads((folder / "out.json").read_text(encoding="utf-8"))
 
 
-def check(run: Path, document: Mapping[str, Any], query: tuple[Modality, Path], modality: Modality, paths: Sequence[Path]) -> None:
+def check(
+    run: Path, document: Mapping[str, Any], query: tuple[Modality, Path], modality: Modality, paths: Sequence[Path]
+) -> None:
     assert paths and document["gallery"]["modalities"] == [modality.value]
     expected, cosines = brute_force(run, query, modality, paths)
     results = document["queries"][0]["results"]
@@ -89,7 +142,9 @@ def check(run: Path, document: Mapping[str, Any], query: tuple[Modality, Path], 
 
 
 def sysu(data: Path, cameras: Sequence[int]) -> list[Path]:
-    return [data / "SYSU-MM01" / f"cam{camera}" / f"000{person}" / "0001.jpg" for camera in cameras for person in (1, 2)]
+    return [
+        data / "SYSU-MM01" / f"cam{camera}" / f"000{person}" / "0001.jpg" for camera in cameras for person in (1, 2)
+    ]
 
 
 def test_an_infrared_image_searches_the_visible_gallery_and_back(run: Path, data: Path, tmp_path: Path) -> None:
@@ -100,16 +155,27 @@ def test_an_infrared_image_searches_the_visible_gallery_and_back(run: Path, data
     # Only visible images are in SYSU-MM01's galleries: the infrared test images, which are its queries, are searched.
     document = call(run, tmp_path, parts={"rgb": str(visible)})
     check(run, document, (RGB, visible), NIR, sysu(data, (3, 6)))
-    assert any("sysu has no gallery of NIR images: its 4 NIR test queries were searched" in note for note in document["notes"])
+    assert any(
+        "sysu has no gallery of NIR images: its 4 NIR test queries were searched" in note for note in document["notes"]
+    )
     assert {entry["person_id"] for entry in document["queries"][0]["results"]} == {1, 2}
     document = call(run, tmp_path, parts={"rgb": str(visible)}, gallery_modality="rgb")
     check(run, document, (RGB, visible), RGB, sysu(data, (1, 2, 4, 5)))
 
 
-@pytest.mark.parametrize(("dataset", "folders"), [("llcm", {RGB: "LLCM/test_vis", NIR: "LLCM/test_nir"}), ("regdb", {RGB: "RegDB/Visible", NIR: "RegDB/Thermal"})])
-def test_a_gallery_of_both_modalities_is_divided(run: Path, data: Path, tmp_path: Path, dataset: str, folders: dict[Modality, str]) -> None:
-    paths = {modality: sorted(path for path in (data / folder).rglob("*.*") if dataset == "llcm" or path.parent.name in ("1", "5"))
-             for modality, folder in folders.items()}
+@pytest.mark.parametrize(
+    ("dataset", "folders"),
+    [("llcm", {RGB: "LLCM/test_vis", NIR: "LLCM/test_nir"}), ("regdb", {RGB: "RegDB/Visible", NIR: "RegDB/Thermal"})],
+)
+def test_a_gallery_of_both_modalities_is_divided(
+    run: Path, data: Path, tmp_path: Path, dataset: str, folders: dict[Modality, str]
+) -> None:
+    paths = {
+        modality: sorted(
+            path for path in (data / folder).rglob("*.*") if dataset == "llcm" or path.parent.name in ("1", "5")
+        )
+        for modality, folder in folders.items()
+    }
     for asked, other in ((RGB, NIR), (NIR, RGB)):
         document = call(run, tmp_path, f"data.dataset={dataset}", parts={asked.value: str(paths[asked][1])})
         check(run, document, (asked, paths[asked][1]), other, paths[other])
@@ -123,7 +189,14 @@ def test_a_folder_is_read_as_the_other_modality_and_kept_by_modality(run: Path, 
     for reused in (False, True):
         for asked, given, read in (("rgb", "", NIR), ("nir", "", RGB), ("rgb", "rgb", RGB), ("nir", "nir", NIR)):
             # No data set is needed for a file against a folder.
-            document = call(run, tmp_path, "data.root=/nowhere", parts={asked: str(image)}, gallery=str(folder), gallery_modality=given)
+            document = call(
+                run,
+                tmp_path,
+                "data.root=/nowhere",
+                parts={asked: str(image)},
+                gallery=str(folder),
+                gallery_modality=given,
+            )
             check(run, document, (Modality(asked), image), read, paths)
             assert document["gallery"]["reused"] is (reused or bool(given))
     assert len(list((tmp_path / "cache").iterdir())) == 2
@@ -141,7 +214,9 @@ def test_a_listed_query_searches_what_its_list_searches(run: Path, data: Path, t
     check(run, document, (NIR, query), NIR, sysu(data, (3, 6)))
     document = call(run, tmp_path, "data.dataset=llcm", task="llcm-vis-to-ir draw 3")
     assert document["gallery"]["modalities"] == ["nir"] and len(document["queries"][0]["results"]) == 4
-    document = call(run, tmp_path, task="sysu-all-single-seeded draw 0", index=1, gallery=str(data / "LLCM" / "test_vis"))
+    document = call(
+        run, tmp_path, task="sysu-all-single-seeded draw 0", index=1, gallery=str(data / "LLCM" / "test_vis")
+    )
     check(run, document, (NIR, query), RGB, sorted((data / "LLCM" / "test_vis").rglob("*.jpg")))
 
 
@@ -151,9 +226,17 @@ def query(*modalities: Modality) -> Query:
 
 def test_the_modality_that_is_searched() -> None:
     every, pair = tuple(Modality), (RGB, NIR)
-    cases = [("", query(RGB), every, every, RGB), ("", query(NIR), every, every, RGB), ("nir", query(RGB), every, every, NIR), ("", query(RGB), every, (), RGB),
-             ("", query(RGB), every, pair, NIR), ("", query(NIR, Modality.TEXT), every, pair, RGB), ("", query(RGB), pair, (), NIR), ("", query(NIR), pair, pair, RGB),
-             ("rgb", query(RGB), pair, pair, RGB)]
+    cases = [
+        ("", query(RGB), every, every, RGB),
+        ("", query(NIR), every, every, RGB),
+        ("nir", query(RGB), every, every, NIR),
+        ("", query(RGB), every, (), RGB),
+        ("", query(RGB), every, pair, NIR),
+        ("", query(NIR, Modality.TEXT), every, pair, RGB),
+        ("", query(RGB), pair, (), NIR),
+        ("", query(NIR), pair, pair, RGB),
+        ("rgb", query(RGB), pair, pair, RGB),
+    ]
     for asked, entry, encoded, present, expected in cases:
         assert choose_modality(asked, [entry], encoded, present) is expected, (asked, entry, encoded, present)
     assert choose_modality("", [query(RGB), query(NIR)], every, every) is RGB

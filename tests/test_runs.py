@@ -16,11 +16,26 @@ from utils.checkpoint_io import fingerprint_state, save_checkpoint
 from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "reid5o" / "caseA"
-TINY = {"family": "reid5o", "model": {"image_size": [32, 16], "embed_dim": 64, "vision_width": 64, "vision_layers": 1, "text_width": 64,
-                                      "text_layers": 1, "text_length": 8, "vocab_size": 600, "mmt_depth": 1, "lora": {"layers": 1}}}
+TINY = {
+    "family": "reid5o",
+    "model": {
+        "image_size": [32, 16],
+        "embed_dim": 64,
+        "vision_width": 64,
+        "vision_layers": 1,
+        "text_width": 64,
+        "text_layers": 1,
+        "text_length": 8,
+        "vocab_size": 600,
+        "mmt_depth": 1,
+        "lora": {"layers": 1},
+    },
+}
 
 
-def make_run(directory: Path, files: tuple[str, ...] = ("best.pth", "last.pth")) -> tuple[ExperimentConfig, dict[str, torch.Tensor]]:
+def make_run(
+    directory: Path, files: tuple[str, ...] = ("best.pth", "last.pth")
+) -> tuple[ExperimentConfig, dict[str, torch.Tensor]]:
     """Write a run directory with the tiny model; `last` differs from `best` by its epoch only."""
     directory.mkdir(exist_ok=True)
     config = build_experiment([("test", TINY)], name="tiny")
@@ -30,8 +45,19 @@ def make_run(directory: Path, files: tuple[str, ...] = ("best.pth", "last.pth"))
     initialise(config.family, model, config.model)
     state = model.state_dict()
     for epoch, name in enumerate(files, start=1):
-        save_checkpoint(directory / name, {"model": state, "config": {}, "family": "reid5o", "num_identities": 7, "epoch": epoch, "step": 10 * epoch,
-                                           "selected_on": "val", "data_fingerprint": "abc"})
+        save_checkpoint(
+            directory / name,
+            {
+                "model": state,
+                "config": {},
+                "family": "reid5o",
+                "num_identities": 7,
+                "epoch": epoch,
+                "step": 10 * epoch,
+                "selected_on": "val",
+                "data_fingerprint": "abc",
+            },
+        )
     return config, state
 
 
@@ -56,7 +82,9 @@ def test_last_stands_in_for_best(tmp_path: Path) -> None:
 
 
 def test_a_released_checkpoint_gives_the_reference_s_features() -> None:
-    trained = open_checkpoint(GOLDEN / "configs.yaml", GOLDEN / "best.pth", ["data.root=somewhere", "eval.batch_size=9"])
+    trained = open_checkpoint(
+        GOLDEN / "configs.yaml", GOLDEN / "best.pth", ["data.root=somewhere", "eval.batch_size=9"]
+    )
     assert trained.config.data.root == "somewhere" and trained.config.eval.batch_size == 9 and trained.selected_on == ""
     inputs, outputs = np.load(GOLDEN / "inputs.npz"), np.load(GOLDEN / "outputs.npz")
     with torch.no_grad():

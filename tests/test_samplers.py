@@ -1,4 +1,6 @@
-"""Samplers: what every batch holds, that epochs are shuffled anew, positions, processes, mixtures; batches of mixed modality."""
+"""Samplers: what every batch holds, that epochs are shuffled anew, positions, processes, mixtures; batches of mixed
+modality.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from utils.errors import UserError
 
 
 def record(person: int, task: Task = Task.TRAD, modality: Modality = Modality.RGB, **fields: object) -> Record:
-    return Record(person_id=person, sources={modality: Source(modality=modality, value=f"{person}.png")}, task=task, **fields)
+    return Record(
+        person_id=person, sources={modality: Source(modality=modality, value=f"{person}.png")}, task=task, **fields
+    )
 
 
 def indices(batches: Sequence[Sequence[tuple[int, int]]]) -> list[list[int]]:
@@ -66,47 +70,69 @@ def test_identities_change_from_batch_to_batch_and_from_epoch_to_epoch() -> None
     people = [[frozenset(ids[index] for index in batch) for batch in batches] for batches in epochs]
     # Three groups each: five batches go round all forty persons before anyone comes again.
     for found in people:
-        assert [set().union(*found[start:start + 5]) for start in (0, 5, 10)] == [set(range(40))] * 3
+        assert [set().union(*found[start : start + 5]) for start in (0, 5, 10)] == [set(range(40))] * 3
         assert all(not first & second for first, second in zip(found[:4], found[1:5]))
     assert len({frozenset(found) for found in people}) == 3
-    together = [{frozenset(batch[start:start + 4]) for batch in batches for start in range(0, 32, 4)} for batches in epochs]
+    together = [
+        {frozenset(batch[start : start + 4]) for batch in batches for start in range(0, 32, 4)} for batches in epochs
+    ]
     assert not together[0] & together[1], "no four records are grouped as in the epoch before"
     assert all(sorted(itertools.chain.from_iterable(batches)) == list(range(480)) for batches in epochs)
 
 
 def test_identities_short_of_records_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        sampler = IdentityBatches([0, 0, 0, 1, 2, 2], 9, 0, 3, {person: f"{person} (list.txt line {person})" for person in range(3)})
+        sampler = IdentityBatches(
+            [0, 0, 0, 1, 2, 2], 9, 0, 3, {person: f"{person} (list.txt line {person})" for person in range(3)}
+        )
         drawn = [indices(list(sampler.epoch(epoch))) for epoch in range(3)]
     assert sampler.resampled == (1, 2) and all({3, 4, 5} < set(batch) for batches in drawn for batch in batches)
     assert [entry.message for entry in caplog.records] == [
-        "2 identities have fewer than 3 records, which are drawn more than once: 1 (list.txt line 1), 2 (list.txt line 2)"]
+        "2 identities have fewer than 3 records, which are drawn more than once: 1 (list.txt line 1), 2 (list.txt line "
+        "2)"
+    ]
 
 
 # Both modalities
 
 
-def test_short_identities_are_drawn_again_and_those_without_a_modality_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_short_identities_are_drawn_again_and_those_without_a_modality_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     # Person: (infrared, visible). 1 lacks infrared, 2 has one infrared image, 3 one visible, 4 lacks visible.
     sizes = {0: (4, 7), 1: (0, 5), 2: (1, 6), 3: (5, 1), 4: (3, 0), 5: (6, 6)}
-    rows = [(person, infrared) for person, counts in sizes.items() for infrared, count in zip((True, False), counts) for _ in range(count)]
+    rows = [
+        (person, infrared)
+        for person, counts in sizes.items()
+        for infrared, count in zip((True, False), counts)
+        for _ in range(count)
+    ]
     names = {person: f"{person} (list.txt line {person})" for person in sizes}
     with caplog.at_level(logging.WARNING):
         sampler = ModalityBatches([person for person, _ in rows], [infrared for _, infrared in rows], 8, 0, 2, names)
         for epoch in range(4):
             for batch in indices(list(sampler.epoch(epoch))):
                 for start in (0, 4):
-                    group = [rows[index] for index in batch[start:start + 4]]
-                    assert len({person for person, _ in group}) == 1 and [infrared for _, infrared in group] == [True, True, False, False]
+                    group = [rows[index] for index in batch[start : start + 4]]
+                    assert len({person for person, _ in group}) == 1 and [infrared for _, infrared in group] == [
+                        True,
+                        True,
+                        False,
+                        False,
+                    ]
     assert (sampler.left_out, sampler.resampled) == ((1, 4), (2, 3))
     assert [entry.message for entry in caplog.records] == [
-        "2 identities are left out of training because they lack infrared or visible images: 1 (list.txt line 1), 4 (list.txt line 4)",
-        "2 identities have fewer than 2 infrared or visible images, which are drawn more than once: 2 (list.txt line 2), 3 (list.txt line 3)",
+        "2 identities are left out of training because they lack infrared or visible images: 1 (list.txt line 1), 4 "
+        "(list.txt line 4)",
+        "2 identities have fewer than 2 infrared or visible images, which are drawn more than once: 2 (list.txt line "
+        "2), 3 (list.txt line 3)",
     ], "named once"
     # Groups: 0 offers 2, 2 and 3 one each, 5 three: 7 groups, at most 3 batches of two persons.
     assert len(sampler) == 3
     seen = {index for epoch in range(30) for batch in indices(list(sampler.epoch(epoch))) for index in batch}
-    assert seen == {index for index, (person, _) in enumerate(rows) if person not in (1, 4)}, "the surplus comes in other epochs"
+    assert seen == {index for index, (person, _) in enumerate(rows) if person not in (1, 4)}, (
+        "the surplus comes in other epochs"
+    )
 
 
 def test_many_left_out_are_cut_short_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -121,7 +147,12 @@ def mixed_records() -> list[Record]:
     """Tasks of different sizes; captions have one record per person, infrared data both modalities."""
     records = [record(person, Task.TRAD) for person in range(12) for _ in range(9)]
     records += [record(100 + person, Task.T2I) for person in range(30)]
-    records += [record(200 + person, Task.VI, modality) for person in range(6) for modality in (Modality.NIR, Modality.RGB) for _ in range(5)]
+    records += [
+        record(200 + person, Task.VI, modality)
+        for person in range(6)
+        for modality in (Modality.NIR, Modality.RGB)
+        for _ in range(5)
+    ]
     return [records[place] for place in np.random.default_rng(1).permutation(len(records))]
 
 
@@ -167,7 +198,9 @@ def test_each_batch_of_one_task_in_fixed_numbers() -> None:
 
 def test_rows_and_batches_are_apportioned() -> None:
     assert compose(12, {Task.TRAD: 1, Task.VI: 1}, {Task.TRAD: 2, Task.VI: 2}) == {Task.TRAD: 6, Task.VI: 6}
-    assert compose(24, {Task.TRAD: 5, Task.VI: 1}, {Task.TRAD: 4, Task.VI: 4}) == {Task.TRAD: 16, Task.VI: 8}, "two identities at least"
+    assert compose(24, {Task.TRAD: 5, Task.VI: 1}, {Task.TRAD: 4, Task.VI: 4}) == {Task.TRAD: 16, Task.VI: 8}, (
+        "two identities at least"
+    )
     assert apportion(10, {Task.TRAD: 1.0, Task.VI: 3.0, Task.CC: 0.01}) == {Task.TRAD: 2, Task.VI: 7, Task.CC: 1}
     with pytest.raises(UserError, match="2 tasks with at least 2 identities each need 16 rows"):
         compose(12, {Task.TRAD: 1, Task.VI: 1}, {Task.TRAD: 4, Task.VI: 4})
@@ -185,9 +218,13 @@ def test_mixtures_that_cannot_be_made() -> None:
         TaskBatches(records, 32, 0, MixtureSpec(weights=dict.fromkeys(Task, 0.0)))
     with pytest.raises(UserError, match="task vi has 6 identities, but a batch needs 10"):
         TaskBatches([found for found in records if found.task is Task.VI], 40, 0, MixtureSpec())
-    with pytest.raises(UserError, match=r"line 3: batches of both modalities need records with one image each, this one has 2"):
+    with pytest.raises(
+        UserError, match=r"line 3: batches of both modalities need records with one image each, this one has 2"
+    ):
         both = {modality: Source(modality=modality, value="a.png") for modality in (Modality.RGB, Modality.NIR)}
-        SAMPLERS["modality"]([Record(person_id=0, sources=both, name="line 3")], TrainConfig(sampler="modality", batch_size=8), 0)
+        SAMPLERS["modality"](
+            [Record(person_id=0, sources=both, name="line 3")], TrainConfig(sampler="modality", batch_size=8), 0
+        )
     with pytest.raises(ValueError, match="train.task_weights"):
         TrainConfig(task_weights={"market": 1.0})
     with pytest.raises(ValueError, match="2 x train.instances"):
@@ -201,8 +238,10 @@ def samplers(seed: int = 0) -> dict[str, Batches]:
     ids = [person for person in range(9) for _ in range(6)]
     infrared = [place % 6 < 3 for place in range(54)]
     return {
-        "random": RandomBatches(ids, 8, seed, False), "identity": IdentityBatches(ids, 12, seed, 4),
-        "modality": ModalityBatches(ids, infrared, 12, seed, 2), "tasks": TaskBatches(mixed_records(), 32, seed, SPEC),
+        "random": RandomBatches(ids, 8, seed, False),
+        "identity": IdentityBatches(ids, 12, seed, 4),
+        "modality": ModalityBatches(ids, infrared, 12, seed, 2),
+        "tasks": TaskBatches(mixed_records(), 32, seed, SPEC),
         "tasks by step": TaskBatches(mixed_records(), 8, seed, MixtureSpec(mixture="step", default_instances=2)),
     }
 
@@ -220,7 +259,10 @@ def test_a_resumed_epoch_equals_an_uninterrupted_one(name: str) -> None:
         first.used(1, stop)
         second = samplers()[name]
         second.load_state_dict(first.state_dict())
-        assert second.position == ((1, stop) if stop < len(whole[1]) else (2, 0)) and second.state_dict() == first.state_dict()
+        assert (
+            second.position == ((1, stop) if stop < len(whole[1]) else (2, 0))
+            and second.state_dict() == first.state_dict()
+        )
         if stop < len(whole[1]):
             assert list(second.epoch(1)) == whole[1][stop:]
         assert list(second.epoch(2)) == whole[2] and list(second.epoch(1)) == whole[1], "later iterations are whole"
@@ -255,24 +297,49 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for person in range(4):
         for modality in ("rgb", "nir"):
-            Image.new("RGB", (4, 8), (10 * person, 0, 200 if modality == "nir" else 0)).save(folder / f"{person}_{modality}.png")
+            Image.new("RGB", (4, 8), (10 * person, 0, 200 if modality == "nir" else 0)).save(
+                folder / f"{person}_{modality}.png"
+            )
     return folder
 
 
 def infrared_records(folder: Path) -> list[Record]:
-    return [Record(person_id=person, camera_id=3 if modality is Modality.NIR else 1, task=Task.VI, name=f"{person} {modality.value}",
-                   sources={modality: Source(modality=modality, value=str(folder / f"{person}_{modality.value}.png"))})
-            for person in range(4) for modality in (Modality.RGB, Modality.NIR)]
+    return [
+        Record(
+            person_id=person,
+            camera_id=3 if modality is Modality.NIR else 1,
+            task=Task.VI,
+            name=f"{person} {modality.value}",
+            sources={modality: Source(modality=modality, value=str(folder / f"{person}_{modality.value}.png"))},
+        )
+        for person in range(4)
+        for modality in (Modality.RGB, Modality.NIR)
+    ]
 
 
 def load(folder: Path, told: InstructionConfig | None = None, **train: object) -> object:
     benchmark = Benchmark(name="vi", train=tuple(infrared_records(folder)), num_identities=4, splits={}, fingerprint="")
     reader = SourceReader(PillowReader((8, 4)), tokenize=lambda text: np.zeros(2))
-    return build_train_loader(benchmark, DataConfig(), AugmentConfig(flip=0.5), reader, TrainConfig(**train), seed=0, workers=0, instruction=told)
+    return build_train_loader(
+        benchmark,
+        DataConfig(),
+        AugmentConfig(flip=0.5),
+        reader,
+        TrainConfig(**train),
+        seed=0,
+        workers=0,
+        instruction=told,
+    )
 
 
-@pytest.mark.parametrize("train", [{"sampler": "modality", "batch_size": 4, "instances": 1}, {"sampler": "random", "batch_size": 3},
-                                   {"sampler": "tasks", "batch_size": 4, "instances": 2}])
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"sampler": "modality", "batch_size": 4, "instances": 1},
+        {"sampler": "random", "batch_size": 3},
+        {"sampler": "tasks", "batch_size": 4, "instances": 2},
+    ],
+)
 def test_batches_say_which_rows_show_which_modality(pictures: Path, train: dict[str, object]) -> None:
     records = infrared_records(pictures)
     loader = load(pictures, **train)
@@ -282,15 +349,22 @@ def test_batches_say_which_rows_show_which_modality(pictures: Path, train: dict[
         chosen = [records[index] for index in batch.record_ids.tolist()]
         assert batch.person_ids.tolist() == [found.person_id for found in chosen]
         assert batch.camera_ids.tolist() == [found.camera_id for found in chosen] and set(batch.tasks) == {Task.VI}
-        assert sorted(itertools.chain.from_iterable(rows.tolist() for rows in batch.rows.values())) == list(range(len(chosen)))
+        assert sorted(itertools.chain.from_iterable(rows.tolist() for rows in batch.rows.values())) == list(
+            range(len(chosen))
+        )
         for modality, rows in batch.rows.items():
             assert all(modality in chosen[row].sources for row in rows.tolist())
             # Red tells the person, blue the modality: entry i of an input is row rows[i].
-            assert batch.inputs[modality][:, 0, 0, 0].tolist() == [10 * person for person in batch.person_ids[rows].tolist()]
+            assert batch.inputs[modality][:, 0, 0, 0].tolist() == [
+                10 * person for person in batch.person_ids[rows].tolist()
+            ]
             assert set(batch.inputs[modality][:, 2, 0, 0].tolist()) == {200 if modality is Modality.NIR else 0}
             assert len(batch.erased[modality]) == len(rows)
         moved = batch.to(torch.device("cpu"))
-        assert all(torch.equal(moved.rows[modality], rows) for modality, rows in batch.rows.items()) and moved.tasks == batch.tasks
+        assert (
+            all(torch.equal(moved.rows[modality], rows) for modality, rows in batch.rows.items())
+            and moved.tasks == batch.tasks
+        )
         assert [modality for modality in Modality if modality in batch.inputs] == list(batch.inputs)
 
 
@@ -311,15 +385,28 @@ def test_instructions_are_drawn_for_each_row(pictures: Path) -> None:
     masking = CaptionMasking(share=0.0, mask_id=0, keep_eot=True)
     records = infrared_records(pictures)
     dataset = RecordDataset(records, reader, ImageAugmentation(), masking, 5, InstructionMaker().for_training)
-    drawn = [[collate([dataset[epoch, index] for index in range(8)])[0].instructions for epoch in range(30)] for _ in range(2)]
+    drawn = [
+        [collate([dataset[epoch, index] for index in range(8)])[0].instructions for epoch in range(30)]
+        for _ in range(2)
+    ]
     assert drawn[0] == drawn[1] and len(drawn[0][0]) == 8
     assert {source.value for row in drawn[0] for source in row} == set(BANK[Task.VI]), "240 draws meet all twenty"
     plain, _ = collate([RecordDataset(records, reader, ImageAugmentation(), masking, 5)[0, 0]])
     assert plain.instructions == ()
-    told = next(load(pictures, told=InstructionConfig(sentences="released"), sampler="modality", batch_size=4, instances=1).epoch(0))
+    told = next(
+        load(
+            pictures, told=InstructionConfig(sentences="released"), sampler="modality", batch_size=4, instances=1
+        ).epoch(0)
+    )
     assert {source.value for source in told.instructions} == {RELEASED[Task.VI]} and len(told.instructions) == 4
-    needy = RecordDataset([Record(person_id=0, sources=records[0].sources, task=Task.LI, dataset="cocas", name="list line 4")], reader,
-                          ImageAugmentation(), masking, 5, InstructionMaker().for_training)
+    needy = RecordDataset(
+        [Record(person_id=0, sources=records[0].sources, task=Task.LI, dataset="cocas", name="list line 4")],
+        reader,
+        ImageAugmentation(),
+        masking,
+        5,
+        InstructionMaker().for_training,
+    )
     batch, (failure,) = collate([needy[0, 0]])
     assert batch is None and "list line 4" in failure.reason and "description" in failure.reason
 
@@ -328,9 +415,16 @@ def test_batches_that_disagree_are_refused() -> None:
     ids, images = torch.arange(3), torch.zeros(2, 3, 1, 1)
     whole = Batch(inputs={Modality.RGB: torch.zeros(3, 3, 1, 1)}, erased={}, person_ids=ids, record_ids=ids)
     assert whole.rows[Modality.RGB].tolist() == [0, 1, 2] and whole.camera_ids.tolist() == [-1] * 3
-    wrong = [{"inputs": {Modality.RGB: images}}, {"inputs": {Modality.RGB: images}, "rows": {Modality.NIR: ids[:2]}},
-             {"inputs": {Modality.RGB: images}, "rows": {Modality.RGB: ids[:2]}, "tasks": (Task.VI,)},
-             {"inputs": {Modality.RGB: images}, "rows": {Modality.RGB: ids[:2]}, "erased": {Modality.RGB: torch.zeros(3, 4)}}]
+    wrong = [
+        {"inputs": {Modality.RGB: images}},
+        {"inputs": {Modality.RGB: images}, "rows": {Modality.NIR: ids[:2]}},
+        {"inputs": {Modality.RGB: images}, "rows": {Modality.RGB: ids[:2]}, "tasks": (Task.VI,)},
+        {
+            "inputs": {Modality.RGB: images},
+            "rows": {Modality.RGB: ids[:2]},
+            "erased": {Modality.RGB: torch.zeros(3, 4)},
+        },
+    ]
     for columns in wrong:
         with pytest.raises(AssertionError):
             Batch(**{"erased": {}, "person_ids": ids, "record_ids": ids, **columns})

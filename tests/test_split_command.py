@@ -53,9 +53,28 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_disjoint_persons_and_queries_with_a_match(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_disjoint_persons_and_queries_with_a_match(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
     output = tmp_path / "split.csv"
-    assert run(monkeypatch, "--source", source, "--output", output, "--val", 0.2, "--test", 0.4, "--queries-per-person", 2, "--seed", seed) == 0
+    assert (
+        run(
+            monkeypatch,
+            "--source",
+            source,
+            "--output",
+            output,
+            "--val",
+            0.2,
+            "--test",
+            0.4,
+            "--queries-per-person",
+            2,
+            "--seed",
+            seed,
+        )
+        == 0
+    )
     rows = table(output)
     train, val, test = people(rows, "train"), people(rows, "val"), people(rows, "query", "gallery")
     assert (len(train), len(val), len(test)) == (8, 4, 8) and len(train | val | test) == 20
@@ -66,10 +85,14 @@ def test_disjoint_persons_and_queries_with_a_match(tmp_path: Path, source: Path,
             gallery[row["person"]].add(row["camera"])
     queries = [row for row in rows if row["split"] == "query"]
     assert all(gallery[row["person"]] - {row["camera"]} for row in queries)
-    assert people(rows, "query") == test - {"p00", "p01"} and all(sum(row["person"] == person for row in queries) == 2 for person in people(rows, "query"))
+    assert people(rows, "query") == test - {"p00", "p01"} and all(
+        sum(row["person"] == person for row in queries) == 2 for person in people(rows, "query")
+    )
 
 
-def test_shares_are_of_persons_and_halves_round_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shares_are_of_persons_and_halves_round_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_source(tmp_path, [f"{p}_{n}.png,{p}" for p in "abcdefghijklmno" for n in range(2)], "path,person")
     assert run(monkeypatch, "--source", source, "--output", tmp_path / "o.csv", "--val", 0.1, "--test", 0.5) == 0
     rows = table(tmp_path / "o.csv")
@@ -79,13 +102,34 @@ def test_shares_are_of_persons_and_halves_round_up(tmp_path: Path, monkeypatch: 
     assert all(share in out for share in ("33.33 %", "13.33 %", "53.33 %")) and "asked: val 0.1, test 0.5" in out
 
 
-def test_distractors_are_listed(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_distractors_are_listed(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for seed in range(40):
-        assert run(monkeypatch, "--source", source, "--output", tmp_path / "s.csv", "--test", 0.8, "--val", 0, "--seed", seed, "--overwrite") == 0
+        assert (
+            run(
+                monkeypatch,
+                "--source",
+                source,
+                "--output",
+                tmp_path / "s.csv",
+                "--test",
+                0.8,
+                "--val",
+                0,
+                "--seed",
+                seed,
+                "--overwrite",
+            )
+            == 0
+        )
         out = capsys.readouterr().out
         rows = table(tmp_path / "s.csv")
         if {"p00", "p01"} <= people(rows, "gallery"):
-            assert "2 test persons have no query and are distractors in the gallery: p00 (one image), p01 (one camera)" in out
+            assert (
+                "2 test persons have no query and are distractors in the gallery: p00 (one image), p01 (one camera)"
+                in out
+            )
             return
     pytest.fail("no seed puts both into the test")
 
@@ -102,13 +146,17 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path, source: Path, monkeyp
     assert (tmp_path / "d.csv").read_bytes() == a
 
 
-def test_what_is_written_can_be_read_from_elsewhere(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_can_be_read_from_elsewhere(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "lists" / "deep" / "split.jsonl"
     assert run(monkeypatch, "--source", source, "--output", output) == 0
     release = MANIFEST.read(output, ReadOptions())
     assert json.loads(output.read_text(encoding="utf-8").splitlines()[0])["path"].startswith("../../i/")
-    assert {part: len({record.person_id for record in records}) for part, records in release.parts.items()}["train"] == 8
-    search, = MANIFEST.protocols["own-data"].searches(release)
+    assert {part: len({record.person_id for record in records}) for part, records in release.parts.items()}[
+        "train"
+    ] == 8
+    (search,) = MANIFEST.protocols["own-data"].searches(release)
     assert search.protocol == "own-data/same-camera"
 
 
@@ -118,14 +166,25 @@ def test_a_folder_per_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     output = tmp_path / "photos.csv"
     assert run(monkeypatch, "--source", tmp_path / "photos", "--output", output, "--val", 0.2, "--test", 0.4) == 0
     rows = table(output)
-    assert list(rows[0]) == ["path", "person", "split"] and len(people(rows, "query")) == 2 and rows[0]["path"].startswith("photos/")
-    assert all(sum(row["person"] == person and row["split"] == "gallery" for row in rows) == 2 for person in people(rows, "query"))
+    assert (
+        list(rows[0]) == ["path", "person", "split"]
+        and len(people(rows, "query")) == 2
+        and rows[0]["path"].startswith("photos/")
+    )
+    assert all(
+        sum(row["person"] == person and row["split"] == "gallery" for row in rows) == 2
+        for person in people(rows, "query")
+    )
 
 
 def test_captions_become_text_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = write_source(tmp_path, [f"{p}_{n}.png,{p},caption {p}{n}" for p in "abcdef" for n in range(2)], "path,person,caption")
+    source = write_source(
+        tmp_path, [f"{p}_{n}.png,{p},caption {p}{n}" for p in "abcdef" for n in range(2)], "path,person,caption"
+    )
     for name, more, wanted in (("a.csv", [], True), ("b.csv", ["--no-caption-queries"], False)):
-        assert run(monkeypatch, "--source", source, "--output", tmp_path / name, "--val", 0.2, "--test", 0.4, *more) == 0
+        assert (
+            run(monkeypatch, "--source", source, "--output", tmp_path / name, "--val", 0.2, "--test", 0.4, *more) == 0
+        )
         rows = table(tmp_path / name)
         texts = [row["caption"] for row in rows if row.get("modality") == "text" and row["split"] == "query"]
         tested = people(rows, "gallery")
@@ -134,7 +193,12 @@ def test_captions_become_text_queries(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_infrared_images_are_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [f"{p}_{kind}{n}.png,{p},{kind},{camera}" for p in "abcdef" for kind, camera in (("rgb", 1), ("nir", 2)) for n in range(2)]
+    lines = [
+        f"{p}_{kind}{n}.png,{p},{kind},{camera}"
+        for p in "abcdef"
+        for kind, camera in (("rgb", 1), ("nir", 2))
+        for n in range(2)
+    ]
     source = write_source(tmp_path, lines, "path,person,modality,camera")
     assert run(monkeypatch, "--source", source, "--output", tmp_path / "o.csv", "--val", 0.2, "--test", 0.4) == 0
     rows = table(tmp_path / "o.csv")
@@ -143,28 +207,49 @@ def test_infrared_images_are_queries(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [row["modality"] for row in rows if row["split"] == "gallery"] == ["rgb"] * 4
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--test", "1.5"], "--test is 1.5"), (["--val", "-1"], "--val is -1"), (["--val", "0.6"], "leave nobody to train on"),
-    (["--queries-per-person", "0"], "give at least 1"), (["--test", "0.01"], "too few"), (["--output", "x.txt"], "ends in .csv or .jsonl"),
-    (["--source", "absent"], "no such file or folder: absent")])
-def test_wrong_arguments(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                         arguments: list[str], message: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--test", "1.5"], "--test is 1.5"),
+        (["--val", "-1"], "--val is -1"),
+        (["--val", "0.6"], "leave nobody to train on"),
+        (["--queries-per-person", "0"], "give at least 1"),
+        (["--test", "0.01"], "too few"),
+        (["--output", "x.txt"], "ends in .csv or .jsonl"),
+        (["--source", "absent"], "no such file or folder: absent"),
+    ],
+)
+def test_wrong_arguments(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "--source", source, "--output", "o.csv", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1 and not Path("o.csv").exists()
 
 
-def test_nothing_is_replaced_unasked(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_replaced_unasked(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "o.csv"
     assert run(monkeypatch, "--source", source, "--output", output) == 0
     assert run(monkeypatch, "--source", source, "--output", output) == 2 and "--overwrite" in capsys.readouterr().err
-    assert run(monkeypatch, "--source", output, "--output", tmp_path / "p.csv") == 2 and "has a split already" in capsys.readouterr().err
+    assert (
+        run(monkeypatch, "--source", output, "--output", tmp_path / "p.csv") == 2
+        and "has a split already" in capsys.readouterr().err
+    )
     assert run(monkeypatch, "--source", output, "--output", tmp_path / "p.csv", "--resplit") == 0
     assert table(tmp_path / "p.csv") == table(output)
 
 
-def test_no_query_at_all_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_query_at_all_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_source(tmp_path, [f"{p}_{n}.png,{p},1" for p in "abcdefgh" for n in range(2)])
     assert run(monkeypatch, "--source", source, "--output", tmp_path / "o.csv") == 2
     assert "there is no query" in capsys.readouterr().err

@@ -50,7 +50,11 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def load(path: Path) -> object:
@@ -59,8 +63,15 @@ def load(path: Path) -> object:
 
 def test_tree_and_names(rendered: Path) -> None:
     assert rendered.name == "ORBench"
-    assert sorted(path.name for path in rendered.iterdir()) == ["cp", "manifest.json", "nir", "sk", "test_gallery_and_queries.json",
-                                                                "train_annos.json", "vis"]
+    assert sorted(path.name for path in rendered.iterdir()) == [
+        "cp",
+        "manifest.json",
+        "nir",
+        "sk",
+        "test_gallery_and_queries.json",
+        "train_annos.json",
+        "vis",
+    ]
     grammar = {
         "vis": r"(\d{4})/\1_(sysu|llcm)_\d{4}_cam[1-9]_\d{4}_vis\.jpg",
         "nir": r"(\d{4})/\1_(sysu|llcm)_\d{4}_cam[1-9]_\d{4}_nir\.jpg",
@@ -127,10 +138,14 @@ def test_other_seed_other_pictures(rendered: Path, tmp_path: Path) -> None:
     assert not set(one.values()) & set(two.values())
 
 
-@pytest.mark.skipif((NUMPY, PILLOW, platform.machine()) != ("2.4.6", "13.0.0", "x86_64"), reason="the digest is of other versions")
+@pytest.mark.skipif(
+    (NUMPY, PILLOW, platform.machine()) != ("2.4.6", "13.0.0", "x86_64"), reason="the digest is of other versions"
+)
 def test_pictures_change_only_with_the_renderer_version(tmp_path: Path) -> None:
     digest = render("orbench", tmp_path, processes=1, **SMALL).digest
-    assert (RENDERER_VERSION, digest) == GOLDEN_DIGEST, "raise RENDERER_VERSION when pictures or captions change, then pin the new digest"
+    assert (RENDERER_VERSION, digest) == GOLDEN_DIGEST, (
+        "raise RENDERER_VERSION when pictures or captions change, then pin the new digest"
+    )
 
 
 def test_reuse_and_refusals(tmp_path: Path) -> None:
@@ -168,6 +183,7 @@ def test_interrupted_rendering_is_not_complete(tmp_path: Path, monkeypatch: pyte
         return original(*arguments)
 
     import datasets.synthetic.render as module
+
     original = module.encode_shot
     with monkeypatch.context() as patch:
         patch.setattr(module, "encode_shot", fail_at_fourth)
@@ -197,10 +213,17 @@ def test_root_that_is_a_file(tmp_path: Path) -> None:
             render("orbench", root, processes=1, **SMALL)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"layout": "orbensh"}, "did you mean 'orbench'"), ({"identities": 0}, "--identities is 0"), ({"images_per_modality": 0}, "--images-per-modality"),
-    ({"image_size": (8, 8)}, "--image-size is 8x8"), ({"identities": 9990, "test_identities": 10}, "four digits"), ({"processes": 0}, "--processes is 0"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layout": "orbensh"}, "did you mean 'orbench'"),
+        ({"identities": 0}, "--identities is 0"),
+        ({"images_per_modality": 0}, "--images-per-modality"),
+        ({"image_size": (8, 8)}, "--image-size is 8x8"),
+        ({"identities": 9990, "test_identities": 10}, "four digits"),
+        ({"processes": 0}, "--processes is 0"),
+    ],
+)
 def test_wrong_arguments(tmp_path: Path, change: dict, message: str) -> None:
     arguments = {"layout": "orbench", **SMALL, **change}
     with pytest.raises(UserError, match=message):
@@ -219,10 +242,30 @@ def test_command_line(tmp_path: Path) -> None:
     start = time.perf_counter()
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
     assert "--images-per-modality" in helped.stdout and time.perf_counter() - start < 5
-    loaded = subprocess.run([sys.executable, "-c", "import sys, datasets.synthetic.__main__; print('numpy' in sys.modules, 'PIL' in sys.modules)"],
-                            capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, datasets.synthetic.__main__; print('numpy' in sys.modules, 'PIL' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert loaded.stdout.split() == ["False", "False"]
-    render_it = [*command, "--root", str(tmp_path), "--identities", "1", "--test-identities", "1", "--image-size", "32x16", "--processes", "1"]
+    render_it = [
+        *command,
+        "--root",
+        str(tmp_path),
+        "--identities",
+        "1",
+        "--test-identities",
+        "1",
+        "--image-size",
+        "32x16",
+        "--processes",
+        "1",
+    ]
     assert "32 pictures" in subprocess.run(render_it, capture_output=True, text=True, check=True).stdout
     assert "nothing to do" in subprocess.run(render_it, capture_output=True, text=True, check=True).stdout
     refused = subprocess.run([*render_it, "--seed", "9"], capture_output=True, text=True)
@@ -231,7 +274,10 @@ def test_command_line(tmp_path: Path) -> None:
 
 def test_rendering_does_not_load_torch() -> None:
     code = "import sys, datasets.synthetic.render, datasets.synthetic.layouts.orbench; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )
 
 
 def test_membership_is_a_property_of_the_person() -> None:
@@ -257,7 +303,13 @@ def test_membership_is_a_property_of_the_person() -> None:
 
 
 def plain(garment: Garment, colour: str, reflectance: float) -> Garment:
-    return dataclasses.replace(garment, pattern="plain", words=(colour, colour), colours=(COLOURS[colour],) * 2, reflectances=(reflectance,) * 2)
+    return dataclasses.replace(
+        garment,
+        pattern="plain",
+        words=(colour, colour),
+        colours=(COLOURS[colour],) * 2,
+        reflectances=(reflectance,) * 2,
+    )
 
 
 def pictures_of(colour: str, reflectance: float, index: int) -> dict[str, numpy.ndarray]:
@@ -278,7 +330,11 @@ def pictures_of(colour: str, reflectance: float, index: int) -> dict[str, numpy.
 
 def test_near_infrared_sees_the_material_and_not_the_colour() -> None:
     for index in range(4):
-        red, green, dark = pictures_of("red", 0.6, index), pictures_of("green", 0.6, index), pictures_of("red", 0.15, index)
+        red, green, dark = (
+            pictures_of("red", 0.6, index),
+            pictures_of("green", 0.6, index),
+            pictures_of("red", 0.15, index),
+        )
         assert red["nir"].ndim == 2 and red["rgb"].ndim == red["cp"].ndim == 3
         assert abs(red["nir"] - green["nir"]).mean() == 0
         assert abs(red["nir"] - dark["nir"]).mean() > 3
@@ -305,7 +361,9 @@ def test_sketch_is_lines_on_white() -> None:
         assert sketch.ndim == 2 and numpy.median(sketch) > 235 and numpy.percentile(sketch, 4) < 140
         # No fill is left: inside a black garment, away from its outline, the sketch is far lighter than the drawing.
         person = make_person(3, index)
-        labels = drawings.drawn_labels(person, make_outfit(3, person, 0), View.FRONT, (128, 64), stream("drawing", index))
+        labels = drawings.drawn_labels(
+            person, make_outfit(3, person, 0), View.FRONT, (128, 64), stream("drawing", index)
+        )
         torso = (labels[::2, ::2] == Layer.UPPER) | (labels[::2, ::2] == Layer.UPPER_SECOND)
         inside = numpy.lib.stride_tricks.sliding_window_view(numpy.pad(torso, 2), (5, 5)).all(axis=(2, 3))
         assert inside.sum() > 20 and sketch[inside].mean() > max(165, pictures["cp"][inside].mean() + 30)
@@ -313,11 +371,15 @@ def test_sketch_is_lines_on_white() -> None:
 
 def test_sketch_has_the_geometry_of_its_drawing() -> None:
     def edges(shot: Shot) -> list[int]:
-        columns = numpy.flatnonzero((numpy.asarray(draw_shot(shot, 1, (128, 64))[0].convert("L"), dtype=float) < 170).any(axis=0))
+        columns = numpy.flatnonzero(
+            (numpy.asarray(draw_shot(shot, 1, (128, 64))[0].convert("L"), dtype=float) < 170).any(axis=0)
+        )
         return [columns[0], columns[-1]]
 
-    drawn = [[edges(Shot("", person, 0, modality, index, view)) for person in range(6) for index, view in enumerate(View)]
-             for modality in (Modality.CP, Modality.SK)]
+    drawn = [
+        [edges(Shot("", person, 0, modality, index, view)) for person in range(6) for index, view in enumerate(View)]
+        for modality in (Modality.CP, Modality.SK)
+    ]
     difference = abs(numpy.array(drawn[0]) - numpy.array(drawn[1]))
     assert difference.max() <= 2 and difference.mean() < 0.5
 
@@ -339,7 +401,9 @@ def test_figure_geometry() -> None:
         assert labels.shape == (256, 128) and labels.dtype == numpy.uint8
         rows = numpy.flatnonzero((labels != Layer.BACKGROUND).any(axis=1))
         assert rows[0] < 18 and rows[-1] > 240
-        kinds.setdefault(outfit.lower.kind if outfit.lower else "dress", []).append((labels == Layer.SKIN)[170:220].sum())
+        kinds.setdefault(outfit.lower.kind if outfit.lower else "dress", []).append(
+            (labels == Layer.SKIN)[170:220].sum()
+        )
         if person.head.beard:
             assert (labels == Layer.BEARD).any()
         if outfit.bag.kind != "none":
@@ -350,7 +414,10 @@ def test_figure_geometry() -> None:
     assert numpy.mean(kinds["shorts"]) > 300 > 5 > numpy.mean(kinds["trousers"])
     person = next(make_person(0, index) for index in range(300) if make_person(0, index).head.glasses == "sunglasses")
     outfit = make_outfit(0, person, 0)
-    front, back = (draw_labels(person, outfit, dataclasses.replace(scene, view=view), (128, 64), stream("w")) for view in (View.FRONT, View.BACK))
+    front, back = (
+        draw_labels(person, outfit, dataclasses.replace(scene, view=view), (128, 64), stream("w"))
+        for view in (View.FRONT, View.BACK)
+    )
     assert (front == Layer.GLASSES).any() and not (back == Layer.GLASSES).any() and not (back == Layer.EYES).any()
 
 
@@ -367,7 +434,11 @@ def test_wardrobe() -> None:
             assert abs(garment.reflectances[0] - REFLECTANCE[garment.material]) <= 0.06
             assert all(abs(a - b) <= 16 for a, b in zip(garment.colours[0], COLOURS[garment.words[0]]))
         if person.sex == "man":
-            assert outfit.upper.kind != "dress" and "skirt" not in outfit.lower.kind and person.head.hair not in ("bob", "bun")
+            assert (
+                outfit.upper.kind != "dress"
+                and "skirt" not in outfit.lower.kind
+                and person.head.hair not in ("bob", "bun")
+            )
 
 
 def test_captions_agree_with_the_person() -> None:
@@ -378,12 +449,25 @@ def test_captions_agree_with_the_person() -> None:
         outfit = make_outfit(2, person, 0)
         caption = make_caption(person, outfit, View.BACK, stream("caption", index))
         assert caption == make_caption(person, outfit, View.BACK, stream("caption", index))
-        assert caption.isascii() and "  " not in caption and "{}" not in caption and " ." not in caption and caption.endswith(".")
+        assert (
+            caption.isascii()
+            and "  " not in caption
+            and "{}" not in caption
+            and " ." not in caption
+            and caption.endswith(".")
+        )
         assert not re.search(r"\ba [aeio]|\ban [^aeiou]", caption), caption
         assert "glasses" not in caption and "beard" not in caption
         spoken = set(re.findall(r"[a-z-]+", caption.lower()))
-        allowed = {outfit.upper.words[0], outfit.upper.words[1], outfit.bag.word, outfit.shoes.word, outfit.scarf.word,
-                   person.head.hair_colour, person.head.headwear_colour} | (set(outfit.lower.words) if outfit.lower else set())
+        allowed = {
+            outfit.upper.words[0],
+            outfit.upper.words[1],
+            outfit.bag.word,
+            outfit.shoes.word,
+            outfit.scarf.word,
+            person.head.hair_colour,
+            person.head.headwear_colour,
+        } | (set(outfit.lower.words) if outfit.lower else set())
         for name, synonyms in words_of.items():
             if spoken & set(synonyms) and name not in allowed:
                 other += 1
@@ -413,7 +497,10 @@ def test_query_lists_worked_by_hand() -> None:
 
 def test_query_lists_draw_every_partner_and_depend_on_the_person_only() -> None:
     def person(name: str) -> dict[Modality, list[str]]:
-        return {modality: [f"{name}{modality.name}{index}" for index in range(4)] for modality in (Modality.NIR, Modality.CP, Modality.SK, Modality.TEXT)}
+        return {
+            modality: [f"{name}{modality.name}{index}" for index in range(4)]
+            for modality in (Modality.NIR, Modality.CP, Modality.SK, Modality.TEXT)
+        }
 
     many = {number: person(f"p{number}") for number in range(200)}
     lists = draw_query_lists(many, seed=1)

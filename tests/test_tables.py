@@ -23,7 +23,13 @@ def test_group_means_over_what_is_there() -> None:
     rows = [*ROWS, None]
     means = group_means(rows, {"PAIR": [0, 1], "ONE_AVER": [0, 1, 2, 3], "NOTHING": [2, 3]}, ["R1", "mAP"])
     assert means[0] == {"task": "PAIR", "R1": 20.0, "mAP": pytest.approx(30.061725), "lists": 2, "expected_lists": 2}
-    assert means[1] == {"task": "ONE_AVER", "R1": 20.0, "mAP": pytest.approx(30.061725), "lists": 2, "expected_lists": 4}
+    assert means[1] == {
+        "task": "ONE_AVER",
+        "R1": 20.0,
+        "mAP": pytest.approx(30.061725),
+        "lists": 2,
+        "expected_lists": 4,
+    }
     assert means[2] == {"task": "NOTHING", "R1": None, "mAP": None, "lists": 0, "expected_lists": 2}
 
 
@@ -32,8 +38,13 @@ def test_text_has_three_decimals_and_says_what_is_missing() -> None:
     lines = format_table(ROWS, ["task", "R1", "mAP", "queries"], averages, title="ORBench").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert cells == [
-        ["ORBench"], ["task", "R1", "mAP", "queries"], ["NIR", "10.000", "20.123", "4"], ["CP", "30.000", "40.000", "5"],
-        ["SK", "-", "-", "0"], ["TWO", "20.000", "30.062", "-"], ["ONE_AVER (over 2 of 3)", "20.000", "30.062", "-"],
+        ["ORBench"],
+        ["task", "R1", "mAP", "queries"],
+        ["NIR", "10.000", "20.123", "4"],
+        ["CP", "30.000", "40.000", "5"],
+        ["SK", "-", "-", "0"],
+        ["TWO", "20.000", "30.062", "-"],
+        ["ONE_AVER (over 2 of 3)", "20.000", "30.062", "-"],
     ]
     assert len({len(line) for line in lines}) == 1
     assert lines[-4].startswith("+") and lines[-4].endswith("+"), "a line between rows and averages"
@@ -59,7 +70,13 @@ SECOND = {
 
 
 def queries(precision: list[float], ranks: list[int], persons: list[int]) -> dict[str, dict[str, np.ndarray]]:
-    return {"NIR": {"average_precision": np.array(precision), "first_rank": np.array(ranks), "person_ids": np.array(persons)}}
+    return {
+        "NIR": {
+            "average_precision": np.array(precision),
+            "first_rank": np.array(ranks),
+            "person_ids": np.array(persons),
+        }
+    }
 
 
 def test_comparison_by_hand() -> None:

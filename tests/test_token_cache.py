@@ -18,8 +18,10 @@ IMAGE_ROW = 9 * 4 * 4
 def make_shapes(dtype: torch.dtype = torch.float32) -> list[BankShape]:
     """Two image modalities of 9 tokens that share a bank, texts of 5 tokens, plain width 4, prepared 12."""
     ranges = {"first": (range(0, 10), 9), "second": (range(20, 27), 9), "text": (range(10, 20), 5)}
-    return [BankShape(slots=torch.tensor(list(slots)), length=length, plain_width=4, prepared_width=12, dtype=dtype)
-            for slots, length in ranges.values()]
+    return [
+        BankShape(slots=torch.tensor(list(slots)), length=length, plain_width=4, prepared_width=12, dtype=dtype)
+        for slots, length in ranges.values()
+    ]
 
 
 def fill(cache: TokenCache, width: int, dtype: torch.dtype = torch.float32) -> dict[int, torch.Tensor]:
@@ -36,8 +38,12 @@ def fill(cache: TokenCache, width: int, dtype: torch.dtype = torch.float32) -> d
 
 @pytest.mark.parametrize("device_rows, host_rows", [(100, 0), (0, 100), (0, 0), (5, 4), (12, 0), (0, 12), (1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_tier_returns_what_was_stored(device_rows: int, host_rows: int, dtype: torch.dtype, tmp_path: Path) -> None:
-    budget = CacheBudget(device_bytes=device_rows * IMAGE_ROW, host_bytes=host_rows * IMAGE_ROW, directory=str(tmp_path))
+def test_every_tier_returns_what_was_stored(
+    device_rows: int, host_rows: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    budget = CacheBudget(
+        device_bytes=device_rows * IMAGE_ROW, host_bytes=host_rows * IMAGE_ROW, directory=str(tmp_path)
+    )
     with TokenCache(27, make_shapes(dtype), device=CPU, budget=budget) as cache:
         stored = fill(cache, 12 if cache.prepared else 4, dtype)
         for slots in ([0], [26, 0, 20, 9, 9, 3], list(range(10)), [25, 24], [19, 10, 12]):
@@ -72,7 +78,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
     with pytest.raises(UserError, match="eval.cache_host_mb"):
-        TokenCache(27, make_shapes(), device=CPU, budget=CacheBudget(device_bytes=0, host_bytes=0, directory=str(tmp_path)))
+        TokenCache(
+            27, make_shapes(), device=CPU, budget=CacheBudget(device_bytes=0, host_bytes=0, directory=str(tmp_path))
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -76,8 +76,10 @@ def test_survives_a_worker_process(tokenizer: ClipTokenizer) -> None:
 
 
 def test_does_not_import_the_whole_library() -> None:
-    code = ("import sys; from datasets.tokenizers import ClipTokenizer; ClipTokenizer()('x');"
-            "sys.exit('torchvision' in sys.modules or 'open_clip' in sys.modules)")
+    code = (
+        "import sys; from datasets.tokenizers import ClipTokenizer; ClipTokenizer()('x');sys.exit('torchvision' in "
+        "sys.modules or 'open_clip' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0
 
 

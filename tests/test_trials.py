@@ -1,4 +1,6 @@
-"""Series of trials: one run each, a checkpoint that knows its trial, merged results against hand-worked numbers, wrong input."""
+"""Series of trials: one run each, a checkpoint that knows its trial, merged results against hand-worked numbers, wrong
+input.
+"""
 
 import csv
 import dataclasses
@@ -30,8 +32,21 @@ from utils.checkpoint_io import fingerprint_state, load_checkpoint, save_checkpo
 from utils.errors import UserError
 
 REGDB = str(ROOT / "configs" / "vireid" / "regdb.yaml")
-TINY = ["train.epochs=2", "train.max_steps=2", "train.batch_size=8", "train.instances=2", "train.select=last", "data.workers=0", "model.init=random",
-        "model.image_size=[32,16]", "model.depth=18", "model.blocks=[1,1,1,1]", "model.width=4", "model.head_width=8", "augment.pad_crop=2"]
+TINY = [
+    "train.epochs=2",
+    "train.max_steps=2",
+    "train.batch_size=8",
+    "train.instances=2",
+    "train.select=last",
+    "data.workers=0",
+    "model.init=random",
+    "model.image_size=[32,16]",
+    "model.depth=18",
+    "model.blocks=[1,1,1,1]",
+    "model.width=4",
+    "model.head_width=8",
+    "augment.pad_crop=2",
+]
 TEST_PERSONS, SHOTS = 4, 2
 """A rendered trial takes four fifths of the five test persons."""
 DIRECTIONS = ("regdb-visible-to-thermal", "regdb-thermal-to-visible")
@@ -51,7 +66,16 @@ def train(data: Path, output: Path, *arguments: str) -> int:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RegDB's layout, rendered: five training and five test persons with two images of each modality."""
     root = tmp_path_factory.mktemp("data")
-    render("regdb", str(root), identities=5, test_identities=5, seed=0, image_size=(32, 16), images_per_modality=SHOTS, processes=1)
+    render(
+        "regdb",
+        str(root),
+        identities=5,
+        test_identities=5,
+        seed=0,
+        image_size=(32, 16),
+        images_per_modality=SHOTS,
+        processes=1,
+    )
     return root
 
 
@@ -95,7 +119,9 @@ def test_each_trial_is_an_ordinary_run_of_its_own(data: Path, trained: Path, tmp
     assert sorted(path.name for path in trained.iterdir()) == ["trial-01", "trial-02"]
     for trial in (1, 2):
         run = trained / f"trial-{trial:02d}"
-        assert load_experiment(run / "config.yaml").data.trial == trial and load_checkpoint(run / "last.pth")["trials"] == {"regdb": trial}
+        assert load_experiment(run / "config.yaml").data.trial == trial and load_checkpoint(run / "last.pth")[
+            "trials"
+        ] == {"regdb": trial}
         assert open_run(run).trials == {"regdb": trial} and json.loads((run / "outcome.json").read_text())["step"] == 2
     assert weights(trained / "trial-01") != weights(trained / "trial-02")
     # Trained alone, the second trial is the same to the last bit.
@@ -103,17 +129,31 @@ def test_each_trial_is_an_ordinary_run_of_its_own(data: Path, trained: Path, tmp
     assert weights(tmp_path / "alone") == weights(trained / "trial-02")
 
 
-def test_merged_results_are_mean_and_deviation_of_the_trials(evaluated: Path, trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_merged_results_are_mean_and_deviation_of_the_trials(
+    evaluated: Path, trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     merged, single = document(evaluated), [document(evaluated / f"trial-{trial:02d}") for trial in (1, 2)]
     assert [row["task"] for row in merged["averages"]] == [*DIRECTIONS, "ALL_AVER"] and merged["missing_runs"] == []
     for average in merged["averages"]:
         for name in ("R1", "R5", "mAP", "mINP", "R20"):
-            first, second = (next(row[name] for row in [*entry["rows"], *entry["averages"]] if average["task"] in (row["task"], row.get("protocol")))
-                             for entry in single)
-            assert average[name] == pytest.approx((first + second) / 2) and average[f"{name} sd"] == pytest.approx(abs(first - second) / math.sqrt(2))
+            first, second = (
+                next(
+                    row[name]
+                    for row in [*entry["rows"], *entry["averages"]]
+                    if average["task"] in (row["task"], row.get("protocol"))
+                )
+                for entry in single
+            )
+            assert average[name] == pytest.approx((first + second) / 2) and average[f"{name} sd"] == pytest.approx(
+                abs(first - second) / math.sqrt(2)
+            )
         assert (average["lists"], average["expected_lists"]) == (2, 2)
-    assert [row["task"] for row in merged["rows"][:4]] == [f"{name} trial {trial}" for name in DIRECTIONS for trial in (1, 2)]
-    assert merged["rows"][1]["mAP"] == single[1]["rows"][0]["mAP"] and merged["rows"][0]["mAP"] != merged["rows"][1]["mAP"]
+    assert [row["task"] for row in merged["rows"][:4]] == [
+        f"{name} trial {trial}" for name in DIRECTIONS for trial in (1, 2)
+    ]
+    assert (
+        merged["rows"][1]["mAP"] == single[1]["rows"][0]["mAP"] and merged["rows"][0]["mAP"] != merged["rows"][1]["mAP"]
+    )
     with open(evaluated / "results.csv", newline="") as stream:
         rows = {row["task"]: row for row in csv.DictReader(stream)}
     assert float(rows[DIRECTIONS[1]]["mAP sd"]) == merged["averages"][1]["mAP sd"] and len(rows) == 9
@@ -135,16 +175,27 @@ def test_each_image_is_encoded_once_in_a_trial(evaluated: Path) -> None:
 def test_results_lie_in_the_runs_and_a_missing_trial_is_named(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert call("test", "--run", copy, "--trials", "1-3") == 0
     merged, out = document(copy), capfd.readouterr().out
-    assert {(row["lists"], row["expected_lists"]) for row in merged["averages"]} == {(2, 3)} and merged["missing_runs"] == ["trial 3"]
+    assert {(row["lists"], row["expected_lists"]) for row in merged["averages"]} == {(2, 3)} and merged[
+        "missing_runs"
+    ] == ["trial 3"]
     assert "1 of 3 runs are missing (trial 3)" in out and f"{DIRECTIONS[0]} (mean of 2 of 3)" in out and "±" in out
-    assert all((copy / f"trial-{trial:02d}" / "report.html").is_file() for trial in (1, 2)) and "no camera rule applies: regdb-visible-to-thermal, " in out
+    assert (
+        all((copy / f"trial-{trial:02d}" / "report.html").is_file() for trial in (1, 2))
+        and "no camera rule applies: regdb-visible-to-thermal, " in out
+    )
     (copy / "trial-02" / "outcome.json").unlink()
     assert call("test", "--run", copy, "--trials", "2") == 0
     out = capfd.readouterr().out
-    assert "training is not finished in trial 2" in out and "±" not in out and "mAP sd" not in document(copy)["averages"][0]
+    assert (
+        "training is not finished in trial 2" in out
+        and "±" not in out
+        and "mAP sd" not in document(copy)["averages"][0]
+    )
 
 
-def test_a_finished_trial_is_kept_and_an_unfinished_one_is_trained_again(data: Path, copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_trial_is_kept_and_an_unfinished_one_is_trained_again(
+    data: Path, copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = weights(copy / "trial-02")
     (copy / "trial-02" / "outcome.json").unlink()
     (copy / "trial-02" / "best.pth").write_bytes(b"half")
@@ -152,20 +203,30 @@ def test_a_finished_trial_is_kept_and_an_unfinished_one_is_trained_again(data: P
     (copy / "results.json").write_text("of weights that are gone")
     assert train(data, copy.parent, "--trials", "2,1", "data.workers=0", "train.log_period=7") == 0
     out = capfd.readouterr().out
-    assert "trial 1: finished before and kept" in out and f"trial 2: best: {copy / 'trial-02' / 'best.pth'}" in out and f"--run {copy} --trials 2,1" in out
-    assert (copy / "trial-01" / "train.log").read_text() == "the first training" and weights(copy / "trial-02") == before
+    assert (
+        "trial 1: finished before and kept" in out
+        and f"trial 2: best: {copy / 'trial-02' / 'best.pth'}" in out
+        and f"--run {copy} --trials 2,1" in out
+    )
+    assert (copy / "trial-01" / "train.log").read_text() == "the first training" and weights(
+        copy / "trial-02"
+    ) == before
     assert not (copy / "results.json").exists()
     assert train(data, copy.parent, "--trials", "1", "optimizer.lr=0.5") == 2
     assert "optimizer.lr: 0.0001 there, 0.5 now" in error(capfd)
     assert train(data, copy.parent, "--trials", "1", "optimizer.lr=0.5", "--overwrite") == 0
-    assert load_experiment(copy / "trial-01" / "config.yaml").optimizer.lr == 0.5 and weights(copy / "trial-02") == before
+    assert (
+        load_experiment(copy / "trial-01" / "config.yaml").optimizer.lr == 0.5 and weights(copy / "trial-02") == before
+    )
     (copy / "trial-03").mkdir()
     (copy / "trial-03" / "mine.txt").write_text("mine")
     assert train(data, copy.parent, "--trials", "3") == 2
     assert "trial-03 exists and is not empty" in error(capfd)
 
 
-def test_a_failing_trial_stops_the_series_by_its_name(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_trial_stops_the_series_by_its_name(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = Path(shutil.copytree(data, tmp_path / "data"))
     (broken / "RegDB" / "idx" / "train_thermal_2.txt").unlink()
     assert train(broken, tmp_path / "runs", "--trials", "1-3") == 2
@@ -182,10 +243,21 @@ def test_a_failing_trial_stops_the_series_by_its_name(data: Path, tmp_path: Path
     assert error(capfd) == "error: trial 2: loss id is nan at step 7"
 
 
-@pytest.mark.parametrize(("trials", "expected"), [
-    ("0-3", "--trials 0-3: regdb has the trials 1..10"), ("11", "--trials 11: regdb has the trials 1..10"), ("a-b", "--trials 'a-b': must be numbers like 1-10"),
-    ("3-1", "3-1 runs backwards"), ("", "must be numbers"), ("1,,2", "must be numbers"), ("1-999999", "the trials 1..10")])
-def test_wrong_trials_are_refused(data: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], trials: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        ("0-3", "--trials 0-3: regdb has the trials 1..10"),
+        ("11", "--trials 11: regdb has the trials 1..10"),
+        ("a-b", "--trials 'a-b': must be numbers like 1-10"),
+        ("3-1", "3-1 runs backwards"),
+        ("", "must be numbers"),
+        ("1,,2", "must be numbers"),
+        ("1-999999", "the trials 1..10"),
+    ],
+)
+def test_wrong_trials_are_refused(
+    data: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], trials: str, expected: str
+) -> None:
     assert train(data, tmp_path / "runs", f"--trials={trials}") == 2
     assert expected in error(capfd) and not (tmp_path / "runs").exists()
     assert call("test", "--run", trained, f"--trials={trials}", "--output", tmp_path / "out") == 2
@@ -193,12 +265,16 @@ def test_wrong_trials_are_refused(data: Path, trained: Path, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("dataset", ["sysu", "orbench"])
-def test_a_data_set_without_trials_refuses_the_option(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], dataset: str) -> None:
+def test_a_data_set_without_trials_refuses_the_option(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], dataset: str
+) -> None:
     assert train(data, tmp_path, "--trials", "1-2", f"data.dataset={dataset}") == 2
     assert f"data set {dataset} has no trials; remove the option" in error(capfd)
 
 
-def test_trials_and_their_numbers_belong_together(data: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_trials_and_their_numbers_belong_together(
+    data: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert train(data, tmp_path, "--trials", "1", "data.trial=2") == 2
     assert "not both" in error(capfd)
     assert call("test", "--config", REGDB, "--checkpoint", "x.pth", "--trials", "1") == 2
@@ -215,16 +291,29 @@ def test_trials_and_their_numbers_belong_together(data: Path, trained: Path, tmp
     assert "data.trial = 11: must be 1..10" in error(capfd)
 
 
-def test_a_checkpoint_refuses_another_trial(copy: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_refuses_another_trial(
+    copy: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert call("test", "--run", copy / "trial-01", "data.trial=2", "--output", tmp_path / "out") == 2
     message = error(capfd)
-    assert "trained on trial 1 of regdb, but the test lists are of trial 2" in message and "data.trial=1" in message and not (tmp_path / "out").exists()
+    assert (
+        "trained on trial 1 of regdb, but the test lists are of trial 2" in message
+        and "data.trial=1" in message
+        and not (tmp_path / "out").exists()
+    )
     shutil.copytree(copy / "trial-01", copy / "trial-03")
     assert call("test", "--run", copy, "--trials", "3") == 2
     assert "error: trial 3: " in (message := error(capfd)) and "was trained on trial 1 of regdb" in message
     with global_state_kept(), pytest.raises(UserError, match="trained on trial 1 of regdb"):
-        run_search(SearchOptions(run=str(copy / "trial-01"), task=f"{DIRECTIONS[0]} trial 2", output=str(tmp_path / "found.png"), device="cpu",
-                                 overrides=["data.trial=2"]))
+        run_search(
+            SearchOptions(
+                run=str(copy / "trial-01"),
+                task=f"{DIRECTIONS[0]} trial 2",
+                output=str(tmp_path / "found.png"),
+                device="cpu",
+                overrides=["data.trial=2"],
+            )
+        )
     assert train(data, tmp_path, "name=next", "data.trial=2", f"train.init_from={copy / 'trial-01'}") == 2
     assert "this run trains on trial 2" in error(capfd) and not (tmp_path / "next").exists()
 
@@ -233,7 +322,9 @@ def test_trials_are_inherited_and_known_in_joint_data(copy: Path, data: Path) ->
     assert joined_trials({}, str(copy / "trial-02")) == {"regdb": 2} == joined_trials({"regdb": 2}, "")
     joint = read_joint(data, ReadOptions(trial=2, members=("regdb",)))
     assert joint.trials == {"regdb": 2}
-    benchmark = build_benchmark(DataConfig(dataset="joint", root=str(data), trial=2, members=("regdb",)), select="last", need_train=False)
+    benchmark = build_benchmark(
+        DataConfig(dataset="joint", root=str(data), trial=2, members=("regdb",)), select="last", need_train=False
+    )
     assert benchmark.trials == {"regdb": 2}
     trained = open_run(copy / "trial-01")
     other = dataclasses.replace(trained.config, data=benchmark_config(data, 2))
@@ -254,53 +345,112 @@ def row(task: str, value: float | None, **more: Any) -> dict[str, Any]:
 
 
 def result(rows: list[dict[str, Any]], averages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {"rows": rows, "averages": averages, "split": "test", "ap": "sum", "tie_rule": "ties", "units": "percent", "protocol": "p: made up",
-            "precision": "fp32", "selected_on": "last", "data": {"dataset": "made up", "fingerprint": "0"}, "notes": [], **more}
+    return {
+        "rows": rows,
+        "averages": averages,
+        "split": "test",
+        "ap": "sum",
+        "tie_rule": "ties",
+        "units": "percent",
+        "protocol": "p: made up",
+        "precision": "fp32",
+        "selected_on": "last",
+        "data": {"dataset": "made up", "fingerprint": "0"},
+        "notes": [],
+        **more,
+    }
 
 
 def test_merging_by_hand() -> None:
-    documents = {f"trial {number}": result([row(f"p {number}", value, protocol="p", R20=value), row(f"p {number} [flip]", value + 1, protocol="p", stamp="flip")],
-                                           [row("ALL_AVER", 2 * value, lists=1, expected_lists=1)])
-                 for number, value in ((1, 10.0), (2, 20.0), (4, 60.0))}
+    documents = {
+        f"trial {number}": result(
+            [
+                row(f"p {number}", value, protocol="p", R20=value),
+                row(f"p {number} [flip]", value + 1, protocol="p", stamp="flip"),
+            ],
+            [row("ALL_AVER", 2 * value, lists=1, expected_lists=1)],
+        )
+        for number, value in ((1, 10.0), (2, 20.0), (4, 60.0))
+    }
     merged = merge_results(documents, ["trial 1", "trial 2", "trial 3", "trial 4"])
     plain, flipped, total = merged["averages"]
     # Mean of 10, 20, 60 = 30; deviation: (400 + 100 + 900) / 2 = 700.
-    assert plain["task"] == plain["protocol"] == "p" and plain["mAP"] == 30.0 and plain["mAP sd"] == pytest.approx(math.sqrt(700)) == plain["R20 sd"]
-    assert flipped["task"] == "p [flip]" and flipped["stamp"] == "flip" and flipped["R1"] == 31.0 and "R20" not in flipped
+    assert (
+        plain["task"] == plain["protocol"] == "p"
+        and plain["mAP"] == 30.0
+        and plain["mAP sd"] == pytest.approx(math.sqrt(700)) == plain["R20 sd"]
+    )
+    assert (
+        flipped["task"] == "p [flip]" and flipped["stamp"] == "flip" and flipped["R1"] == 31.0 and "R20" not in flipped
+    )
     assert total["task"] == "ALL_AVER" and total["mAP"] == 60.0 and total["mAP sd"] == pytest.approx(2 * math.sqrt(700))
-    assert {(entry["lists"], entry["expected_lists"]) for entry in merged["averages"]} == {(3, 4)} and merged["missing_runs"] == ["trial 3"]
-    assert [entry["task"] for entry in merged["rows"][:4]] == ["p trial 1", "p trial 2", "p trial 4", "p trial 1 [flip]"]
+    assert {(entry["lists"], entry["expected_lists"]) for entry in merged["averages"]} == {(3, 4)} and merged[
+        "missing_runs"
+    ] == ["trial 3"]
+    assert [entry["task"] for entry in merged["rows"][:4]] == [
+        "p trial 1",
+        "p trial 2",
+        "p trial 4",
+        "p trial 1 [flip]",
+    ]
     text = format_merged(merged)
     assert "| p (mean of 3 of 4) " in text and "30.000 ± 26.458" in text and "1 of 4 runs are missing (trial 3)" in text
 
 
 def test_a_run_without_a_number_enters_no_mean() -> None:
-    merged = merge_results({"a": result([row("p", 5.0, protocol="p")], []), "b": result([row("p", None, protocol="p")], [])}, ["a", "b"])
+    merged = merge_results(
+        {"a": result([row("p", 5.0, protocol="p")], []), "b": result([row("p", None, protocol="p")], [])}, ["a", "b"]
+    )
     assert merged["averages"] == [row("p", 5.0, lists=1, expected_lists=2, protocol="p")]
 
 
 def test_draws_are_merged_as_the_mean_that_each_run_made_of_them() -> None:
-    documents = {label: result([row(f"p draw {draw}", value + draw, protocol="p", group="p") for draw in (1, 2)],
-                               [row("p", value, protocol="p", group="p", lists=2, expected_lists=2, **{"mAP sd": 99.0}), row("ALL_AVER", value)])
-                 for label, value in (("seed 0", 40.0), ("seed 1", 44.0))}
+    documents = {
+        label: result(
+            [row(f"p draw {draw}", value + draw, protocol="p", group="p") for draw in (1, 2)],
+            [
+                row("p", value, protocol="p", group="p", lists=2, expected_lists=2, **{"mAP sd": 99.0}),
+                row("ALL_AVER", value),
+            ],
+        )
+        for label, value in (("seed 0", 40.0), ("seed 1", 44.0))
+    }
     merged = merge_results(documents, list(documents))
     assert merged["averages"][0]["mAP"] == 42.0 and merged["averages"][0]["mAP sd"] == pytest.approx(math.sqrt(8))
-    assert Counter(entry["task"] for entry in merged["rows"]) == dict.fromkeys(("p seed 0", "p seed 1", "ALL_AVER seed 0", "ALL_AVER seed 1"), 1)
+    assert Counter(entry["task"] for entry in merged["rows"]) == dict.fromkeys(
+        ("p seed 0", "p seed 1", "ALL_AVER seed 0", "ALL_AVER seed 1"), 1
+    )
 
 
 def test_lists_that_share_a_protocol_within_a_run_stay_apart() -> None:
-    documents = {label: result([row("first", value, protocol="p"), row("second", value + 50, protocol="p"), row("NIR", value)], [])
-                 for label, value in (("a", 10.0), ("b", 30.0))}
-    assert {entry["task"]: entry["mAP"] for entry in merge_results(documents, list(documents))["averages"]} == {"first": 20.0, "second": 70.0, "NIR": 20.0}
+    documents = {
+        label: result(
+            [row("first", value, protocol="p"), row("second", value + 50, protocol="p"), row("NIR", value)], []
+        )
+        for label, value in (("a", 10.0), ("b", 30.0))
+    }
+    assert {entry["task"]: entry["mAP"] for entry in merge_results(documents, list(documents))["averages"]} == {
+        "first": 20.0,
+        "second": 70.0,
+        "NIR": 20.0,
+    }
 
 
 def test_what_forbids_or_explains_a_mean() -> None:
     one = result([row("p", 1.0)], [], notes=["trial 1: is alike", "selected on test", "only here"])
     two = result([row("p", 2.0)], [], notes=["trial 2: is alike", "selected on test"], precision="bf16")
     merged = merge_results({"trial 1": one, "trial 2": two}, ["trial 1", "trial 2"])
-    assert merged["notes"] == ["the runs differ in precision: trial 1 fp32, trial 2 bf16", "is alike", "selected on test", "trial 1: only here"]
-    for change, message in (({"ap": "trapezoid"}, "ap is 'sum' and 'trapezoid'"), ({"relevance": {"encoder": "tfidf"}}, "relevance"),
-                            ({"data": {"dataset": "else"}}, "different data sets")):
+    assert merged["notes"] == [
+        "the runs differ in precision: trial 1 fp32, trial 2 bf16",
+        "is alike",
+        "selected on test",
+        "trial 1: only here",
+    ]
+    for change, message in (
+        ({"ap": "trapezoid"}, "ap is 'sum' and 'trapezoid'"),
+        ({"relevance": {"encoder": "tfidf"}}, "relevance"),
+        ({"data": {"dataset": "else"}}, "different data sets"),
+    ):
         with pytest.raises(UserError, match=message):
             merge_results({"trial 1": one, "trial 2": two | change}, ["trial 1", "trial 2"])
     with pytest.raises(UserError, match="no results to merge"):
@@ -310,9 +460,13 @@ def test_what_forbids_or_explains_a_mean() -> None:
 def test_corrupted_results_are_named(evaluated: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     whole = document(evaluated / "trial-01")
     broken = tmp_path / "results.json"
-    for change, message in (("{", "is not valid JSON"), (json.dumps({"rows": []}), "is not a results.json"),
-                            (json.dumps({**whole, "rows": [{"task": "p", "R1": 1.0}]}), "row 0 lacks"), (json.dumps({**whole, "rows": [3]}), "row 0 lacks"),
-                            (json.dumps({**whole, "averages": [row("p", 1.0) | {"mAP": "high"}]}), "row 2 lacks")):
+    for change, message in (
+        ("{", "is not valid JSON"),
+        (json.dumps({"rows": []}), "is not a results.json"),
+        (json.dumps({**whole, "rows": [{"task": "p", "R1": 1.0}]}), "row 0 lacks"),
+        (json.dumps({**whole, "rows": [3]}), "row 0 lacks"),
+        (json.dumps({**whole, "averages": [row("p", 1.0) | {"mAP": "high"}]}), "row 2 lacks"),
+    ):
         broken.write_text(change)
         with pytest.raises(UserError, match=f"{broken.name}.*{message}"):
             read_series({"trial 1": evaluated / "trial-01" / "results.json", "trial 2": broken})
@@ -323,7 +477,13 @@ def test_corrupted_results_are_named(evaluated: Path, tmp_path: Path, capfd: pyt
 
 def test_a_merged_file_can_be_compared(tmp_path: Path) -> None:
     for name, values in (("a", (10.0, 20.0)), ("b", (14.0, 30.0))):
-        write_merged(tmp_path / name, merge_results({f"run {index}": result([row("p", value)], []) for index, value in enumerate(values)}, ["run 0", "run 1"]))
+        write_merged(
+            tmp_path / name,
+            merge_results(
+                {f"run {index}": result([row("p", value)], []) for index, value in enumerate(values)},
+                ["run 0", "run 1"],
+            ),
+        )
     text = compare_files(tmp_path / "a" / "results.json", tmp_path / "b" / "results.json")
     assert "22.000 (+7.000)" in text and "14.000 (+4.000)" in text
     assert np.isclose(document(tmp_path / "b")["averages"][0]["mAP sd"], np.std([14.0, 30.0], ddof=1))

@@ -58,7 +58,10 @@ def test_the_sane_variant_is_torchvisions_network(depth: int) -> None:
 
 def test_the_last_stride_keeps_the_map() -> None:
     for stride, shape in ((1, (2, 1)), (2, (1, 1))):
-        assert Backbone(ResNetSpec(depth=18, blocks=(1, 1, 1, 1), width=4, last_stride=stride))({RGB: images(2)}).shape[2:] == shape
+        assert (
+            Backbone(ResNetSpec(depth=18, blocks=(1, 1, 1, 1), width=4, last_stride=stride))({RGB: images(2)}).shape[2:]
+            == shape
+        )
 
 
 def test_a_batch_of_both_modalities_is_one_batch_for_the_norms() -> None:
@@ -105,7 +108,10 @@ def test_non_local_attention_by_loops() -> None:
 
     expected = torch.empty_like(x)
     for row, column in positions:
-        mixed = sum((project(block.query, row, column) @ project(block.key, *other)) / 6 * project(block.value, *other) for other in positions)
+        mixed = sum(
+            (project(block.query, row, column) @ project(block.key, *other)) / 6 * project(block.value, *other)
+            for other in positions
+        )
         value = block.project.weight[:, :, 0, 0] @ mixed + block.project.bias
         expected[0, :, row, column] = x[0, :, row, column] + value / math.sqrt(1 + 1e-5) * block.norm.weight
     torch.testing.assert_close(block(x), expected)
@@ -116,8 +122,11 @@ class AgwNetwork:
 
     def __init__(self) -> None:
         torch.manual_seed(1)
-        self.parts = {"visible_module.visible": torchvision.models.resnet50(), "thermal_module.thermal": torchvision.models.resnet50(),
-                      "base_resnet.base": torchvision.models.resnet50()}
+        self.parts = {
+            "visible_module.visible": torchvision.models.resnet50(),
+            "thermal_module.thermal": torchvision.models.resnet50(),
+            "base_resnet.base": torchvision.models.resnet50(),
+        }
         base = self.parts["base_resnet.base"]
         base.layer4[0].conv2.stride = base.layer4[0].downsample[0].stride = (1, 1)
         self.bottleneck, self.classifier = nn.BatchNorm1d(2048), nn.Linear(2048, 6, bias=False)
@@ -125,14 +134,23 @@ class AgwNetwork:
         self.extra = {}
         for stage, count, channels in ((2, 2, 512), (3, 3, 1024)):
             for place in range(count):
-                block = nn.ModuleDict({"g": nn.Sequential(nn.Conv2d(channels, channels // 2, 1)), "theta": nn.Conv2d(channels, channels // 2, 1),
-                                       "phi": nn.Conv2d(channels, channels // 2, 1),
-                                       "W": nn.Sequential(nn.Conv2d(channels // 2, channels, 1), nn.BatchNorm2d(channels))})
+                block = nn.ModuleDict(
+                    {
+                        "g": nn.Sequential(nn.Conv2d(channels, channels // 2, 1)),
+                        "theta": nn.Conv2d(channels, channels // 2, 1),
+                        "phi": nn.Conv2d(channels, channels // 2, 1),
+                        "W": nn.Sequential(nn.Conv2d(channels // 2, channels, 1), nn.BatchNorm2d(channels)),
+                    }
+                )
                 nn.init.normal_(block["W"][1].weight, std=0.1)
                 self.extra[stage, place] = block
 
     def state(self) -> dict[str, Tensor]:
-        found = {f"{prefix}.{name}": value for prefix, part in self.parts.items() for name, value in part.state_dict().items()}
+        found = {
+            f"{prefix}.{name}": value
+            for prefix, part in self.parts.items()
+            for name, value in part.state_dict().items()
+        }
         for (stage, place), block in self.extra.items():
             found |= {f"NL_{stage}.{place}.{name}": value for name, value in block.state_dict().items()}
         found |= {f"bottleneck.{name}": value for name, value in self.bottleneck.state_dict().items()}
@@ -157,7 +175,9 @@ class AgwNetwork:
     @staticmethod
     def non_local(x: Tensor, block: nn.ModuleDict) -> Tensor:
         rows, columns = x.shape[2:]
-        attention = torch.einsum("bct,bcs->bts", block["theta"](x).flatten(2), block["phi"](x).flatten(2)) / (rows * columns)
+        attention = torch.einsum("bct,bcs->bts", block["theta"](x).flatten(2), block["phi"](x).flatten(2)) / (
+            rows * columns
+        )
         mixed = torch.einsum("bts,bcs->bct", attention, block["g"](x).flatten(2))
         return x + block["W"](mixed.reshape(len(x), -1, rows, columns))
 
@@ -175,7 +195,9 @@ def test_an_agw_checkpoint_gives_agws_features(tmp_path: Path) -> None:
     x = images(2, size=(64, 32))
     with torch.no_grad():
         for modality, thermal in ((RGB, False), (NIR, True)):
-            torch.testing.assert_close(model.encode(modality, x).pooled, network.features(x, thermal), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                model.encode(modality, x).pooled, network.features(x, thermal), rtol=1e-4, atol=1e-4
+            )
 
 
 class Baseline(nn.Module):
@@ -281,17 +303,25 @@ def test_weighted_triplet_by_loops() -> None:
         away = [math.sqrt(max(float((features[anchor] - features[other]).pow(2).sum()), 1e-12)) for other in range(6)]
         near = [(math.exp(distance), distance) for distance, label in zip(away, labels) if label == labels[anchor]]
         far = [(math.exp(-distance), distance) for distance, label in zip(away, labels) if label != labels[anchor]]
-        positive, negative = (sum(weight * distance for weight, distance in pairs) / sum(weight for weight, _ in pairs) for pairs in (near, far))
+        positive, negative = (
+            sum(weight * distance for weight, distance in pairs) / sum(weight for weight, _ in pairs)
+            for pairs in (near, far)
+        )
         total += math.log1p(math.exp(positive - negative))
     assert weighted_triplet_loss(features, labels).item() == pytest.approx(total / 6, abs=1e-9)
 
 
 def test_imitation_by_hand() -> None:
-    student, teacher = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True), torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64, requires_grad=True)
+    student, teacher = (
+        torch.zeros(1, 2, dtype=torch.float64, requires_grad=True),
+        torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64, requires_grad=True),
+    )
     # Teacher (3/4, 1/4), student (1/2, 1/2): 3/4 log(3/2) + 1/4 log(1/2).
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     loss = imitation_loss(student, teacher)
-    assert loss.item() == pytest.approx(expected) and imitation_loss(student, teacher, reduction="mean").item() == pytest.approx(expected / 2)
+    assert loss.item() == pytest.approx(expected) and imitation_loss(
+        student, teacher, reduction="mean"
+    ).item() == pytest.approx(expected / 2)
     loss.backward()
     assert teacher.grad is None and torch.allclose(student.grad, torch.tensor([[-0.25, 0.25]], dtype=torch.float64))
 
@@ -300,7 +330,11 @@ def test_every_trainable_number_gets_a_gradient() -> None:
     from solver.objectives.vireid import VireidObjective
 
     model = small(stem="two_stream", non_local=True).train()
-    objective = VireidObjective(losses={"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0, "weighted_triplet": 1.0}, margin=None, reduction="mean")
+    objective = VireidObjective(
+        losses={"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0, "weighted_triplet": 1.0},
+        margin=None,
+        reduction="mean",
+    )
     labels = torch.tensor([0, 0, 1, 1])
     objective.evaluate(model, {RGB: images(4), NIR: images(4, seed=1)}, {RGB: labels, NIR: labels}).total.backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]

@@ -1,4 +1,6 @@
-"""What a visible-infrared step is made of: order of rows, channel augmentation, erasing, the step schedule. From files to losses."""
+"""What a visible-infrared step is made of: order of rows, channel augmentation, erasing, the step schedule. From files
+to losses.
+"""
 
 import random
 from collections import Counter
@@ -48,7 +50,9 @@ def dataset(root: Path, **augment: float) -> tuple[RecordDataset, list[Key]]:
     data = DataConfig(dataset="sysu", root=str(root), workers=0)
     benchmark = build_benchmark(data, select="last", need_train=True)
     train = TrainConfig(sampler="modality", batch_size=12, instances=2)
-    loader = build_train_loader(benchmark, data, AugmentConfig(**augment), build_source_reader(data, MODEL, benchmark), train, seed=3, workers=0)  # type: ignore[arg-type]
+    loader = build_train_loader(
+        benchmark, data, AugmentConfig(**augment), build_source_reader(data, MODEL, benchmark), train, seed=3, workers=0
+    )  # type: ignore[arg-type]
     return loader._loader.dataset, next(iter(loader.batches.whole_epoch(0)))  # type: ignore[return-value]
 
 
@@ -88,8 +92,11 @@ def test_no_loss_depends_on_the_order_of_the_rows(root: Path, monkeypatch: pytes
     sides = ["".join("V" if RGB in row.inputs else "I" for row in rows)]
     expected, gradient = losses_of(batch_of(rows), monkeypatch)
     assert len(expected) == 8 and all(value > 0 for name, value in expected.items() if name != "accuracy")
-    orders = [sorted(range(len(rows)), key=lambda place: (RGB not in rows[place].inputs, place)), list(range(len(rows)))[::-1],
-              random.Random(1).sample(range(len(rows)), len(rows))]
+    orders = [
+        sorted(range(len(rows)), key=lambda place: (RGB not in rows[place].inputs, place)),
+        list(range(len(rows)))[::-1],
+        random.Random(1).sample(range(len(rows)), len(rows)),
+    ]
     for order in orders:
         permuted = [rows[place] for place in order]
         sides.append("".join("V" if RGB in row.inputs else "I" for row in permuted))
@@ -106,7 +113,13 @@ def test_losses_depend_on_which_rows_are_infrared(root: Path, monkeypatch: pytes
     batch = batch_of(rows_of(found, keys))
     rgb, nir = batch.inputs[RGB].clone(), batch.inputs[NIR].clone()
     rgb[0], nir[0] = batch.inputs[NIR][0], batch.inputs[RGB][0]
-    exchanged = Batch(inputs={RGB: rgb, NIR: nir}, erased=batch.erased, rows=batch.rows, person_ids=batch.person_ids, record_ids=batch.record_ids)
+    exchanged = Batch(
+        inputs={RGB: rgb, NIR: nir},
+        erased=batch.erased,
+        rows=batch.rows,
+        person_ids=batch.person_ids,
+        record_ids=batch.record_ids,
+    )
     first, second = losses_of(batch, monkeypatch)[0], losses_of(exchanged, monkeypatch)[0]
     assert all(abs(first[name] - second[name]) > 1e-4 for name in first if name != "accuracy")
 
@@ -124,20 +137,31 @@ def candidates(image: np.ndarray) -> list[np.ndarray]:
 
 def which(image: np.ndarray, original: np.ndarray) -> int:
     """0, 1, 2, 3 = red, green, blue, grey; 4 = unchanged."""
-    (place,) = [place for place, candidate in enumerate([*candidates(original), original]) if np.array_equal(image, candidate)]
+    (place,) = [
+        place for place, candidate in enumerate([*candidates(original), original]) if np.array_equal(image, candidate)
+    ]
     return place
 
 
 def test_a_visible_image_becomes_one_channel_or_grey() -> None:
     original = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     kept = original.copy()
-    drawn = Counter(which(ImageAugmentation(channel=0.6).replace_channels(original, random.Random(seed)), original) for seed in range(1000))
+    drawn = Counter(
+        which(ImageAugmentation(channel=0.6).replace_channels(original, random.Random(seed)), original)
+        for seed in range(1000)
+    )
     assert np.array_equal(original, kept)
     # 400 unchanged and 150 of each, within four standard deviations.
     assert abs(drawn[4] - 400) < 62 and all(abs(drawn[place] - 150) < 46 for place in range(4)), drawn
-    assert {which(ImageAugmentation(channel=1).replace_channels(original, random.Random(seed)), original) for seed in range(60)} == {0, 1, 2, 3}
+    assert {
+        which(ImageAugmentation(channel=1).replace_channels(original, random.Random(seed)), original)
+        for seed in range(60)
+    } == {0, 1, 2, 3}
     white = np.full((3, 2, 2), 255, dtype=np.uint8)
-    assert all(np.array_equal(ImageAugmentation(channel=1).replace_channels(white, random.Random(seed)), white) for seed in range(20))
+    assert all(
+        np.array_equal(ImageAugmentation(channel=1).replace_channels(white, random.Random(seed)), white)
+        for seed in range(20)
+    )
 
 
 def test_channels_are_drawn_by_seed_epoch_and_index_for_visible_images_only(root: Path) -> None:
@@ -176,15 +200,25 @@ def test_erased_pixels_have_the_mean_of_the_models_statistics(root: Path) -> Non
             top, left, height, width = box
             erased += height * width
             for channel in range(3):
-                expected[channel, top:top + height, left:left + width] = MEAN[channel]
+                expected[channel, top : top + height, left : left + width] = MEAN[channel]
             torch.testing.assert_close(image, expected, rtol=1e-5, atol=1e-6)
     assert erased > 0
 
 
 def test_the_step_schedule_lowers_both_groups_at_its_milestones(root: Path, tmp_path: Path) -> None:
-    config = load_experiment(ROOT / "configs" / "vireid" / "smoke.yaml", [
-        f"data.root={root}", "train.epochs=6", "train.batch_size=6", "train.instances=1", "schedule.milestones=[2, 5]", "schedule.gamma=0.5", "model.image_size=[16,16]",
-        "objective.losses={id: 1, modality_id: 1, weighted_triplet: 2}"])
+    config = load_experiment(
+        ROOT / "configs" / "vireid" / "smoke.yaml",
+        [
+            f"data.root={root}",
+            "train.epochs=6",
+            "train.batch_size=6",
+            "train.instances=1",
+            "schedule.milestones=[2, 5]",
+            "schedule.gamma=0.5",
+            "model.image_size=[16,16]",
+            "objective.losses={id: 1, modality_id: 1, weighted_triplet: 2}",
+        ],
+    )
     trainer = Trainer(assemble(config, torch.device("cpu")), tmp_path)
     for epoch, factor in enumerate((1, 1, 0.5, 0.5, 0.5, 0.25)):
         rate = trainer.set_learning_rate(epoch, 0)
@@ -193,7 +227,12 @@ def test_the_step_schedule_lowers_both_groups_at_its_milestones(root: Path, tmp_
         rates = {group["lr"] for group in groups}
         assert sorted(rates) == pytest.approx([1e-4 * factor, 1e-3 * factor])
     values = trainer.train_step([next(iter(trainer.job.loader.epoch(0)))])
-    assert {name for name in values if name.startswith("loss/")} == {"loss/id", "loss/id/rgb", "loss/id/nir", "loss/weighted_triplet"}
+    assert {name for name in values if name.startswith("loss/")} == {
+        "loss/id",
+        "loss/id/rgb",
+        "loss/id/nir",
+        "loss/weighted_triplet",
+    }
 
 
 def test_a_batch_that_skipping_left_without_a_modality_is_passed_over(tmp_path: Path) -> None:
@@ -201,11 +240,24 @@ def test_a_batch_that_skipping_left_without_a_modality_is_passed_over(tmp_path: 
     render("sysu", tmp_path, identities=12, test_identities=2, images_per_modality=4, image_size=(32, 16), processes=1)
     config = load_experiment(Path("configs/vireid/smoke.yaml"), [f"data.root={tmp_path}", "data.on_error=skip"])
     benchmark = build_benchmark(config.data, select="last", need_train=True)
-    broken = [source.value for record in benchmark.train if record.person_id < 8 for kind, source in record.sources.items() if kind is NIR]
+    broken = [
+        source.value
+        for record in benchmark.train
+        if record.person_id < 8
+        for kind, source in record.sources.items()
+        if kind is NIR
+    ]
     for path in broken:
         Path(path).write_bytes(b"")
-    loader = build_train_loader(benchmark, config.data, config.augment, build_source_reader(config.data, config.model, benchmark),
-                                config.train, seed=0, workers=0)
+    loader = build_train_loader(
+        benchmark,
+        config.data,
+        config.augment,
+        build_source_reader(config.data, config.model, benchmark),
+        config.train,
+        seed=0,
+        workers=0,
+    )
     batches = list(loader.epoch(0))
     assert loader.skipped and 0 < len(batches) < loader.steps_per_epoch
     assert all({RGB, NIR} == set(batch.inputs) and len(batch.person_ids.unique()) > 1 for batch in batches)

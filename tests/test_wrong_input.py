@@ -1,4 +1,6 @@
-"""Wrong input given to the three scripts: one sentence with culprit and remedy, exit code 2, nothing written. And what is handled."""
+"""Wrong input given to the three scripts: one sentence with culprit and remedy, exit code 2, nothing written. And what
+is handled.
+"""
 
 import json
 import os
@@ -35,7 +37,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("made")
     write_orbench(place / "data")
     with global_state_kept():
-        assert exit_code("train", "--config", SMOKE, "--device", "cpu", f"data.root={place / 'data'}", f"output_dir={place / 'runs'}", "name=base", *SHORT) == 0
+        assert (
+            exit_code(
+                "train",
+                "--config",
+                SMOKE,
+                "--device",
+                "cpu",
+                f"data.root={place / 'data'}",
+                f"output_dir={place / 'runs'}",
+                "name=base",
+                *SHORT,
+            )
+            == 0
+        )
     return place
 
 
@@ -52,15 +67,46 @@ class Place:
         return self.folder / "data" / "ORBench"
 
     def train(self, *more: object, root: object = None) -> Outcome:
-        return self.run("train", "--config", SMOKE, "--device", "cpu", f"data.root={root or self.folder / 'data'}",
-                        f"output_dir={self.folder / 'runs'}", "name=new", *SHORT, *more)
+        return self.run(
+            "train",
+            "--config",
+            SMOKE,
+            "--device",
+            "cpu",
+            f"data.root={root or self.folder / 'data'}",
+            f"output_dir={self.folder / 'runs'}",
+            "name=new",
+            *SHORT,
+            *more,
+        )
 
     def test(self, *more: object) -> Outcome:
-        return self.run("test", "--run", self.base_run, "--device", "cpu", "--output", self.folder / "out", f"data.root={self.folder / 'data'}", *more)
+        return self.run(
+            "test",
+            "--run",
+            self.base_run,
+            "--device",
+            "cpu",
+            "--output",
+            self.folder / "out",
+            f"data.root={self.folder / 'data'}",
+            *more,
+        )
 
     def infer(self, *more: object) -> Outcome:
-        return self.run("infer", "--run", self.base_run, "--device", "cpu", "--output", self.folder / "out" / "found.png",
-                        "--gallery-cache", self.folder / "cache", f"data.root={self.folder / 'data'}", *more)
+        return self.run(
+            "infer",
+            "--run",
+            self.base_run,
+            "--device",
+            "cpu",
+            "--output",
+            self.folder / "out" / "found.png",
+            "--gallery-cache",
+            self.folder / "cache",
+            f"data.root={self.folder / 'data'}",
+            *more,
+        )
 
     def written(self) -> list[Path]:
         """Everything below the places that the commands write to."""
@@ -89,8 +135,15 @@ def refused(place: Place, outcome: Outcome, *words: str) -> None:
 TRAIN, TEST = "train_annos.json", "test_gallery_and_queries.json"
 
 
-@pytest.mark.parametrize(("up", "words"), [("..", ["one level too high"]), ("data/ORBench", ["one level too low"]),
-                                          ("data/ORBench/vis", ["too low"]), ("nowhere", ["no such data root"])])
+@pytest.mark.parametrize(
+    ("up", "words"),
+    [
+        ("..", ["one level too high"]),
+        ("data/ORBench", ["one level too low"]),
+        ("data/ORBench/vis", ["too low"]),
+        ("nowhere", ["no such data root"]),
+    ],
+)
 def test_wrong_root(place: Place, up: str, words: list[str]) -> None:
     root = place.folder if up == ".." else place.folder / up
     refused(place, place.train(root=root), *words, "set data.root")
@@ -136,8 +189,16 @@ def test_overlap_and_escape(place: Place) -> None:
     refused(place, place.test(), "RGB_GALLERY entry", "inside ORBench")
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (None, ["no such image"]), (b"", ["empty"]), (b"words", ["not an image"]), ("half", ["truncated"]), ("huge", ["pixels", "shrink"])])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["no such image"]),
+        (b"", ["empty"]),
+        (b"words", ["not an image"]),
+        ("half", ["truncated"]),
+        ("huge", ["pixels", "shrink"]),
+    ],
+)
 def test_images_that_cannot_be_read(place: Place, content: bytes | str | None, words: list[str]) -> None:
     name = json.loads((place.orbench / TEST).read_text())["NIR"][1][1]
     path = place.orbench / name
@@ -155,7 +216,10 @@ def test_images_that_cannot_be_read(place: Place, content: bytes | str | None, w
     assert skipped.code == 0, skipped.err
     document = json.loads((place.folder / "out" / "results.json").read_text())
     assert document["counts"]["unreadable_sources"] == 1
-    assert name in document["unreadable_sources"][0]["reason"] and "NIR entry 1" in document["unreadable_sources"][0]["record"]
+    assert (
+        name in document["unreadable_sources"][0]["reason"]
+        and "NIR entry 1" in document["unreadable_sources"][0]["record"]
+    )
     rows = {row["task"]: row["queries"] for row in document["rows"]}
     assert rows["NIR"] == 3 and rows["CP"] == 4
     assert any("1 unreadable sources were skipped" in note for note in document["notes"])
@@ -184,15 +248,28 @@ def test_training_evaluates_around_an_unreadable_image(place: Place) -> None:
     assert name in log and "1 unreadable sources were skipped" in log
 
 
-@pytest.mark.parametrize(("more", "words"), [
-    (["train.epoch=3"], ["'train.epoch'", "'epochs'"]), (["train.precision=fp8"], ["fp32"]), (["data.dataset=orbensh"], ["'orbench'"]),
-    (["objective.losses={mm_sdn: 1}"], ["'mm_sdm'"]), (["data.root=${oc.env:HOME}"], ["interpolations are off"]),
-    (["model.init=absent.pt"], ["absent.pt"]), (["train.init_from=absent"], ["absent"]), (["train.freeze=[nothing]"], ["'nothing'"]),
-    (["model.vision_heads=7"], ["model.vision_heads"]), (["train.batch_size=64", "train.drop_last=true"], ["train.batch_size = 64"]),
-    (["train.select=val", "data.val_fraction=0.9"], ["data.val_fraction"]), (["optimizer.betas=[2, 3]"], ["optimizer.betas"]),
-    (["--device", "tpu"], ["'tpu'", "cpu"]), (["--device", "cuda:77"], ["cuda:77"]), (["key"], ["key.sub=value"]),
-    (["output_dir=" + SMOKE], ["smoke.yaml"]), (["data.cache_dir=" + SMOKE], ["data.cache_dir"]),
-])
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["train.epoch=3"], ["'train.epoch'", "'epochs'"]),
+        (["train.precision=fp8"], ["fp32"]),
+        (["data.dataset=orbensh"], ["'orbench'"]),
+        (["objective.losses={mm_sdn: 1}"], ["'mm_sdm'"]),
+        (["data.root=${oc.env:HOME}"], ["interpolations are off"]),
+        (["model.init=absent.pt"], ["absent.pt"]),
+        (["train.init_from=absent"], ["absent"]),
+        (["train.freeze=[nothing]"], ["'nothing'"]),
+        (["model.vision_heads=7"], ["model.vision_heads"]),
+        (["train.batch_size=64", "train.drop_last=true"], ["train.batch_size = 64"]),
+        (["train.select=val", "data.val_fraction=0.9"], ["data.val_fraction"]),
+        (["optimizer.betas=[2, 3]"], ["optimizer.betas"]),
+        (["--device", "tpu"], ["'tpu'", "cpu"]),
+        (["--device", "cuda:77"], ["cuda:77"]),
+        (["key"], ["key.sub=value"]),
+        (["output_dir=" + SMOKE], ["smoke.yaml"]),
+        (["data.cache_dir=" + SMOKE], ["data.cache_dir"]),
+    ],
+)
 def test_options_of_training(place: Place, more: list[str], words: list[str]) -> None:
     refused(place, place.train(*more), *words)
 
@@ -208,11 +285,17 @@ def test_compile_without_compiler(place: Place, monkeypatch: pytest.MonkeyPatch)
 
 def test_configuration_files(place: Place) -> None:
     bad = place.folder / "bad.yaml"
-    for text, word in (("train: {epochs: 1", "not a readable YAML"), ("data: !!python/object/apply:os.getcwd []", "not a readable YAML"),
-                       ("seed: 1\nseed: 1", "duplicate"), ("bases: x.yaml", "'base'")):
+    for text, word in (
+        ("train: {epochs: 1", "not a readable YAML"),
+        ("data: !!python/object/apply:os.getcwd []", "not a readable YAML"),
+        ("seed: 1\nseed: 1", "duplicate"),
+        ("bases: x.yaml", "'base'"),
+    ):
         bad.write_text(text)
         refused(place, place.run("train", "--config", bad), "bad.yaml", word)
-    refused(place, place.run("train", "--config", ROOT / "configs" / "reid5o" / "smok.yaml"), "did you mean 'smoke.yaml'")
+    refused(
+        place, place.run("train", "--config", ROOT / "configs" / "reid5o" / "smok.yaml"), "did you mean 'smoke.yaml'"
+    )
 
 
 def test_run_that_exists_is_kept(place: Place) -> None:
@@ -241,8 +324,12 @@ def test_checkpoints(place: Place) -> None:
     bad.write_bytes(good.read_bytes()[:3000])
     for outcome in (place.test("--checkpoint", bad), place.infer("--checkpoint", bad, "--text", "a coat")):
         refused(place, outcome, "bad.pth", "truncated")
-    for content, word in (({**payload, "family": "irm"}, "family irm"), (payload["model"], "not a checkpoint of this project"),
-                          ({**payload, "model": {}}, "missing"), ({**payload, "extra": Bomb(trace)}, "posix.mkdir")):
+    for content, word in (
+        ({**payload, "family": "irm"}, "family irm"),
+        (payload["model"], "not a checkpoint of this project"),
+        ({**payload, "model": {}}, "missing"),
+        ({**payload, "extra": Bomb(trace)}, "posix.mkdir"),
+    ):
         torch.save(content, bad)
         refused(place, place.test("--checkpoint", bad), "bad.pth", word)
     assert not trace.exists()
@@ -250,9 +337,15 @@ def test_checkpoints(place: Place) -> None:
     refused(place, place.test("model.embed_dim=16"), "best.pth", "of another shape")
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--run", "absent"], ["no such run directory", "absent"]), (["--run", "configs"], ["not a run directory"]),
-    (["--config", SMOKE, "--checkpoint", "absent.pth"], ["absent.pth"]), (["--compare", "absent.json", SMOKE], ["absent.json"])])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "absent"], ["no such run directory", "absent"]),
+        (["--run", "configs"], ["not a run directory"]),
+        (["--config", SMOKE, "--checkpoint", "absent.pth"], ["absent.pth"]),
+        (["--compare", "absent.json", SMOKE], ["absent.json"]),
+    ],
+)
 def test_models_that_are_not_there(place: Place, arguments: list[str], words: list[str]) -> None:
     refused(place, place.run("test", *arguments), *words)
 
@@ -274,22 +367,43 @@ def test_searches(place: Place) -> None:
     refused(place, place.infer("--rgb", "a.jpg", "--text", "a coat"), "rgb cannot be mixed")
     refused(place, place.infer("--task", "NIR+FOO"), "NIR+FOO", "did you mean")
     refused(place, place.infer("--task", "NIR", "--index", 99), "--index 99", "0 to 3")
-    for content, word in (("[", "not valid JSON"), ("[]", "at least one query"), ('[{"nirr": "a"}]', "'nir'"), ('[{"text": 5}]', "entry 0"), ("[{}]", "entry 0")):
+    for content, word in (
+        ("[", "not valid JSON"),
+        ("[]", "at least one query"),
+        ('[{"nirr": "a"}]', "'nir'"),
+        ('[{"text": 5}]', "entry 0"),
+        ("[{}]", "entry 0"),
+    ):
         words.write_text(content)
         refused(place, place.infer("--queries", words), "words.json", word)
 
 
 def test_a_real_process_ends_the_same_way(place: Place) -> None:
-    command = [sys.executable, "train.py", "--config", SMOKE, f"data.root={place.folder / 'nowhere'}", f"output_dir={place.folder / 'runs'}"]
+    command = [
+        sys.executable,
+        "train.py",
+        "--config",
+        SMOKE,
+        f"data.root={place.folder / 'nowhere'}",
+        f"output_dir={place.folder / 'runs'}",
+    ]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 2 and not found.stdout
-    assert found.stderr.splitlines()[-1] == f"error: no such data root: {place.folder / 'nowhere'}; set data.root to the folder that contains ORBench/"
+    assert (
+        found.stderr.splitlines()[-1]
+        == f"error: no such data root: {place.folder / 'nowhere'}; set data.root to the folder that contains ORBench/"
+    )
     assert not place.written()
 
 
 def test_usage_errors_exit_with_2(place: Place) -> None:
-    for name, arguments in (("train", []), ("test", ["--config", SMOKE]), ("infer", ["--run", "x"]), ("infer", ["--run", "x", "--text", "a", "--task", "NIR"]),
-                            ("infer", ["--run", "x", "--text", "a", "--top-k", "many"])):
+    for name, arguments in (
+        ("train", []),
+        ("test", ["--config", SMOKE]),
+        ("infer", ["--run", "x"]),
+        ("infer", ["--run", "x", "--text", "a", "--task", "NIR"]),
+        ("infer", ["--run", "x", "--text", "a", "--top-k", "many"]),
+    ):
         outcome = place.run(name, *arguments)
         assert outcome.code == 2 and "usage:" in outcome.err and "error:" in outcome.err
 
@@ -303,7 +417,13 @@ def test_missing_query_lists_are_left_out_and_said(place: Place) -> None:
     document = json.loads((place.folder / "out" / "results.json").read_text())
     # The tiny tree has 4 + 3 + 1 + 1 lists.
     assert len(document["rows"]) == 9 and len(document["missing_lists"]) == 23
-    assert [(row["lists"], row["expected_lists"]) for row in document["averages"]] == [(4, 4), (3, 12), (1, 12), (1, 4), (9, 32)]
+    assert [(row["lists"], row["expected_lists"]) for row in document["averages"]] == [
+        (4, 4),
+        (3, 12),
+        (1, 12),
+        (1, 4),
+        (9, 32),
+    ]
     assert "TWO_AVER (over 3 of 12)" in outcome.out and "23 query lists are missing" in outcome.out
 
 
@@ -315,7 +435,12 @@ def test_odd_captions_are_searched_for(place: Place, text: str) -> None:
 
 
 def test_odd_captions_in_the_lists(place: Place) -> None:
-    place.edit(TRAIN, lambda rows: [row.update(caption=text) for row, text in zip(rows, ("", "word " * 5000, "a.jpg", "half \ud800"))] and None)
+    place.edit(
+        TRAIN,
+        lambda rows: (
+            [row.update(caption=text) for row, text in zip(rows, ("", "word " * 5000, "a.jpg", "half \ud800"))] and None
+        ),
+    )
     place.edit(TEST, lambda table: table["TEXT"][0].__setitem__(1, ""))
     assert place.train("train.max_steps=0").code == 0
     assert place.test().code == 0
@@ -346,14 +471,18 @@ def test_help_answers_at_once(command: list[str]) -> None:
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        found = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         times.append(time.perf_counter() - started)
         assert found.returncode == 0 and "usage:" in found.stdout
         if times[-1] < 0.5:
             break
     assert min(times) < 0.5
     # What makes it slow would be the heavy libraries; none of them may be imported.
-    listed = subprocess.run([sys.executable, "-X", "importtime", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False).stderr
+    listed = subprocess.run(
+        [sys.executable, "-X", "importtime", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stderr
     imported = {line.rpartition("|")[2].strip() for line in listed.splitlines()}
     assert "argparse" in imported and not imported & {"torch", "numpy", "PIL", "omegaconf"}
 
@@ -361,8 +490,14 @@ def test_help_answers_at_once(command: list[str]) -> None:
 def test_disk_that_fills_up_while_saving(place: Place) -> None:
     small = place.folder / "runs"
     small.mkdir()
-    mounted = hasattr(os, "geteuid") and os.geteuid() == 0 and sys.platform == "linux" and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(small)], capture_output=True, check=False).returncode
+    mounted = (
+        hasattr(os, "geteuid")
+        and os.geteuid() == 0
+        and sys.platform == "linux"
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(small)], capture_output=True, check=False
+        ).returncode
+    )
     if not mounted:
         pytest.skip("mounting a small file system is not allowed here")
     try:

@@ -1,4 +1,6 @@
-"""Wrong input of the visible-infrared family: one sentence with culprit and remedy, exit code 2, nothing written. And what is left out."""
+"""Wrong input of the visible-infrared family: one sentence with culprit and remedy, exit code 2, nothing written. And
+what is left out.
+"""
 
 import json
 import shutil
@@ -39,11 +41,30 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     data = folder / "data"
     data.mkdir()
-    for write in (official_trees.sysu, official_trees.regdb, official_trees.cuhk_pedes, official_trees.market1501, write_orbench):
+    for write in (
+        official_trees.sysu,
+        official_trees.regdb,
+        official_trees.cuhk_pedes,
+        official_trees.market1501,
+        write_orbench,
+    ):
         write(data)
     (data / "RegDB" / "idx" / "train_visible_2.txt").unlink()
     with global_state_kept():
-        assert exit_code("train", "--config", SMOKE, "--device", "cpu", f"data.root={data}", f"output_dir={folder / 'runs'}", "name=base", *SHORT) == 0
+        assert (
+            exit_code(
+                "train",
+                "--config",
+                SMOKE,
+                "--device",
+                "cpu",
+                f"data.root={data}",
+                f"output_dir={folder / 'runs'}",
+                "name=base",
+                *SHORT,
+            )
+            == 0
+        )
     return folder
 
 
@@ -61,14 +82,46 @@ class Place:
         return self.root / "SYSU-MM01"
 
     def train(self, *more: object) -> Outcome:
-        return self.run("train", "--config", SMOKE, "--device", "cpu", f"data.root={self.root}", f"output_dir={self.folder / 'runs'}", "name=new", *SHORT, *more)
+        return self.run(
+            "train",
+            "--config",
+            SMOKE,
+            "--device",
+            "cpu",
+            f"data.root={self.root}",
+            f"output_dir={self.folder / 'runs'}",
+            "name=new",
+            *SHORT,
+            *more,
+        )
 
     def test(self, *more: object) -> Outcome:
-        return self.run("test", "--run", self.made / "runs" / "base", "--device", "cpu", "--output", self.folder / "out", f"data.root={self.root}", *more)
+        return self.run(
+            "test",
+            "--run",
+            self.made / "runs" / "base",
+            "--device",
+            "cpu",
+            "--output",
+            self.folder / "out",
+            f"data.root={self.root}",
+            *more,
+        )
 
     def infer(self, *more: object) -> Outcome:
-        return self.run("infer", "--run", self.made / "runs" / "base", "--device", "cpu", "--output", self.folder / "out" / "found.png",
-                        "--gallery-cache", self.folder / "cache", f"data.root={self.root}", *more)
+        return self.run(
+            "infer",
+            "--run",
+            self.made / "runs" / "base",
+            "--device",
+            "cpu",
+            "--output",
+            self.folder / "out" / "found.png",
+            "--gallery-cache",
+            self.folder / "cache",
+            f"data.root={self.root}",
+            *more,
+        )
 
     def written(self) -> list[Path]:
         return [path for name in ("runs", "out", "cache") for path in (self.folder / name).rglob("*")]
@@ -94,18 +147,31 @@ def refused(place: Place, outcome: Outcome, *words: str) -> None:
     assert "Traceback" not in outcome.err and not place.written()
 
 
-@pytest.mark.parametrize(("more", "words"), [
-    (["train.sampler=random"], ["train.sampler = 'random'", "modality"]), (["train.sampler=identity"], ["train.sampler = 'identity'", "modality"]),
-    (["train.instances=3"], ["train.batch_size = 4", "2 x train.instances"]), (["train.batch_size=64"], ["train.batch_size = 64", "lower it"]),
-    (["model.head_width=0"], ["model.head_width = 0", "modality_id and imitation"]), (["model.blocks=[1,1]"], ["model.blocks", "four numbers"]),
-    (["model.depth=20"], ["model.depth = 20", "18, 34, 50"]), (["model.init=imagenett"], ["model.init = 'imagenett'", "no such file", "imagenet"]),
-    ([f"model.init={SMOKE}"], ["model.init", "smoke.yaml", "refused"]), (["augment.channel=1.5"], ["augment.channel = 1.5", "between 0 and 1"]),
-    (["objective.losses={mm_sdm: 1}"], ["'mm_sdm'", "imitation"]), (["objective.losses.triplet=-1"], ["triplet", "at least 0"]),
-    (["data.trial=11"], ["data.trial = 11", "1..10"]), (["data.dataset=regdb", "data.trial=2"], ["train_visible_2.txt", "trial 2"]),
-    (["data.dataset=cuhk-pedes"], ["cuhk-pedes", "RGB and TEXT", "encodes RGB and NIR only"]),
-    (["data.dataset=market1501"], ["all 4 training images are visible", "visible-infrared data set"]),
-    (["data.dataset=orbench"], ["orbench", "RGB and TEXT", "another data.dataset"]),
-], ids=lambda value: value[0].split("=")[0] + "=" + value[0].partition("=")[2][:12] if value and "=" in value[0] else "")
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["train.sampler=random"], ["train.sampler = 'random'", "modality"]),
+        (["train.sampler=identity"], ["train.sampler = 'identity'", "modality"]),
+        (["train.instances=3"], ["train.batch_size = 4", "2 x train.instances"]),
+        (["train.batch_size=64"], ["train.batch_size = 64", "lower it"]),
+        (["model.head_width=0"], ["model.head_width = 0", "modality_id and imitation"]),
+        (["model.blocks=[1,1]"], ["model.blocks", "four numbers"]),
+        (["model.depth=20"], ["model.depth = 20", "18, 34, 50"]),
+        (["model.init=imagenett"], ["model.init = 'imagenett'", "no such file", "imagenet"]),
+        ([f"model.init={SMOKE}"], ["model.init", "smoke.yaml", "refused"]),
+        (["augment.channel=1.5"], ["augment.channel = 1.5", "between 0 and 1"]),
+        (["objective.losses={mm_sdm: 1}"], ["'mm_sdm'", "imitation"]),
+        (["objective.losses.triplet=-1"], ["triplet", "at least 0"]),
+        (["data.trial=11"], ["data.trial = 11", "1..10"]),
+        (["data.dataset=regdb", "data.trial=2"], ["train_visible_2.txt", "trial 2"]),
+        (["data.dataset=cuhk-pedes"], ["cuhk-pedes", "RGB and TEXT", "encodes RGB and NIR only"]),
+        (["data.dataset=market1501"], ["all 4 training images are visible", "visible-infrared data set"]),
+        (["data.dataset=orbench"], ["orbench", "RGB and TEXT", "another data.dataset"]),
+    ],
+    ids=lambda value: (
+        value[0].split("=")[0] + "=" + value[0].partition("=")[2][:12] if value and "=" in value[0] else ""
+    ),
+)
 def test_options_and_data_sets_of_training(place: Place, more: list[str], words: list[str]) -> None:
     refused(place, place.train(*more), *words)
 
@@ -118,12 +184,25 @@ def test_initial_weights_of_something_else(place: Place) -> None:
     refused(place, place.train(f"model.init={file}"), "weights.pth", "model.width = 4")
     torch.save({"conv1.weight": torch.ones(4, 3, 7, 7)}, file)
     refused(place, place.train(f"model.init={file}"), "weights.pth", "missing")
-    refused(place, place.train(f"model.init={place.made / 'runs' / 'base' / 'best.pth'}"), "best.pth", "train.init_from=DIRECTORY")
+    refused(
+        place,
+        place.train(f"model.init={place.made / 'runs' / 'base' / 'best.pth'}"),
+        "best.pth",
+        "train.init_from=DIRECTORY",
+    )
 
 
-@pytest.mark.parametrize(("absent", "words"), [
-    ("cam2", ["not a whole SYSU-MM01", "cam2 missing"]), ("cam6", ["cam6 missing"]), ("exp", ["exp missing"]),
-    ("exp/train_id.txt", ["train_id.txt", "the identities of train"]), ("exp/val_id.txt", ["val_id.txt"]), ("exp/test_id.txt", ["test_id.txt"])])
+@pytest.mark.parametrize(
+    ("absent", "words"),
+    [
+        ("cam2", ["not a whole SYSU-MM01", "cam2 missing"]),
+        ("cam6", ["cam6 missing"]),
+        ("exp", ["exp missing"]),
+        ("exp/train_id.txt", ["train_id.txt", "the identities of train"]),
+        ("exp/val_id.txt", ["val_id.txt"]),
+        ("exp/test_id.txt", ["test_id.txt"]),
+    ],
+)
 def test_a_tree_that_lacks_something(broken: Place, absent: str, words: list[str]) -> None:
     path = broken.sysu / absent
     if path.is_dir():
@@ -190,7 +269,10 @@ def test_an_identity_without_one_modality_is_left_out_and_listed(broken: Place) 
     done = broken.train()
     assert done.code == 0, done.err
     log = (broken.folder / "runs" / "new" / "train.log").read_text()
-    assert "train: 1 identities without any infrared image left out: 11" in log and "12 training records of 2 identities" in log
+    assert (
+        "train: 1 identities without any infrared image left out: 11" in log
+        and "12 training records of 2 identities" in log
+    )
     shutil.rmtree(broken.folder / "runs")
     for person in ("0007", "0020"):
         for camera in (1, 2, 4, 5):
@@ -198,21 +280,38 @@ def test_an_identity_without_one_modality_is_left_out_and_listed(broken: Place) 
     refused(broken, broken.train(), str(broken.sysu), "no identity of train has both visible and infrared images")
 
 
-@pytest.mark.parametrize(("dataset", "words"), [
-    ("orbench", ["CP and SK and TEXT", "NIR+TEXT"]), ("cuhk-pedes", ["TEXT (cuhk-pedes)"])])
+@pytest.mark.parametrize(
+    ("dataset", "words"), [("orbench", ["CP and SK and TEXT", "NIR+TEXT"]), ("cuhk-pedes", ["TEXT (cuhk-pedes)"])]
+)
 def test_evaluation_by_what_the_model_does_not_encode(place: Place, dataset: str, words: list[str]) -> None:
     for more in ([], ["data.on_error=skip"]):
-        refused(place, place.test(f"data.dataset={dataset}", *more), dataset, "encodes RGB and NIR only", "another family", *words)
+        refused(
+            place,
+            place.test(f"data.dataset={dataset}", *more),
+            dataset,
+            "encodes RGB and NIR only",
+            "another family",
+            *words,
+        )
 
 
 def test_searches(place: Place) -> None:
     infrared, visible = place.sysu / "cam3" / "0001" / "0001.jpg", place.sysu / "cam1" / "0001" / "0001.jpg"
-    for given, word in ((["--nir", infrared, "--sk", visible], "not SK"), (["--text", "a coat"], "not TEXT"), (["--sk", visible], "not SK"),
-                        (["--cp", visible, "--text", "a coat", "data.on_error=skip"], "not CP, TEXT")):
+    for given, word in (
+        (["--nir", infrared, "--sk", visible], "not SK"),
+        (["--text", "a coat"], "not TEXT"),
+        (["--sk", visible], "not SK"),
+        (["--cp", visible, "--text", "a coat", "data.on_error=skip"], "not CP, TEXT"),
+    ):
         refused(place, place.infer(*given), "query: this model encodes RGB and NIR only", word, "another family")
         refused(place, place.infer(*given, "--gallery", place.sysu / "cam1"), word)
     refused(place, place.infer("--task", "TEXT", "data.dataset=orbench"), "TEXT entry 0", "not TEXT")
-    refused(place, place.infer("--rgb", visible, "data.dataset=market1501"), "market1501 has no NIR test images", "--gallery FOLDER")
+    refused(
+        place,
+        place.infer("--rgb", visible, "data.dataset=market1501"),
+        "market1501 has no NIR test images",
+        "--gallery FOLDER",
+    )
     queries = place.folder / "queries.json"
     queries.write_text(json.dumps([{"nir": str(infrared)}, {"rgb": str(visible)}]))
     refused(place, place.infer("--queries", queries), "--gallery-modality rgb or nir")
@@ -230,7 +329,10 @@ def test_an_unreadable_image_stops_training_or_is_skipped(broken: Place) -> None
     stopped = broken.train("train.max_steps=0", "train.batch_size=6")
     assert stopped.code == 2 and str(bad) in stopped.error
     done = broken.train("train.max_steps=0", "train.batch_size=6", "data.on_error=skip", "--overwrite")
-    assert done.code == 0 and "1 unreadable images skipped so far" in (broken.folder / "runs" / "new" / "train.log").read_text()
+    assert (
+        done.code == 0
+        and "1 unreadable images skipped so far" in (broken.folder / "runs" / "new" / "train.log").read_text()
+    )
 
 
 class Baseline(nn.Module):
@@ -242,7 +344,16 @@ class Baseline(nn.Module):
         for name, layer in list(self.base.named_modules()):
             if isinstance(layer, nn.Conv2d):
                 first = name.startswith("layer4.0.")
-                self.base.set_submodule(name, nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, 1 if first else layer.stride, layer.padding))  # type: ignore[arg-type]
+                self.base.set_submodule(
+                    name,
+                    nn.Conv2d(
+                        layer.in_channels,
+                        layer.out_channels,
+                        layer.kernel_size,
+                        1 if first else layer.stride,
+                        layer.padding,
+                    ),
+                )  # type: ignore[arg-type]
         del self.base.fc
         self.bottleneck, self.share_classifier = nn.BatchNorm1d(512), nn.Linear(512, 4)
 
@@ -260,7 +371,9 @@ def conversion(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(stopped.value.code or 0)
 
 
-def test_a_published_module_is_converted_and_evaluated(place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_published_module_is_converted_and_evaluated(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     torch.manual_seed(0)
     network = Baseline()
     for _ in range(2):
@@ -275,7 +388,17 @@ def test_a_published_module_is_converted_and_evaluated(place: Place, monkeypatch
     trained = open_checkpoint(target.with_suffix(".yaml"), target)
     with torch.no_grad():
         torch.testing.assert_close(trained.model.encode(Modality.NIR, x).pooled, network(x))
-    done = place.run("test", "--config", target.with_suffix(".yaml"), "--checkpoint", target, "--device", "cpu", f"data.root={place.root}", "model.image_size=[64,32]")
+    done = place.run(
+        "test",
+        "--config",
+        target.with_suffix(".yaml"),
+        "--checkpoint",
+        target,
+        "--device",
+        "cpu",
+        f"data.root={place.root}",
+        "model.image_size=[64,32]",
+    )
     assert done.code == 0, done.err
     document = json.loads((place.folder / "out" / "results.json").read_text())
     assert len(document["rows"]) >= 40 and "selected on test" in json.dumps(document)

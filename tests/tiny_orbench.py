@@ -11,8 +11,12 @@ FOLDERS = {"RGB": "vis", "NIR": "nir", "CP": "cp", "SK": "sk"}
 WORDS = ("red coat", "green dress", "blue jeans", "white hat", "black bag", "yellow shirt", "brown shoes", "grey scarf")
 
 
-def write_orbench(root: Path, identities: int = 4, test_identities: int = 2, images: int = 2, height: int = 32, width: int = 16) -> Path:
-    """Write identities x images records and the query lists of KEYS; return root. Every identity has colours of its own."""
+def write_orbench(
+    root: Path, identities: int = 4, test_identities: int = 2, images: int = 2, height: int = 32, width: int = 16
+) -> Path:
+    """Write identities x images records and the query lists of KEYS; return root. Every identity has colours of its
+    own.
+    """
     base = root / "ORBench"
     annotations, gallery = [], []
     queries: dict[str, list[list[object]]] = {key: [] for keys in KEYS.values() for key in keys}
@@ -22,7 +26,9 @@ def write_orbench(root: Path, identities: int = 4, test_identities: int = 2, ima
             paths = {name: f"{short}/{folder}/{index}.jpg" for name, short in FOLDERS.items()}
             for number, path in enumerate(paths.values()):
                 rng = np.random.default_rng((person, number))
-                pixels = np.kron(rng.integers(0, 256, (4, 2, 3)), np.ones((height // 4, width // 2, 1))).astype(np.uint8)
+                pixels = np.kron(rng.integers(0, 256, (4, 2, 3)), np.ones((height // 4, width // 2, 1))).astype(
+                    np.uint8
+                )
                 (base / path).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(base / path)
             if person < identities:
@@ -33,5 +39,7 @@ def write_orbench(root: Path, identities: int = 4, test_identities: int = 2, ima
                 for key in queries:
                     queries[key].append([person + 100, *(items[name] for name in key.split("+"))])
     (base / "train_annos.json").write_text(json.dumps(annotations), encoding="utf-8")
-    (base / "test_gallery_and_queries.json").write_text(json.dumps({"RGB_GALLERY": gallery, **queries}), encoding="utf-8")
+    (base / "test_gallery_and_queries.json").write_text(
+        json.dumps({"RGB_GALLERY": gallery, **queries}), encoding="utf-8"
+    )
     return root

@@ -36,7 +36,9 @@ class SparseRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnnotationVectors:
-    """The annotations of one kind: distinct vectors (m, D), and for each of n items its row in them, -1 = it has none."""
+    """The annotations of one kind: distinct vectors (m, D), and for each of n items its row in them, -1 = it has
+    none.
+    """
 
     vectors: Array | SparseRows
     rows: np.ndarray
@@ -64,15 +66,19 @@ class _Directions:
         else:
             if self.vectors.ndim != 2:
                 raise UserError(f"{name} must be a matrix, one row per item, but has shape {self.vectors.shape}")
-            self.lengths = np.concatenate([np.empty(0), *(np.linalg.norm(part.astype(np.float64), axis=1) for part in self._parts())])
+            self.lengths = np.concatenate(
+                [np.empty(0), *(np.linalg.norm(part.astype(np.float64), axis=1) for part in self._parts())]
+            )
         sound = np.isfinite(self.lengths) & (self.lengths > 0)
         if not sound.all():
             row = int(np.flatnonzero(~sound)[0])
-            raise UserError(f"{name} row {row} is zero or not finite and has no direction; give every item an instruction")
+            raise UserError(
+                f"{name} row {row} is zero or not finite and has no direction; give every item an instruction"
+            )
 
     def _parts(self) -> list[np.ndarray]:
         step = max(CHUNK_VALUES // max(self.size, 1), 1)
-        return [self.vectors[start:start + step] for start in range(0, len(self.vectors), step)]
+        return [self.vectors[start : start + step] for start in range(0, len(self.vectors), step)]
 
     @property
     def size(self) -> int:
@@ -82,7 +88,9 @@ class _Directions:
     @cached_property
     def values_per_row(self) -> int:
         """Stored values of a row; the mean for sparse rows."""
-        return len(self.vectors.values) // max(len(self.vectors), 1) if isinstance(self.vectors, SparseRows) else self.size
+        return (
+            len(self.vectors.values) // max(len(self.vectors), 1) if isinstance(self.vectors, SparseRows) else self.size
+        )
 
     def units(self, rows: np.ndarray) -> np.ndarray:
         """Unit vectors (len(rows), D) float64."""
@@ -94,7 +102,11 @@ class _Directions:
         counts = np.diff(self.vectors.starts)[rows]
         place = np.repeat(np.arange(len(rows)), counts)
         entry = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts - self.vectors.starts[rows], counts)
-        return place, place * self.size + self.vectors.columns[entry], self.vectors.values[entry] / self.lengths[rows][place]
+        return (
+            place,
+            place * self.size + self.vectors.columns[entry],
+            self.vectors.values[entry] / self.lengths[rows][place],
+        )
 
 
 def _dot_dense(query: _Directions, gallery: _Directions, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -110,12 +122,16 @@ def _dot_sparse(query: _Directions, gallery: _Directions, left: np.ndarray, righ
 
 
 class PairCosines:
-    """Cosines between what a query asks for and the annotations of gallery items, each within its own kind, in float64."""
+    """Cosines between what a query asks for and the annotations of gallery items, each within its own kind, in
+    float64.
+    """
 
     def __init__(self, query: Annotations, gallery: Annotations, shape: tuple[int, int]) -> None:
         """shape: number of queries and of gallery items. Raises UserError naming the argument that does not fit."""
-        sides = [_by_kind(annotations, f"{side}_instructions", side, count)
-                 for annotations, side, count in zip((query, gallery), ("query", "gallery"), shape)]
+        sides = [
+            _by_kind(annotations, f"{side}_instructions", side, count)
+            for annotations, side, count in zip((query, gallery), ("query", "gallery"), shape)
+        ]
         if isinstance(query, Mapping) != isinstance(gallery, Mapping):
             raise UserError("query_instructions and gallery_instructions must both be matrices or both be by kind")
         self._rows = [{kind: found.rows for kind, found in side.items()} for side in sides]
@@ -127,7 +143,9 @@ class PairCosines:
                 self._directions[kind] = _comparable(sides[0][kind], sides[1][kind], kind)
 
     def cosines(self, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-        """Cosine (M,) of each pair of a query and a gallery index; nan where the item has no annotation of the query's kind."""
+        """Cosine (M,) of each pair of a query and a gallery index; nan where the item has no annotation of the query's
+        kind.
+        """
         values = np.full(len(queries), np.nan)
         kinds = self._kind_of_query[queries]
         for number, kind in enumerate(self._kinds):
@@ -151,9 +169,13 @@ def _by_kind(annotations: Annotations, name: str, side: str, count: int) -> Mapp
         annotations = {"": AnnotationVectors(vectors=vectors, rows=np.arange(len(vectors) if vectors.ndim else 0))}
     for kind, found in annotations.items():
         if len(found.rows) != count:
-            raise UserError(f"{_spelled(name, kind)} has {len(found.rows)} rows for {count} {side} items; give one per item")
+            raise UserError(
+                f"{_spelled(name, kind)} has {len(found.rows)} rows for {count} {side} items; give one per item"
+            )
         if found.rows.size and not (found.rows.min() >= ABSENT and found.rows.max() < len(found.vectors)):
-            raise UserError(f"{_spelled(name, kind)} names a row outside its {len(found.vectors)} vectors; -1 stands for none")
+            raise UserError(
+                f"{_spelled(name, kind)} names a row outside its {len(found.vectors)} vectors; -1 stands for none"
+            )
     return annotations
 
 
@@ -167,7 +189,9 @@ def _kind_of_query(rows: Mapping[str, np.ndarray], count: int) -> np.ndarray:
     number = asked.sum(0)
     if (number != 1).any():
         query = int(np.flatnonzero(number != 1)[0])
-        raise UserError(f"query {query} has instructions of {number[query]} kinds; it is compared within one kind, give exactly one")
+        raise UserError(
+            f"query {query} has instructions of {number[query]} kinds; it is compared within one kind, give exactly one"
+        )
     return asked.argmax(0) if len(rows) else np.empty(0, dtype=np.int64)
 
 
@@ -176,5 +200,7 @@ def _comparable(query: AnnotationVectors, gallery: AnnotationVectors, kind: str)
     left = _Directions(query.vectors, names[0])
     right = left if gallery.vectors is query.vectors else _Directions(gallery.vectors, names[1])
     if left.size != right.size or isinstance(left.vectors, SparseRows) != isinstance(right.vectors, SparseRows):
-        raise UserError(f"{names[0]} have {left.size} dimensions and {names[1]} {right.size}; both must come from one encoder")
+        raise UserError(
+            f"{names[0]} have {left.size} dimensions and {names[1]} {right.size}; both must come from one encoder"
+        )
     return left, right

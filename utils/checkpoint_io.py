@@ -20,8 +20,22 @@ from utils.errors import UserError
 from utils.files import atomic_path
 
 DISK_FULL_WORDS = ("no space left", "unexpected pos", "enforce fail", "file write failed", "disk quota")
-DAMAGE_ERRORS = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ImportError,
-                 OverflowError, OSError, struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError)
+DAMAGE_ERRORS = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    OverflowError,
+    OSError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 """What readers of pickles and archives raise on damaged bytes."""
 
 
@@ -37,8 +51,10 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
         # torch's zip writer reports a full disk as a RuntimeError with a text of its own.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if full or any(word in str(error).lower() for word in DISK_FULL_WORDS):
-            raise UserError(f"cannot write {path}: no space left on the device; the previous file is unchanged, "
-                            "free some space and start again") from error
+            raise UserError(
+                f"cannot write {path}: no space left on the device; the previous file is unchanged, free some space "
+                "and start again"
+            ) from error
         raise
 
 
@@ -52,11 +68,14 @@ def load_tensors(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is refused: it holds more than tensors and plain values ({_foreign(error)}); "
-                        "nothing in it was executed; save the state dict alone") from error
+        raise UserError(
+            f"{path} is refused: it holds more than tensors and plain values ({_foreign(error)}); nothing in it was "
+            "executed; save the state dict alone"
+        ) from error
     except DAMAGE_ERRORS as error:
-        raise UserError(f"{path} cannot be read as a checkpoint ({_first_line(error)}); it is truncated or damaged, "
-                        "copy it again") from error
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({_first_line(error)}); it is truncated or damaged, copy it again"
+        ) from error
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -65,15 +84,27 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises UserError when the file is not one.
     """
     payload = load_tensors(path)
-    missing = [key for key in ("model", "config", "family", "num_identities") if not isinstance(payload, dict) or key not in payload]
+    missing = [
+        key
+        for key in ("model", "config", "family", "num_identities")
+        if not isinstance(payload, dict) or key not in payload
+    ]
     if missing:
-        raise UserError(f"{path} is not a checkpoint of this project (no {', '.join(missing)}); for an official ReID5o "
-                        "checkpoint pass the flat configs.yaml beside it as --config")
+        raise UserError(
+            f"{path} is not a checkpoint of this project (no {', '.join(missing)}); for an official ReID5o checkpoint "
+            "pass the flat configs.yaml beside it as --config"
+        )
     state, identities = payload["model"], payload["num_identities"]
-    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
-        raise UserError(f"{path} is not a checkpoint of this project: its weights are no table of named tensors; copy it again")
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise UserError(
+            f"{path} is not a checkpoint of this project: its weights are no table of named tensors; copy it again"
+        )
     if type(identities) is not int or identities < 1:
-        raise UserError(f"{path} is not a checkpoint of this project: its num_identities is {identities!r}; copy it again")
+        raise UserError(
+            f"{path} is not a checkpoint of this project: its num_identities is {identities!r}; copy it again"
+        )
     return payload
 
 

@@ -59,5 +59,7 @@ def require_compiler(device: torch.device) -> None:
     except (RuntimeError, OSError, ImportError) as error:
         # What follows is advice for developers of the compiler.
         reason = " ".join(str(error).partition("Set TORCHDYNAMO")[0].split())[:200]
-        raise UserError(f"torch.compile does not work on {device} here ({reason}); install a C++ compiler (and Triton for "
-                        "cuda) or set train.compile=false") from error
+        raise UserError(
+            f"torch.compile does not work on {device} here ({reason}); install a C++ compiler (and Triton for cuda) or "
+            "set train.compile=false"
+        ) from error

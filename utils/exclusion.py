@@ -145,12 +145,16 @@ def _label_pair(query: Array, gallery: Array, name: str, recode: bool) -> tuple[
     """
     left, right = (to_numpy(side) for side in (query, gallery))
     # Columns of strings from a table arrive as objects.
-    left, right = (side.astype(str) if side.dtype == object and all(isinstance(entry, str) for entry in side) else side
-                   for side in (left, right))
+    left, right = (
+        side.astype(str) if side.dtype == object and all(isinstance(entry, str) for entry in side) else side
+        for side in (left, right)
+    )
     if not left.size:
         left = left.reshape(-1).astype(right.dtype)
     if left.ndim != 1 or right.ndim != 1:
-        raise UserError(f"{name} must be flat lists, one label per item, but have shapes {left.shape} and {right.shape}")
+        raise UserError(
+            f"{name} must be flat lists, one label per item, but have shapes {left.shape} and {right.shape}"
+        )
     if left.dtype.kind not in "iubU" or right.dtype.kind not in "iubU":
         raise UserError(f"{name} must be integers or strings, not {left.dtype} and {right.dtype}")
     if (left.dtype.kind in "iub") != (right.dtype.kind in "iub"):
@@ -159,11 +163,14 @@ def _label_pair(query: Array, gallery: Array, name: str, recode: bool) -> tuple[
     if recode or both.dtype.kind == "U":
         both = np.unique(both, return_inverse=True)[1].reshape(-1).astype(np.int32)
     both = torch.from_numpy(both.astype(np.int64) if both.dtype.kind != "i" else both)
-    return both[:len(left)], both[len(left):]
+    return both[: len(left)], both[len(left) :]
 
 
-def comparable_labels(query: Labels, gallery: Labels, shape: tuple[int, int], needs: tuple[str, ...]) -> list[LabelBlock]:
-    """Return the labels of queries and gallery with comparable numbers; beside the persons the fields in `needs`, and items.
+def comparable_labels(
+    query: Labels, gallery: Labels, shape: tuple[int, int], needs: tuple[str, ...]
+) -> list[LabelBlock]:
+    """Return the labels of queries and gallery with comparable numbers; beside the persons the fields in `needs`, and
+    items.
 
     shape: number of queries and of gallery items. Persons are numbered 0..n-1 over both. Raises UserError for an
     empty gallery, a missing field, a wrong length or kind.
@@ -176,7 +183,9 @@ def comparable_labels(query: Labels, gallery: Labels, shape: tuple[int, int], ne
     for name in ("cameras", "clothes", "items"):
         pair = getattr(query, name), getattr(gallery, name)
         if name in needs and any(side is None for side in pair):
-            raise UserError(f"the exclusion rule needs query_{name} and gallery_{name}; give both or choose another rule")
+            raise UserError(
+                f"the exclusion rule needs query_{name} and gallery_{name}; give both or choose another rule"
+            )
         if name == "items" and (pair[0] is None) != (pair[1] is None):
             raise UserError("query_items and gallery_items are compared with each other; give both or neither")
         if name in needs or (name == "items" and pair[0] is not None):
@@ -185,5 +194,7 @@ def comparable_labels(query: Labels, gallery: Labels, shape: tuple[int, int], ne
         spelled = "ids" if name == "persons" else name
         for side, labels, count in zip(("query", "gallery"), pair, shape, strict=True):
             if len(labels) != count:
-                raise UserError(f"{side}_{spelled} has {len(labels)} entries for {count} {side} items; give one per item")
+                raise UserError(
+                    f"{side}_{spelled} has {len(labels)} entries for {count} {side} items; give one per item"
+                )
     return [LabelBlock(**{name: pair[side] for name, pair in columns.items()}) for side in (0, 1)]

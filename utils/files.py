@@ -15,8 +15,17 @@ from typing import Any
 from utils.errors import UserError
 
 
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
-            errno.ENAMETOOLONG)
+REFUSALS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 """What a file system answers to a name or place that the user has to change."""
 
 
@@ -75,7 +84,9 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     except ValueError as error:
         raise UserError(f"{path} ({what}) is not valid JSON: {error}; it may be truncated, copy it again") from error
     except OSError as error:
-        raise UserError(f"cannot read {path} ({what}): {error.strerror}; correct the path or its permissions") from error
+        raise UserError(
+            f"cannot read {path} ({what}): {error.strerror}; correct the path or its permissions"
+        ) from error
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -2,8 +2,8 @@
 
 Order of events for one query. The gallery is ranked by descending similarity, ties by gallery index; the query's own
 image, known by `items`, is in no ranking at all. `ap_topk` cuts that ranking before the exclusion (a quirk of the
-released IRM evaluator: matches beyond the cut are forgotten by AP). The exclusion rule drops items; ranks are counted again
-without them. `ap_depth` cuts after the exclusion (the n of
+released IRM evaluator: matches beyond the cut are forgotten by AP). The exclusion rule drops items; ranks are counted
+again without them. `ap_depth` cuts after the exclusion (the n of
 mAP at a threshold). CMC and INP see the whole ranking after the exclusion, whatever AP is cut to.
 """
 
@@ -52,7 +52,11 @@ class MetricOptions:
 
     def __post_init__(self) -> None:
         get_rule(self.rule)
-        choices = {"ap": ("sum", "trapezoid"), "cmc": ("image", "identity"), "no_positive": ("zero", "zero_matched", "skip")}
+        choices = {
+            "ap": ("sum", "trapezoid"),
+            "cmc": ("image", "identity"),
+            "no_positive": ("zero", "zero_matched", "skip"),
+        }
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
                 raise UserError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(valid)}")
@@ -75,10 +79,10 @@ class RetrievalResult(Mapping[str, float]):
     unmatched: indices of the queries without any match after the exclusion, which no mean but that of mAP@tau under
     `zero` contains; absent: those of them whose person the gallery does not hold at all. queries: number of the rest.
     gallery: number of items. threshold_ap, kept_share, threshold_queries: for each mAP@tau the per-query AP, the share
-    of identity matches that tau keeps (1 = the threshold says nothing), and the number of queries in its mean. pairs: number
-    of those matches, 0 without thresholds.
-    unannotated, unannotated_items: pairs of a query and a match that lacks an annotation of the query's kind, so that no
-    threshold keeps it, and the number of gallery items in them.
+    of identity matches that tau keeps (1 = the threshold says nothing), and the number of queries in its mean. pairs:
+    number of those matches, 0 without thresholds.
+    unannotated, unannotated_items: pairs of a query and a match that lacks an annotation of the query's kind, so that
+    no threshold keeps it, and the number of gallery items in them.
     A mean over no query is nan.
     """
 
@@ -140,12 +144,20 @@ class RetrievalResult(Mapping[str, float]):
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain numbers and lists; nan becomes None, so that it is valid JSON."""
         document: dict[str, Any] = {name: _plain(value) for name, value in self.scores.items()}
-        document |= {"queries": self.queries, "gallery": self.gallery, "unmatched": list(self.unmatched),
-                     "absent": list(self.absent), "cmc": _plain(self.cmc)}
+        document |= {
+            "queries": self.queries,
+            "gallery": self.gallery,
+            "unmatched": list(self.unmatched),
+            "absent": list(self.absent),
+            "cmc": _plain(self.cmc),
+        }
         if self.threshold_ap:
-            document |= {"kept_share": {name: _plain(share) for name, share in self.kept_share.items()},
-                         "threshold_queries": dict(self.threshold_queries), "unannotated": self.unannotated,
-                         "unannotated_items": self.unannotated_items}
+            document |= {
+                "kept_share": {name: _plain(share) for name, share in self.kept_share.items()},
+                "threshold_queries": dict(self.threshold_queries),
+                "unannotated": self.unannotated,
+                "unannotated_items": self.unannotated_items,
+            }
         document["per_query"] = {"ap": _plain(self.ap), "inp": _plain(self.inp), "first_rank": _plain(self.first_rank)}
         document["per_query"] |= {name: _plain(values) for name, values in self.threshold_ap.items()}
         return document
@@ -197,7 +209,9 @@ def threshold_name(tau: float) -> str:
 
 @dataclass
 class _PerQuery:
-    """Per-query values while blocks arrive; in [0, 1], nan where undefined. bare (G,): lacks an annotation asked for."""
+    """Per-query values while blocks arrive; in [0, 1], nan where undefined. bare (G,): lacks an annotation asked
+    for.
+    """
 
     ap: np.ndarray
     inp: np.ndarray
@@ -211,9 +225,14 @@ class _PerQuery:
     @classmethod
     def empty(cls, queries: int, gallery: int, thresholds: tuple[float, ...]) -> _PerQuery:
         blank = {tau: np.full(queries, np.nan) for tau in thresholds}
-        return cls(ap=np.full(queries, np.nan), inp=np.full(queries, np.nan),
-                   first_rank=np.zeros(queries, dtype=np.int64), threshold_ap=blank,
-                   bare=np.zeros(gallery, dtype=bool), kept_pairs=dict.fromkeys(thresholds, 0))
+        return cls(
+            ap=np.full(queries, np.nan),
+            inp=np.full(queries, np.nan),
+            first_rank=np.zeros(queries, dtype=np.int64),
+            threshold_ap=blank,
+            bare=np.zeros(gallery, dtype=bool),
+            kept_pairs=dict.fromkeys(thresholds, 0),
+        )
 
     def add(self, block: RankedMatches, options: MetricOptions, instructions: PairCosines | None) -> None:
         """Fill in the queries of one block."""
@@ -271,11 +290,22 @@ def _result(found: _PerQuery, absent: np.ndarray, gallery: int, options: MetricO
         kept_share[name] = found.kept_pairs[tau] / found.pairs if found.pairs else math.nan
     unmatched = np.flatnonzero(~matched)
     return RetrievalResult(
-        scores=scores, cmc=curve[:options.max_rank], ap=100 * found.ap, inp=100 * found.inp,
-        first_rank=found.first_rank, unmatched=tuple(unmatched.tolist()),
-        absent=tuple(unmatched[absent[unmatched]].tolist()), queries=len(ranks), gallery=gallery,
-        threshold_ap=threshold_ap, kept_share=kept_share, threshold_queries=threshold_queries, pairs=found.pairs,
-        unannotated=found.bare_pairs, unannotated_items=int(found.bare.sum()), options=options,
+        scores=scores,
+        cmc=curve[: options.max_rank],
+        ap=100 * found.ap,
+        inp=100 * found.inp,
+        first_rank=found.first_rank,
+        unmatched=tuple(unmatched.tolist()),
+        absent=tuple(unmatched[absent[unmatched]].tolist()),
+        queries=len(ranks),
+        gallery=gallery,
+        threshold_ap=threshold_ap,
+        kept_share=kept_share,
+        threshold_queries=threshold_queries,
+        pairs=found.pairs,
+        unannotated=found.bare_pairs,
+        unannotated_items=int(found.bare.sum()),
+        options=options,
     )
 
 
@@ -292,8 +322,12 @@ def _prepare(
             raise UserError("thresholds need query_instructions and gallery_instructions; give both or no thresholds")
         instructions = PairCosines(query.instructions, gallery.instructions, shape)
     return RankingPlan(
-        query=query_block, gallery=gallery_block, rule=rule, full_ranks=options.ap_topk is not None,
-        identity_ranks=options.cmc == "identity", memory_bytes=int(memory_mb * (1 << 20)),
+        query=query_block,
+        gallery=gallery_block,
+        rule=rule,
+        full_ranks=options.ap_topk is not None,
+        identity_ranks=options.cmc == "identity",
+        memory_bytes=int(memory_mb * (1 << 20)),
     ), instructions
 
 
@@ -311,7 +345,9 @@ def _numbers(thresholds: Sequence[float]) -> tuple[float, ...]:
     try:
         return tuple(float(tau) for tau in thresholds)
     except (TypeError, ValueError) as error:
-        raise UserError(f"thresholds = {thresholds!r}: give a list of numbers, for instance [0.25, 0.5, 0.75]") from error
+        raise UserError(
+            f"thresholds = {thresholds!r}: give a list of numbers, for instance [0.25, 0.5, 0.75]"
+        ) from error
 
 
 def evaluate(
@@ -340,8 +376,8 @@ def evaluate(
     """Return the metrics of a similarity matrix (Q, G), higher = more alike; lists, NumPy arrays or tensors.
 
     The ranking is cut to `ap_topk` before the exclusion and to `ap_depth` after it; `MetricOptions` explains the other
-    keywords. Items tell images apart: a query never finds itself. Instructions are one vector per item, or vectors by kind.
-    A query without any match after the exclusion is left out of every mean and listed in `unmatched`
+    keywords. Items tell images apart: a query never finds itself. Instructions are one vector per item, or vectors by
+    kind. A query without any match after the exclusion is left out of every mean and listed in `unmatched`
     (mAP@tau under `no_positive="zero"` alone counts it, as 0). Half precision is ranked as float32.
     Raises UserError that names the argument which has the wrong length, shape or value.
     Sources: AP, CMC of the ReID5o reference; mINP of AGW; mAP@tau of IRM++ (OmniReID++), equations 1 and 2.
@@ -350,19 +386,33 @@ def evaluate(
         try:
             similarity = np.asarray(similarity)
         except ValueError as error:
-            raise UserError("similarity has rows of different lengths; give one number per query and gallery item") from error
+            raise UserError(
+                "similarity has rows of different lengths; give one number per query and gallery item"
+            ) from error
     if similarity.ndim != 2:
         raise UserError(f"similarity must be a (queries, gallery) matrix, but has shape {tuple(similarity.shape)}")
     if isinstance(similarity, np.ndarray) and similarity.dtype.kind not in "fiu":
         raise UserError(f"similarity must hold real numbers, not {similarity.dtype}")
     options = MetricOptions(
-        rule=rule, thresholds=_numbers(thresholds), ap=ap, cmc=cmc, max_rank=max_rank, ap_depth=ap_depth, ap_topk=ap_topk,
+        rule=rule,
+        thresholds=_numbers(thresholds),
+        ap=ap,
+        cmc=cmc,
+        max_rank=max_rank,
+        ap_depth=ap_depth,
+        ap_topk=ap_topk,
         no_positive=no_positive,
     )
-    query = Labels(ids=query_ids, cameras=query_cameras, clothes=query_clothes, items=query_items,
-                   instructions=query_instructions)
-    gallery = Labels(ids=gallery_ids, cameras=gallery_cameras, clothes=gallery_clothes, items=gallery_items,
-                     instructions=gallery_instructions)
+    query = Labels(
+        ids=query_ids, cameras=query_cameras, clothes=query_clothes, items=query_items, instructions=query_instructions
+    )
+    gallery = Labels(
+        ids=gallery_ids,
+        cameras=gallery_cameras,
+        clothes=gallery_clothes,
+        items=gallery_items,
+        instructions=gallery_instructions,
+    )
     plan, instructions = _prepare(query, gallery, tuple(similarity.shape), options, memory_mb)
     return _evaluate(rank_similarity(similarity, plan), plan, instructions, options)
 
@@ -387,13 +437,16 @@ def evaluate_features(
         if features.ndim != 2:
             raise UserError(f"{name} must be a matrix, one row per item, but has shape {tuple(features.shape)}")
     if query_features.shape[1] != gallery_features.shape[1]:
-        raise UserError(f"query_features have {query_features.shape[1]} dimensions and gallery_features "
-                        f"{gallery_features.shape[1]}; both must come from one model")
+        raise UserError(
+            f"query_features have {query_features.shape[1]} dimensions and gallery_features "
+            f"{gallery_features.shape[1]}; both must come from one model"
+        )
     shape = (len(query_features), len(gallery_features))
     plan, instructions = _prepare(query, gallery, shape, options, memory_mb)
     if normalize:
         query_features, gallery_features = (
-            torch.nn.functional.normalize(features.detach().float(), dim=1) for features in (query_features, gallery_features)
+            torch.nn.functional.normalize(features.detach().float(), dim=1)
+            for features in (query_features, gallery_features)
         )
     return _evaluate(rank_blocks(query_features, gallery_features, plan), plan, instructions, options)
 
@@ -407,10 +460,11 @@ def evaluate_blocks(
     options: MetricOptions = MetricOptions(),
     memory_mb: float = 256.0,
 ) -> RetrievalResult:
-    """Return the metrics of a similarity (Q, G) = `shape` that arrives in blocks of rows: (first query, (b, G)), in order.
+    """Return the metrics of a similarity (Q, G) = `shape` that arrives in blocks of rows: (first query, (b, G)), in
+    order.
 
-    For re-ranking: negate the distances of `utils.rerank.rerank_distances`. Raises UserError as `evaluate` does, and when
-    the blocks do not hold every query once.
+    For re-ranking: negate the distances of `utils.rerank.rerank_distances`. Raises UserError as `evaluate` does, and
+    when the blocks do not hold every query once.
     """
     plan, instructions = _prepare(query, gallery, shape, options, memory_mb)
     return _evaluate(rank_scores(blocks, plan), plan, instructions, options)

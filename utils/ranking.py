@@ -198,7 +198,9 @@ def _keep(rows: Tensor, columns: Tensor, dropped: Tensor) -> tuple[Tensor, Tenso
     return rows[stays], columns[stays]
 
 
-def _rank_block(scores: Tensor, first: int, plan: RankingPlan, index: _MatchIndex, workspace: _Workspace) -> RankedMatches:
+def _rank_block(
+    scores: Tensor, first: int, plan: RankingPlan, index: _MatchIndex, workspace: _Workspace
+) -> RankedMatches:
     """Rank the matches of the queries first, first + 1, ... whose scores (b, G) are given."""
     query = plan.query.rows(first, first + len(scores)).to(scores.device)
     rows, columns = (torch.from_numpy(part).to(scores.device) for part in index.find(query.persons.cpu().numpy()))
@@ -273,7 +275,7 @@ def rank_similarity(similarity: Tensor | np.ndarray, plan: RankingPlan) -> Itera
     """
     device = similarity.device if isinstance(similarity, Tensor) else torch.device("cpu")
     step = _chunk_rows(similarity.shape[1], _ranking_device(device), plan.memory_bytes)
-    return rank_scores(((start, similarity[start:start + step]) for start in range(0, len(similarity), step)), plan)
+    return rank_scores(((start, similarity[start : start + step]) for start in range(0, len(similarity), step)), plan)
 
 
 def rank_scores(blocks: Iterable[tuple[int, Tensor | np.ndarray]], plan: RankingPlan) -> Iterator[RankedMatches]:
@@ -286,14 +288,16 @@ def rank_scores(blocks: Iterable[tuple[int, Tensor | np.ndarray]], plan: Ranking
     done = 0
     for first, block in blocks:
         if first != done or block.shape[1] != len(plan.gallery.persons):
-            raise UserError(f"a block of similarities of shape {tuple(block.shape)} starts at query {first}; query {done} is due, "
-                            f"with {len(plan.gallery.persons)} gallery items")
+            raise UserError(
+                f"a block of similarities of shape {tuple(block.shape)} starts at query {first}; query {done} is due, "
+                f"with {len(plan.gallery.persons)} gallery items"
+            )
         device = _ranking_device(block.device if isinstance(block, Tensor) else torch.device("cpu"))
         if plan.gallery.persons.device != device:
             plan = _on_device(plan, device)
         step = _chunk_rows(block.shape[1], device, plan.memory_bytes)
         for start in range(0, len(block), step):
-            scores = _rankable(block[start:start + step], device)
+            scores = _rankable(block[start : start + step], device)
             _check_finite(scores, first + start, "similarity")
             yield _rank_block(scores, first + start, plan, index, workspace)
         done += len(block)
@@ -318,18 +322,22 @@ def rank_blocks(query_features: Tensor, gallery_features: Tensor, plan: RankingP
     rows = max(PRODUCT_SCORES.get(device.type, PRODUCT_SCORES["cpu"]) // max(gallery.shape[1], 1), MIN_PRODUCT_ROWS)
     for start in range(0, len(query_features), rows):
         with true_float32(device):
-            scores = query_features[start:start + rows].detach().to(device).float() @ gallery
+            scores = query_features[start : start + rows].detach().to(device).float() @ gallery
         scores = scores.to(_ranking_device(device))
         _check_finite(scores, start, "the similarity of the features")
         step = _chunk_rows(scores.shape[1], scores.device, plan.memory_bytes)
         for offset in range(0, len(scores), step):
-            yield _rank_block(scores[offset:offset + step], start + offset, plan, index, workspace)
+            yield _rank_block(scores[offset : offset + step], start + offset, plan, index, workspace)
 
 
 def _on_device(plan: RankingPlan, device: torch.device) -> RankingPlan:
     return RankingPlan(
-        query=plan.query, gallery=plan.gallery.to(device), rule=plan.rule, full_ranks=plan.full_ranks,
-        identity_ranks=plan.identity_ranks, memory_bytes=plan.memory_bytes,
+        query=plan.query,
+        gallery=plan.gallery.to(device),
+        rule=plan.rule,
+        full_ranks=plan.full_ranks,
+        identity_ranks=plan.identity_ranks,
+        memory_bytes=plan.memory_bytes,
     )
 
 

@@ -2,11 +2,11 @@
 
 Shapes: Q queries, G gallery items, N = Q + G items of both (queries first), D dimensions, k = k1 + 1 or k2 if larger.
 Conventions. An item is the first of its own neighbours, so that "the k1 nearest" are lists of k1 + 1 entries, itself
-included, in both directions, and "half" lists have round(k1 / 2) + 1 (a half rounds to the even number); the k2 lists that
-are averaged include the item as well. The base distance is the squared Euclidean one, divided by the largest of its row
-over all N items. Equal distances are ordered by index, queries first.
-Source: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, equations 3 to 12, with the
-conventions of its public code.
+included, in both directions, and "half" lists have round(k1 / 2) + 1 (a half rounds to the even number); the k2 lists
+that are averaged include the item as well. The base distance is the squared Euclidean one, divided by the largest of
+its row over all N items. Equal distances are ordered by index, queries first.
+Source: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, equations 3 to 12, with
+the conventions of its public code.
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ def half_list(k1: int) -> int:
 
 
 def longest_set(k1: int) -> int:
-    """Largest possible number of expanded reciprocal neighbours: a half list joins only if two thirds are in already."""
+    """Largest possible number of expanded reciprocal neighbours: a half list joins only if two thirds are in
+    already.
+    """
     return (k1 + 1) * (1 + (half_list(k1) - 1) // 3)
 
 
 def estimate_bytes(queries: int, gallery: int, k1: int, k2: int = 6) -> int:
     """Return the most bytes that re-ranking takes beside the features; real data take less.
 
-    The neighbour lists, the reciprocal sets (twice while they are joined), the inverted index of the averaged sets, and the
-    blocks that are worked on.
+    The neighbour lists, the reciprocal sets (twice while they are joined), the inverted index of the averaged sets, and
+    the blocks that are worked on.
     """
     items = queries + gallery
     entries = longest_set(k1)
@@ -69,10 +71,10 @@ def rerank_distances(
 ) -> Iterator[tuple[int, Tensor]]:
     """Return an iterator over (first query, final distances (b, G) float32 on the CPU), all queries in order.
 
-    The final distance is (1 - weight) * Jaccard + weight * base distance; lower = more alike. Rank it block by block with
-    `evaluate_blocks(((start, -block) for start, block in rerank_distances(...)), query, gallery, (Q, G), options=...)` of
-    utils.metrics; no block needs to be kept. Neighbours are taken among all queries and all of the gallery handed in,
-    whatever an exclusion rule drops later, so every gallery draw is a re-ranking of its own.
+    The final distance is (1 - weight) * Jaccard + weight * base distance; lower = more alike. Rank it block by block
+    with `evaluate_blocks(((start, -block) for start, block in rerank_distances(...)), query, gallery, (Q, G),
+    options=...)` of utils.metrics; no block needs to be kept. Neighbours are taken among all queries and all of the
+    gallery handed in, whatever an exclusion rule drops later, so every gallery draw is a re-ranking of its own.
 
     features: (Q, D) and (G, D), float32 or lower, on one device, where the products are computed. normalize: compare
     directions, as the cosine does; without it the features as they are. Distances do not depend on `memory_mb`.
@@ -82,9 +84,11 @@ def rerank_distances(
     _check(query_features, gallery_features, k1, k2, weight)
     needed = estimate_bytes(queries, gallery, k1, k2)
     if needed > memory_mb * MEGABYTE:
-        raise UserError(f"re-ranking {queries} queries against {gallery} gallery items with k1 = {k1} takes up to "
-                        f"{needed / MEGABYTE:.0f} MiB, and the budget is {memory_mb:g} MiB; raise the budget, lower k1, or do not "
-                        "re-rank")
+        raise UserError(
+            f"re-ranking {queries} queries against {gallery} gallery items with k1 = {k1} takes up to "
+            f"{needed / MEGABYTE:.0f} MiB, and the budget is {memory_mb:g} MiB; raise the budget, lower k1, or do not "
+            "re-rank"
+        )
     return _rerank(_Points(query_features, gallery_features, normalize), k1, k2, weight)
 
 
@@ -95,8 +99,10 @@ def _check(query: Tensor, gallery: Tensor, k1: int, k2: int, weight: float) -> N
         if not bool(torch.isfinite(features).all()):
             raise UserError(f"{name} has a value that is not finite; check what computed it")
     if query.shape[1] != gallery.shape[1]:
-        raise UserError(f"query_features have {query.shape[1]} dimensions and gallery_features {gallery.shape[1]}; both must "
-                        "come from one model")
+        raise UserError(
+            f"query_features have {query.shape[1]} dimensions and gallery_features {gallery.shape[1]}; both must come "
+            "from one model"
+        )
     if not 0 <= weight <= 1:
         raise UserError(f"weight = {weight!r}: must be between 0 (Jaccard distance alone) and 1 (base distance alone)")
     if k1 < 1 or k2 < 1:
@@ -105,15 +111,19 @@ def _check(query: Tensor, gallery: Tensor, k1: int, k2: int, weight: float) -> N
     if not len(gallery):
         raise UserError("the gallery is empty; give at least one gallery item")
     if max(k1 + 1, k2) > items:
-        raise UserError(f"k1 = {k1}, k2 = {k2}: lists of {max(k1 + 1, k2)} neighbours do not exist among {items} items; lower them")
+        raise UserError(
+            f"k1 = {k1}, k2 = {k2}: lists of {max(k1 + 1, k2)} neighbours do not exist among {items} items; lower them"
+        )
 
 
 class _Points:
     """Queries and gallery as one list of N points."""
 
     def __init__(self, query: Tensor, gallery: Tensor, normalize: bool) -> None:
-        self.sides = [features.detach() if features.dtype == torch.float32 else features.detach().float()
-                      for features in (query, gallery)]
+        self.sides = [
+            features.detach() if features.dtype == torch.float32 else features.detach().float()
+            for features in (query, gallery)
+        ]
         self.queries, self.count = len(query), len(query) + len(gallery)
         squares = torch.cat([side.square().sum(1) for side in self.sides])
         lengths = squares.sqrt()
@@ -129,13 +139,17 @@ class _Points:
         return found.mul_(self.scale[indices, None])
 
     def distances(self, start: int, stop: int, first: int = 0) -> Tensor:
-        """Squared distances (stop - start, N - first) of some points to the points from `first` on, exactly 0 to themselves."""
+        """Squared distances (stop - start, N - first) of some points to the points from `first` on, exactly 0 to
+        themselves.
+        """
         points = torch.arange(start, stop, device=self.scale.device)
         own = self.rows(points)
         sides = [self.sides[1]] if first == self.queries else self.sides
         with true_float32(own.device):
             products = torch.cat([own @ side.t() for side in sides], dim=1)
-        products.mul_(self.scale[first:]).mul_(-2).add_(self.squares[start:stop, None]).add_(self.squares[first:]).clamp_(min=0)
+        products.mul_(self.scale[first:]).mul_(-2).add_(self.squares[start:stop, None]).add_(
+            self.squares[first:]
+        ).clamp_(min=0)
         inside = points >= first
         products[inside, points[inside] - first] = 0
         return products
@@ -145,7 +159,7 @@ class _Points:
         step = max(CHUNK_VALUES // self.sides[0].shape[1], 1)
         found = [np.empty(0, dtype=np.float32)]
         for start in range(0, len(left), step):
-            one, other = (torch.from_numpy(side[start:start + step]).to(self.scale.device) for side in (left, right))
+            one, other = (torch.from_numpy(side[start : start + step]).to(self.scale.device) for side in (left, right))
             gaps = (self.rows(one) - self.rows(other)).square().sum(1)
             found.append(gaps.cpu().numpy())
         return np.concatenate(found)
@@ -203,7 +217,7 @@ def _expanded(lists: np.ndarray, items: np.ndarray, k1: int) -> tuple[np.ndarray
 
     The half lists' reciprocal neighbours of a neighbour join when more than two thirds of them are there already.
     """
-    near, half = lists[items, :k1 + 1], half_list(k1)
+    near, half = lists[items, : k1 + 1], half_list(k1)
     mutual = _reciprocal(lists, items, k1 + 1)
     wider = lists[near, :half]
     wider_mutual = _reciprocal(lists, near, half)
@@ -212,8 +226,12 @@ def _expanded(lists: np.ndarray, items: np.ndarray, k1: int) -> tuple[np.ndarray
     joins = wider_mutual & (mutual & (3 * shared > 2 * size))[..., None]
     place, column = mutual.nonzero()
     more_place, of, more_column = joins.nonzero()
-    keys = np.concatenate([place * np.int64(len(lists)) + near[place, column],
-                           more_place * np.int64(len(lists)) + wider[more_place, of, more_column]])
+    keys = np.concatenate(
+        [
+            place * np.int64(len(lists)) + near[place, column],
+            more_place * np.int64(len(lists)) + wider[more_place, of, more_column],
+        ]
+    )
     return np.divmod(np.unique(keys), len(lists))
 
 
@@ -268,7 +286,9 @@ def _gallery_index(sets: _Sets, lists: np.ndarray, queries: int, k2: int) -> _Se
     return _Sets(starts, holders, weights)
 
 
-def _shared_weight(index: _Sets, entries: tuple[np.ndarray, np.ndarray, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+def _shared_weight(
+    index: _Sets, entries: tuple[np.ndarray, np.ndarray, np.ndarray], shape: tuple[int, int]
+) -> np.ndarray:
     """Sum over the columns of the smaller of the two weights, (queries of a block, G) float64 (equation 10)."""
     place, columns, weights = entries
     shared = np.zeros(shape[0] * shape[1])
@@ -282,7 +302,9 @@ def _shared_weight(index: _Sets, entries: tuple[np.ndarray, np.ndarray, np.ndarr
         part = slice(first, last)
         which, entry = index.entries(columns[part])
         smaller = np.minimum(index.weights[entry], weights[part][which])
-        shared += np.bincount(place[part][which] * shape[1] + index.columns[entry], weights=smaller, minlength=len(shared))
+        shared += np.bincount(
+            place[part][which] * shape[1] + index.columns[entry], weights=smaller, minlength=len(shared)
+        )
         first = last
     return shared.reshape(shape)
 

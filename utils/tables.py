@@ -43,7 +43,9 @@ def format_cell(value: Any) -> str:
     return f"{value:.{DECIMALS}f}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-def format_table(rows: Sequence[Row], columns: Sequence[str] | None = None, averages: Sequence[Row] = (), title: str = "") -> str:
+def format_table(
+    rows: Sequence[Row], columns: Sequence[str] | None = None, averages: Sequence[Row] = (), title: str = ""
+) -> str:
     """Return rows, then a line, then averages as an aligned text table; the first column is left-aligned.
 
     columns: all keys of the rows when None; a missing key shows as `-`. An average over fewer rows than it should be
@@ -73,11 +75,14 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Row], columns: Sequen
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(names)
-        writer.writerows([["" if format_cell(row.get(name)) == ABSENT else row.get(name) for name in names] for row in rows])
+        writer.writerows(
+            [["" if format_cell(row.get(name)) == ABSENT else row.get(name) for name in names] for row in rows]
+        )
 
 
-def group_means(rows: Sequence[Row | None], groups: Mapping[str, Sequence[int]], columns: Sequence[str],
-                deviations: bool = False) -> list[dict[str, Any]]:
+def group_means(
+    rows: Sequence[Row | None], groups: Mapping[str, Sequence[int]], columns: Sequence[str], deviations: bool = False
+) -> list[dict[str, Any]]:
     """Return one row per group: `task` = its name, the plain means of `columns`, `lists` and `expected_lists`.
 
     deviations: also `NAME sd`, the standard deviation (n - 1 in the denominator), for groups with two rows or more.
@@ -89,7 +94,9 @@ def group_means(rows: Sequence[Row | None], groups: Mapping[str, Sequence[int]],
     for name, indices in groups.items():
         members = [rows[index] for index in indices]
         present = [row for row in members if row is not None and all(is_number(row.get(column)) for column in columns)]
-        values = {column: sum(float(row[column]) for row in present) / len(present) if present else None for column in columns}
+        values = {
+            column: sum(float(row[column]) for row in present) / len(present) if present else None for column in columns
+        }
         spread = {}
         if deviations and len(present) > 1:
             spread = {f"{column} sd": statistics.stdev(float(row[column]) for row in present) for column in columns}
@@ -127,13 +134,15 @@ class Comparison:
 
 
 def compare_results(
-    first: Mapping[str, Any], second: Mapping[str, Any], first_queries: QueryValues | None = None,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    first_queries: QueryValues | None = None,
     second_queries: QueryValues | None = None,
 ) -> Comparison:
     """Compare two results documents (`rows` and `averages`, each row with a `task`), the second against the first.
 
-    first_queries, second_queries: task -> `average_precision` (n,), `first_rank` (n,) and, optionally, `person_ids` (n,).
-    Raises UserError when a document has no rows.
+    first_queries, second_queries: task -> `average_precision` (n,), `first_rank` (n,) and, optionally, `person_ids`
+    (n,). Raises UserError when a document has no rows.
     """
     before, after = (_rows_by_task(document, name) for document, name in ((first, "first"), (second, "second")))
     shared = [task for task in before if task in after]
@@ -155,10 +164,14 @@ def format_comparison(comparison: Comparison, columns: Sequence[str], limit: int
     lines = [format_table(rows, ["task", *columns])]
     lines += [f"{task}: only in the first result" for task in comparison.only_first]
     lines += [f"{task}: only in the second result" for task in comparison.only_second]
-    lines += [f"{task}: the queries are not the same, so they are not compared one by one" for task in comparison.incomparable]
+    lines += [
+        f"{task}: the queries are not the same, so they are not compared one by one" for task in comparison.incomparable
+    ]
     for change in comparison.changes:
-        lines.append(f"{change.task}: {len(change.better)} queries better, {len(change.worse)} worse, "
-                     f"{change.queries - len(change.better) - len(change.worse)} equal (by average precision)")
+        lines.append(
+            f"{change.task}: {len(change.better)} queries better, {len(change.worse)} worse, "
+            f"{change.queries - len(change.better) - len(change.worse)} equal (by average precision)"
+        )
         for name, moved in (("better", change.better), ("worse", change.worse)):
             listed = ", ".join(f"{index} ({before:.1f} to {after:.1f})" for index, before, after in moved[:limit])
             lines += [f"  {name}: {listed}" + (", ..." if len(moved) > limit else "")] if listed else []
@@ -177,8 +190,11 @@ def _difference(task: str, before: Row, after: Row) -> dict[str, Any]:
     for name in columns_of([before, after]):
         values = before.get(name), after.get(name)
         if any(is_number(value) for value in values):
-            row |= {f"{name} first": values[0], f"{name} second": values[1],
-                    f"{name} change": values[1] - values[0] if all(is_number(value) for value in values) else None}
+            row |= {
+                f"{name} first": values[0],
+                f"{name} second": values[1],
+                f"{name} change": values[1] - values[0] if all(is_number(value) for value in values) else None,
+            }
     return row
 
 
@@ -201,12 +217,18 @@ def _changes(task: str, first: Mapping[str, Sequence[float]], second: Mapping[st
     before, after = (np.nan_to_num(np.asarray(side["average_precision"], dtype=np.float64)) for side in (first, second))
     difference = np.abs(after - before)
     order = np.argsort(-difference, kind="stable")
-    moved = [(int(index), float(before[index]), float(after[index])) for index in order if difference[index] > SAME_VALUE]
+    moved = [
+        (int(index), float(before[index]), float(after[index])) for index in order if difference[index] > SAME_VALUE
+    ]
     ranks = tuple(
-        (int(index), int(first["first_rank"][index]), int(second["first_rank"][index])) for index in order
+        (int(index), int(first["first_rank"][index]), int(second["first_rank"][index]))
+        for index in order
         if first["first_rank"][index] != second["first_rank"][index]
     )
     return TaskChange(
-        task=task, queries=len(before), ranks=ranks,
-        better=tuple(entry for entry in moved if entry[2] > entry[1]), worse=tuple(entry for entry in moved if entry[2] < entry[1]),
+        task=task,
+        queries=len(before),
+        ranks=ranks,
+        better=tuple(entry for entry in moved if entry[2] > entry[1]),
+        worse=tuple(entry for entry in moved if entry[2] < entry[1]),
     )

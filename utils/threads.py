@@ -1,4 +1,6 @@
-"""Threads and loader processes within the cores. Imports the standard library only: it runs before torch is imported."""
+"""Threads and loader processes within the cores. Imports the standard library only: it runs before torch is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import os
 from dataclasses import dataclass
 
 SPIN_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""Threads that wait for work give the core up soon: under the default policy one busy core beside a run slows it 17 x."""
+"""Threads that wait for work give the core up soon: under the default policy one busy core beside a run slows it 17
+x.
+"""
 
 
 def configure_threads() -> None:
@@ -32,7 +36,9 @@ class ThreadPlan:
     def describe(self) -> str:
         """One line for the log."""
         waiting = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in SPIN_VARIABLES)
-        return f"{self.threads} compute threads + {self.workers} loader processes on {available_cores()} cores; {waiting}"
+        return (
+            f"{self.threads} compute threads + {self.workers} loader processes on {available_cores()} cores; {waiting}"
+        )
 
 
 def plan_threads(device_type: str, workers: int) -> ThreadPlan:

@@ -34,7 +34,9 @@ def by_side(release: Release) -> dict[str, list[Record]]:
 
 
 def by_member_and_side(release: Release) -> dict[str, list[Record]]:
-    """Return the records by side, and where several data sets are read together by `<member> <side>`: each covers its own."""
+    """Return the records by side, and where several data sets are read together by `<member> <side>`: each covers its
+    own.
+    """
     found: dict[str, list[Record]] = {}
     members = {part.rpartition("/")[0] for part in release.parts} - {""}
     for member in sorted(members) or [""]:
@@ -47,8 +49,11 @@ def by_member_and_side(release: Release) -> dict[str, list[Record]]:
 def count_parts(entry: DatasetEntry, release: Release) -> tuple[PartCount, ...]:
     """Return the size of each part, with what is published about it."""
     published = entry.published.get(release.variant, {})
-    return tuple(_count(part, records, published.get(part, Count())) for part, records in release.parts.items()
-                 if records or part in published)
+    return tuple(
+        _count(part, records, published.get(part, Count()))
+        for part, records in release.parts.items()
+        if records or part in published
+    )
 
 
 def _count(part: str, records: Sequence[Record], published: Count) -> PartCount:
@@ -56,14 +61,22 @@ def _count(part: str, records: Sequence[Record], published: Count) -> PartCount:
     texts = sum(source.modality is Modality.TEXT for source in sources)
     images = len({source.value for source in sources if MODALITIES[source.modality].is_image})
     return PartCount(
-        part=part, records=len(records), images=images, captions=texts, persons=len({record.person_id for record in records}),
-        cameras=len({record.camera_id for record in records if record.camera_id >= 0}), published_images=published.images,
-        published_persons=published.persons, confirmed=published.confirmed,
+        part=part,
+        records=len(records),
+        images=images,
+        captions=texts,
+        persons=len({record.person_id for record in records}),
+        cameras=len({record.camera_id for record in records if record.camera_id >= 0}),
+        published_images=published.images,
+        published_persons=published.persons,
+        confirmed=published.confirmed,
     )
 
 
 def count_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
-    """Return one finding: the counts that differ from the published ones. Rendered data, by their marker, are expected to."""
+    """Return one finding: the counts that differ from the published ones. Rendered data, by their marker, are expected
+    to.
+    """
     compared, different = count_differences(entry, release)
     if not compared:
         return []
@@ -71,9 +84,20 @@ def count_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
         return [Finding(level="note", kind="counts_equal", count=compared, message=equal_counts(entry, compared))]
     message = differing_counts(entry, compared, different)
     if is_rendered(release):
-        return [Finding(level="note", kind="counts_differ", count=len(different), message=f"{message}: the data are rendered")]
-    return [Finding(level="warning", kind="counts_differ", count=len(different), examples=tuple(different),
-                    message=f"{message}: a partial or changed copy, or another version")]
+        return [
+            Finding(
+                level="note", kind="counts_differ", count=len(different), message=f"{message}: the data are rendered"
+            )
+        ]
+    return [
+        Finding(
+            level="warning",
+            kind="counts_differ",
+            count=len(different),
+            examples=tuple(different),
+            message=f"{message}: a partial or changed copy, or another version",
+        )
+    ]
 
 
 def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
@@ -95,8 +119,15 @@ def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
             findings += _shared_persons(one, other, f"{left} and {right}", level)
         shared = set(image_values(one, annotations=False)) & set(image_values(other, annotations=False))
         if shared:
-            findings.append(Finding(level=level, kind="image_overlap", count=len(shared), examples=examples(sorted(shared)),  # type: ignore[arg-type]
-                                    message=f"{len(shared):,} images are in {left} and in {right}; correct the lists"))
+            findings.append(
+                Finding(
+                    level=level,
+                    kind="image_overlap",
+                    count=len(shared),
+                    examples=examples(sorted(shared)),  # type: ignore[arg-type]
+                    message=f"{len(shared):,} images are in {left} and in {right}; correct the lists",
+                )
+            )
     return findings
 
 
@@ -111,8 +142,16 @@ def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, l
     if not shared:
         return []
     shown = (f"person {person}: {record.name} and {first[person].name}" for person, record in sorted(shared.items()))
-    return [Finding(level=level, kind="identity_overlap", count=len(shared), examples=examples(shown),  # type: ignore[arg-type]
-                    message=f"{len(shared):,} persons are in {what}; the sides must not share a person, correct the lists or folders")]
+    return [
+        Finding(
+            level=level,
+            kind="identity_overlap",
+            count=len(shared),
+            examples=examples(shown),  # type: ignore[arg-type]
+            message=f"{len(shared):,} persons are in {what}; the sides must not share a person, correct the lists or "
+            "folders",
+        )
+    ]
 
 
 def repeated_findings(release: Release) -> list[Finding]:
@@ -126,13 +165,26 @@ def repeated_findings(release: Release) -> list[Finding]:
         again = []
         for record in records:
             shown = (*record.sources.items(), *record.annotations.items())
-            key = (record.person_id, record.clothes_id, record.camera_id, *((kind.value, source.value) for kind, source in shown))
+            key = (
+                record.person_id,
+                record.clothes_id,
+                record.camera_id,
+                *((kind.value, source.value) for kind, source in shown),
+            )
             if key in seen:
                 again.append(record.name)
             seen.add(key)
         if again:
-            findings.append(Finding(level="warning", kind="listed_twice", count=len(again), examples=examples(again),
-                                    message=f"{part}: {len(again):,} of {len(records):,} records are listed before, word for word; take them out"))
+            findings.append(
+                Finding(
+                    level="warning",
+                    kind="listed_twice",
+                    count=len(again),
+                    examples=examples(again),
+                    message=f"{part}: {len(again):,} of {len(records):,} records are listed before, word for word; "
+                    "take them out",
+                )
+            )
     return findings
 
 
@@ -154,8 +206,15 @@ def _coverage(side: str, records: Sequence[Record]) -> Coverage:
         # A query of several modalities says nothing of its images.
         captioned |= values if Modality.TEXT in record.sources and _trained(side) else set()
     return Coverage(
-        side=side, persons=len({record.person_id for record in records}), images=len(images), captioned_images=len(captioned),
-        modalities={modality.name: {"persons": len(having[modality]), "items": len(items[modality])} for modality in Modality if modality in having},
+        side=side,
+        persons=len({record.person_id for record in records}),
+        images=len(images),
+        captioned_images=len(captioned),
+        modalities={
+            modality.name: {"persons": len(having[modality]), "items": len(items[modality])}
+            for modality in Modality
+            if modality in having
+        },
     )
 
 
@@ -177,7 +236,9 @@ def persons_by_modality(records: Iterable[Record]) -> dict[Modality, set[int]]:
 
 
 def coverage_findings(release: Release) -> list[Finding]:
-    """Return persons who lack a modality that others of their side have, images without a caption, and empty captions."""
+    """Return persons who lack a modality that others of their side have, images without a caption, and empty
+    captions.
+    """
     findings = []
     for side, records in by_member_and_side(release).items():
         having = persons_by_modality(records)
@@ -185,10 +246,15 @@ def coverage_findings(release: Release) -> list[Finding]:
         for modality in [modality for modality in Modality if modality in having and modality is not Modality.TEXT]:
             lacking = sorted(persons - having[modality])
             if lacking:
-                findings.append(Finding(
-                    level="warning" if _trained(side) else "note", kind="modality_missing", count=len(lacking),
-                    examples=examples(map(_person, lacking)),
-                    message=f"{side}: {len(lacking):,} of {len(persons):,} persons have no {modality.name} image"))
+                findings.append(
+                    Finding(
+                        level="warning" if _trained(side) else "note",
+                        kind="modality_missing",
+                        count=len(lacking),
+                        examples=examples(map(_person, lacking)),
+                        message=f"{side}: {len(lacking):,} of {len(persons):,} persons have no {modality.name} image",
+                    )
+                )
         findings += _caption_findings(side, records, persons, having)
     return findings
 
@@ -197,22 +263,49 @@ def _person(number: int) -> str:
     return f"person {number}"
 
 
-def _caption_findings(side: str, records: Sequence[Record], persons: set[int], having: Mapping[Modality, set[int]]) -> list[Finding]:
+def _caption_findings(
+    side: str, records: Sequence[Record], persons: set[int], having: Mapping[Modality, set[int]]
+) -> list[Finding]:
     if Modality.TEXT not in having:
         return []
     findings = []
-    empty = [record.name for record in records if Modality.TEXT in record.sources and not record.sources[Modality.TEXT].value.strip()]
+    empty = [
+        record.name
+        for record in records
+        if Modality.TEXT in record.sources and not record.sources[Modality.TEXT].value.strip()
+    ]
     if empty:
-        findings.append(Finding(level="warning", kind="caption_empty", count=len(empty), examples=examples(empty),
-                                message=f"{side}: {len(empty):,} captions are empty; write them or take the records out"))
+        findings.append(
+            Finding(
+                level="warning",
+                kind="caption_empty",
+                count=len(empty),
+                examples=examples(empty),
+                message=f"{side}: {len(empty):,} captions are empty; write them or take the records out",
+            )
+        )
     if _trained(side):
         bare = [record.name for record in records if Modality.TEXT not in record.sources]
         if bare:
-            findings.append(Finding(level="warning", kind="caption_missing", count=len(bare), examples=examples(bare),
-                                    message=f"{side}: {len(bare):,} of {len(records):,} records have no caption while others do"))
+            findings.append(
+                Finding(
+                    level="warning",
+                    kind="caption_missing",
+                    count=len(bare),
+                    examples=examples(bare),
+                    message=f"{side}: {len(bare):,} of {len(records):,} records have no caption while others do",
+                )
+            )
     else:
         lacking = sorted(persons - having[Modality.TEXT])
         if lacking:
-            findings.append(Finding(level="note", kind="caption_missing", count=len(lacking), examples=examples(map(_person, lacking)),
-                                    message=f"{side}: {len(lacking):,} of {len(persons):,} persons are looked for by no caption"))
+            findings.append(
+                Finding(
+                    level="note",
+                    kind="caption_missing",
+                    count=len(lacking),
+                    examples=examples(map(_person, lacking)),
+                    message=f"{side}: {len(lacking):,} of {len(persons):,} persons are looked for by no caption",
+                )
+            )
     return findings

@@ -28,9 +28,17 @@ def file_findings(release: Release, processes: int) -> tuple[list[Finding], int]
     findings, readable = _missing(paths, records)
     broken = {path: error for path, error in zip(readable, _errors(readable, processes)) if error}
     if broken:
-        findings = [*findings, Finding(
-            level="defect", kind="unreadable_images", count=len(broken), examples=examples(broken.values()),
-            message=f"{len(broken):,} of {len(paths):,} images cannot be read; copy them again, or leave them out (data.exclude)")]
+        findings = [
+            *findings,
+            Finding(
+                level="defect",
+                kind="unreadable_images",
+                count=len(broken),
+                examples=examples(broken.values()),
+                message=f"{len(broken):,} of {len(paths):,} images cannot be read; copy them again, or leave them out "
+                "(data.exclude)",
+            ),
+        ]
     return [*findings, *_identical(release)], len(readable)
 
 
@@ -42,15 +50,26 @@ def missing_findings(release: Release) -> list[Finding]:
 
 def _missing(paths: Sequence[str], records: Sequence[Record]) -> tuple[list[Finding], list[str]]:
     """Findings, and the paths that exist."""
-    absent = [path for path in progress_bar(paths, len(paths), "looking for images", "file") if not os.path.isfile(path)]
+    absent = [
+        path for path in progress_bar(paths, len(paths), "looking for images", "file") if not os.path.isfile(path)
+    ]
     if not absent:
         return [], list(paths)
     gone = set(absent)
-    places = {source.value: source.record for record in records for source in record.sources.values() if source.value in gone}
+    places = {
+        source.value: source.record for record in records for source in record.sources.values() if source.value in gone
+    }
     shown = (f"{path} ({places.get(path, 'a partner or clothes image')})" for path in absent)
-    return [Finding(level="defect", kind="missing_images", count=len(absent), examples=examples(shown),
-                    message=f"{len(absent):,} of {len(paths):,} listed images do not exist; restore them, or take them out of the lists")
-            ], [path for path in paths if path not in gone]
+    return [
+        Finding(
+            level="defect",
+            kind="missing_images",
+            count=len(absent),
+            examples=examples(shown),
+            message=f"{len(absent):,} of {len(paths):,} listed images do not exist; restore them, or take them out of "
+            "the lists",
+        )
+    ], [path for path in paths if path not in gone]
 
 
 def _errors(paths: Sequence[str], processes: int) -> Iterator[str]:
@@ -85,5 +104,13 @@ def _identical(release: Release) -> list[Finding]:
     if not found:
         return []
     shown = (f"{entry.paths['train'][0]} and {entry.paths['test'][0]}" for entry in found)
-    return [Finding(level="defect", kind="identical_images", count=len(found), examples=examples(shown),
-                    message=f"{len(found):,} images of train are also in test, byte for byte; leave them out of one (data.exclude)")]
+    return [
+        Finding(
+            level="defect",
+            kind="identical_images",
+            count=len(found),
+            examples=examples(shown),
+            message=f"{len(found):,} images of train are also in test, byte for byte; leave them out of one "
+            "(data.exclude)",
+        )
+    ]

@@ -19,20 +19,31 @@ from datasets.structures import Record
 from utils.errors import UserError, nearest
 from utils.exclusion import LabelBlock, get_rule, other_clothes, same_camera, same_clothes, same_item
 
-PERSON_ABSENT, OUTSIDE, OWN_IMAGE, DROPPED = "person_absent", "outside_this_gallery", "own_image_only", "dropped_by_rule"
+PERSON_ABSENT, OUTSIDE, OWN_IMAGE, DROPPED = (
+    "person_absent",
+    "outside_this_gallery",
+    "own_image_only",
+    "dropped_by_rule",
+)
 REASONS: dict[str, str] = {
     PERSON_ABSENT: "their person is not in the gallery; add images of it, or take the queries out",
-    OUTSIDE: "their person is in the test images, but not in those that this protocol searches; this is so by design{other}",
+    OUTSIDE: "their person is in the test images, but not in those that this protocol searches; this is so by "
+    "design{other}",
     OWN_IMAGE: "the query itself is the only gallery image of its person; add another image, or take the query out",
-    "same_camera_only": "all gallery images of their person are of the query's camera; give images of another camera{other}",
-    "same_clothes_only": "all gallery images of their person show the query's clothes; this is so by design for persons who never change{other}",
-    "other_clothes_only": "all gallery images of their person show other clothes; add images in the query's clothes{other}",
+    "same_camera_only": "all gallery images of their person are of the query's camera; give images of another "
+    "camera{other}",
+    "same_clothes_only": "all gallery images of their person show the query's clothes; this is so by design for "
+    "persons who never change{other}",
+    "other_clothes_only": "all gallery images of their person show other clothes; add images in the query's "
+    "clothes{other}",
     DROPPED: "the rule {rule} drops all gallery images of their person; add others{other}",
 }
 """Key of a reason -> what is said about it and what to change."""
 BY_DESIGN = (OUTSIDE, "same_clothes_only", "other_clothes_only")
 _PARTS = {
-    "same_camera": ("same_camera_only",), "same_clothes": ("same_clothes_only",), "other_clothes": ("other_clothes_only",),
+    "same_camera": ("same_camera_only",),
+    "same_clothes": ("same_clothes_only",),
+    "other_clothes": ("other_clothes_only",),
     "same_camera_or_clothes": ("same_camera_only", "same_clothes_only"),
     "same_camera_or_other_clothes": ("same_camera_only", "other_clothes_only"),
 }
@@ -52,8 +63,14 @@ class Unmatched:
     def count(self) -> SearchCount:
         """Return the numbers alone."""
         search = self.search
-        return SearchCount(protocol=search.protocol, title=search.title, rule=search.exclusion_rule, queries=len(search.query),
-                           gallery=len(search.gallery), unmatched={reason: len(records) for reason, records in self.queries.items()})
+        return SearchCount(
+            protocol=search.protocol,
+            title=search.title,
+            rule=search.exclusion_rule,
+            queries=len(search.query),
+            gallery=len(search.gallery),
+            unmatched={reason: len(records) for reason, records in self.queries.items()},
+        )
 
 
 Persons = Mapping[Modality, frozenset[int]]
@@ -73,9 +90,9 @@ def searchable_persons(release: Release) -> Persons:
 def find_unmatched(search: Search, persons: Persons) -> Unmatched:
     """Return the queries of a search that have no gallery image of their person left under its rule.
 
-    persons: see `searchable_persons`; whoever is there but not in the gallery was left out by the protocol. Only images of the
-    query's own person can be a match, so each person is compared with itself alone: the work is the sum over persons of
-    queries x images, not queries x gallery.
+    persons: see `searchable_persons`; whoever is there but not in the gallery was left out by the protocol. Only images
+    of the query's own person can be a match, so each person is compared with itself alone: the work is the sum over
+    persons of queries x images, not queries x gallery.
     """
     images: dict[int, list[Record]] = {}
     for record in search.gallery:
@@ -91,11 +108,13 @@ def find_unmatched(search: Search, persons: Persons) -> Unmatched:
             found.setdefault(OUTSIDE if person in others else PERSON_ABSENT, []).extend(records)
             continue
         for start in range(0, len(records), ROWS):
-            _compare(records[start:start + ROWS], images[person], search.exclusion_rule, found)
+            _compare(records[start : start + ROWS], images[person], search.exclusion_rule, found)
     return Unmatched(search=search, queries={reason: found[reason] for reason in REASONS if reason in found})
 
 
-def _compare(queries: Sequence[Record], images: Sequence[Record], rule_name: str, found: dict[str, list[Record]]) -> None:
+def _compare(
+    queries: Sequence[Record], images: Sequence[Record], rule_name: str, found: dict[str, list[Record]]
+) -> None:
     rule = get_rule(rule_name)
     numbers = {image_source(record).value: number for number, record in enumerate(images)}
     query = _labels(queries, [numbers.get(value, -1) if value else -1 for value in map(_image_value, queries)])
@@ -114,9 +133,12 @@ def _image_value(record: Record) -> str:
 
 
 def _labels(records: Sequence[Record], items: list[int]) -> LabelBlock:
-    return LabelBlock(persons=torch.zeros(len(records), dtype=torch.int64), items=torch.tensor(items),
-                      cameras=torch.tensor([record.camera_id for record in records]),
-                      clothes=torch.tensor([record.clothes_id for record in records]))
+    return LabelBlock(
+        persons=torch.zeros(len(records), dtype=torch.int64),
+        items=torch.tensor(items),
+        cameras=torch.tensor([record.camera_id for record in records]),
+        clothes=torch.tensor([record.clothes_id for record in records]),
+    )
 
 
 def _reason(query: LabelBlock, gallery: LabelBlock, own: Tensor, rule_name: str) -> str:
@@ -130,7 +152,8 @@ def _reason(query: LabelBlock, gallery: LabelBlock, own: Tensor, rule_name: str)
 
 
 def searches_of(entry: DatasetEntry, release: Release, names: Sequence[str]) -> tuple[list[Search], list[Finding]]:
-    """Return the searches of the named protocols, or of all that the parts allow, and findings on those that they do not.
+    """Return the searches of the named protocols, or of all that the parts allow, and findings on those that they do
+    not.
 
     Raises UserError for a name that does not exist, and for a named protocol that is not possible.
     """
@@ -147,7 +170,9 @@ def searches_of(entry: DatasetEntry, release: Release, names: Sequence[str]) -> 
                 raise UserError(f"protocol {name} is not possible: {reason}") from error
             # What is wrong with the data as such is a defect; a part or a file of a further protocol may be absent.
             level = "defect" if isinstance(error, UserError) and (name in entry.default or name == JOINT) else "note"
-            notes.append(Finding(level=level, kind="protocol_not_possible", message=f"protocol {name} is not possible: {reason}"))
+            notes.append(
+                Finding(level=level, kind="protocol_not_possible", message=f"protocol {name} is not possible: {reason}")
+            )
     # Two names may lead to one search (own-data chooses another of its protocols).
     return list({(search.protocol, search.title): search for search in found}.values()), notes
 
@@ -156,7 +181,8 @@ def match_findings(entry: DatasetEntry, unmatched: Iterable[Unmatched]) -> list[
     """Return a finding per protocol and reason, from the search in which most queries have no match.
 
     A person that is absent from the gallery, and a search without any valid match, are defects; what a rule drops is a
-    warning, and a note where the protocol searches a part of the gallery or the rule compares clothes: then it is so by design.
+    warning, and a note where the protocol searches a part of the gallery or the rule compares clothes: then it is so by
+    design.
     """
     findings = []
     worst: dict[tuple[str, str], Unmatched] = {}
@@ -167,8 +193,14 @@ def match_findings(entry: DatasetEntry, unmatched: Iterable[Unmatched]) -> list[
                 worst[key] = entry_
         lost = sum(map(len, entry_.queries.values()))
         if entry_.search.query and lost == len(entry_.search.query):
-            findings.append(Finding(level="defect", kind="search_without_match", count=lost,
-                                    message=f"{entry_.search.title}: none of {lost} queries has a valid match, so it measures nothing"))
+            findings.append(
+                Finding(
+                    level="defect",
+                    kind="search_without_match",
+                    count=lost,
+                    message=f"{entry_.search.title}: none of {lost} queries has a valid match, so it measures nothing",
+                )
+            )
     for (protocol, reason), case in worst.items():
         search, records = case.search, case.queries[reason]
         others = [name for name in entry.protocols if name not in (protocol, "own-data")]
@@ -176,7 +208,14 @@ def match_findings(entry: DatasetEntry, unmatched: Iterable[Unmatched]) -> list[
         text = REASONS[reason].format(other=other, rule=search.exclusion_rule)
         designed = reason in BY_DESIGN or (reason == DROPPED and "clothes" in get_rule(search.exclusion_rule).needs)
         level = "defect" if reason == PERSON_ABSENT else "note" if designed else "warning"
-        findings.append(Finding(
-            level=level, kind=f"query_{reason}", count=len(records), examples=examples(record.name for record in records),
-            message=f"{search.title}: {len(records):,} of {len(search.query):,} queries have no valid match: {text}"))
+        findings.append(
+            Finding(
+                level=level,
+                kind=f"query_{reason}",
+                count=len(records),
+                examples=examples(record.name for record in records),
+                message=f"{search.title}: {len(records):,} of {len(search.query):,} queries have no valid match: "
+                f"{text}",
+            )
+        )
     return findings

@@ -15,9 +15,11 @@ EXAMPLES = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was found. kind: stable key. message: one sentence that names the culprit and, for a defect, the remedy.
+    """One thing that was found. kind: stable key. message: one sentence that names the culprit and, for a defect, the
+    remedy.
 
-    level: a defect makes the data wrong to use, a warning is to be known (rendered and partial sets are legitimate), a note informs.
+    level: a defect makes the data wrong to use, a warning is to be known (rendered and partial sets are legitimate), a
+    note informs.
     """
 
     level: Literal["defect", "warning", "note"]
@@ -29,7 +31,9 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartCount:
-    """Size of a part. images: distinct files. captions: texts. published_*: None = not published; confirmed: see `Count`."""
+    """Size of a part. images: distinct files. captions: texts. published_*: None = not published; confirmed: see
+    `Count`.
+    """
 
     part: str
     records: int
@@ -56,7 +60,9 @@ class SearchCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coverage:
-    """One side: persons, for each modality the persons who have it and its items, listed images, and how many have a caption (train)."""
+    """One side: persons, for each modality the persons who have it and its items, listed images, and how many have a
+    caption (train).
+    """
 
     side: str
     persons: int
@@ -101,7 +107,10 @@ def examples(values: Iterable[Any]) -> tuple[str, ...]:
 
 def render(report: Report) -> str:
     """Return the report as text: tables, then one line per finding, examples of defects and warnings, the verdict."""
-    lines = [f"{report.title} at {report.root}{f' ({report.variant})' if report.variant else ''}", str(_parts_table(report.parts))]
+    lines = [
+        f"{report.title} at {report.root}{f' ({report.variant})' if report.variant else ''}",
+        str(_parts_table(report.parts)),
+    ]
     if report.searches:
         lines.append(str(_searches_table(report.searches)))
     lines += [_coverage_line(entry) for entry in report.coverage]
@@ -126,8 +135,22 @@ def _parts_table(parts: Sequence[PartCount]) -> PrettyTable:
     table = _table(["part", "images", "published", "persons", "published ", "cameras", "captions"])
     for part in parts:
         mark = "" if part.confirmed else "?"
-        table.add_row([part.part, f"{part.images:,}", *(("-" if value is None else f"{value:,}{mark}") if name else f"{value:,}" for name, value in (
-            ("images", part.published_images), ("", part.persons), ("persons", part.published_persons))), part.cameras or "-", part.captions or "-"])
+        table.add_row(
+            [
+                part.part,
+                f"{part.images:,}",
+                *(
+                    ("-" if value is None else f"{value:,}{mark}") if name else f"{value:,}"
+                    for name, value in (
+                        ("images", part.published_images),
+                        ("", part.persons),
+                        ("persons", part.published_persons),
+                    )
+                ),
+                part.cameras or "-",
+                part.captions or "-",
+            ]
+        )
     return table
 
 
@@ -140,8 +163,17 @@ def _searches_table(searches: Sequence[SearchCount]) -> PrettyTable:
     for (protocol, rule), group in groups.items():
         worst = max(group, key=lambda search: sum(search.unmatched.values()))
         why = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in worst.unmatched.items() if count)
-        table.add_row([protocol, rule, len(group), _span(search.queries for search in group), _span(search.gallery for search in group),
-                       sum(worst.unmatched.values()), why or "-"])
+        table.add_row(
+            [
+                protocol,
+                rule,
+                len(group),
+                _span(search.queries for search in group),
+                _span(search.gallery for search in group),
+                sum(worst.unmatched.values()),
+                why or "-",
+            ]
+        )
     return table
 
 
@@ -151,8 +183,12 @@ def _span(values: Iterable[int]) -> str:
 
 
 def _coverage_line(entry: Coverage) -> str:
-    have = ", ".join(f"{name} {counts['persons']:,} persons / {counts['items']:,}" for name, counts in entry.modalities.items())
-    captions = f"; {entry.captioned_images:,} of {entry.images:,} images have a caption" if entry.captioned_images else ""
+    have = ", ".join(
+        f"{name} {counts['persons']:,} persons / {counts['items']:,}" for name, counts in entry.modalities.items()
+    )
+    captions = (
+        f"; {entry.captioned_images:,} of {entry.images:,} images have a caption" if entry.captioned_images else ""
+    )
     return f"{entry.side}: {entry.persons:,} persons; {have}{captions}"
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from datasets.benchmark import exclude_listed
 from datasets.catalogue import CATALOGUE, dataset_entry
-from datasets.checks.contents import count_findings, count_parts, coverage_findings, coverage_of, person_findings, repeated_findings
+from datasets.checks.contents import (
+    count_findings,
+    count_parts,
+    coverage_findings,
+    coverage_of,
+    person_findings,
+    repeated_findings,
+)
 from datasets.checks.files import file_findings, missing_findings
 from datasets.checks.matches import find_unmatched, match_findings, searchable_persons, searches_of
 from datasets.checks.orbench import ORBENCH
@@ -34,8 +41,8 @@ NEARBY = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckOptions:
-    """What is checked. protocols: empty = all that are possible. against: other data sets, name and root. exclude: list of
-    images that are left out first, empty = none."""
+    """What is checked. protocols: empty = all that are possible. against: other data sets, name and root. exclude: list
+    of images that are left out first, empty = none."""
 
     dataset: str
     root: Path
@@ -68,17 +75,34 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     searches, notes = _searches(entry, release, options.protocols)
     persons = searchable_persons(release)
     unmatched = [find_unmatched(search, persons) for search in searches]
-    found, opened = file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
+    found, opened = (
+        file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
+    )
     findings = [
-        *found, *person_findings(entry, release), *match_findings(entry, unmatched), *_other_name(entry, release, options.root),
-        *_from_others(entry, release, options), *coverage_findings(release), *repeated_findings(release), *count_findings(entry, release), *notes,
+        *found,
+        *person_findings(entry, release),
+        *match_findings(entry, unmatched),
+        *_other_name(entry, release, options.root),
+        *_from_others(entry, release, options),
+        *coverage_findings(release),
+        *repeated_findings(release),
+        *count_findings(entry, release),
+        *notes,
         *_other_trials(entry, options),
         *(_from_reader(note) for note in release.notes if note != NO_SPLIT),
     ]
     report = Report(
-        dataset=entry.name, title=entry.title, root=str(release.root), variant=release.variant, parts=parts,
-        searches=tuple(case.count() for case in unmatched), coverage=coverage_of(release), findings=tuple(findings),
-        images_opened=opened, dropped=release.dropped, access="" if is_rendered(release) else entry.access,
+        dataset=entry.name,
+        title=entry.title,
+        root=str(release.root),
+        variant=release.variant,
+        parts=parts,
+        searches=tuple(case.count() for case in unmatched),
+        coverage=coverage_of(release),
+        findings=tuple(findings),
+        images_opened=opened,
+        dropped=release.dropped,
+        access="" if is_rendered(release) else entry.access,
     )
     return report, release
 
@@ -96,8 +120,14 @@ def _other_trials(entry: DatasetEntry, options: CheckOptions) -> list[Finding]:
     if entry.trials <= 1:
         return []
     own = options.reading.trial
-    found = [Finding(level="note", kind="trials", message=f"files, persons and matches are those of trial {own} (--trial); of the other "
-                                                          f"{entry.trials - 1} trials the lists were read")]
+    found = [
+        Finding(
+            level="note",
+            kind="trials",
+            message=f"files, persons and matches are those of trial {own} (--trial); of the other {entry.trials - 1} "
+            "trials the lists were read",
+        )
+    ]
     for trial in range(1, entry.trials + 1):
         if trial == own:
             continue
@@ -110,7 +140,9 @@ def _other_trials(entry: DatasetEntry, options: CheckOptions) -> list[Finding]:
 
 def _from_reader(note: str) -> Finding:
     warned = note.startswith(WARNING)
-    return Finding(level="warning" if warned else "note", kind="reader", message=note.removeprefix(WARNING).replace("\n", " "))
+    return Finding(
+        level="warning" if warned else "note", kind="reader", message=note.removeprefix(WARNING).replace("\n", " ")
+    )
 
 
 def _read(entry: DatasetEntry, root: Path, reading: ReadOptions) -> Release:
@@ -139,18 +171,30 @@ def _is(entry: DatasetEntry, root: Path) -> bool:
 
 
 def _looks_like(others: Sequence[DatasetEntry]) -> str:
-    return f"this looks like {' or '.join(other.title for other in others)}: use {' or '.join(f'--dataset {other.name}' for other in others)}"
+    return (
+        f"this looks like {' or '.join(other.title for other in others)}: use "
+        f"{' or '.join(f'--dataset {other.name}' for other in others)}"
+    )
 
 
 def _other_name(entry: DatasetEntry, release: Release, root: Path) -> list[Finding]:
-    """A warning where the folder looks like another data set and not like the named one; own data look like anything."""
+    """A warning where the folder looks like another data set and not like the named one; own data look like
+    anything.
+    """
     if entry.name == JOINT or (entry.name not in OWN and (_is(entry, root) or _is(entry, release.root))):
         return []
     others = list(recognised(root, entry.name)) if root.is_dir() else []
     if not 1 <= len(others) <= NEARBY:
         return []
-    return [Finding(level="warning", kind="looks_like", count=len(others), examples=tuple(other.name for other in others),
-                    message=f"{root}: {_looks_like(others)}")]
+    return [
+        Finding(
+            level="warning",
+            kind="looks_like",
+            count=len(others),
+            examples=tuple(other.name for other in others),
+            message=f"{root}: {_looks_like(others)}",
+        )
+    ]
 
 
 def _patterns() -> dict[str, str]:
@@ -162,18 +206,37 @@ def _from_others(entry: DatasetEntry, release: Release, options: CheckOptions) -
     mine = image_values(record for records in release.parts.values() for record in records)
     findings = []
     if entry.name in OWN:
-        findings += [Finding(level="warning", kind="same_grammar", message=f"the file names have the form of {name}'s: if the images "
-                             f"are from it, do not use both together") for name in grammar_of(mine, _patterns())]
-    findings += [Finding(level="warning", kind="known_overlap", message=sentence)
-                 for sentence in known_overlaps([entry.name, *(name for name, _ in options.against)])]
+        findings += [
+            Finding(
+                level="warning",
+                kind="same_grammar",
+                message=f"the file names have the form of {name}'s: if the images "
+                f"are from it, do not use both together",
+            )
+            for name in grammar_of(mine, _patterns())
+        ]
+    findings += [
+        Finding(level="warning", kind="known_overlap", message=sentence)
+        for sentence in known_overlaps([entry.name, *(name for name, _ in options.against)])
+    ]
     for name, root in options.against:
         other = check_entry(name)
-        theirs = image_values(record for records in _read(other, root, ReadOptions(check_files=False, need_train=False)).parts.values()
-                              for record in records)
+        theirs = image_values(
+            record
+            for records in _read(other, root, ReadOptions(check_files=False, need_train=False)).parts.values()
+            for record in records
+        )
         findings += _identical(entry.name, mine, name, theirs)
         alike = [found for found in grammar_of(mine, _patterns()) if found == name and entry.name not in (name, *OWN)]
-        findings += [Finding(level="warning", kind="same_grammar", message=f"the file names of {entry.name} have the form of {found}'s; "
-                             "re-encoded copies cannot be found, so make sure that they are other images") for found in alike]
+        findings += [
+            Finding(
+                level="warning",
+                kind="same_grammar",
+                message=f"the file names of {entry.name} have the form of {found}'s; re-encoded copies cannot be "
+                "found, so make sure that they are other images",
+            )
+            for found in alike
+        ]
     return findings
 
 
@@ -183,6 +246,16 @@ def _identical(name: str, mine: Sequence[str], other: str, theirs: Sequence[str]
     count = len(found) + len(same_path)
     if not count:
         return []
-    shown = [f"{path} is in both" for path in same_path] + [f"{entry.paths['mine'][0]} and {entry.paths['theirs'][0]}" for entry in found]
-    return [Finding(level="defect", kind="identical_against", count=count, examples=examples(shown),
-                    message=f"{count:,} images of {name} are also in {other}, byte for byte; joint use needs them excluded from one (data.exclude)")]
+    shown = [f"{path} is in both" for path in same_path] + [
+        f"{entry.paths['mine'][0]} and {entry.paths['theirs'][0]}" for entry in found
+    ]
+    return [
+        Finding(
+            level="defect",
+            kind="identical_against",
+            count=count,
+            examples=examples(shown),
+            message=f"{count:,} images of {name} are also in {other}, byte for byte; joint use needs them excluded "
+            "from one (data.exclude)",
+        )
+    ]

@@ -1,7 +1,7 @@
 """CUHK03 with the new protocol (767/700), in market format; its images may be detected or hand-labeled boxes.
 
-The original keeps the images inside cuhk-03.mat. `python -m datasets.releases.cuhk03 --mat DIR --output DIR` writes them once
-as files in market format, with the split of cuhk03_new_protocol_config_{labeled,detected}.mat.
+The original keeps the images inside cuhk-03.mat. `python -m datasets.releases.cuhk03 --mat DIR --output DIR` writes
+them once as files in market format, with the split of cuhk03_new_protocol_config_{labeled,detected}.mat.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def read(root: Path, options: ReadOptions) -> Release:
     if variant not in present:
         _refuse_mat(root, variant)
     places = {part: f"{variant}/{place}" for part, place in needed_places(PARTS, options).items()}
-    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=f"{TITLE} ({variant})", task=Task.TRAD)
+    images = open_folders(
+        root, FOLDERS, [*places.values()], options, dataset=NAME, title=f"{TITLE} ({variant})", task=Task.TRAD
+    )
     found, _ = images.parts(places, PATTERN, _record)
     notes = ()
     if not options.variant and len(present) > 1:
@@ -56,36 +58,68 @@ def _refuse_mat(root: Path, variant: str) -> None:
     """Raise UserError with the command that extracts the originals, where these are all there is."""
     mat = find_mat(root)
     if mat is not None:
-        raise UserError(f"{mat} holds the images of CUHK03 inside one file; write them once with `python -m "
-                        f"datasets.releases.cuhk03 --mat {root} --output {root} --variant {variant}`")
+        raise UserError(
+            f"{mat} holds the images of CUHK03 inside one file; write them once with `python -m "
+            f"datasets.releases.cuhk03 --mat {root} --output {root} --variant {variant}`"
+        )
 
 
 def recognise(root: Path) -> bool:
-    """Return whether the folder, or one of the usual names below it, has a variant's folders and image names, or the .mat."""
+    """Return whether the folder, or one of the usual names below it, has a variant's folders and image names, or the
+    .mat.
+    """
     places = ((f"{variant}/{PARTS['query']}", f"{variant}/{PARTS['gallery']}") for variant in VARIANTS)
-    return any(looks_like(FOLDERS, markers, PATTERN, sample=markers[0])(root) for markers in places) or find_mat(root) is not None
+    return (
+        any(looks_like(FOLDERS, markers, PATTERN, sample=markers[0])(root) for markers in places)
+        or find_mat(root) is not None
+    )
 
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.TRAD, read=read, recognise=recognise, name_pattern=PATTERN.pattern,
-    protocols=protocol_table([plain_protocol(
-        NAME, "new protocol 767/700, query against bounding_box_test; the same person in the same camera does not count; "
-        "rank-k per image", exclusion_rule="same_camera")]),
+    name=NAME,
+    title=TITLE,
+    task=Task.TRAD,
+    read=read,
+    recognise=recognise,
+    name_pattern=PATTERN.pattern,
+    protocols=protocol_table(
+        [
+            plain_protocol(
+                NAME,
+                "new protocol 767/700, query against bounding_box_test; the same person in the same camera does not "
+                "count; rank-k per image",
+                exclusion_rule="same_camera",
+            )
+        ]
+    ),
     default=(NAME,),
     published={
-        "labeled": {"train": Count(images=7368, persons=767), "query": Count(images=1400, persons=700),
-                    "gallery": Count(images=5328, persons=700)},
-        "detected": {"train": Count(images=7365, persons=767), "query": Count(images=1400, persons=700),
-                     "gallery": Count(images=5332, persons=700)}},
+        "labeled": {
+            "train": Count(images=7368, persons=767),
+            "query": Count(images=1400, persons=700),
+            "gallery": Count(images=5328, persons=700),
+        },
+        "detected": {
+            "train": Count(images=7365, persons=767),
+            "query": Count(images=1400, persons=700),
+            "gallery": Count(images=5332, persons=700),
+        },
+    },
     access="From CUHK under its regulations; research only, the images are privacy-sensitive.",
 )
 
 
 def main() -> None:
     """Write the images of the .mat originals in market format, or say that they are there already."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.releases.cuhk03", description="Extract the .mat originals of CUHK03.")
-    parser.add_argument("--mat", required=True, metavar="DIR",
-                        help="folder that holds cuhk03_release/cuhk-03.mat and the two configurations")
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.releases.cuhk03", description="Extract the .mat originals of CUHK03."
+    )
+    parser.add_argument(
+        "--mat",
+        required=True,
+        metavar="DIR",
+        help="folder that holds cuhk03_release/cuhk-03.mat and the two configurations",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help=f"folder below which {OFFICIAL}/ is made")
     parser.add_argument("--variant", choices=VARIANTS, action="append", help="extract this one only (default: both)")
     options = parser.parse_args()

@@ -57,7 +57,8 @@ def find_mat(root: Path) -> Path | None:
 
 
 def extract(mat_root: Path, output: Path, variant: str) -> Extraction:
-    """Write cuhk03-np/{variant} below `output`, PNG, in sorted order. Raises UserError naming the file and what is wrong in it.
+    """Write cuhk03-np/{variant} below `output`, PNG, in sorted order. Raises UserError naming the file and what is
+    wrong in it.
 
     The variant's folder appears when all its images are written; an interrupted extraction goes on where it stopped.
     """
@@ -66,7 +67,9 @@ def extract(mat_root: Path, output: Path, variant: str) -> Extraction:
         return Extraction(folder=folder, counts={}, reused=True)
     mat = find_mat(mat_root)
     if mat is None:
-        raise UserError(f"{mat_root} holds no cuhk03_release/{MAT}; set --mat to the folder that contains cuhk03_release/")
+        raise UserError(
+            f"{mat_root} holds no cuhk03_release/{MAT}; set --mat to the folder that contains cuhk03_release/"
+        )
     entries = _read_config(_find_config(mat, mat_root, variant))
     unfinished = folder.with_name(f".{variant}.unfinished")
     with _open_cells(mat, variant) as cells:
@@ -87,7 +90,9 @@ def _find_config(mat: Path, mat_root: Path, variant: str) -> Path:
     for folder in (mat_root, mat.parent, mat.parent.parent):
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"no {name} in {mat_root} or {mat.parent}; take it from the release of the new protocol (CUHK03-NP)")
+    raise UserError(
+        f"no {name} in {mat_root} or {mat.parent}; take it from the release of the new protocol (CUHK03-NP)"
+    )
 
 
 def _read_config(path: Path) -> list[_Entry]:
@@ -95,8 +100,10 @@ def _read_config(path: Path) -> list[_Entry]:
     fields = _load_config(path)
     names, persons, cameras = fields["filelist"], fields["labels"], fields["camId"]
     if not len(names) == len(persons) == len(cameras) > 0:
-        raise UserError(f"{path}: filelist, labels and camId have {len(names)}, {len(persons)} and {len(cameras)} entries; "
-                        "copy the file again")
+        raise UserError(
+            f"{path}: filelist, labels and camId have {len(names)}, {len(persons)} and {len(cameras)} entries; copy "
+            "the file again"
+        )
     entries, seen = [], set()
     for part, field in SPLITS.items():
         for position in fields[field]:
@@ -107,12 +114,26 @@ def _read_config(path: Path) -> list[_Entry]:
             seen.add(position)
             name, person, camera = names[position - 1], persons[position - 1], cameras[position - 1]
             found = ENTRY.fullmatch(name)
-            if found is None or int(found[3]) != camera or not 1 <= int(found[4]) <= IMAGES or not 1 <= person <= LAST_PERSON:
-                raise UserError(f"{where}: {name!r} with label {person} and camera {camera} is no entry of the new protocol "
-                                f"(pair_person_view_image.png, labels 1..{LAST_PERSON}); copy the file again")
+            if (
+                found is None
+                or int(found[3]) != camera
+                or not 1 <= int(found[4]) <= IMAGES
+                or not 1 <= person <= LAST_PERSON
+            ):
+                raise UserError(
+                    f"{where}: {name!r} with label {person} and camera {camera} is no entry of the new protocol "
+                    f"(pair_person_view_image.png, labels 1..{LAST_PERSON}); copy the file again"
+                )
             target = f"{FOLDERS[part]}/{person:04d}_c{found[3]}_{found[1]}_{found[2]}_{found[4]}.png"
-            entries.append(_Entry(pair=int(found[1]) - 1, person=int(found[2]) - 1, image=int(found[4]) - 1, target=target,
-                                  place=f"{name} ({where})"))
+            entries.append(
+                _Entry(
+                    pair=int(found[1]) - 1,
+                    person=int(found[2]) - 1,
+                    image=int(found[4]) - 1,
+                    target=target,
+                    place=f"{name} ({where})",
+                )
+            )
     return sorted(entries, key=lambda entry: entry.target)
 
 
@@ -146,16 +167,22 @@ class _Cells:
         """(H, W, 3) uint8 of one image. Raises UserError."""
         cells = self.pairs[entry.pair]
         if entry.person >= cells.shape[0] or entry.image >= cells.shape[1]:
-            raise UserError(f"{self.path} has no cell for {entry.place}: pair {entry.pair + 1} is "
-                            f"{cells.shape[0]} x {cells.shape[1]}; both files must be of the same release")
+            raise UserError(
+                f"{self.path} has no cell for {entry.place}: pair {entry.pair + 1} is {cells.shape[0]} x "
+                f"{cells.shape[1]}; both files must be of the same release"
+            )
         try:
             # HDF5 keeps MATLAB's columns as rows: (3, W, H).
             pixels = np.asarray(self.file[cells[entry.person, entry.image]]).T
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(f"{self.path}: the cell of {entry.place} cannot be read ({error}); copy the file again") from error
+            raise UserError(
+                f"{self.path}: the cell of {entry.place} cannot be read ({error}); copy the file again"
+            ) from error
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-            raise UserError(f"{self.path}: the cell of {entry.place} holds no picture (shape {pixels.shape}); "
-                            "both files must be of the same release")
+            raise UserError(
+                f"{self.path}: the cell of {entry.place} holds no picture (shape {pixels.shape}); both files must be "
+                "of the same release"
+            )
         return np.ascontiguousarray(pixels)
 
 
@@ -169,8 +196,9 @@ def _open_cells(path: Path, variant: str) -> Iterator[_Cells]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error}; it must be the MATLAB 7.3 (HDF5) file of the release, copy it "
-                        "again") from error
+        raise UserError(
+            f"cannot read {path}: {error}; it must be the MATLAB 7.3 (HDF5) file of the release, copy it again"
+        ) from error
 
     def is_cell(value: Any) -> bool:
         return isinstance(value, h5py.Dataset) and h5py.check_ref_dtype(value.dtype) is not None
@@ -178,10 +206,14 @@ def _open_cells(path: Path, variant: str) -> Iterator[_Cells]:
     with file:
         outer = file.get(variant)
         if not is_cell(outer) or outer.size != PAIRS:
-            raise UserError(f"{path}: {variant!r} is not a cell of {PAIRS} pairs of cameras; it is not the {MAT} of the release")
+            raise UserError(
+                f"{path}: {variant!r} is not a cell of {PAIRS} pairs of cameras; it is not the {MAT} of the release"
+            )
         pairs = [file[reference] if reference else None for reference in outer[()].reshape(-1)]
         for number, pair in enumerate(pairs, 1):
             if not is_cell(pair) or pair.ndim != 2:
-                raise UserError(f"{path}: pair {number} of {variant!r} is not a cell of persons x {IMAGES} images; "
-                                f"it is not the {MAT} of the release")
+                raise UserError(
+                    f"{path}: pair {number} of {variant!r} is not a cell of persons x {IMAGES} images; it is not the "
+                    f"{MAT} of the release"
+                )
         yield _Cells(path, file, [pair[()].T for pair in pairs])

@@ -25,18 +25,31 @@ def read(root: Path, options: ReadOptions) -> Release:
     refuse_options(options, NAME)
     folder = find_folder(root, FOLDERS, ("imgs",), TITLE)
     if not (folder / ANNOTATIONS).exists() and (folder / WITHOUT_SPLITS).exists():
-        raise UserError(f"{folder} has {WITHOUT_SPLITS}, which names no splits, and no {ANNOTATIONS}; put {ANNOTATIONS} of the "
-                        "original release there")
-    return build_release(LAYOUT, ImageTree(folder, options.check_files), read_entries(folder / ANNOTATIONS, LAYOUT), options.need_train)
+        raise UserError(
+            f"{folder} has {WITHOUT_SPLITS}, which names no splits, and no {ANNOTATIONS}; put {ANNOTATIONS} of the "
+            "original release there"
+        )
+    return build_release(
+        LAYOUT, ImageTree(folder, options.check_files), read_entries(folder / ANNOTATIONS, LAYOUT), options.need_train
+    )
 
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.T2I, read=read, protocols=protocol_table((caption_protocol(NAME),)), default=(NAME,),
+    name=NAME,
+    title=TITLE,
+    task=Task.T2I,
+    read=read,
+    protocols=protocol_table((caption_protocol(NAME),)),
+    default=(NAME,),
     recognise=looks_like(FOLDERS, MARKERS),
-    published={"": {
-        "train": Count(images=34_054, persons=11_003),
-        "val_query": Count(images=6_158, persons=1_000), "val_gallery": Count(images=3_078, persons=1_000),
-        "query": Count(images=6_156, persons=1_000), "gallery": Count(images=3_074, persons=1_000),
-    }},
+    published={
+        "": {
+            "train": Count(images=34_054, persons=11_003),
+            "val_query": Count(images=6_158, persons=1_000),
+            "val_gallery": Count(images=3_078, persons=1_000),
+            "query": Count(images=6_156, persons=1_000),
+            "gallery": Count(images=3_074, persons=1_000),
+        }
+    },
     access="Request to the authors; research only (unconfirmed).",
 )

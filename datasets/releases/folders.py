@@ -1,8 +1,8 @@
 """A user's own data, a folder per person; no list and no code to write.
 
-`root/<person>/*.jpg`, or `root/{train,val,query,gallery,test}/<person>/*.jpg` with any of these splits; what a split means
-is said in `datasets.releases.manifest`. Without split folders every image is trained on and tested leave-one-out, and a
-note says so. Cameras, clothes and captions cannot be given this way: a manifest has columns for them.
+`root/<person>/*.jpg`, or `root/{train,val,query,gallery,test}/<person>/*.jpg` with any of these splits; what a split
+means is said in `datasets.releases.manifest`. Without split folders every image is trained on and tested leave-one-out,
+and a note says so. Cameras, clothes and captions cannot be given this way: a manifest has columns for them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,14 @@ def folder_rows(root: Path) -> list[ManifestRow]:
     splits = [split for split in SPLITS if split in names]
     others = [name for name in names if name not in SPLITS]
     if splits and others:
-        raise UserError(f"{root}: {others[0]}/ stands beside {splits[0]}/; either every folder is a person, "
-                        f"or every folder is one of {', '.join(SPLITS)}")
+        raise UserError(
+            f"{root}: {others[0]}/ stands beside {splits[0]}/; either every folder is a person, or every folder is one "
+            f"of {', '.join(SPLITS)}"
+        )
     if not names:
-        raise UserError(f"{root} holds no folder; make one folder per person, named as the person, with the images in it")
+        raise UserError(
+            f"{root} holds no folder; make one folder per person, named as the person, with the images in it"
+        )
     _refuse_loose(tree, "")
     rows = []
     for split in splits or [""]:
@@ -55,16 +59,23 @@ def folder_rows(root: Path) -> list[ManifestRow]:
 def _refuse_loose(tree: ImageTree, folder: str) -> None:
     loose = tree.names(folder)
     if loose:
-        raise UserError(f"{tree.root / folder}: {len(loose)} images lie beside the folders, for instance {loose[0]}; "
-                        f"move each into the folder of its person")
+        raise UserError(
+            f"{tree.root / folder}: {len(loose)} images lie beside the folders, for instance {loose[0]}; move each "
+            "into the folder of its person"
+        )
 
 
 def _person_rows(tree: ImageTree, folder: str, person: str, split: str) -> list[ManifestRow]:
     deeper = tree.folders(folder)
     if deeper:
-        raise UserError(f"{tree.root / folder} is a person's folder but holds the folder {deeper[0]}/; "
-                        "put the images directly into it, or list them in a manifest")
-    return [ManifestRow(path=f"{folder}/{name}", person=person, split=split, where=f"{folder}/{name}") for name in tree.names(folder)]
+        raise UserError(
+            f"{tree.root / folder} is a person's folder but holds the folder {deeper[0]}/; put the images directly "
+            "into it, or list them in a manifest"
+        )
+    return [
+        ManifestRow(path=f"{folder}/{name}", person=person, split=split, where=f"{folder}/{name}")
+        for name in tree.names(folder)
+    ]
 
 
 def _recognise(root: Path) -> bool:
@@ -76,6 +87,12 @@ def _recognise(root: Path) -> bool:
 
 
 DATASET = DatasetEntry(
-    name="folders", title="Own data (a folder per person)", task=Task.TRAD, read=read, protocols=own_protocols(),
-    default=("own-data",), recognise=_recognise, access="Your own images; their licence is yours to know.",
+    name="folders",
+    title="Own data (a folder per person)",
+    task=Task.TRAD,
+    read=read,
+    protocols=own_protocols(),
+    default=("own-data",),
+    recognise=_recognise,
+    access="Your own images; their licence is yours to know.",
 )

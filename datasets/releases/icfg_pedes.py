@@ -1,6 +1,7 @@
 """ICFG-PEDES: one caption per image, in ICFG-PEDES.json. Ids start at 0.
 
-imgs/train and imgs/test are folders of MSMT17, which the images come from, and not the split: only the JSON's `split` counts.
+imgs/train and imgs/test are folders of MSMT17, which the images come from, and not the split: only the JSON's `split`
+counts.
 """
 
 from __future__ import annotations
@@ -32,12 +33,20 @@ def read(root: Path, options: ReadOptions) -> Release:
 
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.T2I, read=read, protocols=protocol_table((caption_protocol(NAME),)), default=(NAME,),
+    name=NAME,
+    title=TITLE,
+    task=Task.T2I,
+    read=read,
+    protocols=protocol_table((caption_protocol(NAME),)),
+    default=(NAME,),
     recognise=lambda root: any(looks_like(FOLDERS, ("imgs", name))(root) for name in ANNOTATIONS),
-    published={"": {
-        "train": Count(images=34_674, persons=3_102),
-        "query": Count(images=19_848, persons=1_000), "gallery": Count(images=19_848, persons=1_000),
-    }},
+    published={
+        "": {
+            "train": Count(images=34_674, persons=3_102),
+            "query": Count(images=19_848, persons=1_000),
+            "gallery": Count(images=19_848, persons=1_000),
+        }
+    },
     name_pattern=MSMT17_PATTERN.pattern,
     access="E-mail request to the authors; the terms of MSMT17, whose images these are.",
 )

@@ -1,19 +1,21 @@
 """A user's own data, listed in a CSV or JSONL file; no code to write.
 
-Columns: `path` (relative to the manifest's folder, or absolute), `person` (any text), and optionally `camera`, `clothes`
-(any text), `modality` (rgb, nir, cp, sk, text; default rgb), `caption`, `split` (train, val, query, gallery, test).
+Columns: `path` (relative to the manifest's folder, or absolute), `person` (any text), and optionally `camera`,
+`clothes` (any text), `modality` (rgb, nir, cp, sk, text; default rgb), `caption`, `split` (train, val, query, gallery,
+test).
 
 | row | becomes |
 |---|---|
 | train | a training record of the image, together with the caption where there is one; one row per caption |
 | query | a query by the image; with modality text, the caption and no path: a query by the caption |
 | gallery | an image that is searched; its caption becomes the annotation `description` |
-| test, val | a query and a gallery image: leave-one-out, the evaluation drops a query's own image; text rows are queries only |
+| test, val | a query and a gallery image: leave-one-out, the evaluation drops a query's own image; text rows are
+queries only |
 
-Without a split column every image is trained on and tested leave-one-out, and a note says so. A person with one test image
-is no leave-one-out query. Non-RGB images of `test` and `val` rows are queries only, for the gallery is of visible images;
-where such rows hold no RGB image at all they are both. Persons, cameras and clothes are numbered in sorted order of the
-texts over the whole file; clothes count within a person.
+Without a split column every image is trained on and tested leave-one-out, and a note says so. A person with one test
+image is no leave-one-out query. Non-RGB images of `test` and `val` rows are queries only, for the gallery is of visible
+images; where such rows hold no RGB image at all they are both. Persons, cameras and clothes are numbered in sorted
+order of the texts over the whole file; clothes count within a person.
 """
 
 from __future__ import annotations
@@ -41,8 +43,10 @@ from utils.errors import UserError
 from utils.exclusion import get_rule
 
 PARTS = ("train", "query", "gallery", "val_query", "val_gallery")
-NO_SPLIT = ("no split is given: every image is trained on and searched, so the figures are not of unseen persons; "
-            "make one with python -m datasets.split")
+NO_SPLIT = (
+    "no split is given: every image is trained on and searched, so the figures are not of unseen persons; make one "
+    "with python -m datasets.split"
+)
 
 
 def read(root: Path, options: ReadOptions) -> Release:
@@ -74,8 +78,13 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
     if options.need_train and not parts["train"]:
         raise UserError(f"{root}: no training image; give rows the split train, or only evaluate with test.py")
     kept = {part: tuple(records) for part, records in parts.items() if records}
-    return Release(name=name, root=folder, parts=kept, notes=(*notes, *_camera_notes(rows)),
-                   shared_persons=not any(row.split for row in rows))
+    return Release(
+        name=name,
+        root=folder,
+        parts=kept,
+        notes=(*notes, *_camera_notes(rows)),
+        shared_persons=not any(row.split for row in rows),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,9 @@ class _Numbers:
         worn: Counter[str] = Counter()
         for person, outfit in sorted({(row.person, row.clothes) for row in rows if row.clothes}):
             if worn[person] >= OUTFITS:
-                raise UserError(f"person {person!r} wears more than {OUTFITS} different clothes; correct the column clothes")
+                raise UserError(
+                    f"person {person!r} wears more than {OUTFITS} different clothes; correct the column clothes"
+                )
             clothes[person, outfit] = outfit_id(persons[person], worn[person])
             worn[person] += 1
         return cls(persons, cameras, clothes)
@@ -114,14 +125,20 @@ class _Images:
         path = os.path.normpath(os.path.join(self.folder, row.path))
         below, name = os.path.split(path)
         if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"{row.where}: {row.path!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UserError(
+                f"{row.where}: {row.path!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
         if self.check and name not in self._names(below):
-            raise UserError(f"{row.where}: no such image: {path}; correct the path (it counts from the manifest's folder)")
+            raise UserError(
+                f"{row.where}: no such image: {path}; correct the path (it counts from the manifest's folder)"
+            )
         return Source(modality=row.modality, value=path, record=row.where)
 
     def _names(self, folder: str) -> frozenset[str]:
         if folder not in self._present:
-            self._present[folder] = frozenset(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else frozenset()
+            self._present[folder] = (
+                frozenset(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else frozenset()
+            )
         return self._present[folder]
 
 
@@ -136,14 +153,20 @@ class _Listed:
         """Note a row. Raises UserError for two persons, or train and test, in one image."""
         before = self.first.setdefault(path, row)
         if before.person != row.person:
-            raise UserError(f"{row.where}: {row.path} shows {row.person!r}, but {before.where} says {before.person!r}; "
-                            "one image has one person")
+            raise UserError(
+                f"{row.where}: {row.path} shows {row.person!r}, but {before.where} says {before.person!r}; one image "
+                "has one person"
+            )
         if before.modality is not row.modality:
-            raise UserError(f"{row.where}: {row.path} is {row.modality.value}, but {before.where} says {before.modality.value}; "
-                            "correct one of the rows")
+            raise UserError(
+                f"{row.where}: {row.path} is {row.modality.value}, but {before.where} says {before.modality.value}; "
+                "correct one of the rows"
+            )
         if before.split != row.split and {before.split, row.split} != {"query", "gallery"}:
-            raise UserError(f"{row.where}: {row.path} is in {row.split}, but {before.where} puts it in {before.split}; "
-                            "an image belongs to one split")
+            raise UserError(
+                f"{row.where}: {row.path} is in {row.split}, but {before.where} puts it in {before.split}; an image "
+                "belongs to one split"
+            )
         if before is not row and before.split == row.split and not row.caption:
             raise UserError(f"{row.where}: {row.path} is listed again, first in {before.where}; remove one row")
 
@@ -179,8 +202,13 @@ def _record(row: ManifestRow, source: Source | None, numbers: _Numbers, name: st
     if caption is not None and (source is None or part == "train"):
         sources[Modality.TEXT] = caption
     return Record(
-        person_id=numbers.persons[row.person], sources=sources, camera_id=numbers.cameras.get(row.camera, -1),
-        clothes_id=numbers.clothes.get((row.person, row.clothes), -1), dataset=name, task=task, name=row.where,
+        person_id=numbers.persons[row.person],
+        sources=sources,
+        camera_id=numbers.cameras.get(row.camera, -1),
+        clothes_id=numbers.clothes.get((row.person, row.clothes), -1),
+        dataset=name,
+        task=task,
+        name=row.where,
         annotations={AnnotationKind.DESCRIPTION: caption} if caption is not None else {},
     )
 
@@ -193,16 +221,26 @@ def _leave_one_out(rows: Sequence[ManifestRow], parts: dict[str, list[Record]]) 
         queries, gallery = parts[f"{prefix}query"], parts[f"{prefix}gallery"]
         if any(Modality.RGB in record.sources for record in gallery):
             # Infrared images and drawings look for visible images.
-            gallery[:] = [record for record in gallery
-                          if Modality.RGB in record.sources or by_name[record.name].split not in splits]
+            gallery[:] = [
+                record
+                for record in gallery
+                if Modality.RGB in record.sources or by_name[record.name].split not in splits
+            ]
         places = Counter(record.person_id for record in gallery)
         searched = {image.value for record in gallery for image in record.sources.values()}
-        alone = {record.name for record in queries if by_name[record.name].split in splits
-                 and places[record.person_id] == 1 and any(image.value in searched for image in record.sources.values())}
+        alone = {
+            record.name
+            for record in queries
+            if by_name[record.name].split in splits
+            and places[record.person_id] == 1
+            and any(image.value in searched for image in record.sources.values())
+        }
         queries[:] = [record for record in queries if record.name not in alone]
         if alone:
-            notes.append(f"{len(alone)} {prefix}test images are in the gallery only: they are their person's only one, so that as "
-                         f"queries they could find nothing ({', '.join(sorted(alone)[:3])})")
+            notes.append(
+                f"{len(alone)} {prefix}test images are in the gallery only: they are their person's only one, so that "
+                f"as queries they could find nothing ({', '.join(sorted(alone)[:3])})"
+            )
     return notes
 
 
@@ -224,7 +262,10 @@ def has_cameras(records: Iterable[Record]) -> bool:
 _RULES: dict[str, tuple[str, str]] = {
     "own-data/same-camera": ("same_camera", "the same person in the same camera is dropped"),
     "own-data/no-camera-rule": ("none", "nothing is dropped"),
-    "own-data/other-clothes": ("same_camera_or_clothes", "the same person in the same camera or the same clothes is dropped"),
+    "own-data/other-clothes": (
+        "same_camera_or_clothes",
+        "the same person in the same camera or the same clothes is dropped",
+    ),
     "own-data/other-clothes-no-camera-rule": ("same_clothes", "the same person in the same clothes is dropped"),
 }
 """Protocol -> rule, and the rule in words."""
@@ -234,8 +275,10 @@ _NEEDS = {"cameras": ("camera", "camera_id"), "clothes": ("clothes", "clothes_id
 def _searches(name: str, release: Release) -> list[Search]:
     query, gallery = (release.parts.get(part, ()) for part in ("query", "gallery"))
     if not query or not gallery:
-        raise UserError(f"{release.root}: no {'gallery' if query else 'query'} images for {name}; "
-                        "give rows the splits query and gallery, or test")
+        raise UserError(
+            f"{release.root}: no {'gallery' if query else 'query'} images for {name}; give rows the splits query and "
+            "gallery, or test"
+        )
     rule = _RULES[name][0]
     for need in get_rule(rule).needs:
         column, label = _NEEDS[need]
@@ -250,11 +293,20 @@ def _own_data(release: Release) -> list[Search]:
 
 
 def own_protocols() -> dict[str, Protocol]:
-    """Return the protocols of a user's own data by name; `own-data` is stamped as the one of the others that it chooses."""
-    chosen = Protocol(name="own-data", searches=_own_data, summary="own-data/same-camera where cameras are known, else "
-                                                                   "own-data/no-camera-rule")
-    others = [Protocol(name=name, summary=f"queries against the gallery, {words}; CMC by image", searches=partial(_searches, name))
-              for name, (_, words) in _RULES.items()]
+    """Return the protocols of a user's own data by name; `own-data` is stamped as the one of the others that it
+    chooses.
+    """
+    chosen = Protocol(
+        name="own-data",
+        searches=_own_data,
+        summary="own-data/same-camera where cameras are known, else own-data/no-camera-rule",
+    )
+    others = [
+        Protocol(
+            name=name, summary=f"queries against the gallery, {words}; CMC by image", searches=partial(_searches, name)
+        )
+        for name, (_, words) in _RULES.items()
+    ]
     return protocol_table([chosen, *others])
 
 
@@ -275,6 +327,12 @@ def _recognise(root: Path) -> bool:
 
 
 DATASET = DatasetEntry(
-    name="manifest", title="Own data (manifest)", task=Task.TRAD, read=read, protocols=own_protocols(), default=("own-data",),
-    recognise=_recognise, access="Your own images; their licence is yours to know.",
+    name="manifest",
+    title="Own data (manifest)",
+    task=Task.TRAD,
+    read=read,
+    protocols=own_protocols(),
+    default=("own-data",),
+    recognise=_recognise,
+    access="Your own images; their licence is yours to know.",
 )

@@ -1,4 +1,6 @@
-"""Market-1501: one folder of named images per part. Junk images (pid -1) are left out, distractors (pid 0) stay in the gallery."""
+"""Market-1501: one folder of named images per part. Junk images (pid -1) are left out, distractors (pid 0) stay in the
+gallery.
+"""
 
 from __future__ import annotations
 
@@ -39,18 +41,37 @@ def read(root: Path, options: ReadOptions) -> Release:
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record | None:
     person = to_integer(fields[1], str(images.tree.root / path), "pid", low=JUNK, high=LAST_PERSON)
     if person == DISTRACTOR and path.partition("/")[0] != PARTS["gallery"]:
-        raise UserError(f"{images.tree.root / path}: a distractor (pid 0) belongs into {PARTS['gallery']} only; move it there")
+        raise UserError(
+            f"{images.tree.root / path}: a distractor (pid 0) belongs into {PARTS['gallery']} only; move it there"
+        )
     return images.record(path, person_id=person, camera_id=int(fields[2])) if person != JUNK else None
 
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.TRAD, read=read, name_pattern=PATTERN.pattern,
+    name=NAME,
+    title=TITLE,
+    task=Task.TRAD,
+    read=read,
+    name_pattern=PATTERN.pattern,
     recognise=looks_like(FOLDERS, (PARTS["query"], PARTS["gallery"]), PATTERN, sample=PARTS["query"]),
-    protocols=protocol_table([plain_protocol(
-        NAME, "query against bounding_box_test; the same person in the same camera does not count, pid 0 is never a match; "
-        "rank-k per image", exclusion_rule="same_camera")]),
+    protocols=protocol_table(
+        [
+            plain_protocol(
+                NAME,
+                "query against bounding_box_test; the same person in the same camera does not count, pid 0 is never a "
+                "match; rank-k per image",
+                exclusion_rule="same_camera",
+            )
+        ]
+    ),
     default=(NAME,),
-    published={"": {
-        "train": Count(images=12936, persons=751), "query": Count(images=3368, persons=750), "gallery": Count(images=15913)}},
-    access="Official page of the authors (zheng-lab.cecs.anu.edu.au); research only, no redistribution, no commercial use.",
+    published={
+        "": {
+            "train": Count(images=12936, persons=751),
+            "query": Count(images=3368, persons=750),
+            "gallery": Count(images=15913),
+        }
+    },
+    access="Official page of the authors (zheng-lab.cecs.anu.edu.au); research only, no redistribution, no commercial "
+    "use.",
 )

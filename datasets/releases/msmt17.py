@@ -54,13 +54,26 @@ def read(root: Path, options: ReadOptions) -> Release:
     train_lists = ["train", "val"] if options.merge_val else ["train"]
     parts = [*(train_lists if options.need_train else []), "query", "gallery"]
     layout = LAYOUTS[variant]
-    images = open_folders(root, layout.names, layout.markers(parts), options, dataset=NAME, title=f"{TITLE} {variant.upper()}", task=Task.TRAD)
+    images = open_folders(
+        root,
+        layout.names,
+        layout.markers(parts),
+        options,
+        dataset=NAME,
+        title=f"{TITLE} {variant.upper()}",
+        task=Task.TRAD,
+    )
     listed: dict[PurePosixPath, str] = {}
-    train = tuple(record for part in parts if part in train_lists for record in _read_list(images, layout, part, listed))
+    train = tuple(
+        record for part in parts if part in train_lists for record in _read_list(images, layout, part, listed)
+    )
     found = {"train": train} | {part: tuple(_read_list(images, layout, part, {})) for part in ("query", "gallery")}
     if options.need_train:
-        notes.append("train = list_train and list_val (data.merge_val=false: list_train only)" if options.merge_val
-                     else "train = list_train only, without list_val (data.merge_val=true joins it)")
+        notes.append(
+            "train = list_train and list_val (data.merge_val=false: list_train only)"
+            if options.merge_val
+            else "train = list_train only, without list_val (data.merge_val=true joins it)"
+        )
     published = variant + ("" if options.merge_val else UNMERGED)
     return Release(name=NAME, root=images.tree.root, parts=found, notes=tuple(notes), variant=published)
 
@@ -74,8 +87,11 @@ def _variant(root: Path, wanted: str) -> tuple[str, list[str]]:
     if present:
         return present[0], []
     # Nothing here: the error is about the version that lies nearby, if one does.
-    near = [variant for variant, layout in LAYOUTS.items()
-            if any(root.glob(f"*/{layout.names[0]}")) or (root.absolute().parent / layout.test).is_dir()]
+    near = [
+        variant
+        for variant, layout in LAYOUTS.items()
+        if any(root.glob(f"*/{layout.names[0]}")) or (root.absolute().parent / layout.test).is_dir()
+    ]
     return (near or ["v1"])[0], []
 
 
@@ -87,14 +103,18 @@ def _read_list(images: ImageFolders, layout: _Layout, part: str, listed: dict[Pu
         place = f"{images.tree.root / LISTS[part]} line {number}"
         columns = line.split()
         if len(columns) != 2:
-            raise UserError(f"{place}: {len(columns)} columns instead of 2 (image and pid): {line[:80]!r}; restore the list")
+            raise UserError(
+                f"{place}: {len(columns)} columns instead of 2 (image and pid): {line[:80]!r}; restore the list"
+            )
         path = PurePosixPath(columns[0])
         person = to_integer(columns[1], place, "pid", low=0, high=LAST_PERSON[part])
         camera = to_integer(parse_name(PATTERN, path.name, place)[3], place, "camera", low=1, high=CAMERAS)
         if path in listed:
             raise UserError(f"{place}: {columns[0]} was already listed in {listed[path]}; keep one of the two lines")
         listed[path] = where
-        records.append(images.record(f"{layout.folder(part)}/{columns[0]}", person_id=person, camera_id=camera, where=where))
+        records.append(
+            images.record(f"{layout.folder(part)}/{columns[0]}", person_id=person, camera_id=camera, where=where)
+        )
     return records
 
 
@@ -108,10 +128,22 @@ _MERGED = {"train": Count(images=32621, persons=1041), **_TEST}
 _UNMERGED = {"train": Count(images=30248, persons=1041, confirmed=False), **_TEST}
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.TRAD, read=read, recognise=recognise, name_pattern=PATTERN.pattern, separate_ids=True,
-    protocols=protocol_table([plain_protocol(
-        NAME, "list_query against list_gallery; the same person in the same camera does not count; rank-k per image",
-        exclusion_rule="same_camera")]),
+    name=NAME,
+    title=TITLE,
+    task=Task.TRAD,
+    read=read,
+    recognise=recognise,
+    name_pattern=PATTERN.pattern,
+    separate_ids=True,
+    protocols=protocol_table(
+        [
+            plain_protocol(
+                NAME,
+                "list_query against list_gallery; the same person in the same camera does not count; rank-k per image",
+                exclusion_rule="same_camera",
+            )
+        ]
+    ),
     default=(NAME,),
     published={"v1": _MERGED, "v2": _MERGED, "v1" + UNMERGED: _UNMERGED, "v2" + UNMERGED: _UNMERGED},
     access="By e-mail request to the authors at PKU, the official page is closed; no redistribution.",

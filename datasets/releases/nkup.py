@@ -1,4 +1,6 @@
-"""NKUP: query images were taken on another day than the person's gallery images. No outfit labels; pid -1 is left out."""
+"""NKUP: query images were taken on another day than the person's gallery images. No outfit labels; pid -1 is left
+out.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,29 @@ def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record | 
 
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.CC, read=read, name_pattern=PATTERN.pattern,
+    name=NAME,
+    title=TITLE,
+    task=Task.CC,
+    read=read,
+    name_pattern=PATTERN.pattern,
     recognise=looks_like(FOLDERS, (PARTS["query"], PARTS["gallery"]), PATTERN, sample=PARTS["query"]),
-    protocols=protocol_table([plain_protocol(
-        NAME, "query against bounding_box_test, taken on other days; the same person in the same camera does not count; "
-        "rank-k per image", exclusion_rule="same_camera")]),
+    protocols=protocol_table(
+        [
+            plain_protocol(
+                NAME,
+                "query against bounding_box_test, taken on other days; the same person in the same camera does not "
+                "count; rank-k per image",
+                exclusion_rule="same_camera",
+            )
+        ]
+    ),
     default=(NAME,),
-    published={"": {
-        "train": Count(images=5336, persons=40), "query": Count(images=332), "gallery": Count(images=4070, persons=67)}},
+    published={
+        "": {
+            "train": Count(images=5336, persons=40),
+            "query": Count(images=332),
+            "gallery": Count(images=4070, persons=67),
+        }
+    },
     access="From the authors (repository nkicsl/NKUP-dataset); academic use only, copyright Nankai University.",
 )

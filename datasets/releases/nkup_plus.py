@@ -35,7 +35,8 @@ SEARCH_DEPTH = 2
 
 
 def read(root: Path, options: ReadOptions) -> Release:
-    """Return parts train, query, gallery_same, gallery_moderate, gallery_dramatic. Raises UserError naming folder and file.
+    """Return parts train, query, gallery_same, gallery_moderate, gallery_dramatic. Raises UserError naming folder and
+    file.
 
     The appearances of a person are numbered in the sorted order of their folders, over all test parts at once.
     """
@@ -71,15 +72,22 @@ def _read_parts(images: ImageFolders, places: dict[str, str]) -> dict[str, tuple
     for person, appearance, _ in (entry for entries in listed.values() for entry in entries):
         names.setdefault(person, set()).add(appearance)
     if crowded := next((person for person in names if len(names[person]) > OUTFITS), None):
-        raise UserError(f"{images.tree.root}: person {crowded} has {len(names[crowded])} folders of appearances; "
-                        f"at most {OUTFITS} can be told apart")
-    numbers = {(person, name): outfit_id(person, number)
-               for person in names for number, name in enumerate(sorted(names[person]))}
+        raise UserError(
+            f"{images.tree.root}: person {crowded} has {len(names[crowded])} folders of appearances; at most {OUTFITS} "
+            "can be told apart"
+        )
+    numbers = {
+        (person, name): outfit_id(person, number)
+        for person in names
+        for number, name in enumerate(sorted(names[person]))
+    }
     found = {}
     for part, entries in listed.items():
         found[part] = tuple(
             images.record(path, person_id=person, camera_id=int(fields[1]), clothes_id=numbers[person, appearance])
-            for person, appearance, folder in entries for path, fields in images.named(folder, PATTERN))
+            for person, appearance, folder in entries
+            for path, fields in images.named(folder, PATTERN)
+        )
         require_some(found[part], images.tree.root / places[part], "images in folders person/appearance")
     return found
 
@@ -89,8 +97,10 @@ def _appearances(images: ImageFolders, place: str) -> list[tuple[int, str, str]]
     found = []
     for person_folder in images.tree.folders(place):
         person = to_integer(person_folder, str(images.tree.root / place), "the name of a person's folder", low=0)
-        found += [(person, appearance, f"{place}/{person_folder}/{appearance}")
-                  for appearance in images.tree.folders(f"{place}/{person_folder}")]
+        found += [
+            (person, appearance, f"{place}/{person_folder}/{appearance}")
+            for appearance in images.tree.folders(f"{place}/{person_folder}")
+        ]
     return found
 
 
@@ -99,17 +109,30 @@ def _cross() -> Protocol:
 
     def searches(release: Release) -> list[Search]:
         gallery = (*release.parts["gallery_moderate"], *release.parts["gallery_dramatic"])
-        return [Search(title=name, protocol=name, query=release.parts["query"], gallery=gallery, exclusion_rule="same_camera")]
+        return [
+            Search(
+                title=name, protocol=name, query=release.parts["query"], gallery=gallery, exclusion_rule="same_camera"
+            )
+        ]
 
-    return Protocol(name=name, searches=searches, summary=(
-        "query against the union of both cross-appearance galleries; the same person in the same camera does not count; "
-        "rank-k per image"))
+    return Protocol(
+        name=name,
+        searches=searches,
+        summary=(
+            "query against the union of both cross-appearance galleries; the same person in the same camera does not "
+            "count; rank-k per image"
+        ),
+    )
 
 
 def _one_gallery(change: str) -> Protocol:
     return plain_protocol(
-        f"{NAME}-{change}", f"query against {TEST_PARTS[f'gallery_{change}'].rpartition('/')[2]}; the same person in the same camera "
-        "does not count; rank-k per image", gallery=f"gallery_{change}", exclusion_rule="same_camera")
+        f"{NAME}-{change}",
+        f"query against {TEST_PARTS[f'gallery_{change}'].rpartition('/')[2]}; the same person in the same camera does "
+        "not count; rank-k per image",
+        gallery=f"gallery_{change}",
+        exclusion_rule="same_camera",
+    )
 
 
 def recognise(root: Path) -> bool:
@@ -120,7 +143,12 @@ def recognise(root: Path) -> bool:
 _PROTOCOLS = protocol_table([*map(_one_gallery, ("same", "moderate", "dramatic")), _cross()])
 
 DATASET = DatasetEntry(
-    name=NAME, title="NKUP+", task=Task.CC, read=read, recognise=recognise, protocols=_PROTOCOLS,
+    name=NAME,
+    title="NKUP+",
+    task=Task.CC,
+    read=read,
+    recognise=recognise,
+    protocols=_PROTOCOLS,
     default=("nkup-plus-same", "nkup-plus-moderate", "nkup-plus-dramatic"),
     published={"": {"train": Count(images=22590, persons=181)}},
     access="By e-mail to aics@nankai.edu.cn; academic use only.",

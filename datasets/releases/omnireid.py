@@ -1,8 +1,9 @@
 """OmniReID as its authors lay it out: data/<set>/ with images and datalists, every task in one folder.
 
-The names in the authors' documents, configurations and code disagree (`query_v2.txt`, `train_cc_clo.txt`, CUHK-Pedes and cuhk_pedes,
-real2_v1.json); all of them are accepted. Parts are `<set>/train`, `<set>/query`, `<set>/gallery`, and `train`, all training records.
-Persons and cameras are kept apart per image source by offsets, so that a number is unique in the whole release.
+The names in the authors' documents, configurations and code disagree (`query_v2.txt`, `train_cc_clo.txt`, CUHK-Pedes
+and cuhk_pedes, real2_v1.json); all of them are accepted. Parts are `<set>/train`, `<set>/query`, `<set>/gallery`, and
+`train`, all training records. Persons and cameras are kept apart per image source by offsets, so that a number is
+unique in the whole release.
 """
 
 from __future__ import annotations
@@ -17,8 +18,18 @@ from datasets.image_folders import refuse_options
 from datasets.instructions import BOX, box_note
 from datasets.listing import ImageTree
 from datasets.pooling import (
-    JOINT, JOINT_SUMMARY, TASK_FREE, TASK_FREE_SUMMARY, Member, joined_images, joint_searches, offsets_of, overlap_notes, refuse_identical,
-    shifted, task_free_searches,
+    JOINT,
+    JOINT_SUMMARY,
+    TASK_FREE,
+    TASK_FREE_SUMMARY,
+    Member,
+    joined_images,
+    joint_searches,
+    offsets_of,
+    overlap_notes,
+    refuse_identical,
+    shifted,
+    task_free_searches,
 )
 from datasets.protocols import Protocol, Search, protocol_table
 from datasets.release import ReadOptions, Release
@@ -36,8 +47,9 @@ _TAGS = {task: tag for tag, task in TASK_TAGS.items()}
 class ListedSet:
     """One data set of one task. folders: what its folder may be called.
 
-    suffixes: what may follow the role in a list's name, in the order in which they are looked for. kinds: word -> task, where
-    there are several test lists. captions: names of the file with the captions, in the order in which they are looked for.
+    suffixes: what may follow the role in a list's name, in the order in which they are looked for. kinds: word -> task,
+    where there are several test lists. captions: names of the file with the captions, in the order in which they are
+    looked for.
     """
 
     name: str
@@ -55,29 +67,59 @@ class ListedSet:
 
 
 REAL2_CAPTIONS = ("runner_real2_v1_gpt.json", "real2_v1.json")
-SETS: dict[str, ListedSet] = {entry.name: entry for entry in (
-    ListedSet(name="market", task=Task.TRAD, folders=("market",)),
-    ListedSet(name="msmt", task=Task.TRAD, folders=("msmt",)),
-    ListedSet(name="cuhk03", task=Task.TRAD, folders=("cuhk",)),
-    ListedSet(name="ltcc", task=Task.CC, folders=("ltcc",), kinds={"cc": Task.CC, "sc": Task.TRAD, "general": Task.CC}),
-    ListedSet(name="prcc", task=Task.CC, folders=("prcc",)),
-    ListedSet(name="vc_clothes", task=Task.CC, folders=("vc_clothes",)),
-    ListedSet(name="real1_ctcc", task=Task.CTCC, folders=("real1",), suffixes=("_ctcc",), roles=("train",)),
-    ListedSet(name="real1_attr", task=Task.LI, folders=("real1",), suffixes=("_attr",), captions=("runner_real1_v1_gpt.json", "real1_v1.json"),
-              roles=("train",)),
-    ListedSet(name="real2", task=Task.CTCC, folders=("real2",), suffixes=("", "_ctcc"), roles=TEST_ROLES),
-    ListedSet(name="real2_attr", task=Task.LI, folders=("real2",), suffixes=("_attr",), captions=REAL2_CAPTIONS, roles=TEST_ROLES),
-    ListedSet(name="llcm", task=Task.VI, folders=("llcm", "LLCM")),
-    ListedSet(name="cuhk_pedes", task=Task.T2I, folders=("cuhk_pedes", "CUHK-Pedes", "CUHK-PEDES"), suffixes=("_t2i_v2", "_t2i"),
-              captions=("caption_t2i_v2.json", "caption_t2i.json")),
-    ListedSet(name="plip", task=Task.T2I, folders=("PLIP", "plip"), suffixes=("_t2i",), captions=("caption_t2i.json", "caption_t2i_v2.json"),
-              roles=("train",)),
-)}
+SETS: dict[str, ListedSet] = {
+    entry.name: entry
+    for entry in (
+        ListedSet(name="market", task=Task.TRAD, folders=("market",)),
+        ListedSet(name="msmt", task=Task.TRAD, folders=("msmt",)),
+        ListedSet(name="cuhk03", task=Task.TRAD, folders=("cuhk",)),
+        ListedSet(
+            name="ltcc", task=Task.CC, folders=("ltcc",), kinds={"cc": Task.CC, "sc": Task.TRAD, "general": Task.CC}
+        ),
+        ListedSet(name="prcc", task=Task.CC, folders=("prcc",)),
+        ListedSet(name="vc_clothes", task=Task.CC, folders=("vc_clothes",)),
+        ListedSet(name="real1_ctcc", task=Task.CTCC, folders=("real1",), suffixes=("_ctcc",), roles=("train",)),
+        ListedSet(
+            name="real1_attr",
+            task=Task.LI,
+            folders=("real1",),
+            suffixes=("_attr",),
+            captions=("runner_real1_v1_gpt.json", "real1_v1.json"),
+            roles=("train",),
+        ),
+        ListedSet(name="real2", task=Task.CTCC, folders=("real2",), suffixes=("", "_ctcc"), roles=TEST_ROLES),
+        ListedSet(
+            name="real2_attr",
+            task=Task.LI,
+            folders=("real2",),
+            suffixes=("_attr",),
+            captions=REAL2_CAPTIONS,
+            roles=TEST_ROLES,
+        ),
+        ListedSet(name="llcm", task=Task.VI, folders=("llcm", "LLCM")),
+        ListedSet(
+            name="cuhk_pedes",
+            task=Task.T2I,
+            folders=("cuhk_pedes", "CUHK-Pedes", "CUHK-PEDES"),
+            suffixes=("_t2i_v2", "_t2i"),
+            captions=("caption_t2i_v2.json", "caption_t2i.json"),
+        ),
+        ListedSet(
+            name="plip",
+            task=Task.T2I,
+            folders=("PLIP", "plip"),
+            suffixes=("_t2i",),
+            captions=("caption_t2i.json", "caption_t2i_v2.json"),
+            roles=("train",),
+        ),
+    )
+}
 """Sets by name, in the order in which they are read."""
 
 
 def read(root: Path, options: ReadOptions) -> Release:
-    """Read every set that has lists below `root`, the authors' data/ folder; options.members (sets or tasks) restricts them.
+    """Read every set that has lists below `root`, the authors' data/ folder; options.members (sets or tasks) restricts
+    them.
 
     Raises UserError naming file and line, and when nothing is found.
     """
@@ -92,34 +134,63 @@ def read(root: Path, options: ReadOptions) -> Release:
             by_folder.setdefault(folder, {}).update(lists)
         elif entry.name in options.members and (options.need_train or "query" in entry.roles):
             wanted = " or ".join(f"{role}{entry.suffixes[0]}.txt" for role in entry.roles)
-            raise UserError(f"{folder} has no lists of {entry.name} ({wanted}, there or in its datalist/); restore them or change data.members")
+            raise UserError(
+                f"{folder} has no lists of {entry.name} ({wanted}, there or in its datalist/); restore them or change "
+                "data.members"
+            )
     if not by_folder:
         asked = f" named by data.members ({', '.join(options.members)})" if options.members else ""
-        raise UserError(f"{root} holds no set of {TITLE}{asked}: expected folders like market/ or real2/ with datalist/query.txt and "
-                        "datalist/gallery.txt; set data.root to the authors' data folder")
+        raise UserError(
+            f"{root} holds no set of {TITLE}{asked}: expected folders like market/ or real2/ with datalist/query.txt "
+            "and datalist/gallery.txt; set data.root to the authors' data folder"
+        )
     for folder, lists in by_folder.items():
         parts |= ListReader(tree=ImageTree(folder, options.check_files), dataset=NAME, crop=options.crop).read(lists)
     for name in [part.rpartition("/")[0] for part in parts if part.endswith("/gallery")]:
         parts[f"{name}/gallery"] = describe_gallery(parts.get(f"{name}/query", ()), parts[f"{name}/gallery"])
-    notes += [box_note(part, count) for part, count in ((part, _boxed(records)) for part, records in parts.items()) if count]
-    notes += overlap_notes({KNOWN_AS.get(source, source): [] for source in dict.fromkeys(SOURCE_OF[part.partition("/")[0]] for part in parts)}, {})
+    notes += [
+        box_note(part, count) for part, count in ((part, _boxed(records)) for part, records in parts.items()) if count
+    ]
+    notes += overlap_notes(
+        {
+            KNOWN_AS.get(source, source): []
+            for source in dict.fromkeys(SOURCE_OF[part.partition("/")[0]] for part in parts)
+        },
+        {},
+    )
     parts = _kept_apart(parts)
     train = tuple(record for part, records in parts.items() if part.endswith("/train") for record in records)
     return Release(name=NAME, root=data, parts=parts | ({"train": train} if train else {}), notes=tuple(notes))
 
 
 def _boxed(records: Iterable[Record]) -> int:
-    return sum(source.crop == BOX for record in records for kind, source in record.annotations.items() if kind is AnnotationKind.CLOTHES)
+    return sum(
+        source.crop == BOX
+        for record in records
+        for kind, source in record.annotations.items()
+        if kind is AnnotationKind.CLOTHES
+    )
 
 
 def _data_folder(root: Path) -> Path:
     if not root.is_dir():
-        raise UserError(f"no such data root: {root}; set data.root to {TITLE}'s data folder, which holds market/, ltcc/, real2/ ...")
-    return next((folder for folder in (root, *(root / name for name in ("data", "OmniReID", "omnireid"))) if recognise_data(folder)), root)
+        raise UserError(
+            f"no such data root: {root}; set data.root to {TITLE}'s data folder, which holds market/, ltcc/, real2/ ..."
+        )
+    return next(
+        (
+            folder
+            for folder in (root, *(root / name for name in ("data", "OmniReID", "omnireid")))
+            if recognise_data(folder)
+        ),
+        root,
+    )
 
 
 def _chosen(members: Sequence[str]) -> list[ListedSet]:
-    """Return the sets named by themselves, by a task or by the authors' tag of a task; all without names. Raises UserError."""
+    """Return the sets named by themselves, by a task or by the authors' tag of a task; all without names. Raises
+    UserError.
+    """
     if not members:
         return list(SETS.values())
     known = {*SETS, *TASK_TAGS, *(task.value for task in _TAGS)}
@@ -129,8 +200,12 @@ def _chosen(members: Sequence[str]) -> list[ListedSet]:
     return [entry for entry in SETS.values() if {entry.name, entry.task.value, _TAGS[entry.task]} & set(members)]
 
 
-def _find_lists(data: Path, entry: ListedSet, options: ReadOptions, notes: list[str]) -> tuple[Path, dict[str, DataList]]:
-    """Return the folder of a set and its lists by part; no lists when there are none. Raises UserError for half a test set."""
+def _find_lists(
+    data: Path, entry: ListedSet, options: ReadOptions, notes: list[str]
+) -> tuple[Path, dict[str, DataList]]:
+    """Return the folder of a set and its lists by part; no lists when there are none. Raises UserError for half a test
+    set.
+    """
     folders = [data / name for name in entry.folders if (data / name).is_dir()] or [data / entry.folders[0]]
     for folder in folders:
         lists = _lists_in(folder, entry, options, notes)
@@ -150,15 +225,23 @@ def _lists_in(folder: Path, entry: ListedSet, options: ReadOptions, notes: list[
             names = [f"{part}.txt"] if kind else [f"{role}{suffix}.txt" for suffix in entry.suffixes]
             paths = [path for name in names for path in (folder / "datalist" / name, folder / name) if path.is_file()]
             if len(paths) > 1:
-                notes.append(f"{entry.name}: {', '.join(str(path.relative_to(folder)) for path in paths)} are all there; the first is read")
+                notes.append(
+                    f"{entry.name}: {', '.join(str(path.relative_to(folder)) for path in paths)} are all there; the "
+                    "first is read"
+                )
             if paths:
                 found[part] = (paths[0], role, task)
     for part in found:
         other = part.replace("query", "gallery") if part.startswith("query") else part.replace("gallery", "query")
         if not part.startswith("train") and other not in found:
-            raise UserError(f"{folder}: {found[part][0].name} is there without a list of the {other.partition('_')[0]}; restore {other}.txt")
-    return {f"{entry.name}/{part}": DataList(path=path, task=task, role=role, captions=_captions_of(folder, entry))  # type: ignore[arg-type]
-            for part, (path, role, task) in found.items()}
+            raise UserError(
+                f"{folder}: {found[part][0].name} is there without a list of the {other.partition('_')[0]}; restore "
+                f"{other}.txt"
+            )
+    return {
+        f"{entry.name}/{part}": DataList(path=path, task=task, role=role, captions=_captions_of(folder, entry))  # type: ignore[arg-type]
+        for part, (path, role, task) in found.items()
+    }
 
 
 def _captions_of(folder: Path, entry: ListedSet) -> Path | None:
@@ -167,8 +250,10 @@ def _captions_of(folder: Path, entry: ListedSet) -> Path | None:
     paths = [path for name in entry.captions for path in (folder / "datalist" / name, folder / name)]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
-        raise UserError(f"{folder}: the lists of {entry.name} need captions, and {' or '.join(entry.captions)} is neither there nor in its "
-                        "datalist/; restore it or choose other sets with data.members")
+        raise UserError(
+            f"{folder}: the lists of {entry.name} need captions, and {' or '.join(entry.captions)} is neither there "
+            "nor in its datalist/; restore it or choose other sets with data.members"
+        )
     return found
 
 
@@ -177,7 +262,10 @@ def _kept_apart(parts: Mapping[str, tuple[Record, ...]]) -> dict[str, tuple[Reco
     for part, records in parts.items():
         by_source.setdefault(SOURCE_OF[part.partition("/")[0]], []).extend(records)
     offsets = offsets_of(by_source)
-    return {part: tuple(shifted(record, offsets[SOURCE_OF[part.partition("/")[0]]]) for record in records) for part, records in parts.items()}
+    return {
+        part: tuple(shifted(record, offsets[SOURCE_OF[part.partition("/")[0]]]) for record in records)
+        for part, records in parts.items()
+    }
 
 
 SOURCE_OF = {entry.name: entry.source for entry in SETS.values()}
@@ -207,12 +295,16 @@ def _searches(name: str, kind: str, query: Sequence[Record], gallery: Sequence[R
     rule = "none" if task is Task.T2I else "same_camera"
     found = [Search(title=title, protocol=LISTS, query=query, gallery=gallery, exclusion_rule=rule)]
     if task is Task.VI:
-        found.append(Search(title=f"{title} reversed", protocol=LISTS, query=gallery, gallery=query, exclusion_rule=rule))
+        found.append(
+            Search(title=f"{title} reversed", protocol=LISTS, query=gallery, gallery=query, exclusion_rule=rule)
+        )
     return found
 
 
 def _checked(release: Release, joint: bool) -> Release:
-    """Return the release. Raises UserError for identical images where several sources are trained on or searched together."""
+    """Return the release. Raises UserError for identical images where several sources are trained on or searched
+    together.
+    """
     used = {part: records for part, records in release.parts.items() if joint or part.endswith("/train")}
     refuse_identical(joined_images(used, SOURCE_OF))
     return release
@@ -220,29 +312,56 @@ def _checked(release: Release, joint: bool) -> Release:
 
 def recognise_data(folder: Path) -> bool:
     """Return whether a folder looks like the authors' data folder: a set's folder with a list in it."""
-    roles = (f"{place}{role}{suffix}.txt" for place in ("datalist/", "") for role in ("query", "train") for suffix in ("", "_attr", "_t2i_v2", "_cc"))
+    roles = (
+        f"{place}{role}{suffix}.txt"
+        for place in ("datalist/", "")
+        for role in ("query", "train")
+        for suffix in ("", "_attr", "_t2i_v2", "_cc")
+    )
     names = {name for entry in SETS.values() for name in entry.folders}
     candidates = [f"{name}/{path}" for path in roles for name in sorted(names)]
     return any((folder / path).is_file() for path in candidates)
 
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.TRAD, read=read,
-    protocols=protocol_table((
-        Protocol(name=LISTS, searches=lambda release: [search for member in members_of(_checked(release, joint=False)) for search in member.searches],
-                 summary="each set's queries against its gallery as the authors list them, LLCM also the other way round; right is the person; "
-                         "the same person in the same camera is dropped where the lists give cameras; CMC over images"),
-        Protocol(name=TASK_FREE, searches=lambda release: task_free_searches(members_of(_checked(release, joint=False))), summary=TASK_FREE_SUMMARY),
-        Protocol(name=JOINT, searches=lambda release: joint_searches(members_of(_checked(release, joint=True), one_kind=True)),
-                 summary=JOINT_SUMMARY),
-    )),
+    name=NAME,
+    title=TITLE,
+    task=Task.TRAD,
+    read=read,
+    protocols=protocol_table(
+        (
+            Protocol(
+                name=LISTS,
+                searches=lambda release: [
+                    search for member in members_of(_checked(release, joint=False)) for search in member.searches
+                ],
+                summary="each set's queries against its gallery as the authors list them, LLCM also the other way "
+                "round; right is the person; the same person in the same camera is dropped where the lists give "
+                "cameras; CMC over images",
+            ),
+            Protocol(
+                name=TASK_FREE,
+                searches=lambda release: task_free_searches(members_of(_checked(release, joint=False))),
+                summary=TASK_FREE_SUMMARY,
+            ),
+            Protocol(
+                name=JOINT,
+                searches=lambda release: joint_searches(members_of(_checked(release, joint=True), one_kind=True)),
+                summary=JOINT_SUMMARY,
+            ),
+        )
+    ),
     default=(LISTS,),
     recognise=recognise_data,
-    published={"": {
-        "msmt/train": Count(images=30_248, persons=1_041), "real1_ctcc/train": Count(images=34_469, persons=2_800),
-        "llcm/train": Count(images=30_921, persons=713), "prcc/train": Count(images=17_896, persons=150),
-    }},
+    published={
+        "": {
+            "msmt/train": Count(images=30_248, persons=1_041),
+            "real1_ctcc/train": Count(images=34_469, persons=2_800),
+            "llcm/train": Count(images=30_921, persons=713),
+            "prcc/train": Count(images=17_896, persons=150),
+        }
+    },
     separate_ids=True,
-    access="The authors' datalists (Instruct-ReID, no licence stated) and each data set under its own licence; Real1 has no public download "
-           "(the lists were not seen, their contents are unconfirmed).",
+    access="The authors' datalists (Instruct-ReID, no licence stated) and each data set under its own licence; Real1 "
+    "has no public download (the lists were not seen, their contents are unconfirmed).",
 )

@@ -1,6 +1,7 @@
 """PRCC: the gallery is room A; queries are room B (same clothes) and C (changed clothes).
 
-Two galleries are in use and give different mAP: all images of A (`multi`) and one image of A per person (`single`, the paper's).
+Two galleries are in use and give different mAP: all images of A (`multi`) and one image of A per person (`single`, the
+paper's).
 """
 
 from __future__ import annotations
@@ -55,20 +56,29 @@ def _read_persons(images: ImageFolders, place: str, room_of: Callable[[str, str]
     """Records of the folders of persons in `place`; room_of: file name, place -> A, B or C."""
     records = []
     for person_folder in images.tree.folders(place):
-        person = to_integer(person_folder, str(images.tree.root / place), "the name of a person's folder", low=0, high=LAST_FOLDER)
+        person = to_integer(
+            person_folder, str(images.tree.root / place), "the name of a person's folder", low=0, high=LAST_FOLDER
+        )
         for name in images.tree.names(f"{place}/{person_folder}"):
             room = room_of(name, str(images.tree.root / place / person_folder))
-            records.append(images.record(f"{place}/{person_folder}/{name}", person_id=person, camera_id=CAMERAS[room],
-                                         clothes_id=outfit_id(person, OUTFIT_OF[room])))
+            records.append(
+                images.record(
+                    f"{place}/{person_folder}/{name}",
+                    person_id=person,
+                    camera_id=CAMERAS[room],
+                    clothes_id=outfit_id(person, OUTFIT_OF[room]),
+                )
+            )
     require_some(records, images.tree.root / place, "images in folders of persons")
     return tuple(records)
 
 
 def draw_gallery(gallery: tuple[Record, ...], draw: int) -> tuple[Record, ...]:
-    """Return one record per person: `random.Random(draw)` chooses for ascending person ids out of the files sorted by path.
+    """Return one record per person: `random.Random(draw)` chooses for ascending person ids out of the files sorted by
+    path.
 
-    Source: the paper's single-shot setting (ten random galleries). The draws of public code depend on the order in which a
-    folder is listed and cannot be repeated.
+    Source: the paper's single-shot setting (ten random galleries). The draws of public code depend on the order in
+    which a folder is listed and cannot be repeated.
     """
     by_person: dict[int, list[Record]] = {}
     for record in sorted(gallery, key=lambda record: image_source(record).value):
@@ -79,31 +89,57 @@ def draw_gallery(gallery: tuple[Record, ...], draw: int) -> tuple[Record, ...]:
 
 def _single_shot(name: str, query: str, what: str) -> Protocol:
     def searches(release: Release) -> list[Search]:
-        return [Search(title=f"{name} draw {draw}", protocol=name, query=release.parts[query], group=name,
-                       gallery=draw_gallery(release.parts["gallery"], draw)) for draw in range(DRAWS)]
+        return [
+            Search(
+                title=f"{name} draw {draw}",
+                protocol=name,
+                query=release.parts[query],
+                group=name,
+                gallery=draw_gallery(release.parts["gallery"], draw),
+            )
+            for draw in range(DRAWS)
+        ]
 
-    return Protocol(name=name, searches=searches, summary=(
-        f"{what} against one random image of A per person; nothing is excluded; rank-k per image; mean and deviation of {DRAWS} "
-        f"draws, random.Random(0) to random.Random({DRAWS - 1}) over ascending ids and sorted files"))
+    return Protocol(
+        name=name,
+        searches=searches,
+        summary=(
+            f"{what} against one random image of A per person; nothing is excluded; rank-k per image; mean and "
+            f"deviation of {DRAWS} draws, random.Random(0) to random.Random({DRAWS - 1}) over ascending ids and sorted "
+            "files"
+        ),
+    )
 
 
 def _multi_shot(name: str, query: str, what: str) -> Protocol:
     return plain_protocol(name, f"{what} against all images of A; nothing is excluded; rank-k per image", query=query)
 
 
-_PROTOCOLS = protocol_table([
-    _multi_shot("prcc-cc-multi", "query_changed", "queries C (changed clothes)"),
-    _multi_shot("prcc-sc-multi", "query_same", "queries B (same clothes)"),
-    _single_shot("prcc-cc-single", "query_changed", "queries C (changed clothes)"),
-    _single_shot("prcc-sc-single", "query_same", "queries B (same clothes)"),
-])
+_PROTOCOLS = protocol_table(
+    [
+        _multi_shot("prcc-cc-multi", "query_changed", "queries C (changed clothes)"),
+        _multi_shot("prcc-sc-multi", "query_same", "queries B (same clothes)"),
+        _single_shot("prcc-cc-single", "query_changed", "queries C (changed clothes)"),
+        _single_shot("prcc-sc-single", "query_same", "queries B (same clothes)"),
+    ]
+)
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.CC, read=read, protocols=_PROTOCOLS, default=tuple(_PROTOCOLS),
+    name=NAME,
+    title=TITLE,
+    task=Task.CC,
+    read=read,
+    protocols=_PROTOCOLS,
+    default=tuple(_PROTOCOLS),
     recognise=looks_like(FOLDERS, [f"rgb/test/{room}" for room in CAMERAS]),
-    published={"": {
-        "train": Count(images=17896, persons=150), "val": Count(images=5002, persons=150),
-        "query_same": Count(images=3873, persons=71), "query_changed": Count(images=3543, persons=71),
-        "gallery": Count(images=3384, persons=71)}},
+    published={
+        "": {
+            "train": Count(images=17896, persons=150),
+            "val": Count(images=5002, persons=150),
+            "query_same": Count(images=3873, persons=71),
+            "query_changed": Count(images=3543, persons=71),
+            "gallery": Count(images=3384, persons=71),
+        }
+    },
     access="Page of the authors (isee-ai.cn/~yangqize/clothing.html); research only (terms unconfirmed).",
 )

@@ -1,4 +1,6 @@
-"""RSTPReid: images in imgs/, two captions each in data_captions.json, whose paths stand under `img_path`. Ids start at 0."""
+"""RSTPReid: images in imgs/, two captions each in data_captions.json, whose paths stand under `img_path`. Ids start at
+0.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,27 @@ def read(root: Path, options: ReadOptions) -> Release:
     """Read RSTPReid: `train`, `val_query`, `val_gallery`, `query`, `gallery`. Raises UserError."""
     refuse_options(options, NAME)
     folder = find_folder(root, FOLDERS, ("imgs",), TITLE)
-    return build_release(LAYOUT, ImageTree(folder, options.check_files), read_entries(folder / ANNOTATIONS, LAYOUT), options.need_train)
+    return build_release(
+        LAYOUT, ImageTree(folder, options.check_files), read_entries(folder / ANNOTATIONS, LAYOUT), options.need_train
+    )
 
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.T2I, read=read, protocols=protocol_table((caption_protocol(NAME),)), default=(NAME,),
+    name=NAME,
+    title=TITLE,
+    task=Task.T2I,
+    read=read,
+    protocols=protocol_table((caption_protocol(NAME),)),
+    default=(NAME,),
     recognise=looks_like(FOLDERS, ("imgs", ANNOTATIONS)),
-    published={"": {
-        "train": Count(images=18_505, persons=3_701),
-        "val_query": Count(images=2_000, persons=200), "val_gallery": Count(images=1_000, persons=200),
-        "query": Count(images=2_000, persons=200), "gallery": Count(images=1_000, persons=200),
-    }},
+    published={
+        "": {
+            "train": Count(images=18_505, persons=3_701),
+            "val_query": Count(images=2_000, persons=200),
+            "val_gallery": Count(images=1_000, persons=200),
+            "query": Count(images=2_000, persons=200),
+            "gallery": Count(images=1_000, persons=200),
+        }
+    },
     access="The authors' repository; its licence file is MIT, but the images are MSMT17's: the terms of MSMT17.",
 )

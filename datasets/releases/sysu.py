@@ -1,10 +1,10 @@
 """SYSU-MM01: visible cameras 1, 2, 4, 5 and infrared cameras 3, 6; 491 persons.
 
 Parts: `train` = the images of exp/train_id (296 persons), `val` = those of exp/val_id (99 persons). Standard practice
-trains on both together (395 persons): whoever builds a benchmark joins `train` and `val` unless validation is asked for.
-`val_query` and `val_gallery` are the infrared and the visible images of `val`; with data.merge_val=false there are only these
-two, so that nothing joins `train`. `query` = all images of exp/test_id in cameras 3 and 6, `gallery` = all of them in cameras 1, 2, 4, 5;
-the protocols draw from the gallery.
+trains on both together (395 persons): whoever builds a benchmark joins `train` and `val` unless validation is asked
+for. `val_query` and `val_gallery` are the infrared and the visible images of `val`; with data.merge_val=false there are
+only these two, so that nothing joins `train`. `query` = all images of exp/test_id in cameras 3 and 6, `gallery` = all
+of them in cameras 1, 2, 4, 5; the protocols draw from the gallery.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from datasets.matlab_files import load_matlab
 from datasets.protocols import Protocol, image_source, protocol_table
 from datasets.release import ReadOptions, Release
 from datasets.releases.visible_infrared import (
-    TRIALS, Sides, by_person_and_camera, drawn_protocol, seeded_draw, with_both_modalities,
+    TRIALS,
+    Sides,
+    by_person_and_camera,
+    drawn_protocol,
+    seeded_draw,
+    with_both_modalities,
 )
 from datasets.structures import Record
 from utils.errors import UserError
@@ -42,14 +47,19 @@ NAME_PATTERN = re.compile(r"(\d{4})\.jpg")
 
 
 def read(root: Path, options: ReadOptions) -> Release:
-    """Read SYSU-MM01. Training persons with images of one modality only are left out and listed in the notes. Raises UserError."""
+    """Read SYSU-MM01. Training persons with images of one modality only are left out and listed in the notes. Raises
+    UserError.
+    """
     refuse_options(options, NAME, merge_val=True)
     images = open_folders(root, FOLDERS, MARKERS, options, dataset=NAME, title=TITLE, task=Task.VI)
     folder = images.tree.root
     ids = _split_ids(folder, ("train", "val", "test") if options.need_train else ("test",))
     present = {camera: frozenset(images.tree.folders(f"cam{camera}")) for camera in CAMERAS}
     read_parts = {split: _records(images, persons, present) for split, persons in ids.items()}
-    notes = [*_foreign(present), *(note for split in ids for note in _absent(split, ids[split], read_parts[split], folder))]
+    notes = [
+        *_foreign(present),
+        *(note for split in ids for note in _absent(split, ids[split], read_parts[split], folder)),
+    ]
     parts = _by_modality(read_parts["test"])
     for part, records in parts.items():
         require_some(records, folder, f"{part} image of an identity of exp/test_id")
@@ -66,22 +76,34 @@ def read(root: Path, options: ReadOptions) -> Release:
 
 
 def _by_modality(records: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
-    return {part: tuple(record for record in records if modality in record.sources)
-            for part, modality in (("query", Modality.NIR), ("gallery", Modality.RGB))}
+    return {
+        part: tuple(record for record in records if modality in record.sources)
+        for part, modality in (("query", Modality.NIR), ("gallery", Modality.RGB))
+    }
 
 
 def _foreign(present: Mapping[int, frozenset[str]]) -> list[str]:
     """A warning for each camera with folders that are no person's."""
-    named = {camera: sorted(name for name in names if not re.fullmatch(r"\d{4}", name)) for camera, names in present.items()}
-    return [f"warning: cam{camera}: {len(names)} folders are no person number of four digits and are passed over: {', '.join(names[:5])}"
-            for camera, names in named.items() if names]
+    named = {
+        camera: sorted(name for name in names if not re.fullmatch(r"\d{4}", name)) for camera, names in present.items()
+    }
+    return [
+        f"warning: cam{camera}: {len(names)} folders are no person number of four digits and are passed over: "
+        f"{', '.join(names[:5])}"
+        for camera, names in named.items()
+        if names
+    ]
 
 
 def _absent(split: str, persons: Sequence[int], records: Sequence[Record], folder: Path) -> list[str]:
     """A note on listed persons without any image. Raises UserError when that is all of them."""
     require_some(records, folder, f"image of an identity of exp/{split}_id")
     absent = sorted(set(persons) - {record.person_id for record in records})
-    return [f"exp/{split}_id: {len(absent)} listed identities have no image: {', '.join(map(str, absent))}"] if absent else []
+    return (
+        [f"exp/{split}_id: {len(absent)} listed identities have no image: {', '.join(map(str, absent))}"]
+        if absent
+        else []
+    )
 
 
 def _records(images: ImageFolders, persons: Iterable[int], present: Mapping[int, frozenset[str]]) -> tuple[Record, ...]:
@@ -105,8 +127,10 @@ def _split_ids(folder: Path, splits: Sequence[str]) -> dict[str, list[int]]:
     for split, persons in ids.items():
         for person in persons:
             if owner.setdefault(person, split) != split:
-                raise UserError(f"{folder / 'exp'}: identity {person} stands in {owner[person]}_id and in {split}_id; "
-                                "restore the lists from the original release")
+                raise UserError(
+                    f"{folder / 'exp'}: identity {person} stands in {owner[person]}_id and in {split}_id; restore the "
+                    "lists from the original release"
+                )
     return ids
 
 
@@ -116,29 +140,43 @@ def _read_ids(folder: Path, split: str) -> list[int]:
         return read_id_list(text, f"the identities of {split}")
     arrays = [np.asarray(value) for value in load_matlab(matrix).values()]
     if len(arrays) != 1 or arrays[0].dtype.kind not in "iuf" or (arrays[0] < 1).any() or (arrays[0] % 1 != 0).any():
-        raise UserError(f"{matrix}: must hold one array of identities, the numbers from 1; restore it from the original release")
+        raise UserError(
+            f"{matrix}: must hold one array of identities, the numbers from 1; restore it from the original release"
+        )
     return [int(person) for person in arrays[0].reshape(-1)]
 
 
 def official_numbers(cells: Any, where: str, *, camera: int, person: int, trial: int, shots: int) -> list[int]:
-    """Return the file numbers of a person in a camera in one trial (from 0): the first `shots` of its permutation, or all of it.
+    """Return the file numbers of a person in a camera in one trial (from 0): the first `shots` of its permutation, or
+    all of it.
 
-    cells: `rand_perm_cam`, 6 x 1 cells of one 10 x n matrix per identity. Raises UserError that names the file (`where`) for any
-    other shape. Source: SYSU-MM01's rand_perm_cam.mat, read as users' public code does.
+    cells: `rand_perm_cam`, 6 x 1 cells of one 10 x n matrix per identity. Raises UserError that names the file
+    (`where`) for any other shape. Source: SYSU-MM01's rand_perm_cam.mat, read as users' public code does.
     """
-    expected = f"expected {PERMUTATIONS}, 6 x 1 cells with one {TRIALS} x n matrix per identity; copy it again from the original release"
+    expected = (
+        f"expected {PERMUTATIONS}, 6 x 1 cells with one {TRIALS} x n matrix per identity; copy it again from the "
+        "original release"
+    )
     if not isinstance(cells, np.ndarray) or cells.dtype != object or cells.shape != (len(CAMERAS), 1):
-        raise UserError(f"{where}: shape {getattr(cells, 'shape', None)} and kind {getattr(cells, 'dtype', type(cells).__name__)}; {expected}")
+        raise UserError(
+            f"{where}: shape {getattr(cells, 'shape', None)} and kind {getattr(cells, 'dtype', type(cells).__name__)}; "
+            f"{expected}"
+        )
     persons = np.asarray(cells[camera - 1][0])
     if persons.dtype != object or max(persons.shape, default=0) != persons.size:
         raise UserError(f"{where}: cell {camera} has shape {persons.shape} and kind {persons.dtype}; {expected}")
     if persons.size < person:
-        raise UserError(f"{where}: cell {camera} has {persons.size} identities and identity {person} is in the test split; {expected}")
+        raise UserError(
+            f"{where}: cell {camera} has {persons.size} identities and identity {person} is in the test split; "
+            f"{expected}"
+        )
     matrix = np.asarray(persons.reshape(-1)[person - 1])
     if not matrix.size:
         return []
     if matrix.ndim != 2 or len(matrix) < TRIALS or matrix.dtype.kind not in "iuf":
-        raise UserError(f"{where}: camera {camera}, identity {person}: shape {matrix.shape} and kind {matrix.dtype}; {expected}")
+        raise UserError(
+            f"{where}: camera {camera}, identity {person}: shape {matrix.shape} and kind {matrix.dtype}; {expected}"
+        )
     return [int(number) for number in matrix[trial][:shots]]
 
 
@@ -147,12 +185,16 @@ def _official_draw(release: Release, cameras: Sequence[int], shots: int) -> Call
     places = [release.root / "exp" / f"{PERMUTATIONS}.mat", release.root / f"{PERMUTATIONS}.mat"]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise UserError(f"no such file: {places[0]}, nor {places[1]}; copy {PERMUTATIONS}.mat from the authors' evaluation code, or choose "
-                        "the seeded protocols")
+        raise UserError(
+            f"no such file: {places[0]}, nor {places[1]}; copy {PERMUTATIONS}.mat from the authors' evaluation code, "
+            "or choose the seeded protocols"
+        )
     content = load_matlab(path)
     if PERMUTATIONS not in content:
-        raise UserError(f"{path}: holds {', '.join(sorted(content)) or 'nothing'}, not {PERMUTATIONS}; copy it again from the authors' "
-                        "evaluation code")
+        raise UserError(
+            f"{path}: holds {', '.join(sorted(content)) or 'nothing'}, not {PERMUTATIONS}; copy it again from the "
+            "authors' evaluation code"
+        )
     groups = by_person_and_camera(release.parts["gallery"])
     persons = sorted({record.person_id for part in ("query", "gallery") for record in release.parts[part]})
 
@@ -161,8 +203,12 @@ def _official_draw(release: Release, cameras: Sequence[int], shots: int) -> Call
         drawn: list[Record] = []
         for person in persons:
             for camera in cameras:
-                numbers = official_numbers(content[PERMUTATIONS], str(path), camera=camera, person=person, trial=number - 1, shots=shots)
-                drawn += _numbered(groups.get((person, camera), ()), numbers, f"{path}: draw {number}, cam{camera}/{person:04d}")
+                numbers = official_numbers(
+                    content[PERMUTATIONS], str(path), camera=camera, person=person, trial=number - 1, shots=shots
+                )
+                drawn += _numbered(
+                    groups.get((person, camera), ()), numbers, f"{path}: draw {number}, cam{camera}/{person:04d}"
+                )
         return release.parts["query"], drawn
 
     return draw
@@ -171,11 +217,16 @@ def _official_draw(release: Release, cameras: Sequence[int], shots: int) -> Call
 def _numbered(images: Sequence[Record], numbers: Sequence[int], where: str) -> list[Record]:
     """The images with these file numbers, in this order."""
     if images and not numbers:
-        raise UserError(f"{where}: no permutation, but the folder has {len(images)} images; copy the file again or choose the seeded protocols")
+        raise UserError(
+            f"{where}: no permutation, but the folder has {len(images)} images; copy the file again or choose the "
+            "seeded protocols"
+        )
     by_name = {Path(image_source(record).value).name: record for record in images}
     for number in numbers:
         if f"{number:04d}.jpg" not in by_name:
-            raise UserError(f"{where}: {number:04d}.jpg does not exist; restore the image or choose the seeded protocols")
+            raise UserError(
+                f"{where}: {number:04d}.jpg does not exist; restore the image or choose the seeded protocols"
+            )
     return [by_name[f"{number:04d}.jpg"] for number in numbers]
 
 
@@ -187,34 +238,51 @@ def _seeded_draw(release: Release, cameras: Sequence[int], shots: int) -> Callab
 def _protocols() -> list[Protocol]:
     found = []
     for rule, prepare, numbers, drawn in (
-        ("seeded", _seeded_draw, range(TRIALS), "Python's generator seeded with the draw (AGW's rule; ten shots: ours)"),
+        (
+            "seeded",
+            _seeded_draw,
+            range(TRIALS),
+            "Python's generator seeded with the draw (AGW's rule; ten shots: ours)",
+        ),
         ("official", _official_draw, range(1, TRIALS + 1), "rand_perm_cam.mat"),
     ):
         for mode, cameras in GALLERY_CAMERAS.items():
             for shots_name, shots in SHOTS.items():
-                found.append(drawn_protocol(
-                    f"{NAME}-{mode}-{shots_name}-{rule}",
-                    f"infrared to visible, {mode}-search: queries of cameras 3 and 6, gallery of cameras {', '.join(map(str, cameras))} with "
-                    f"{shots} image{'s' if shots > 1 else ''} per person and camera; draws {numbers[0]} to {numbers[-1]} by {drawn}; queries of "
-                    "camera 3 skip camera 2; CMC over identities",
-                    lambda release, prepare=prepare, cameras=cameras, shots=shots: prepare(release, cameras, shots),
-                    exclusion_rule="sysu", numbers=numbers))
+                found.append(
+                    drawn_protocol(
+                        f"{NAME}-{mode}-{shots_name}-{rule}",
+                        f"infrared to visible, {mode}-search: queries of cameras 3 and 6, gallery of cameras "
+                        f"{', '.join(map(str, cameras))} with {shots} image{'s' if shots > 1 else ''} per person and "
+                        f"camera; draws {numbers[0]} to {numbers[-1]} by {drawn}; queries of camera 3 skip camera 2; "
+                        "CMC over identities",
+                        lambda release, prepare=prepare, cameras=cameras, shots=shots: prepare(release, cameras, shots),
+                        exclusion_rule="sysu",
+                        numbers=numbers,
+                    )
+                )
     return found
 
 
 DATASET = DatasetEntry(
-    name=NAME, title=TITLE, task=Task.VI, read=read, protocols=protocol_table(_protocols()),
+    name=NAME,
+    title=TITLE,
+    task=Task.VI,
+    read=read,
+    protocols=protocol_table(_protocols()),
     default=tuple(f"{NAME}-{mode}-{shots}-seeded" for mode in GALLERY_CAMERAS for shots in SHOTS),
     recognise=looks_like(FOLDERS, MARKERS),
-    published={"": {
-        "train": Count(images=30_213, persons=296),
-        # From totals that a secondary source states, less the training images.
-        "val": Count(images=3_954, persons=99, confirmed=False),
-        "val_query": Count(images=1_980, persons=99, confirmed=False),
-        "val_gallery": Count(images=1_974, persons=99, confirmed=False),
-        "query": Count(images=3_803, persons=96),
-        "gallery": Count(images=6_775, persons=96),
-    }},
+    published={
+        "": {
+            "train": Count(images=30_213, persons=296),
+            # From totals that a secondary source states, less the training images.
+            "val": Count(images=3_954, persons=99, confirmed=False),
+            "val_query": Count(images=1_980, persons=99, confirmed=False),
+            "val_gallery": Count(images=1_974, persons=99, confirmed=False),
+            "query": Count(images=3_803, persons=96),
+            "gallery": Count(images=6_775, persons=96),
+        }
+    },
     name_pattern=NAME_PATTERN.pattern,
-    access="Signed agreement to wuanc@mail.sysu.edu.cn; no redistribution and no commercial use, every subject signed a privacy licence.",
+    access="Signed agreement to wuanc@mail.sysu.edu.cn; no redistribution and no commercial use, every subject signed "
+    "a privacy licence.",
 )

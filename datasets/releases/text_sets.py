@@ -1,7 +1,9 @@
-"""What the caption data sets share: a JSON list of images with captions, one record per caption in training, every caption a query.
+"""What the caption data sets share: a JSON list of images with captions, one record per caption in training, every
+caption a query.
 
-A training record has the image (RGB) and one caption (TEXT). A query is one caption, a gallery item one image. The annotation of
-kind description is a query's own caption, a training record's own caption, and a gallery image's FIRST caption.
+A training record has the image (RGB) and one caption (TEXT). A query is one caption, a gallery item one image. The
+annotation of kind description is a query's own caption, a training record's own caption, and a gallery image's FIRST
+caption.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ SHOWN = 80
 class CaptionLayout:
     """How one caption data set is laid out.
 
-    images: folder that the paths are relative to, empty = the data set's own. path_key: key of the path. splits: entries name
-    their split; without, all of them are training entries.
+    images: folder that the paths are relative to, empty = the data set's own. path_key: key of the path. splits:
+    entries name their split; without, all of them are training entries.
     """
 
     name: str
@@ -63,11 +65,17 @@ class _Parts:
         """Add an image with its captions. Raises UserError when it is listed with another person before."""
         person, where = self.owners.setdefault(entry.path, (entry.person, entry.where))
         if person != entry.person:
-            raise UserError(f"{entry.where}: {entry.path} shows person {entry.person} here and {person} in {where}; correct one of them")
+            raise UserError(
+                f"{entry.where}: {entry.path} shows person {entry.person} here and {person} in {where}; correct one of "
+                "them"
+            )
         image = self.tree.source(Modality.RGB, entry.path, entry.where)
         captions = [Source(modality=Modality.TEXT, value=caption, record=entry.where) for caption in entry.captions]
         if entry.split == "train":
-            self._extend("train", [self._record(entry, {Modality.RGB: image, Modality.TEXT: caption}, caption) for caption in captions])
+            self._extend(
+                "train",
+                [self._record(entry, {Modality.RGB: image, Modality.TEXT: caption}, caption) for caption in captions],
+            )
             return
         prefix = "val_" if entry.split == "val" else ""
         self._extend(f"{prefix}query", [self._record(entry, {Modality.TEXT: caption}, caption) for caption in captions])
@@ -80,15 +88,26 @@ class _Parts:
         self.records.setdefault(part, []).extend(records)
 
     def _record(self, entry: CaptionedImage, sources: Mapping[Modality, Source], description: Source) -> Record:
-        return Record(person_id=entry.person, sources=sources, dataset=self.name, task=Task.T2I,
-                      annotations={AnnotationKind.DESCRIPTION: description}, name=entry.where)
+        return Record(
+            person_id=entry.person,
+            sources=sources,
+            dataset=self.name,
+            task=Task.T2I,
+            annotations={AnnotationKind.DESCRIPTION: description},
+            name=entry.where,
+        )
 
 
 def read_entries(path: Path, layout: CaptionLayout) -> Iterator[CaptionedImage]:
-    """Yield the entries of an annotation file. Raises UserError naming file and entry for everything that is not as it should be."""
+    """Yield the entries of an annotation file. Raises UserError naming file and entry for everything that is not as it
+    should be.
+    """
     content = read_json(path, "the captions")
     if not isinstance(content, list) or not content:
-        raise UserError(f"{path}: must be a list of images with captions, found {type(content).__name__}; restore it from the original release")
+        raise UserError(
+            f"{path}: must be a list of images with captions, found {type(content).__name__}; restore it from the "
+            "original release"
+        )
     for index, entry in enumerate(content):
         yield _entry(entry, f"{path.name} entry {index}", layout)
 
@@ -98,8 +117,10 @@ def _entry(entry: Any, where: str, layout: CaptionLayout) -> CaptionedImage:
         raise UserError(f"{where}: must be an object with keys, found {_shown(entry)}; restore the annotation file")
     for key in ("id", layout.path_key, "captions", *(("split",) if layout.splits else ())):
         if key not in entry:
-            raise UserError(f"{where}: no key {key!r}, there are {', '.join(map(repr, sorted(entry)))}; use the annotation file of the "
-                            "original release")
+            raise UserError(
+                f"{where}: no key {key!r}, there are {', '.join(map(repr, sorted(entry)))}; use the annotation file of "
+                "the original release"
+            )
     person, path, captions = entry["id"], entry[layout.path_key], entry["captions"]
     if isinstance(person, bool) or not isinstance(person, int) or not 0 <= person < 2**31:
         raise UserError(f"{where}: id = {_shown(person)} is not a whole number from 0; correct it")
@@ -110,8 +131,13 @@ def _entry(entry: Any, where: str, layout: CaptionLayout) -> CaptionedImage:
     split = str(entry["split"]).strip().lower() if layout.splits else "train"
     if split not in SPLITS:
         raise UserError(f"{where}: split = {_shown(entry['split'])}: {nearest(split, SPLITS)}")
-    return CaptionedImage(person=person, split=split, path=f"{layout.images}/{path}" if layout.images else path,
-                          captions=check_captions(captions, where), where=where)
+    return CaptionedImage(
+        person=person,
+        split=split,
+        path=f"{layout.images}/{path}" if layout.images else path,
+        captions=check_captions(captions, where),
+        where=where,
+    )
 
 
 def check_captions(captions: Any, where: str) -> tuple[str, ...]:
@@ -124,7 +150,9 @@ def check_captions(captions: Any, where: str) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def build_release(layout: CaptionLayout, tree: ImageTree, entries: Iterable[CaptionedImage], need_train: bool) -> Release:
+def build_release(
+    layout: CaptionLayout, tree: ImageTree, entries: Iterable[CaptionedImage], need_train: bool
+) -> Release:
     """Return the release of the entries. need_train: False leaves out all but the test split. Raises UserError."""
     parts = _Parts(tree=tree, name=layout.name)
     for entry in entries:
@@ -132,14 +160,29 @@ def build_release(layout: CaptionLayout, tree: ImageTree, entries: Iterable[Capt
             parts.add(entry)
     needed = [*(["train"] if need_train else []), *(["query", "gallery"] if layout.splits else [])]
     for part in needed:
-        require_some(parts.records.get(part, ()), tree.root, f"entries of split {'train' if part == 'train' else 'test'} ({part})")
-    dropped = {"further entries of an image in a gallery, which is there once": parts.repeated} if parts.repeated else {}
-    return Release(name=layout.name, root=tree.root, parts={name: tuple(records) for name, records in parts.records.items()}, dropped=dropped)
+        require_some(
+            parts.records.get(part, ()),
+            tree.root,
+            f"entries of split {'train' if part == 'train' else 'test'} ({part})",
+        )
+    dropped = (
+        {"further entries of an image in a gallery, which is there once": parts.repeated} if parts.repeated else {}
+    )
+    return Release(
+        name=layout.name,
+        root=tree.root,
+        parts={name: tuple(records) for name, records in parts.records.items()},
+        dropped=dropped,
+    )
 
 
 def caption_protocol(name: str) -> Protocol:
     """Return the protocol of a caption data set: every caption against every image of the test split."""
-    return plain_protocol(name, "text to image: every caption of the test split against every image of it; nothing is excluded; CMC over images")
+    return plain_protocol(
+        name,
+        "text to image: every caption of the test split against every image of it; nothing is excluded; CMC over "
+        "images",
+    )
 
 
 def _shown(value: Any) -> str:

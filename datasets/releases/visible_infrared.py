@@ -1,4 +1,6 @@
-"""What the visible-infrared data sets share: labelled lists, galleries drawn per trial, persons that lack one modality."""
+"""What the visible-infrared data sets share: labelled lists, galleries drawn per trial, persons that lack one
+modality.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,14 @@ def labelled_lines(file: Path, what: str, *, folder: str, high: int) -> Iterator
         where = f"{file.parent.name}/{file.name} line {number}"
         fields = line.split()
         if len(fields) != 2:
-            raise UserError(f"{where}: expected a path and a label, found {len(fields)} fields; restore the list from the original release")
+            raise UserError(
+                f"{where}: expected a path and a label, found {len(fields)} fields; restore the list from the original "
+                "release"
+            )
         if PurePosixPath(fields[0]).parts[:1] != (folder,):
-            raise UserError(f"{where}: {fields[0]!r} must lie in {folder}/; the lists may have been exchanged, restore them")
+            raise UserError(
+                f"{where}: {fields[0]!r} must lie in {folder}/; the lists may have been exchanged, restore them"
+            )
         yield LabelledLine(path=fields[0], label=to_integer(fields[1], where, "label", low=0, high=high), where=where)
 
 
@@ -52,8 +59,10 @@ def check_labels(lines: Iterable[LabelledLine]) -> None:
     for line in lines:
         known = first.setdefault(str(PurePosixPath(line.path).parent), line)
         if known.label != line.label:
-            raise UserError(f"{line.where}: {PurePosixPath(line.path).parent} has label {line.label} here and {known.label} in "
-                            f"{known.where}; restore the list from the original release")
+            raise UserError(
+                f"{line.where}: {PurePosixPath(line.path).parent} has label {line.label} here and {known.label} in "
+                f"{known.where}; restore the list from the original release"
+            )
 
 
 def by_person_and_camera(records: Iterable[Record]) -> dict[tuple[int, int], list[Record]]:
@@ -65,7 +74,8 @@ def by_person_and_camera(records: Iterable[Record]) -> dict[tuple[int, int], lis
 
 
 def seeded_draw(groups: Groups[Item], cameras: Sequence[int], trial: int, shots: int = 1) -> list[Item]:
-    """Return the gallery of a trial: per person, ascending, and camera, in the given order, `shots` of its images, or all it has.
+    """Return the gallery of a trial: per person, ascending, and camera, in the given order, `shots` of its images, or
+    all it has.
 
     Python's generator is seeded with the trial. One image is drawn by `choice`, several by `sample`.
     Source: one image: AGW and LLCM's public code. Several: ours, in the same order; no public code defines it.
@@ -76,11 +86,17 @@ def seeded_draw(groups: Groups[Item], cameras: Sequence[int], trial: int, shots:
         for camera in cameras:
             images = groups.get((person, camera), ())
             if images:
-                drawn += [generator.choice(images)] if shots == 1 else generator.sample(list(images), min(shots, len(images)))
+                drawn += (
+                    [generator.choice(images)]
+                    if shots == 1
+                    else generator.sample(list(images), min(shots, len(images)))
+                )
     return drawn
 
 
-def drawn_protocol(name: str, summary: str, prepare: Prepare, *, exclusion_rule: str, numbers: Sequence[int] = range(TRIALS)) -> Protocol:
+def drawn_protocol(
+    name: str, summary: str, prepare: Prepare, *, exclusion_rule: str, numbers: Sequence[int] = range(TRIALS)
+) -> Protocol:
     """Return a protocol with one search per draw; CMC counts identities, the draws share a row of averages.
 
     prepare: release -> (number of the draw -> queries and gallery).
@@ -89,14 +105,27 @@ def drawn_protocol(name: str, summary: str, prepare: Prepare, *, exclusion_rule:
     def searches(release: Release) -> list[Search]:
         draw = prepare(release)
         sides = ((number, *draw(number)) for number in numbers)
-        return [Search(title=f"{name} draw {number}", protocol=name, query=query, gallery=gallery, exclusion_rule=exclusion_rule,
-                       cmc="identity", group=name) for number, query, gallery in sides]
+        return [
+            Search(
+                title=f"{name} draw {number}",
+                protocol=name,
+                query=query,
+                gallery=gallery,
+                exclusion_rule=exclusion_rule,
+                cmc="identity",
+                group=name,
+            )
+            for number, query, gallery in sides
+        ]
 
     return Protocol(name=name, summary=summary, searches=searches)
 
 
-def with_both_modalities(records: Sequence[Record], part: str, folder: Path) -> tuple[tuple[Record, ...], int, list[str]]:
-    """Return the records of the persons with visible and infrared images, the number of the others', and notes that list those.
+def with_both_modalities(
+    records: Sequence[Record], part: str, folder: Path
+) -> tuple[tuple[Record, ...], int, list[str]]:
+    """Return the records of the persons with visible and infrared images, the number of the others', and notes that
+    list those.
 
     Raises UserError when no person has both.
     """
@@ -106,9 +135,14 @@ def with_both_modalities(records: Sequence[Record], part: str, folder: Path) -> 
         having = {record.person_id for record in records if modality in record.sources}
         lacking = sorted({record.person_id for record in records} - having)
         if lacking:
-            notes.append(f"{part}: {len(lacking)} identities without any {word} image left out: {', '.join(map(str, lacking))}")
+            notes.append(
+                f"{part}: {len(lacking)} identities without any {word} image left out: {', '.join(map(str, lacking))}"
+            )
         kept &= having
     if not kept:
-        raise UserError(f"{folder}: no identity of {part} has both visible and infrared images; restore the files of the original release")
+        raise UserError(
+            f"{folder}: no identity of {part} has both visible and infrared images; restore the files of the original "
+            "release"
+        )
     whole = tuple(record for record in records if record.person_id in kept)
     return whole, len(records) - len(whole), notes

@@ -9,9 +9,28 @@ from types import ModuleType
 
 from utils.errors import UserError, nearest
 
-LAYOUTS = {name: f"datasets.synthetic.layouts.{name.replace('-', '_')}" for name in (
-    "orbench", "market1501", "msmt17", "cuhk03", "prcc", "ltcc", "vc-clothes", "last", "nkup", "llcm", "sysu", "regdb",
-    "cuhk-pedes", "icfg-pedes", "rstpreid", "cocas", "omnireid")}
+LAYOUTS = {
+    name: f"datasets.synthetic.layouts.{name.replace('-', '_')}"
+    for name in (
+        "orbench",
+        "market1501",
+        "msmt17",
+        "cuhk03",
+        "prcc",
+        "ltcc",
+        "vc-clothes",
+        "last",
+        "nkup",
+        "llcm",
+        "sysu",
+        "regdb",
+        "cuhk-pedes",
+        "icfg-pedes",
+        "rstpreid",
+        "cocas",
+        "omnireid",
+    )
+}
 """Name of a layout -> module with `FOLDER` (the name of its root folder) and `plan(arguments) -> Plan`."""
 
 DEFAULT_IDENTITIES = {"orbench": 1200, "ltcc": 50, "omnireid": 50, "regdb": 200}
@@ -29,7 +48,9 @@ LATER_ARGUMENTS = {"shared_persons": 0, "outfits": 3}
 @dataclass(frozen=True, slots=True)
 class RenderArguments:
     """Everything that decides the pictures. identities: training persons; image_size: (height, width) in pixels;
-    shared_persons: so many of the training persons are the first test persons too; outfits: per person, where clothes change."""
+    shared_persons: so many of the training persons are the first test persons too; outfits: per person, where clothes
+    change.
+    """
 
     layout: str
     identities: int
@@ -43,21 +64,32 @@ class RenderArguments:
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise UserError(f"unknown layout {self.layout!r}: {nearest(self.layout, LAYOUTS)}")
-        for name, value in (("identities", self.identities), ("test-identities", self.test_identities),
-                            ("images-per-modality", self.images_per_modality), ("outfits", self.outfits)):
+        for name, value in (
+            ("identities", self.identities),
+            ("test-identities", self.test_identities),
+            ("images-per-modality", self.images_per_modality),
+            ("outfits", self.outfits),
+        ):
             if value < 1:
                 raise UserError(f"--{name} is {value}: give at least 1")
-        for name, value, most in (("identities", self.identities, MAXIMUM_PERSONS), ("outfits", self.outfits, MAXIMUM_OUTFITS),
-                                  ("test-identities", self.test_identities, MAXIMUM_PERSONS),
-                                  ("images-per-modality", self.images_per_modality, MAXIMUM_IMAGES)):
+        for name, value, most in (
+            ("identities", self.identities, MAXIMUM_PERSONS),
+            ("outfits", self.outfits, MAXIMUM_OUTFITS),
+            ("test-identities", self.test_identities, MAXIMUM_PERSONS),
+            ("images-per-modality", self.images_per_modality, MAXIMUM_IMAGES),
+        ):
             if value > most:
                 raise UserError(f"--{name} is {value}: give at most {most}")
         if not 0 <= self.shared_persons <= min(self.identities, self.test_identities):
-            raise UserError(f"--shared-persons is {self.shared_persons}: give 0..{min(self.identities, self.test_identities)}, "
-                            "no more than there are training or test identities")
+            raise UserError(
+                f"--shared-persons is {self.shared_persons}: give 0..{min(self.identities, self.test_identities)}, no "
+                "more than there are training or test identities"
+            )
         if not all(MINIMUM_SIDE <= side <= MAXIMUM_SIDE for side in self.image_size):
-            raise UserError(f"--image-size is {self.image_size[0]}x{self.image_size[1]}: "
-                            f"both sides must lie in {MINIMUM_SIDE}..{MAXIMUM_SIDE} pixels")
+            raise UserError(
+                f"--image-size is {self.image_size[0]}x{self.image_size[1]}: both sides must lie in "
+                f"{MINIMUM_SIDE}..{MAXIMUM_SIDE} pixels"
+            )
 
     def layout_module(self) -> ModuleType:
         """Import and return the layout's module."""
@@ -65,7 +97,9 @@ class RenderArguments:
 
 
 def parse_layouts(values: Sequence[str]) -> tuple[str, ...]:
-    """Return the layouts named by options that may each hold several names, comma separated; each name once. Raises UserError."""
+    """Return the layouts named by options that may each hold several names, comma separated; each name once. Raises
+    UserError.
+    """
     names = [name.strip() for value in values for name in value.split(",") if name.strip()]
     for name in names:
         if name not in LAYOUTS:

@@ -54,7 +54,9 @@ def draw_background(place: int, size: tuple[int, int], rng: random.Random) -> ND
 
 
 def draw_occluder(image: Image.Image, share: float, rng: random.Random) -> None:
-    """Cover `share` of the width (a pillar, a passer-by) or of the height (a car, a counter) of an RGB or L picture, in place."""
+    """Cover `share` of the width (a pillar, a passer-by) or of the height (a car, a counter) of an RGB or L picture, in
+    place.
+    """
     width, height = image.size
     draw = ImageDraw.Draw(image)
     colour = _muted(rng, 30, 210, 40)

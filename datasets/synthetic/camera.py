@@ -10,8 +10,10 @@ from utils.seeding import stream
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """One camera. cast: gain per channel; pitch: how much the upper body is enlarged (a camera that looks down); softness in
-    pixels of a 128-row picture; noise in grey levels; quality of its JPEG; place seeds the background's style."""
+    """One camera. cast: gain per channel; pitch: how much the upper body is enlarged (a camera that looks down);
+    softness in pixels of a 128-row picture; noise in grey levels; quality of its JPEG; place seeds the background's
+    style.
+    """
 
     site: str
     number: int

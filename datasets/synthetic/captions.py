@@ -15,38 +15,76 @@ from datasets.synthetic.wardrobe import Extra, Garment, Outfit, make_outfit
 from utils.seeding import stream
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "man": ("man", "male", "guy"), "woman": ("woman", "female", "lady"),
-    "t-shirt": ("t-shirt", "tee", "short sleeve shirt"), "shirt": ("shirt", "long sleeve shirt", "blouse"),
-    "sweater": ("sweater", "pullover", "jumper"), "hoodie": ("hoodie", "hooded sweatshirt"), "jacket": ("jacket", "short jacket"),
-    "coat": ("coat", "long coat", "overcoat"), "vest": ("vest", "sleeveless jacket", "gilet"), "dress": ("dress", "one-piece dress"),
-    "trousers": ("trousers", "pants", "slacks"), "jeans": ("jeans", "denim pants"), "leggings": ("leggings", "tight pants"),
-    "wide trousers": ("wide trousers", "baggy pants", "loose trousers"), "shorts": ("shorts", "short pants"),
-    "skirt": ("skirt", "short skirt"), "long skirt": ("long skirt", "maxi skirt"),
-    "sneakers": ("sneakers", "sports shoes", "trainers"), "boots": ("boots", "high boots"), "shoes": ("shoes", "leather shoes"),
-    "backpack": ("backpack", "rucksack"), "shoulder bag": ("shoulder bag", "crossbody bag"), "handbag": ("handbag", "hand bag"),
-    "suitcase": ("suitcase", "trolley case"), "scarf": ("scarf", "shawl"),
-    "cap": ("cap", "baseball cap"), "beanie": ("beanie", "knitted hat"), "hat": ("hat", "wide-brimmed hat"),
+    "man": ("man", "male", "guy"),
+    "woman": ("woman", "female", "lady"),
+    "t-shirt": ("t-shirt", "tee", "short sleeve shirt"),
+    "shirt": ("shirt", "long sleeve shirt", "blouse"),
+    "sweater": ("sweater", "pullover", "jumper"),
+    "hoodie": ("hoodie", "hooded sweatshirt"),
+    "jacket": ("jacket", "short jacket"),
+    "coat": ("coat", "long coat", "overcoat"),
+    "vest": ("vest", "sleeveless jacket", "gilet"),
+    "dress": ("dress", "one-piece dress"),
+    "trousers": ("trousers", "pants", "slacks"),
+    "jeans": ("jeans", "denim pants"),
+    "leggings": ("leggings", "tight pants"),
+    "wide trousers": ("wide trousers", "baggy pants", "loose trousers"),
+    "shorts": ("shorts", "short pants"),
+    "skirt": ("skirt", "short skirt"),
+    "long skirt": ("long skirt", "maxi skirt"),
+    "sneakers": ("sneakers", "sports shoes", "trainers"),
+    "boots": ("boots", "high boots"),
+    "shoes": ("shoes", "leather shoes"),
+    "backpack": ("backpack", "rucksack"),
+    "shoulder bag": ("shoulder bag", "crossbody bag"),
+    "handbag": ("handbag", "hand bag"),
+    "suitcase": ("suitcase", "trolley case"),
+    "scarf": ("scarf", "shawl"),
+    "cap": ("cap", "baseball cap"),
+    "beanie": ("beanie", "knitted hat"),
+    "hat": ("hat", "wide-brimmed hat"),
     "headscarf": ("headscarf", "head scarf"),
-    "bald": ("a bald head", "no hair"), "short": ("short {} hair", "cropped {} hair"), "curly": ("curly {} hair", "a big {} afro"),
-    "bob": ("a short {} bob", "shoulder-length {} hair"), "long": ("long {} hair",), "ponytail": ("a long {} ponytail", "{} hair tied back"),
+    "bald": ("a bald head", "no hair"),
+    "short": ("short {} hair", "cropped {} hair"),
+    "curly": ("curly {} hair", "a big {} afro"),
+    "bob": ("a short {} bob", "shoulder-length {} hair"),
+    "long": ("long {} hair",),
+    "ponytail": ("a long {} ponytail", "{} hair tied back"),
     "bun": ("a tight {} bun", "{} hair in a bun"),
-    "red": ("red", "crimson", "scarlet"), "turquoise": ("turquoise", "teal", "cyan"),
-    "purple": ("purple", "violet"), "grey": ("grey", "gray"), "blond": ("blond", "blonde", "fair"),
-    "blue": ("blue",), "brown": ("brown", "chestnut"), "wide stripes": ("striped", "with broad stripes"),
-    "thin stripes": ("striped", "with thin stripes"), "vertical stripes": ("vertically striped", "with vertical stripes"),
-    "checks": ("checked", "checkered", "plaid"), "dots": ("dotted", "polka dot"), "block": ("two-tone", "colour-block"),
-    "panel": ("with a broad {} panel in front", "with a broad {} stripe down the middle"), "sleeves": ("with {} sleeves",),
+    "red": ("red", "crimson", "scarlet"),
+    "turquoise": ("turquoise", "teal", "cyan"),
+    "purple": ("purple", "violet"),
+    "grey": ("grey", "gray"),
+    "blond": ("blond", "blonde", "fair"),
+    "blue": ("blue",),
+    "brown": ("brown", "chestnut"),
+    "wide stripes": ("striped", "with broad stripes"),
+    "thin stripes": ("striped", "with thin stripes"),
+    "vertical stripes": ("vertically striped", "with vertical stripes"),
+    "checks": ("checked", "checkered", "plaid"),
+    "dots": ("dotted", "polka dot"),
+    "block": ("two-tone", "colour-block"),
+    "panel": ("with a broad {} panel in front", "with a broad {} stripe down the middle"),
+    "sleeves": ("with {} sleeves",),
 }
 """Words for a thing; `{}` stands for a colour."""
 
 DARK = frozenset({"black", "brown", "purple", "blue", "green"})
 AGES = {"young": ("young", "youthful"), "adult": ("", "middle-aged"), "older": ("older", "elderly")}
 BUILDS = {"slim": ("slim", "thin", "slender"), "average": ("", "medium-built"), "heavy": ("heavy", "stout", "broad")}
-VIEWS = {View.FRONT: ("facing the camera", "walking towards the camera"), View.BACK: ("seen from behind", "walking away"),
-         View.SIDE: ("seen from the side", "passing by")}
-FILLERS = ("The picture was taken by a surveillance camera.", "The person seems to be walking at a normal pace.",
-           "Nothing else about the person stands out.", "The background is rather cluttered and not very clear.",
-           "The overall look is casual and comfortable, suitable for a day outside.", "The posture is upright and relaxed.")
+VIEWS = {
+    View.FRONT: ("facing the camera", "walking towards the camera"),
+    View.BACK: ("seen from behind", "walking away"),
+    View.SIDE: ("seen from the side", "passing by"),
+}
+FILLERS = (
+    "The picture was taken by a surveillance camera.",
+    "The person seems to be walking at a normal pace.",
+    "Nothing else about the person stands out.",
+    "The background is rather cluttered and not very clear.",
+    "The overall look is casual and comfortable, suitable for a day outside.",
+    "The posture is upright and relaxed.",
+)
 
 
 def make_caption(person: Person, outfit: Outfit, view: View, rng: random.Random) -> str:
@@ -142,7 +180,12 @@ def _phrases(person: Person, outfit: Outfit, view: View, rng: random.Random) -> 
     if person.head.beard and view is not View.BACK and not _omitted("beard", rng):
         found.append((0.3 + rng.random(), "with a beard"))
     if not _omitted("shoes", rng):
-        found.append((0.4 + rng.random(), f"wearing {_colour(outfit.shoes.word, rng)} {_say(outfit.shoes.kind, rng)}".replace("  ", " ")))
+        found.append(
+            (
+                0.4 + rng.random(),
+                f"wearing {_colour(outfit.shoes.word, rng)} {_say(outfit.shoes.kind, rng)}".replace("  ", " "),
+            )
+        )
     return [phrase for _, phrase in sorted(found)]
 
 
@@ -161,12 +204,16 @@ def _details(person: Person, outfit: Outfit, view: View, rng: random.Random) -> 
     pronoun = "He" if person.sex == "man" else "She"
     sentences = [f"{pronoun} is {rng.choice(VIEWS[view])}."]
     if rng.random() < 0.75:
-        sentences.append(f"The {_say(outfit.upper.kind, rng)} looks like it is made of {outfit.upper.material} and "
-                         f"{'has long sleeves' if outfit.upper.sleeve == 'long' else 'leaves the arms bare'}.")
+        sentences.append(
+            f"The {_say(outfit.upper.kind, rng)} looks like it is made of {outfit.upper.material} and "
+            f"{'has long sleeves' if outfit.upper.sleeve == 'long' else 'leaves the arms bare'}."
+        )
     if rng.random() < 0.6:
         below = f"wears {_lower(outfit.lower, rng)}" if outfit.lower is not None else "shows the legs below the hem"
-        sentences.append(f"On the lower part of the body the person {below} together with {_colour(outfit.shoes.word, rng)} "
-                         f"{_say(outfit.shoes.kind, rng)}.".replace("  ", " "))
+        sentences.append(
+            f"On the lower part of the body the person {below} together with {_colour(outfit.shoes.word, rng)} "
+            f"{_say(outfit.shoes.kind, rng)}.".replace("  ", " ")
+        )
     if outfit.bag.kind == "none" and rng.random() < 0.4:
         sentences.append(f"{pronoun} does not carry any bag and both hands are free.")
     elif outfit.bag.kind != "none" and rng.random() < 0.4:

@@ -17,10 +17,16 @@ from datasets.synthetic.scenes import drawing_scene
 from datasets.synthetic.wardrobe import Outfit
 
 PAPER = 253
-_PATTERN_PAIRS = ((Layer.UPPER, Layer.UPPER_SECOND), (Layer.SLEEVE, Layer.SLEEVE_SECOND), (Layer.LOWER, Layer.LOWER_SECOND))
+_PATTERN_PAIRS = (
+    (Layer.UPPER, Layer.UPPER_SECOND),
+    (Layer.SLEEVE, Layer.SLEEVE_SECOND),
+    (Layer.LOWER, Layer.LOWER_SECOND),
+)
 
 
-def drawn_labels(person: Person, outfit: Outfit, view: View, size: tuple[int, int], rng: random.Random) -> NDArray[np.uint8]:
+def drawn_labels(
+    person: Person, outfit: Outfit, view: View, size: tuple[int, int], rng: random.Random
+) -> NDArray[np.uint8]:
     """Return the label map of a drawing; a sketch of the same stream is made from the same map."""
     return draw_labels(person, outfit, drawing_scene(person, view, rng), size, rng)
 
@@ -42,7 +48,9 @@ def colour_pencil(person: Person, outfit: Outfit, view: View, size: tuple[int, i
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8), "RGB")
 
 
-def sketch(person: Person, outfit: Outfit, view: View, size: tuple[int, int], rng: random.Random, pen: random.Random) -> Image.Image:
+def sketch(
+    person: Person, outfit: Outfit, view: View, size: tuple[int, int], rng: random.Random, pen: random.Random
+) -> Image.Image:
     """Return a grey (mode L) sketch of `size`: the edges and strokes of the colour-pencil drawing of the stream `rng`.
 
     Each pixel is divided by its surroundings, as drawing filters do: areas turn white, whatever their colour, and lines
@@ -66,7 +74,9 @@ def contours(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _edges(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the borders of equal labels as lines about a hundredth of the height wide, reduced to the picture's size."""
+    """Return the borders of equal labels as lines about a hundredth of the height wide, reduced to the picture's
+    size.
+    """
     lines = np.zeros(labels.shape, dtype=np.uint8)
     lines[:, 1:] = labels[:, 1:] != labels[:, :-1]
     lines[1:] |= labels[1:] != labels[:-1]
@@ -85,9 +95,19 @@ def _pencil_colours(colours: NDArray[np.uint8], rng: random.Random) -> NDArray[n
     """Return the layers' colours as somebody draws them: a common tint, and one error for the two layers of a thing."""
     table = colours.astype(np.float64)
     common = [rng.gauss(0.0, nuisance.CP_GLOBAL_SHIFT) for _ in range(3)]
-    groups = ((Layer.SKIN, Layer.SKIN_FAR, Layer.LENSES), (Layer.HAIR, Layer.BEARD), (Layer.HEADWEAR, Layer.BRIM),
-              (Layer.UPPER, Layer.SLEEVE, Layer.SLEEVE_FAR), (Layer.UPPER_SECOND, Layer.SLEEVE_SECOND), (Layer.INNER,),
-              (Layer.LOWER, Layer.LOWER_FAR), (Layer.LOWER_SECOND,), (Layer.SHOES,), (Layer.BAG, Layer.STRAP), (Layer.SCARF,))
+    groups = (
+        (Layer.SKIN, Layer.SKIN_FAR, Layer.LENSES),
+        (Layer.HAIR, Layer.BEARD),
+        (Layer.HEADWEAR, Layer.BRIM),
+        (Layer.UPPER, Layer.SLEEVE, Layer.SLEEVE_FAR),
+        (Layer.UPPER_SECOND, Layer.SLEEVE_SECOND),
+        (Layer.INNER,),
+        (Layer.LOWER, Layer.LOWER_FAR),
+        (Layer.LOWER_SECOND,),
+        (Layer.SHOES,),
+        (Layer.BAG, Layer.STRAP),
+        (Layer.SCARF,),
+    )
     for group in groups:
         table[list(group)] += [shift + rng.gauss(0.0, nuisance.CP_COLOUR_SHIFT) for shift in common]
     return np.clip(np.rint(table), 0, 255).astype(np.uint8)

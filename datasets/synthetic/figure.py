@@ -57,9 +57,11 @@ class Layer(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Pose and framing. phase: stride, -1..1; arm: -1..1; left: a side view faces left, other views mirror the bag's side;
-    scale: figure height over frame height; centre: x in frame widths; top: y in frame heights; lean: sideways shift of the
-    head; pitch: enlargement of the upper body; wobble: largest error of a drawn point along x and y; girth: drawn over true width."""
+    """Pose and framing. phase: stride, -1..1; arm: -1..1; left: a side view faces left, other views mirror the bag's
+    side; scale: figure height over frame height; centre: x in frame widths; top: y in frame heights; lean: sideways
+    shift of the head; pitch: enlargement of the upper body; wobble: largest error of a drawn point along x and y;
+    girth: drawn over true width.
+    """
 
     view: View
     left: bool
@@ -121,15 +123,24 @@ class Canvas:
             dx, dy = end[0] - start[0], end[1] - start[1]
             length = math.hypot(dx, dy) or 1.0
             nx, ny = -dy / length, dx / length
-            self.polygon(layer, ((start[0] + nx * first, start[1] + ny * first), (end[0] + nx * last, end[1] + ny * last),
-                                 (end[0] - nx * last, end[1] - ny * last), (start[0] - nx * first, start[1] - ny * first)))
+            self.polygon(
+                layer,
+                (
+                    (start[0] + nx * first, start[1] + ny * first),
+                    (end[0] + nx * last, end[1] + ny * last),
+                    (end[0] - nx * last, end[1] - ny * last),
+                    (start[0] - nx * first, start[1] - ny * first),
+                ),
+            )
         for joint, half in zip(joints[1:-1], halves[1:-1]):
             self.ellipse(layer, *joint, half, half)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The measures of one person in one view, in body units. forward: 1 where the face points along +x (a side view), else 0."""
+    """The measures of one person in one view, in body units. forward: 1 where the face points along +x (a side view),
+    else 0.
+    """
 
     side: bool
     forward: float
@@ -148,7 +159,9 @@ CHIN_Y = 0.165
 ANKLE_Y = 0.955
 
 
-def draw_labels(person: Person, outfit: Outfit, scene: Scene, size: tuple[int, int], rng: random.Random) -> NDArray[np.uint8]:
+def draw_labels(
+    person: Person, outfit: Outfit, scene: Scene, size: tuple[int, int], rng: random.Random
+) -> NDArray[np.uint8]:
     """Return the label map (height * SUPERSAMPLING, width * SUPERSAMPLING) uint8 of `Layer` values."""
     canvas = Canvas(scene, size, rng, person.head.zoom)
     frame = _measure(person, scene)
@@ -200,11 +213,20 @@ def _leg_joints(person: Person, frame: Frame, scene: Scene, near: int) -> list[P
     spread = frame.hip * 0.52
     foot = spread * (0.75 + 0.7 * person.body.stance)
     lift = 0.022 * max(0.0, stride * near)
-    return [(spread * near, frame.hip_y), ((spread + foot) / 2 * near, knee_y - lift / 2), (foot * near, ANKLE_Y - lift)]
+    return [
+        (spread * near, frame.hip_y),
+        ((spread + foot) / 2 * near, knee_y - lift / 2),
+        (foot * near, ANKLE_Y - lift),
+    ]
 
 
-LOWER_WIDTHS = {"trousers": (1.22, 1.22, 1.35), "jeans": (1.12, 1.08, 1.12), "leggings": (1.02, 1.0, 1.0),
-                "wide trousers": (1.25, 1.42, 1.85), "shorts": (1.35, 1.5, 1.5)}
+LOWER_WIDTHS = {
+    "trousers": (1.22, 1.22, 1.35),
+    "jeans": (1.12, 1.08, 1.12),
+    "leggings": (1.02, 1.0, 1.0),
+    "wide trousers": (1.25, 1.42, 1.85),
+    "shorts": (1.35, 1.5, 1.5),
+}
 
 
 def _legs(canvas: Canvas, person: Person, outfit: Outfit, frame: Frame, scene: Scene) -> None:
@@ -239,12 +261,30 @@ def _pelvis(canvas: Canvas, lower: Garment, frame: Frame) -> None:
     if lower.kind in ("skirt", "long skirt"):
         bottom = (0.64 + 0.10 * lower.length) if lower.kind == "skirt" else (0.80 + 0.12 * lower.length)
         flare = frame.hip * (1.15 + (bottom - frame.hip_y) * 1.6)
-        canvas.polygon(Layer.LOWER, ((-frame.waist * 1.05, top), (frame.waist * 1.05, top), (frame.hip * 1.1, frame.hip_y),
-                                     (flare, bottom), (-flare, bottom), (-frame.hip * 1.1, frame.hip_y)))
+        canvas.polygon(
+            Layer.LOWER,
+            (
+                (-frame.waist * 1.05, top),
+                (frame.waist * 1.05, top),
+                (frame.hip * 1.1, frame.hip_y),
+                (flare, bottom),
+                (-flare, bottom),
+                (-frame.hip * 1.1, frame.hip_y),
+            ),
+        )
         return
     hip = frame.hip * 1.06
-    canvas.polygon(Layer.LOWER, ((-frame.waist * 1.03, top), (frame.waist * 1.03, top), (hip, frame.hip_y),
-                                 (hip * 0.9, frame.hip_y + 0.04), (-hip * 0.9, frame.hip_y + 0.04), (-hip, frame.hip_y)))
+    canvas.polygon(
+        Layer.LOWER,
+        (
+            (-frame.waist * 1.03, top),
+            (frame.waist * 1.03, top),
+            (hip, frame.hip_y),
+            (hip * 0.9, frame.hip_y + 0.04),
+            (-hip * 0.9, frame.hip_y + 0.04),
+            (-hip, frame.hip_y),
+        ),
+    )
 
 
 def _shoe(canvas: Canvas, kind: str, joints: list[Point], frame: Frame, near: int) -> None:
@@ -254,14 +294,39 @@ def _shoe(canvas: Canvas, kind: str, joints: list[Point], frame: Frame, near: in
     if kind == "boots":
         canvas.limb(Layer.SHOES, (_between(joints[1], joints[2], 0.45), (x, y)), (half * 1.1, half))
     rise = 0.02 if kind == "shoes" else 0.03
-    canvas.polygon(Layer.SHOES, ((x - half, y - rise), (x + half, y - rise), (x + half + max(0.0, toe), y + 0.025),
-                                 (x + half + max(0.0, toe), y + 0.045), (x - half + min(0.0, toe), y + 0.045),
-                                 (x - half + min(0.0, toe), y + 0.02)))
+    canvas.polygon(
+        Layer.SHOES,
+        (
+            (x - half, y - rise),
+            (x + half, y - rise),
+            (x + half + max(0.0, toe), y + 0.025),
+            (x + half + max(0.0, toe), y + 0.045),
+            (x - half + min(0.0, toe), y + 0.045),
+            (x - half + min(0.0, toe), y + 0.02),
+        ),
+    )
 
 
-HEMS = {"t-shirt": (0.0, 0.05), "shirt": (0.0, 0.06), "sweater": (-0.02, 0.05), "hoodie": (0.0, 0.07), "jacket": (-0.05, 0.05),
-        "vest": (-0.03, 0.05), "coat": (0.14, 0.34), "dress": (0.14, 0.40)}
-LOOSENESS = {"t-shirt": 1.05, "shirt": 1.08, "sweater": 1.14, "hoodie": 1.2, "jacket": 1.2, "vest": 1.15, "coat": 1.25, "dress": 1.0}
+HEMS = {
+    "t-shirt": (0.0, 0.05),
+    "shirt": (0.0, 0.06),
+    "sweater": (-0.02, 0.05),
+    "hoodie": (0.0, 0.07),
+    "jacket": (-0.05, 0.05),
+    "vest": (-0.03, 0.05),
+    "coat": (0.14, 0.34),
+    "dress": (0.14, 0.40),
+}
+LOOSENESS = {
+    "t-shirt": 1.05,
+    "shirt": 1.08,
+    "sweater": 1.14,
+    "hoodie": 1.2,
+    "jacket": 1.2,
+    "vest": 1.15,
+    "coat": 1.25,
+    "dress": 1.0,
+}
 
 
 def _torso(canvas: Canvas, outfit: Outfit, frame: Frame, scene: Scene) -> None:
@@ -274,16 +339,31 @@ def _torso(canvas: Canvas, outfit: Outfit, frame: Frame, scene: Scene) -> None:
     shoulder, waist, hip = frame.shoulder * (0.96 + 0.04 * loose), frame.waist * loose, frame.hip * (0.9 + 0.1 * loose)
     flare = 2.0 if upper.kind == "dress" else 0.7
     bottom = hip * (1.05 + flare * max(0.0, hem - frame.hip_y)) if hem > frame.hip_y else hip * 1.02
-    right = [(neck * 1.1, 0.168), (shoulder, SHOULDER_Y + 0.006), (shoulder * 0.99, 0.24), (waist, frame.waist_y),
-             (hip * 1.04, frame.hip_y - 0.005), (bottom, max(hem, frame.hip_y))]
+    right = [
+        (neck * 1.1, 0.168),
+        (shoulder, SHOULDER_Y + 0.006),
+        (shoulder * 0.99, 0.24),
+        (waist, frame.waist_y),
+        (hip * 1.04, frame.hip_y - 0.005),
+        (bottom, max(hem, frame.hip_y)),
+    ]
     if hem < frame.hip_y:
         right = right[:4] + [(hip * 1.02, hem)]
     canvas.polygon(Layer.UPPER, right + [(-x, y) for x, y in reversed(right)])
     if outfit.open_front and scene.view is not View.BACK:
         shift = frame.waist * 0.75 if frame.side else 0.0
         half = 0.034 * frame.limb * (0.7 if frame.side else 1.0)
-        canvas.polygon(Layer.INNER, ((shift - half * 0.7, 0.172), (shift + half * 0.7, 0.172), (shift + half, frame.waist_y),
-                                     (shift + half * 1.25, hem), (shift - half * 1.25, hem), (shift - half, frame.waist_y)))
+        canvas.polygon(
+            Layer.INNER,
+            (
+                (shift - half * 0.7, 0.172),
+                (shift + half * 0.7, 0.172),
+                (shift + half, frame.waist_y),
+                (shift + half * 1.25, hem),
+                (shift - half * 1.25, hem),
+                (shift - half, frame.waist_y),
+            ),
+        )
     if upper.kind == "hoodie":
         back = scene.view is View.BACK
         canvas.ellipse(Layer.SLEEVE, -0.03 * frame.forward, 0.200 if back else 0.182, 0.055, 0.040 if back else 0.018)
@@ -331,8 +411,15 @@ def _hair_behind(canvas: Canvas, person: Person, frame: Frame, scene: Scene) -> 
         return
     x, size = -0.012 * frame.forward, frame.head
     if head.hair == "long":
-        canvas.polygon(Layer.HAIR, ((x - 0.060 * size, 0.08), (x + 0.060 * size * (1 - frame.side), 0.08),
-                                    (x + 0.068 * size * (1 - frame.side), 0.275), (x - 0.068 * size, 0.275)))
+        canvas.polygon(
+            Layer.HAIR,
+            (
+                (x - 0.060 * size, 0.08),
+                (x + 0.060 * size * (1 - frame.side), 0.08),
+                (x + 0.068 * size * (1 - frame.side), 0.275),
+                (x - 0.068 * size, 0.275),
+            ),
+        )
     elif head.hair == "ponytail" and not frame.side:
         canvas.ellipse(Layer.HAIR, 0.055 * size, 0.13, 0.018, 0.055)
 
@@ -363,7 +450,9 @@ def _skull(canvas: Canvas, hair: str, covered: bool, rx: float, ry: float, forwa
     canvas.ellipse(layer, -0.006 * forward, HEAD_Y - 0.004, rx * 1.12, ry * 1.06)
     if hair == "bob" or covered:
         front = rx * (0.15 if forward else 1.22)
-        canvas.polygon(layer, ((-rx * 1.12, HEAD_Y - 0.01), (front * 0.9, HEAD_Y - 0.01), (front, 0.165), (-rx * 1.3, 0.165)))
+        canvas.polygon(
+            layer, ((-rx * 1.12, HEAD_Y - 0.01), (front * 0.9, HEAD_Y - 0.01), (front, 0.165), (-rx * 1.3, 0.165))
+        )
 
 
 def _face(canvas: Canvas, person: Person, rx: float, ry: float, forward: float) -> None:
@@ -374,7 +463,9 @@ def _face(canvas: Canvas, person: Person, rx: float, ry: float, forward: float) 
     canvas.ellipse(Layer.SKIN, shift, HEAD_Y + ry * 0.22, width, ry * 0.82)
     if forward:
         nose = shift + width
-        canvas.polygon(Layer.SKIN, ((nose - 0.012, HEAD_Y), (nose + 0.012, HEAD_Y + 0.022), (nose - 0.012, HEAD_Y + 0.028)))
+        canvas.polygon(
+            Layer.SKIN, ((nose - 0.012, HEAD_Y), (nose + 0.012, HEAD_Y + 0.022), (nose - 0.012, HEAD_Y + 0.028))
+        )
     if head.beard:
         canvas.ellipse(Layer.BEARD, shift + 0.004 * forward, HEAD_Y + ry * 0.74, width * 0.86, ry * 0.36)
     eye_y = HEAD_Y + ry * 0.10
@@ -385,8 +476,15 @@ def _face(canvas: Canvas, person: Person, rx: float, ry: float, forward: float) 
     if head.glasses != "none":
         layer = Layer.GLASSES if head.glasses == "sunglasses" else Layer.LENSES
         half = 0.0165 if head.glasses == "sunglasses" else 0.0150
-        canvas.polygon(Layer.GLASSES, ((shift - width, eye_y - 0.004), (shift + width, eye_y - 0.004),
-                                       (shift + width, eye_y + 0.003), (shift - width, eye_y + 0.003)))
+        canvas.polygon(
+            Layer.GLASSES,
+            (
+                (shift - width, eye_y - 0.004),
+                (shift + width, eye_y - 0.004),
+                (shift + width, eye_y + 0.003),
+                (shift - width, eye_y + 0.003),
+            ),
+        )
         for x in eyes:
             canvas.ellipse(Layer.GLASSES, x, eye_y, half + 0.004, half + 0.002)
             canvas.ellipse(layer, x, eye_y, half - 0.002, half - 0.004)
@@ -402,26 +500,48 @@ def _hair_above(canvas: Canvas, hair: str, covered: bool, size: float, forward: 
         x = -0.060 * forward
         canvas.limb(Layer.HAIR, ((x, 0.075), (x - 0.012 * forward, 0.15), (x, 0.235)), (0.020, 0.026, 0.010))
     elif hair == "long" and back:
-        canvas.polygon(Layer.HAIR, ((-0.058 * size, 0.08), (0.058 * size, 0.08), (0.066 * size, 0.285), (-0.066 * size, 0.285)))
+        canvas.polygon(
+            Layer.HAIR, ((-0.058 * size, 0.08), (0.058 * size, 0.08), (0.066 * size, 0.285), (-0.066 * size, 0.285))
+        )
 
 
 def _headwear(canvas: Canvas, kind: str, rx: float, ry: float, forward: float, back: bool) -> None:
     top, line = HEAD_Y - ry * 1.18, HEAD_Y - ry * 0.22
     if kind in ("cap", "beanie", "hat"):
         wide = rx * 1.18
-        canvas.polygon(Layer.HEADWEAR, ((-wide, line), (-wide * 0.94, top + 0.025), (-wide * 0.5, top), (wide * 0.5, top),
-                                        (wide * 0.94, top + 0.025), (wide, line)))
+        canvas.polygon(
+            Layer.HEADWEAR,
+            (
+                (-wide, line),
+                (-wide * 0.94, top + 0.025),
+                (-wide * 0.5, top),
+                (wide * 0.5, top),
+                (wide * 0.94, top + 0.025),
+                (wide, line),
+            ),
+        )
     if kind == "cap" and not back:
         start, end = (rx * 0.6, rx * 2.1) if forward else (-rx * 1.0, rx * 1.0)
-        canvas.polygon(Layer.BRIM, ((start, line - 0.012), (end, line - 0.002), (end, line + 0.012), (start, line + 0.006)))
+        canvas.polygon(
+            Layer.BRIM, ((start, line - 0.012), (end, line - 0.002), (end, line + 0.012), (start, line + 0.006))
+        )
     elif kind == "beanie":
-        canvas.polygon(Layer.BRIM, ((-rx * 1.2, line - 0.022), (rx * 1.2, line - 0.022), (rx * 1.2, line + 0.006),
-                                    (-rx * 1.2, line + 0.006)))
+        canvas.polygon(
+            Layer.BRIM,
+            ((-rx * 1.2, line - 0.022), (rx * 1.2, line - 0.022), (rx * 1.2, line + 0.006), (-rx * 1.2, line + 0.006)),
+        )
         canvas.ellipse(Layer.BRIM, 0.0, top - 0.002, 0.016, 0.014)
     elif kind == "hat":
         canvas.ellipse(Layer.HEADWEAR, 0.0, line - 0.002, rx * 2.1, 0.016)
-        canvas.polygon(Layer.BRIM, ((-rx * 1.17, line - 0.030), (rx * 1.17, line - 0.030), (rx * 1.18, line - 0.014),
-                                    (-rx * 1.18, line - 0.014)))
+        canvas.polygon(
+            Layer.BRIM,
+            (
+                (-rx * 1.17, line - 0.030),
+                (rx * 1.17, line - 0.030),
+                (rx * 1.18, line - 0.014),
+                (-rx * 1.18, line - 0.014),
+            ),
+        )
 
 
 def _scarf(canvas: Canvas, frame: Frame, scene: Scene) -> None:
@@ -436,12 +556,31 @@ def _bag_behind(canvas: Canvas, outfit: Outfit, frame: Frame) -> None:
     """The bags that the body covers."""
     kind = outfit.bag.kind
     if kind == "backpack" and frame.side:
-        canvas.polygon(Layer.BAG, ((-frame.waist * 0.6, 0.20), (-frame.waist - 0.06, 0.21), (-frame.waist - 0.085, 0.30),
-                                   (-frame.waist - 0.075, 0.41), (-frame.waist * 0.6, 0.41)))
+        canvas.polygon(
+            Layer.BAG,
+            (
+                (-frame.waist * 0.6, 0.20),
+                (-frame.waist - 0.06, 0.21),
+                (-frame.waist - 0.085, 0.30),
+                (-frame.waist - 0.075, 0.41),
+                (-frame.waist * 0.6, 0.41),
+            ),
+        )
     elif kind == "suitcase":
         x = -0.150 if frame.side else 0.145
-        canvas.polygon(Layer.STRAP, ((x - 0.030, 0.56), (x + 0.030, 0.56), (x + 0.030, 0.72), (x + 0.018, 0.72), (x + 0.018, 0.575),
-                                     (x - 0.018, 0.575), (x - 0.018, 0.72), (x - 0.030, 0.72)))
+        canvas.polygon(
+            Layer.STRAP,
+            (
+                (x - 0.030, 0.56),
+                (x + 0.030, 0.56),
+                (x + 0.030, 0.72),
+                (x + 0.018, 0.72),
+                (x + 0.018, 0.575),
+                (x - 0.018, 0.575),
+                (x - 0.018, 0.72),
+                (x - 0.030, 0.72),
+            ),
+        )
         canvas.polygon(Layer.BAG, ((x - 0.062, 0.71), (x + 0.062, 0.71), (x + 0.062, 0.975), (x - 0.062, 0.975)))
 
 
@@ -451,21 +590,39 @@ def _bag(canvas: Canvas, outfit: Outfit, frame: Frame, scene: Scene) -> None:
         x = frame.shoulder * 0.62
         if scene.view is View.BACK:
             half = 0.078
-            canvas.polygon(Layer.BAG, ((-half * 0.8, 0.195), (half * 0.8, 0.195), (half, 0.23), (half, 0.42), (-half, 0.42), (-half, 0.23)))
-            canvas.polygon(Layer.STRAP, ((-half * 0.7, 0.325), (half * 0.7, 0.325), (half * 0.7, 0.335), (-half * 0.7, 0.335)))
+            canvas.polygon(
+                Layer.BAG,
+                ((-half * 0.8, 0.195), (half * 0.8, 0.195), (half, 0.23), (half, 0.42), (-half, 0.42), (-half, 0.23)),
+            )
+            canvas.polygon(
+                Layer.STRAP, ((-half * 0.7, 0.325), (half * 0.7, 0.325), (half * 0.7, 0.335), (-half * 0.7, 0.335))
+            )
         else:
             for sign in (-1, 1):
-                canvas.polygon(Layer.BAG, ((sign * (x - 0.015), 0.178), (sign * (x + 0.015), 0.178), (sign * (x + 0.012), 0.37),
-                                           (sign * (x - 0.018), 0.37)))
+                canvas.polygon(
+                    Layer.BAG,
+                    (
+                        (sign * (x - 0.015), 0.178),
+                        (sign * (x + 0.015), 0.178),
+                        (sign * (x + 0.012), 0.37),
+                        (sign * (x - 0.018), 0.37),
+                    ),
+                )
     elif kind == "shoulder bag":
         low = frame.hip + 0.015 if not frame.side else 0.02
         start = -frame.shoulder * 0.6 if not frame.side else 0.0
-        canvas.polygon(Layer.STRAP, ((start - 0.010, 0.178), (start + 0.012, 0.178), (low + 0.012, 0.45), (low - 0.012, 0.45)))
+        canvas.polygon(
+            Layer.STRAP, ((start - 0.010, 0.178), (start + 0.012, 0.178), (low + 0.012, 0.45), (low - 0.012, 0.45))
+        )
         canvas.polygon(Layer.BAG, ((low - 0.058, 0.44), (low + 0.058, 0.44), (low + 0.064, 0.57), (low - 0.064, 0.57)))
     elif kind == "handbag":
         x, y = _arm_joints(frame, scene, 1, 0.75)[-1]
-        canvas.polygon(Layer.STRAP, ((x - 0.03, y + 0.075), (x - 0.005, y + 0.02), (x + 0.005, y + 0.02), (x + 0.03, y + 0.075)))
-        canvas.polygon(Layer.BAG, ((x - 0.042, y + 0.07), (x + 0.042, y + 0.07), (x + 0.055, y + 0.175), (x - 0.055, y + 0.175)))
+        canvas.polygon(
+            Layer.STRAP, ((x - 0.03, y + 0.075), (x - 0.005, y + 0.02), (x + 0.005, y + 0.02), (x + 0.03, y + 0.075))
+        )
+        canvas.polygon(
+            Layer.BAG, ((x - 0.042, y + 0.07), (x + 0.042, y + 0.07), (x + 0.055, y + 0.175), (x - 0.055, y + 0.175))
+        )
 
 
 def _patterns(labels: NDArray[np.uint8], canvas: Canvas, outfit: Outfit, frame: Frame) -> None:
@@ -479,4 +636,11 @@ def _patterns(labels: NDArray[np.uint8], canvas: Canvas, outfit: Outfit, frame: 
     paint_pattern(labels, upper.pattern, upper.scale, layers, origin, (unit * aspect, unit))
     if outfit.lower is not None:
         hip = canvas.pixel(0.0, frame.hip_y)
-        paint_pattern(labels, outfit.lower.pattern, outfit.lower.scale, ((Layer.LOWER, Layer.LOWER_SECOND),), hip, (unit * aspect, unit))
+        paint_pattern(
+            labels,
+            outfit.lower.pattern,
+            outfit.lower.scale,
+            ((Layer.LOWER, Layer.LOWER_SECOND),),
+            hip,
+            (unit * aspect, unit),
+        )

@@ -60,8 +60,18 @@ SK_GAP = 0.04
 SK_SOFTNESS = 3.0
 
 # Captions: what is left out or said vaguely, and how often the usual word is taken without looking for a synonym.
-TEXT_OMIT = {"upper": 0.03, "lower": 0.04, "hair": 0.25, "bag": 0.10, "headwear": 0.10, "shoes": 0.40, "glasses": 0.30,
-             "beard": 0.35, "build": 0.60, "scarf": 0.15}
+TEXT_OMIT = {
+    "upper": 0.03,
+    "lower": 0.04,
+    "hair": 0.25,
+    "bag": 0.10,
+    "headwear": 0.10,
+    "shoes": 0.40,
+    "glasses": 0.30,
+    "beard": 0.35,
+    "build": 0.60,
+    "scarf": 0.15,
+}
 TEXT_OMIT_COLOUR = 0.05
 TEXT_VAGUE_COLOUR = 0.06
 TEXT_OMIT_PATTERN = 0.25

@@ -13,8 +13,14 @@ BLOCK_EDGE = 0.12
 PANEL_HALF_WIDTH = 0.042
 
 
-def paint_pattern(labels: NDArray[np.uint8], pattern: str, scale: float, layers: Sequence[tuple[int, int]],
-                  origin: tuple[float, float], unit: tuple[float, float]) -> None:
+def paint_pattern(
+    labels: NDArray[np.uint8],
+    pattern: str,
+    scale: float,
+    layers: Sequence[tuple[int, int]],
+    origin: tuple[float, float],
+    unit: tuple[float, float],
+) -> None:
     """Change, in place, the first value of each pair in `layers` to the second where the pattern says so.
 
     labels: (H, W) uint8. origin: pixel (x, y) where the pattern starts. unit: pixels per body unit along x and y.
@@ -40,7 +46,9 @@ def paint_pattern(labels: NDArray[np.uint8], pattern: str, scale: float, layers:
         part[(part == first) & where] = second
 
 
-def _where(pattern: str, scale: float, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.bool_], bool]:
+def _where(
+    pattern: str, scale: float, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], bool]:
     """Return the mask of the second colour, broadcastable to the map, and whether it spares the sleeves."""
     if pattern == "wide stripes":
         return _phase(y, 0.085 * scale) < 0.45, False

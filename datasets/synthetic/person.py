@@ -37,24 +37,38 @@ class View(str, Enum):
 RGB = tuple[int, int, int]
 
 SKIN_TONES: dict[str, RGB] = {
-    "pale": (245, 216, 196), "fair": (232, 190, 160), "olive": (206, 160, 120),
-    "tan": (176, 124, 86), "brown": (130, 86, 58), "dark": (84, 56, 42),
+    "pale": (245, 216, 196),
+    "fair": (232, 190, 160),
+    "olive": (206, 160, 120),
+    "tan": (176, 124, 86),
+    "brown": (130, 86, 58),
+    "dark": (84, 56, 42),
 }
 HAIR_COLOURS: dict[str, RGB] = {
-    "black": (24, 20, 20), "brown": (92, 58, 36), "blond": (222, 188, 112),
-    "red": (168, 70, 32), "grey": (148, 146, 146), "white": (228, 226, 222),
+    "black": (24, 20, 20),
+    "brown": (92, 58, 36),
+    "blond": (222, 188, 112),
+    "red": (168, 70, 32),
+    "grey": (148, 146, 146),
+    "white": (228, 226, 222),
 }
 HEADWEAR_COLOURS: dict[str, RGB] = {
-    "black": (28, 28, 30), "white": (240, 240, 238), "red": (200, 36, 40), "blue": (40, 84, 190),
-    "green": (44, 130, 66), "yellow": (236, 200, 50), "pink": (236, 140, 176), "brown": (112, 74, 46),
+    "black": (28, 28, 30),
+    "white": (240, 240, 238),
+    "red": (200, 36, 40),
+    "blue": (40, 84, 190),
+    "green": (44, 130, 66),
+    "yellow": (236, 200, 50),
+    "pink": (236, 140, 176),
+    "brown": (112, 74, 46),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Hair, face and headwear. hair is 'bald', 'short', 'curly', 'bob', 'long', 'ponytail' or 'bun'; headwear is 'none',
-    'cap', 'beanie', 'hat' or 'headscarf'; glasses is 'none', 'glasses' or 'sunglasses'. size scales the head; zoom is not
-    the person's but the picture's: it enlarges the head together with everything in and on it."""
+    """Hair, face and headwear. hair is 'bald', 'short', 'curly', 'bob', 'long', 'ponytail' or 'bun'; headwear is
+    'none', 'cap', 'beanie', 'hat' or 'headscarf'; glasses is 'none', 'glasses' or 'sunglasses'. size scales the head;
+    zoom is not the person's but the picture's: it enlarges the head together with everything in and on it."""
 
     hair: str
     hair_colour: str
@@ -68,7 +82,9 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Proportions, all multipliers around 1 except leg (share of the height below the hip) and stance, swing, slouch (habits)."""
+    """Proportions, all multipliers around 1 except leg (share of the height below the hip) and stance, swing, slouch
+    (habits).
+    """
 
     height: float
     girth: float
@@ -122,7 +138,9 @@ def make_person(seed: int, index: int) -> Person:
     sex = base.choice(("man", "woman"))
     age = base.choices(("young", "adult", "older"), (4, 4, 2))[0]
     skin = base.choice(tuple(SKIN_TONES))
-    return Person(index, sex, age, skin, _body(stream(seed, "body", index), sex), _head(stream(seed, "head", index), sex, age))
+    return Person(
+        index, sex, age, skin, _body(stream(seed, "body", index), sex), _head(stream(seed, "head", index), sex, age)
+    )
 
 
 def _body(rng: random.Random, sex: str) -> Body:
@@ -140,9 +158,14 @@ def _body(rng: random.Random, sex: str) -> Body:
 
 
 def _head(rng: random.Random, sex: str, age: str) -> Head:
-    styles = (("bald", 2), ("short", 5), ("curly", 2), ("long", 1)) if sex == "man" else (
-        ("short", 1), ("curly", 2), ("bob", 3), ("long", 4), ("ponytail", 2), ("bun", 2))
-    colours = ("grey", "white", "black", "brown") if age == "older" else ("black", "brown", "blond", "red", "black", "brown")
+    styles = (
+        (("bald", 2), ("short", 5), ("curly", 2), ("long", 1))
+        if sex == "man"
+        else (("short", 1), ("curly", 2), ("bob", 3), ("long", 4), ("ponytail", 2), ("bun", 2))
+    )
+    colours = (
+        ("grey", "white", "black", "brown") if age == "older" else ("black", "brown", "blond", "red", "black", "brown")
+    )
     scarf = 2 if sex == "woman" else 0
     return Head(
         hair=rng.choices([name for name, _ in styles], [weight for _, weight in styles])[0],

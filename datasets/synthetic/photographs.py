@@ -20,8 +20,12 @@ from datasets.synthetic.wardrobe import Outfit
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def visible_photo(person: Person, outfit: Outfit, camera: Camera, view: View, size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """Return an RGB picture of `size` (height, width): pose, lighting, colour cast, background, occlusion, blur, noise."""
+def visible_photo(
+    person: Person, outfit: Outfit, camera: Camera, view: View, size: tuple[int, int], rng: random.Random
+) -> Image.Image:
+    """Return an RGB picture of `size` (height, width): pose, lighting, colour cast, background, occlusion, blur,
+    noise.
+    """
     labels = draw_labels(person, outfit, photo_scene(person, camera, view, rng), size, rng)
     mask = reduced_mask(labels)
     figure = reduced_colours(labels, visible_colours(person, outfit))
@@ -36,15 +40,23 @@ def visible_photo(person: Person, outfit: Outfit, camera: Camera, view: View, si
     return _sensor(image, camera, rng)
 
 
-def infrared_photo(person: Person, outfit: Outfit, camera: Camera, view: View, size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """Return a grey (mode L) picture of `size`: reflectance of materials under a lamp beside the lens, more noise, no colour."""
+def infrared_photo(
+    person: Person, outfit: Outfit, camera: Camera, view: View, size: tuple[int, int], rng: random.Random
+) -> Image.Image:
+    """Return a grey (mode L) picture of `size`: reflectance of materials under a lamp beside the lens, more noise, no
+    colour.
+    """
     labels = draw_labels(person, outfit, photo_scene(person, camera, view, rng), size, rng)
     mask = reduced_mask(labels)
-    figure = np.asarray(Image.fromarray(infrared_levels(person, outfit)[labels]).reduce(SUPERSAMPLING), dtype=np.float32)
+    figure = np.asarray(
+        Image.fromarray(infrared_levels(person, outfit)[labels]).reduce(SUPERSAMPLING), dtype=np.float32
+    )
     cover = mask.astype(np.float32) * np.float32(1 / 255)
     behind = np.asarray(Image.fromarray(draw_background(camera.place, size, rng)).convert("L"), dtype=np.float32)
     # The lamp lights what is near; the background falls into the dark.
-    lit = figure * _shading(size, rng, 0.5) + (behind * np.float32(1.0 - nuisance.NIR_LAMP_FALLOFF)) * (np.float32(1.0) - cover)
+    lit = figure * _shading(size, rng, 0.5) + (behind * np.float32(1.0 - nuisance.NIR_LAMP_FALLOFF)) * (
+        np.float32(1.0) - cover
+    )
     lit *= np.float32(camera.gain * (1.0 + rng.uniform(-nuisance.SHOT_BRIGHTNESS, nuisance.SHOT_BRIGHTNESS)))
     image = Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
     if rng.random() < nuisance.OCCLUSION_RATE:

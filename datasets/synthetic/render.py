@@ -38,17 +38,30 @@ class Rendered:
     reused: bool
 
 
-def render(layout: str, root: str | os.PathLike[str], *, identities: int = 1200, test_identities: int = 100, seed: int = 0,
-           image_size: tuple[int, int] = (128, 64), images_per_modality: int = 4, shared_persons: int = 0, outfits: int = 3,
-           processes: int | None = None) -> Rendered:
+def render(
+    layout: str,
+    root: str | os.PathLike[str],
+    *,
+    identities: int = 1200,
+    test_identities: int = 100,
+    seed: int = 0,
+    image_size: tuple[int, int] = (128, 64),
+    images_per_modality: int = 4,
+    shared_persons: int = 0,
+    outfits: int = 3,
+    processes: int | None = None,
+) -> Rendered:
     """Render `layout` below `root`, or reuse what the same arguments left there.
 
-    identities: training persons; test_identities: test persons, disjoint from them but for the first `shared_persons` of both;
-    image_size: (height, width); outfits: per person, in layouts where people change clothes.
+    identities: training persons; test_identities: test persons, disjoint from them but for the first `shared_persons`
+    of both; image_size: (height, width); outfits: per person, in layouts where people change clothes.
     The bytes depend on these, the renderer's version and the versions of NumPy and Pillow, not on `processes` (default:
-    all cores). Raises UserError for wrong arguments, and for a folder that holds anything else: nothing of it is changed.
+    all cores). Raises UserError for wrong arguments, and for a folder that holds anything else: nothing of it is
+    changed.
     """
-    arguments = RenderArguments(layout, identities, test_identities, seed, image_size, images_per_modality, shared_persons, outfits)
+    arguments = RenderArguments(
+        layout, identities, test_identities, seed, image_size, images_per_modality, shared_persons, outfits
+    )
     if processes is not None and processes < 1:
         raise UserError(f"--processes is {processes}: give at least 1")
     module = arguments.layout_module()
@@ -90,7 +103,9 @@ def _header(arguments: RenderArguments) -> dict[str, Any]:
 
 
 def _present(folder: Path, header: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the manifest of a complete rendering with the same header, None when there is room for one. Raises UserError else."""
+    """Return the manifest of a complete rendering with the same header, None when there is room for one. Raises
+    UserError else.
+    """
     for parent in (folder, *folder.parents):
         if parent.exists() and not parent.is_dir():
             raise UserError(f"{parent} is a file: choose another --root")
@@ -101,17 +116,25 @@ def _present(folder: Path, header: dict[str, Any]) -> dict[str, Any] | None:
     if not complete and not (folder / MARKER).exists():
         raise UserError(f"{folder} is not empty and was not rendered by this command: {remedy}")
     found = read_json(folder / (MANIFEST if complete else MARKER), "manifest of a rendered benchmark")
-    differing = [name for name in header if not isinstance(found, dict) or found.get(name, LATER_ARGUMENTS.get(name)) != header[name]]
+    differing = [
+        name
+        for name in header
+        if not isinstance(found, dict) or found.get(name, LATER_ARGUMENTS.get(name)) != header[name]
+    ]
     if differing:
         name = differing[0]
         value = found.get(name, LATER_ARGUMENTS.get(name)) if isinstance(found, dict) else found
-        raise UserError(f"{folder} was rendered with {name} = {value!r}, now it is {header[name]!r}"
-                        f"{_others(differing[1:])}: {remedy}")
+        raise UserError(
+            f"{folder} was rendered with {name} = {value!r}, now it is {header[name]!r}{_others(differing[1:])}: "
+            f"{remedy}"
+        )
     if not complete:
         return None
     pictures = sum(1 for path in folder.rglob("*") if path.suffix in FORMATS)
     if pictures != found.get("pictures"):
-        raise UserError(f"{folder} holds {pictures} pictures where its manifest counts {found.get('pictures')}: {remedy}")
+        raise UserError(
+            f"{folder} holds {pictures} pictures where its manifest counts {found.get('pictures')}: {remedy}"
+        )
     for name, checksum in found.get("annotations", {}).items():
         if not (folder / name).is_file() or sha256_of(folder / name) != checksum:
             raise UserError(f"{folder / name} is missing or was changed since it was rendered: {remedy}")
@@ -127,7 +150,10 @@ def _write_shots(shots: Iterable[Shot], arguments: RenderArguments, folder: Path
     shots = list(shots)
     for parent in sorted({(folder / shot.path).parent for shot in shots}):
         parent.mkdir(parents=True, exist_ok=True)
-    tasks = [(shots[start:start + CHUNK], arguments.seed, arguments.image_size, str(folder)) for start in range(0, len(shots), CHUNK)]
+    tasks = [
+        (shots[start : start + CHUNK], arguments.seed, arguments.image_size, str(folder))
+        for start in range(0, len(shots), CHUNK)
+    ]
     digest = hashlib.sha256()
     with progress_bar(None, len(shots), f"rendering {arguments.layout}", "images") as bar:
         for written in _run(tasks, min(processes, len(tasks))):

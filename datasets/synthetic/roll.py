@@ -24,8 +24,18 @@ class Roll:
         self._taken: Counter[tuple[int, int, Modality]] = Counter()
         self._paths: set[str] = set()
 
-    def take(self, path: str, person: int, outfit: int, camera: int, modality: Modality = Modality.RGB, view: View | None = None) -> Shot:
-        """Add a photograph and return it. A second one of the same person, outfit and modality differs in pose and view."""
+    def take(
+        self,
+        path: str,
+        person: int,
+        outfit: int,
+        camera: int,
+        modality: Modality = Modality.RGB,
+        view: View | None = None,
+    ) -> Shot:
+        """Add a photograph and return it. A second one of the same person, outfit and modality differs in pose and
+        view.
+        """
         key = (person, outfit, modality)
         index = self._taken[key]
         if view is None:
@@ -39,13 +49,17 @@ class Roll:
 
 
 def share_cameras(cameras: Sequence[int], count: int, rng: random.Random) -> list[int]:
-    """Return the cameras of `count` pictures of one person: as many different ones as there are, each as often as the others."""
+    """Return the cameras of `count` pictures of one person: as many different ones as there are, each as often as the
+    others.
+    """
     order = rng.sample(cameras, len(cameras))
     return [order[index % len(order)] for index in range(count)]
 
 
 def query_and_gallery_cameras(cameras: Sequence[int], count: int, rng: random.Random) -> tuple[list[int], list[int]]:
-    """Return the cameras of a person's queries and of `count` gallery pictures: every query is seen by another camera too."""
+    """Return the cameras of a person's queries and of `count` gallery pictures: every query is seen by another camera
+    too.
+    """
     gallery = share_cameras(cameras, count, rng)
     second = next(camera for camera in rng.sample(cameras, len(cameras)) if camera != gallery[0])
     if count == 1:

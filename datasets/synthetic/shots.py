@@ -28,13 +28,14 @@ CROP_ROWS = (0.15, 0.55)
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A picture. path: relative to the layout's folder; its suffix decides the format (see FORMATS). index: number of the
-    picture among those of the same person, outfit and modality, whatever the camera; a sketch is made from the colour-pencil
-    drawing of the same index. site '' and camera 0 for a drawing.
+    """A picture. path: relative to the layout's folder; its suffix decides the format (see FORMATS). index: number of
+    the picture among those of the same person, outfit and modality, whatever the camera; a sketch is made from the
+    colour-pencil drawing of the same index. site '' and camera 0 for a drawing.
 
-    kind: `photo` = photograph or drawing; `template` = the outfit alone on a plain ground, without person and bags, a square
-    with half the photographs' height as its side (index, view, site and camera do not matter); `crop` = the upper body
-    (CROP_ROWS, full width) of the photograph with the same other fields. head: factor on the size of the head.
+    kind: `photo` = photograph or drawing; `template` = the outfit alone on a plain ground, without person and bags, a
+    square with half the photographs' height as its side (index, view, site and camera do not matter); `crop` = the
+    upper body (CROP_ROWS, full width) of the photograph with the same other fields. head: factor on the size of the
+    head.
     """
 
     path: str
@@ -51,8 +52,8 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a layout holds: its pictures, and by relative path its annotation files: values to be written as JSON,
-    texts (UTF-8) and bytes."""
+    """Everything that a layout holds: its pictures, and by relative path its annotation files: values to be written as
+    JSON, texts (UTF-8) and bytes."""
 
     shots: tuple[Shot, ...]
     annotations: Mapping[str, Any]
@@ -77,7 +78,9 @@ def draw_shot(shot: Shot, seed: int, size: tuple[int, int]) -> tuple[Image.Image
     person, outfit = _dressed(seed, shot.person, shot.outfit, shot.head)
     if shot.kind == "template":
         side = size[0] // 2
-        return templates.clothes_template(person, outfit, side, stream(seed, "template", shot.person, shot.outfit)), TEMPLATE_QUALITY
+        return templates.clothes_template(
+            person, outfit, side, stream(seed, "template", shot.person, shot.outfit)
+        ), TEMPLATE_QUALITY
     image, quality = _photo(shot, person, outfit, seed, size)
     if shot.kind == "crop":
         image = image.crop((0, round(CROP_ROWS[0] * size[0]), size[1], round(CROP_ROWS[1] * size[0])))

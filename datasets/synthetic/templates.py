@@ -17,12 +17,25 @@ from datasets.synthetic.wardrobe import Outfit
 GROUND = 244.0
 SCALE, TOP = 1.14, -0.165
 """The clothes, from the neck to the soles, fill the square."""
-CLOTHES = (Layer.UPPER, Layer.UPPER_SECOND, Layer.SLEEVE, Layer.SLEEVE_SECOND, Layer.SLEEVE_FAR, Layer.INNER, Layer.LOWER,
-           Layer.LOWER_SECOND, Layer.LOWER_FAR, Layer.SHOES, Layer.SCARF)
+CLOTHES = (
+    Layer.UPPER,
+    Layer.UPPER_SECOND,
+    Layer.SLEEVE,
+    Layer.SLEEVE_SECOND,
+    Layer.SLEEVE_FAR,
+    Layer.INNER,
+    Layer.LOWER,
+    Layer.LOWER_SECOND,
+    Layer.LOWER_FAR,
+    Layer.SHOES,
+    Layer.SCARF,
+)
 
 
 def clothes_template(person: Person, outfit: Outfit, side: int, rng: random.Random) -> Image.Image:
-    """Return an RGB picture (side, side): garments, scarf and shoes from the front, cut for the person, on a light ground."""
+    """Return an RGB picture (side, side): garments, scarf and shoes from the front, cut for the person, on a light
+    ground.
+    """
     worn = dataclasses.replace(outfit, bag=dataclasses.replace(outfit.bag, kind="none"))
     scene = Scene(View.FRONT, left=False, phase=0.0, arm=0.6, scale=SCALE, centre=0.5, top=TOP)
     size = (side, side // 2)

@@ -32,7 +32,9 @@ def clouds(cell: int) -> NDArray[np.float32]:
 
 @functools.lru_cache(maxsize=None)
 def strokes(angle: int) -> NDArray[np.float32]:
-    """Pencil hatching (TILE, TILE) in 0 (paper) .. 1 (pigment), strokes about 4 pixels apart, in one of STROKE_ANGLES directions."""
+    """Pencil hatching (TILE, TILE) in 0 (paper) .. 1 (pigment), strokes about 4 pixels apart, in one of STROKE_ANGLES
+    directions.
+    """
     rng = np.random.Generator(np.random.PCG64(_TILE_SEED + 7000 + angle))
     y, x = np.mgrid[0:TILE, 0:TILE].astype(np.float64)
     theta = np.pi * (0.20 + 0.17 * angle)
@@ -47,4 +49,4 @@ def strokes(angle: int) -> NDArray[np.float32]:
 def window(tile: NDArray, height: int, width: int, rng: random.Random) -> NDArray:
     """Return a (height, width) view of a tile at a random place; at most TILE / 2 a side."""
     top, left = rng.randrange(TILE - height + 1), rng.randrange(TILE - width + 1)
-    return tile[top:top + height, left:left + width]
+    return tile[top : top + height, left : left + width]

@@ -13,36 +13,72 @@ from datasets.synthetic.person import RGB, Person
 from utils.seeding import stream
 
 COLOURS: dict[str, RGB] = {
-    "black": (28, 28, 31), "white": (240, 240, 238), "grey": (140, 142, 146), "red": (200, 34, 40),
-    "orange": (238, 128, 30), "yellow": (240, 212, 62), "green": (40, 136, 62), "blue": (36, 82, 200),
-    "purple": (118, 52, 156), "pink": (240, 144, 184), "brown": (112, 70, 44), "turquoise": (52, 186, 190),
+    "black": (28, 28, 31),
+    "white": (240, 240, 238),
+    "grey": (140, 142, 146),
+    "red": (200, 34, 40),
+    "orange": (238, 128, 30),
+    "yellow": (240, 212, 62),
+    "green": (40, 136, 62),
+    "blue": (36, 82, 200),
+    "purple": (118, 52, 156),
+    "pink": (240, 144, 184),
+    "brown": (112, 70, 44),
+    "turquoise": (52, 186, 190),
 }
 
-REFLECTANCE = {"linen": 0.92, "cotton": 0.80, "fleece": 0.68, "wool": 0.57, "polyester": 0.47, "denim": 0.36,
-               "nylon": 0.25, "leather": 0.14}
+REFLECTANCE = {
+    "linen": 0.92,
+    "cotton": 0.80,
+    "fleece": 0.68,
+    "wool": 0.57,
+    "polyester": 0.47,
+    "denim": 0.36,
+    "nylon": 0.25,
+    "leather": 0.14,
+}
 """Share of the lamp's near infrared that a material sends back, whatever its dye."""
 
 DYES = {
-    "linen": ("white", "yellow", "turquoise"), "cotton": ("white", "yellow", "pink"), "fleece": ("orange", "pink", "grey"),
-    "wool": ("grey", "red", "green", "brown"), "polyester": ("red", "turquoise", "blue", "orange"), "denim": ("blue", "grey", "black"),
-    "nylon": ("black", "purple", "green", "blue"), "leather": ("black", "brown", "purple"),
+    "linen": ("white", "yellow", "turquoise"),
+    "cotton": ("white", "yellow", "pink"),
+    "fleece": ("orange", "pink", "grey"),
+    "wool": ("grey", "red", "green", "brown"),
+    "polyester": ("red", "turquoise", "blue", "orange"),
+    "denim": ("blue", "grey", "black"),
+    "nylon": ("black", "purple", "green", "blue"),
+    "leather": ("black", "brown", "purple"),
 }
-"""Colours in which a material comes: all that near infrared tells about a colour is that some belong to some materials."""
+"""Colours in which a material comes: all that near infrared tells about a colour is that some belong to some
+materials.
+"""
 
-UPPER_MATERIALS = {"t-shirt": ("cotton", "polyester", "linen", "nylon"), "shirt": ("cotton", "linen", "denim", "polyester"),
-                   "sweater": ("wool", "cotton", "fleece"), "hoodie": ("fleece", "cotton", "nylon"),
-                   "jacket": ("leather", "denim", "nylon", "polyester"), "coat": ("wool", "nylon", "leather", "fleece"),
-                   "vest": ("nylon", "wool", "fleece", "leather"), "dress": ("cotton", "linen", "polyester", "wool")}
-LOWER_MATERIALS = {"trousers": ("cotton", "wool", "polyester", "leather"), "jeans": ("denim",), "leggings": ("polyester", "leather", "nylon"),
-                   "wide trousers": ("linen", "cotton", "wool"), "shorts": ("cotton", "nylon", "polyester"),
-                   "skirt": ("cotton", "leather", "denim"), "long skirt": ("linen", "wool", "nylon")}
+UPPER_MATERIALS = {
+    "t-shirt": ("cotton", "polyester", "linen", "nylon"),
+    "shirt": ("cotton", "linen", "denim", "polyester"),
+    "sweater": ("wool", "cotton", "fleece"),
+    "hoodie": ("fleece", "cotton", "nylon"),
+    "jacket": ("leather", "denim", "nylon", "polyester"),
+    "coat": ("wool", "nylon", "leather", "fleece"),
+    "vest": ("nylon", "wool", "fleece", "leather"),
+    "dress": ("cotton", "linen", "polyester", "wool"),
+}
+LOWER_MATERIALS = {
+    "trousers": ("cotton", "wool", "polyester", "leather"),
+    "jeans": ("denim",),
+    "leggings": ("polyester", "leather", "nylon"),
+    "wide trousers": ("linen", "cotton", "wool"),
+    "shorts": ("cotton", "nylon", "polyester"),
+    "skirt": ("cotton", "leather", "denim"),
+    "long skirt": ("linen", "wool", "nylon"),
+}
 PATTERNS = ("plain", "wide stripes", "thin stripes", "vertical stripes", "checks", "dots", "block", "panel", "sleeves")
 
 
 @dataclass(frozen=True, slots=True)
 class Garment:
-    """One garment. length in 0 (shortest cut of its kind) .. 1; sleeve 'none', 'short' or 'long' (upper only); scale of the
-    pattern around 1; colours as drawn, with the catalogue's words; reflectances in near infrared."""
+    """One garment. length in 0 (shortest cut of its kind) .. 1; sleeve 'none', 'short' or 'long' (upper only); scale of
+    the pattern around 1; colours as drawn, with the catalogue's words; reflectances in near infrared."""
 
     kind: str
     length: float
@@ -84,7 +120,9 @@ def make_outfit(seed: int, person: Person, number: int) -> Outfit:
     woman = person.sex == "woman"
     kinds = ("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat", "vest") + (("dress",) if woman else ())
     kind = rng.choice(kinds)
-    upper = _garment(rng, kind, rng.choice(UPPER_MATERIALS[kind]), rng.choices(PATTERNS, (4, 2, 1, 1, 1, 1, 2, 2, 2))[0])
+    upper = _garment(
+        rng, kind, rng.choice(UPPER_MATERIALS[kind]), rng.choices(PATTERNS, (4, 2, 1, 1, 1, 1, 2, 2, 2))[0]
+    )
     below = ("trousers", "jeans", "shorts", "wide trousers") + (("leggings", "skirt", "long skirt") if woman else ())
     kind = rng.choice(below)
     pattern = rng.choices(("plain", "checks", "vertical stripes", "panel"), (8, 1, 1, 1))[0]
@@ -94,10 +132,18 @@ def make_outfit(seed: int, person: Person, number: int) -> Outfit:
         lower=None if upper.kind == "dress" else lower,
         open_front=upper.kind in ("jacket", "coat", "vest") and rng.random() < 0.5,
         inner=_extra(rng, "shirt", ("white", "black", "grey", "red", "yellow", "blue"), 0.7),
-        shoes=_extra(rng, rng.choice(("sneakers", "boots", "shoes")), ("black", "white", "brown", "red", "blue", "grey"), 0.4),
-        bag=_extra(rng, rng.choices(("none", "backpack", "shoulder bag", "handbag", "suitcase"), (9, 4, 3, 2, 2))[0],
-                   ("black", "red", "blue", "brown", "green", "yellow", "pink"), 0.35),
-        scarf=_extra(rng, "scarf" if rng.random() < 0.14 else "none", ("red", "white", "blue", "yellow", "green", "purple"), 0.6),
+        shoes=_extra(
+            rng, rng.choice(("sneakers", "boots", "shoes")), ("black", "white", "brown", "red", "blue", "grey"), 0.4
+        ),
+        bag=_extra(
+            rng,
+            rng.choices(("none", "backpack", "shoulder bag", "handbag", "suitcase"), (9, 4, 3, 2, 2))[0],
+            ("black", "red", "blue", "brown", "green", "yellow", "pink"),
+            0.35,
+        ),
+        scarf=_extra(
+            rng, "scarf" if rng.random() < 0.14 else "none", ("red", "white", "blue", "yellow", "green", "purple"), 0.6
+        ),
     )
 
 
@@ -110,8 +156,17 @@ def _garment(rng: random.Random, kind: str, material: str, pattern: str) -> Garm
     base = REFLECTANCE[material] + rng.uniform(-NIR_REFLECTANCE_SPREAD, NIR_REFLECTANCE_SPREAD)
     # A dye hardly absorbs near infrared: what is left of a pattern is a small step of random sign.
     other = base + rng.choice((-1, 1)) * NIR_PATTERN_CONTRAST * rng.uniform(0.2, 1.0)
-    return Garment(kind, rng.random(), sleeve, pattern, rng.uniform(0.8, 1.3), material, (first, second),
-                   (_vary(rng, COLOURS[first]), _vary(rng, COLOURS[second])), (_unit(base), _unit(other)))
+    return Garment(
+        kind,
+        rng.random(),
+        sleeve,
+        pattern,
+        rng.uniform(0.8, 1.3),
+        material,
+        (first, second),
+        (_vary(rng, COLOURS[first]), _vary(rng, COLOURS[second])),
+        (_unit(base), _unit(other)),
+    )
 
 
 def _extra(rng: random.Random, kind: str, words: tuple[str, ...], reflectance: float) -> Extra:

@@ -8,5 +8,13 @@ from solver.losses.sdm import sdm_loss
 from solver.losses.supitc import supitc_loss
 from solver.losses.triplet import batch_hard_triplet_loss, weighted_triplet_loss
 
-__all__ = ["batch_hard_triplet_loss", "cmpm_loss", "identity_loss", "imitation_loss", "itc_loss", "sdm_loss", "supitc_loss",
-           "weighted_triplet_loss"]
+__all__ = [
+    "batch_hard_triplet_loss",
+    "cmpm_loss",
+    "identity_loss",
+    "imitation_loss",
+    "itc_loss",
+    "sdm_loss",
+    "supitc_loss",
+    "weighted_triplet_loss",
+]

@@ -10,7 +10,9 @@ from solver.losses.numerics import full_precision
 
 
 @full_precision
-def imitation_loss(student: Tensor, teacher: Tensor, *, reduction: Literal["batchmean", "mean"] = "batchmean") -> Tensor:
+def imitation_loss(
+    student: Tensor, teacher: Tensor, *, reduction: Literal["batchmean", "mean"] = "batchmean"
+) -> Tensor:
     """KL(softmax(teacher) || softmax(student)), the teacher without gradient; class scores (B, C). Returns a scalar.
 
     batchmean: sum over classes, mean over rows. mean: mean over all B x C entries, C times weaker; written out, because

@@ -52,7 +52,9 @@ def unit_rows(features: Tensor) -> Tensor:
 def check_pair(rgb: Tensor, other: Tensor, person_ids: Tensor | None = None) -> None:
     """Raise ValueError unless both features are (B, D) with equal shapes and person_ids is (B,)."""
     if rgb.ndim != 2 or rgb.shape != other.shape or not len(rgb):
-        raise ValueError(f"features must be two equal (B, D) with B >= 1, not {tuple(rgb.shape)} and {tuple(other.shape)}")
+        raise ValueError(
+            f"features must be two equal (B, D) with B >= 1, not {tuple(rgb.shape)} and {tuple(other.shape)}"
+        )
     if person_ids is not None and person_ids.shape != rgb.shape[:1]:
         raise ValueError(f"person_ids must be ({len(rgb)},), not {tuple(person_ids.shape)}")
 

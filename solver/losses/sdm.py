@@ -8,7 +8,9 @@ from solver.losses.numerics import check_pair, full_precision, row_divergence, s
 
 
 @full_precision
-def sdm_loss(rgb: Tensor, other: Tensor, person_ids: Tensor, *, temperature: float = 0.02, epsilon: float = 1e-8) -> Tensor:
+def sdm_loss(
+    rgb: Tensor, other: Tensor, person_ids: Tensor, *, temperature: float = 0.02, epsilon: float = 1e-8
+) -> Tensor:
     """Divergence of the softmax over cosine similarities from the distribution of true matches, both directions added.
 
     rgb, other: (B, D) raw features; person_ids: (B,). Returns a scalar, float32 or float64.

@@ -22,7 +22,9 @@ def euclidean_distances(features: Tensor) -> Tensor:
 
 def _check(features: Tensor, person_ids: Tensor) -> Tensor:
     if features.ndim != 2 or person_ids.shape != features.shape[:1]:
-        raise ValueError(f"features must be (B, D) and person_ids (B,), not {tuple(features.shape)} and {tuple(person_ids.shape)}")
+        raise ValueError(
+            f"features must be (B, D) and person_ids (B,), not {tuple(features.shape)} and {tuple(person_ids.shape)}"
+        )
     same = same_person(person_ids)
     if bool(same.all()):
         raise ValueError("a triplet loss needs at least two persons in the batch")
@@ -56,8 +58,8 @@ def batch_hard_triplet_loss(features: Tensor, person_ids: Tensor, *, margin: flo
 def weighted_triplet_loss(features: Tensor, person_ids: Tensor) -> Tensor:
     """log(1 + exp(softmax-weighted positive distance - softmin-weighted negative distance)), mean over the anchors.
 
-    features: (B, D) raw; person_ids: (B,). Returns a scalar, float32 or float64. The anchor itself is a positive, at the
-    smallest distance. Raises: ValueError as above. Source: AGW (TPAMI 2021), weighted regularised triplet.
+    features: (B, D) raw; person_ids: (B,). Returns a scalar, float32 or float64. The anchor itself is a positive, at
+    the smallest distance. Raises: ValueError as above. Source: AGW (TPAMI 2021), weighted regularised triplet.
     """
     same = _check(features, person_ids)
     distances = euclidean_distances(features)

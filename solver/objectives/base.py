@@ -41,7 +41,8 @@ class Objective(Protocol):
 def loss_weights(losses: Mapping[str, float], known: Sequence[str]) -> dict[str, float]:
     """Return the weights above 0 of section `objective.losses`, in the order of `known`.
 
-    Raises UserError for a loss that the family does not have, a weight out of range, and when nothing is left to minimise.
+    Raises UserError for a loss that the family does not have, a weight out of range, and when nothing is left to
+    minimise.
     """
     for name, weight in losses.items():
         if name not in known:

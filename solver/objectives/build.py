@@ -14,8 +14,12 @@ from solver.objectives.vireid import VireidObjective
 
 def build_reid5o(config: ObjectiveConfig, seed: int) -> Reid5oObjective:
     """Build ReID5o's objective. Raises UserError for an unknown loss or a value out of range."""
-    return Reid5oObjective(losses=config.losses, temperature=config.temperature,
-                           combinations_per_step=config.combinations_per_step, seed=seed)
+    return Reid5oObjective(
+        losses=config.losses,
+        temperature=config.temperature,
+        combinations_per_step=config.combinations_per_step,
+        seed=seed,
+    )
 
 
 def build_vireid(config: VireidObjectiveConfig, seed: int) -> VireidObjective:

@@ -33,7 +33,9 @@ LOSSES = (*SINGLE_LOSSES, *GROUP_LOSSES, "id")
 
 
 def pair_losses(temperature: float) -> dict[str, PairLoss]:
-    """Return the losses between RGB and one other feature by name; supitc keeps its own temperature, as the reference."""
+    """Return the losses between RGB and one other feature by name; supitc keeps its own temperature, as the
+    reference.
+    """
     return {
         "itc": lambda rgb, other, person_ids: itc_loss(rgb, other, temperature=temperature),
         "sdm": functools.partial(sdm_loss, temperature=temperature),
@@ -80,8 +82,9 @@ class Reid5oObjective:
     twice; the released code does none of the three.
     """
 
-    def __init__(self, *, losses: Mapping[str, float], temperature: float, combinations_per_step: int = len(FUSED),
-                 seed: int = 0) -> None:
+    def __init__(
+        self, *, losses: Mapping[str, float], temperature: float, combinations_per_step: int = len(FUSED), seed: int = 0
+    ) -> None:
         """Take the weight of each loss (0 = off). Raises UserError for an unknown loss or a value out of range."""
         self.weights = loss_weights(losses, LOSSES)
         if not temperature > 0:
@@ -109,9 +112,16 @@ class Reid5oObjective:
         drawn.update(rng.sample(rest, self.combinations_per_step - len(drawn)))
         return tuple(combination for combination in FUSED if combination in drawn)
 
-    def evaluate(self, model: RetrievalModel, inputs: Mapping[Modality, Tensor], person_ids: Tensor,
-                 combinations: Sequence[Combination]) -> StepOutput:
-        """Return the losses for normalised images (B, 3, H, W) and token ids (B, T) with the given combinations fused."""
+    def evaluate(
+        self,
+        model: RetrievalModel,
+        inputs: Mapping[Modality, Tensor],
+        person_ids: Tensor,
+        combinations: Sequence[Combination],
+    ) -> StepOutput:
+        """Return the losses for normalised images (B, 3, H, W) and token ids (B, T) with the given combinations
+        fused.
+        """
         encoded = model.encode_batch(inputs)
         features = {(kind,): encoded[kind].pooled for kind in (Modality.RGB, *QUERY_MODALITIES)}
         if combinations:
@@ -122,9 +132,12 @@ class Reid5oObjective:
             name = f"batch_rank1/{GROUPS[len(last)]}"
             return StepOutput(losses=losses, diagnostics={name: batch_rank1(features[last], features[RGB], person_ids)})
 
-    def losses(self, features: Mapping[Combination, Tensor], person_ids: Tensor,
-               identity_logits: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Return every weighted term for the features (B, D) of RGB, the single modalities and the fused combinations."""
+    def losses(
+        self, features: Mapping[Combination, Tensor], person_ids: Tensor, identity_logits: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """Return every weighted term for the features (B, D) of RGB, the single modalities and the fused
+        combinations.
+        """
         terms: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
             if name == "id":

@@ -26,13 +26,15 @@ OTHER = {Modality.RGB: Modality.NIR, Modality.NIR: Modality.RGB}
 class VireidObjective:
     """Weighted sum of any of these terms, on the features after the neck.
 
-    id: cross-entropy of the shared classifier over all rows. modality_id: each modality's head on its own rows, two terms.
-    imitation: on the rows of each modality its own head imitates the other one's scores, two terms; the teacher has no
-    gradient. triplet: batch-hard over both modalities. weighted_triplet: AGW's. Which rows show what is read from the
-    batch, never from the order of its rows. Source: IV-REID.
+    id: cross-entropy of the shared classifier over all rows. modality_id: each modality's head on its own rows, two
+    terms. imitation: on the rows of each modality its own head imitates the other one's scores, two terms; the teacher
+    has no gradient. triplet: batch-hard over both modalities. weighted_triplet: AGW's. Which rows show what is read
+    from the batch, never from the order of its rows. Source: IV-REID.
     """
 
-    def __init__(self, *, losses: Mapping[str, float], margin: float | None, reduction: Literal["batchmean", "mean"]) -> None:
+    def __init__(
+        self, *, losses: Mapping[str, float], margin: float | None, reduction: Literal["batchmean", "mean"]
+    ) -> None:
         """Take the weight of each loss (0 = off). Raises UserError for an unknown loss or weight."""
         self.weights = loss_weights(losses, LOSSES)
         self.margin, self.reduction = margin, reduction
@@ -41,13 +43,21 @@ class VireidObjective:
         """Return the losses of a batch of visible and infrared rows."""
         missing = [modality.name for modality in MODALITIES if modality not in batch.inputs]
         if missing:
-            raise UserError(f"a batch holds no {' and no '.join(missing)} image; train this family on visible and infrared images "
-                            "with train.sampler=modality")
-        inputs = {modality: model_input(modality, batch.inputs[modality], batch.erased.get(modality), model.statistics)
-                  for modality in MODALITIES}
-        return self.evaluate(model, inputs, {modality: batch.person_ids[batch.rows[modality]] for modality in MODALITIES})
+            raise UserError(
+                f"a batch holds no {' and no '.join(missing)} image; train this family on visible and infrared images "
+                "with train.sampler=modality"
+            )
+        inputs = {
+            modality: model_input(modality, batch.inputs[modality], batch.erased.get(modality), model.statistics)
+            for modality in MODALITIES
+        }
+        return self.evaluate(
+            model, inputs, {modality: batch.person_ids[batch.rows[modality]] for modality in MODALITIES}
+        )
 
-    def evaluate(self, model: VIReID, inputs: Mapping[Modality, Tensor], person_ids: Mapping[Modality, Tensor]) -> StepOutput:
+    def evaluate(
+        self, model: VIReID, inputs: Mapping[Modality, Tensor], person_ids: Mapping[Modality, Tensor]
+    ) -> StepOutput:
         """Return the losses for normalised images (b, 3, H, W) and labels (b,) by modality."""
         features = model.features(inputs)
         labels = torch.cat([person_ids[modality] for modality in inputs])
@@ -63,16 +73,30 @@ class VireidObjective:
             accuracy = (shared.argmax(dim=1) == labels).float().mean() * 100
         return StepOutput(losses=terms, diagnostics={"accuracy": accuracy})
 
-    def terms(self, name: str, features: Tensor, labels: Tensor, rows: Mapping[Modality, Tensor], shared: Tensor,
-              by_head: Mapping[Modality, Tensor]) -> dict[str, Tensor]:
+    def terms(
+        self,
+        name: str,
+        features: Tensor,
+        labels: Tensor,
+        rows: Mapping[Modality, Tensor],
+        shared: Tensor,
+        by_head: Mapping[Modality, Tensor],
+    ) -> dict[str, Tensor]:
         """Return the terms of one loss, not yet weighted."""
         if name == "id":
             return {name: identity_loss(shared, labels)}
         if name == "modality_id":
-            return {f"id/{modality.value}": identity_loss(by_head[modality][index], labels[index]) for modality, index in rows.items()}
+            return {
+                f"id/{modality.value}": identity_loss(by_head[modality][index], labels[index])
+                for modality, index in rows.items()
+            }
         if name == "imitation":
-            return {f"imitation/{modality.value}": imitation_loss(by_head[modality][index], by_head[OTHER[modality]][index],
-                                                                  reduction=self.reduction) for modality, index in rows.items()}
+            return {
+                f"imitation/{modality.value}": imitation_loss(
+                    by_head[modality][index], by_head[OTHER[modality]][index], reduction=self.reduction
+                )
+                for modality, index in rows.items()
+            }
         if name == "triplet":
             return {name: batch_hard_triplet_loss(features, labels, margin=self.margin)}
         return {name: weighted_triplet_loss(features, labels)}

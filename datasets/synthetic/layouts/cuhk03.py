@@ -1,4 +1,5 @@
-"""CUHK03 in the form of the new protocol: cuhk03-np/{labeled,detected}/{bounding_box_train,bounding_box_test,query}/0001_c1_1.png.
+"""CUHK03 in the form of the new protocol:
+cuhk03-np/{labeled,detected}/{bounding_box_train,bounding_box_test,query}/0001_c1_1.png.
 
 Two cameras. The two variants hold the same persons in different pictures; the detected one has a training picture less.
 """

@@ -1,8 +1,9 @@
 """CUHK-PEDES: imgs/{cam_a,cam_b,CUHK01,CUHK03,Market,test_query,train_query}/* and reid_raw.json.
 
-The folders are where the images were collected, not the split: test_query and train_query hold people of every split. Ids start
-at 1 and count through train, val and test. Two captions each, now and then more. There are as many validation persons as test
-persons. The file names of the folders are not published; these follow the collections that the folders are named after.
+The folders are where the images were collected, not the split: test_query and train_query hold people of every split.
+Ids start at 1 and count through train, val and test. Two captions each, now and then more. There are as many validation
+persons as test persons. The file names of the folders are not published; these follow the collections that the folders
+are named after.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """ICFG-PEDES: imgs/{train,test}/<id4>/*.jpg in MSMT17's names and ICFG-PEDES.json, one caption per image.
 
-As in the original, imgs/train and imgs/test are folders of another data set and not the split, which stands in the JSON only:
-people of either split lie in both. Folder numbers start at 0 in each of the two; ids start at 0 and count through train and test.
+As in the original, imgs/train and imgs/test are folders of another data set and not the split, which stands in the JSON
+only: people of either split lie in both. Folder numbers start at 0 in each of the two; ids start at 0 and count through
+train and test.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ def plan(arguments: RenderArguments) -> Plan:
     parts = split_persons(arguments, "icfg-pedes", validation=False)
     ids = contiguous_ids(parts, 0)
     if len(ids) > MAXIMUM_PERSONS:
-        raise UserError(f"{len(ids)} identities are too many for ICFG-PEDES: its folder names have four digits, {MAXIMUM_PERSONS} persons at most")
+        raise UserError(
+            f"{len(ids)} identities are too many for ICFG-PEDES: its folder names have four digits, {MAXIMUM_PERSONS} "
+            "persons at most"
+        )
     entries, numbers = [], {"train": 0, "test": 0}
     for split, persons in parts.items():
         for person in persons:
@@ -34,8 +38,10 @@ def plan(arguments: RenderArguments) -> Plan:
             folder = rng.choice(tuple(numbers))
             number, numbers[folder] = numbers[folder], numbers[folder] + 1
             for track, camera in enumerate(share_cameras(CAMERAS, count, rng)):
-                name = (f"{folder}/{number:04d}/{number:04d}_{track:03d}_{camera:02d}_{rng.choice(DAYS)}{rng.choice(HOURS)}"
-                        f"_{rng.randint(1, 3000):04d}_{rng.randint(0, 3)}.jpg")
+                name = (
+                    f"{folder}/{number:04d}/{number:04d}_{track:03d}_{camera:02d}_{rng.choice(DAYS)}{rng.choice(HOURS)}"
+                    f"_{rng.randint(1, 3000):04d}_{rng.randint(0, 3)}.jpg"
+                )
                 shot = roll.take(f"imgs/{name}", person, 0, camera)
                 entries.append(annotation(ids[person], split, captions_of(shot, seed, 1), name))
     return Plan(tuple(roll.shots), {"ICFG-PEDES.json": entries})

@@ -26,12 +26,26 @@ def plan(arguments: RenderArguments) -> Plan:
     ids = draw_ids(seed, "last", (*train, *val, *test), 0, 999_999)
     for person in train:
         for outfit in range(arguments.outfits):
-            _take(roll, f"train/{ids[person]:06d}", person, outfit, ids[person], (seed, arguments.images_per_modality, f"_{outfit}"))
+            _take(
+                roll,
+                f"train/{ids[person]:06d}",
+                person,
+                outfit,
+                ids[person],
+                (seed, arguments.images_per_modality, f"_{outfit}"),
+            )
     for part, persons in (("val", val), ("test", test)):
         for person in persons:
             for outfit in range(arguments.outfits):
                 _take(roll, f"{part}/query", person, outfit, ids[person], (seed, 1, ""))
-                _take(roll, f"{part}/gallery/{ids[person]:06d}", person, outfit, ids[person], (seed, arguments.images_per_modality, ""))
+                _take(
+                    roll,
+                    f"{part}/gallery/{ids[person]:06d}",
+                    person,
+                    outfit,
+                    ids[person],
+                    (seed, arguments.images_per_modality, ""),
+                )
     return Plan(tuple(roll.shots), {})
 
 

@@ -1,9 +1,9 @@
 """LLCM: idx/{train,test}_{vis,nir}.txt, idx/test_id.txt, {vis,nir}/<id4>/*.jpg, test_{vis,nir}/cam<n>/<id4>/*.jpg.
 
-Nine cameras take visible and infrared images, camera 3 visible ones only; each person is seen by four to nine of them, in
-both modalities by different ones too, so that no query is left without a match where the same camera is skipped. Labels of
-the training lists count from 0 and have nothing to do with the numbers of the folders. The lines of idx/test_*.txt have the
-form of those for training, with the number of the person as the label; nothing reads them.
+Nine cameras take visible and infrared images, camera 3 visible ones only; each person is seen by four to nine of them,
+in both modalities by different ones too, so that no query is left without a match where the same camera is skipped.
+Labels of the training lists count from 0 and have nothing to do with the numbers of the folders. The lines of
+idx/test_*.txt have the form of those for training, with the number of the person as the label; nothing reads them.
 """
 
 from __future__ import annotations
@@ -27,17 +27,28 @@ MAXIMUM_NUMBER = 9999
 
 
 def plan(arguments: RenderArguments) -> Plan:
-    """Return the pictures and the five lists. Raises UserError for more persons than labels or folder names can hold."""
+    """Return the pictures and the five lists. Raises UserError for more persons than labels or folder names can
+    hold.
+    """
     roll, train, test = Roll(arguments.seed, "llcm"), train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)
     if len(train) > MAXIMUM_LABELS:
-        raise UserError(f"--identities is {len(train)}: LLCM's training lists have the labels 0..{MAXIMUM_LABELS - 1}, give at most {MAXIMUM_LABELS}")
+        raise UserError(
+            f"--identities is {len(train)}: LLCM's training lists have the labels 0..{MAXIMUM_LABELS - 1}, give at "
+            f"most {MAXIMUM_LABELS}"
+        )
     numbers = draw_ids(arguments.seed, "llcm", (*train, *test), 1, MAXIMUM_NUMBER)
     texts = {"idx/test_id.txt": ",".join(map(str, sorted(numbers[person] for person in test))) + "\n"}
     for word in MODALITIES:
         texts[f"idx/train_{word}.txt"] = "".join(
-            f"{path} {label}\n" for label, person in enumerate(train) for path in _take(roll, person, numbers[person], word, False, arguments))
+            f"{path} {label}\n"
+            for label, person in enumerate(train)
+            for path in _take(roll, person, numbers[person], word, False, arguments)
+        )
         texts[f"idx/test_{word}.txt"] = "".join(
-            f"{path} {numbers[person]}\n" for person in test for path in _take(roll, person, numbers[person], word, True, arguments))
+            f"{path} {numbers[person]}\n"
+            for person in test
+            for path in _take(roll, person, numbers[person], word, True, arguments)
+        )
     return Plan(tuple(roll.shots), {}, texts)
 
 

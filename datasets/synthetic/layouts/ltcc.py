@@ -26,7 +26,9 @@ def plan(arguments: RenderArguments) -> Plan:
     roll, seed, count = Roll(arguments.seed, "ltcc"), arguments.seed, arguments.images_per_modality
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)
     ids = draw_ids(seed, "ltcc", (*train, *test), 0, LAST_PERSON)
-    changing = {person for persons in (test, train) for person, change in zip(persons, CHANGING * len(persons)) if change}
+    changing = {
+        person for persons in (test, train) for person, change in zip(persons, CHANGING * len(persons)) if change
+    }
     for part, persons in (("train", train), ("test", test)):
         for person in persons:
             for outfit, pair in _wardrobe(person, arguments.outfits if person in changing else 1, seed):
@@ -34,8 +36,13 @@ def plan(arguments: RenderArguments) -> Plan:
                 _take(roll, part, person, ids[person], outfit, gallery, seed)
                 if part == "test":
                     _take(roll, "query", person, ids[person], outfit, pair if count > 1 else pair[1:], seed)
-    texts = {f"info/cloth-{word}_id_{part}.txt": "".join(f"{ids[person]}\n" for person in persons if (person in changing) == (word == "change"))
-             for part, persons in (("train", train), ("test", test)) for word in ("change", "unchange")}
+    texts = {
+        f"info/cloth-{word}_id_{part}.txt": "".join(
+            f"{ids[person]}\n" for person in persons if (person in changing) == (word == "change")
+        )
+        for part, persons in (("train", train), ("test", test))
+        for word in ("change", "unchange")
+    }
     return Plan(tuple(roll.shots), {}, texts)
 
 
@@ -44,7 +51,7 @@ def _wardrobe(person: int, outfits: int, seed: int) -> Iterator[tuple[int, Seque
     order = stream(seed, "ltcc", "cameras", person).sample(CAMERAS, len(CAMERAS))
     for outfit in range(outfits):
         start = 2 * outfit % len(order)
-        yield outfit, order[start:start + 2]
+        yield outfit, order[start : start + 2]
 
 
 def _take(roll: Roll, folder: str, person: int, label: int, outfit: int, cameras: Sequence[int], seed: int) -> None:

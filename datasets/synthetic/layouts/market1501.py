@@ -39,7 +39,9 @@ def plan(arguments: RenderArguments) -> Plan:
         for person in persons:
             rng = stream(seed, "market1501", "bystander", person)
             camera, sequence = rng.choice(CAMERAS), rng.choice(SEQUENCES)
-            roll.take(f"bounding_box_test/{label}_c{camera}s{sequence}_{next(numbers) * 25:06d}_00.jpg", person, 0, camera)
+            roll.take(
+                f"bounding_box_test/{label}_c{camera}s{sequence}_{next(numbers) * 25:06d}_00.jpg", person, 0, camera
+            )
     return Plan(tuple(roll.shots), {})
 
 

@@ -1,4 +1,6 @@
-"""Writes one variable, cells that hold cells of uint8 matrices, as a MATLAB level 5 file; the bytes depend on the values only."""
+"""Writes one variable, cells that hold cells of uint8 matrices, as a MATLAB level 5 file; the bytes depend on the
+values only.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ Matrix = NDArray[np.uint8]
 def nested_cells(name: str, cells: Sequence[Sequence[Matrix]]) -> bytes:
     """Return a file whose only variable `name` is a column of cells, each a column of cells with one 2-D uint8 matrix.
 
-    Written by hand because scipy stamps the time of writing into its files. Source: MATLAB's description of level 5 files.
+    Written by hand because scipy stamps the time of writing into its files. Source: MATLAB's description of level 5
+    files.
     """
     header = _TEXT.ljust(116) + bytes(8) + struct.pack("<H", 0x0100) + b"IM"
     return header + _cell([_cell([_numbers(matrix) for matrix in inner]) for inner in cells], name)

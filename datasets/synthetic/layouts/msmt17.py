@@ -36,9 +36,13 @@ def plan(arguments: RenderArguments) -> Plan:
     for person, label in draw_ids(seed, "the test part of msmt17", test, 0, LAST_PERSONS[1]).items():
         query, gallery = query_and_gallery_cameras(CAMERAS, count, stream(seed, "msmt17", "test", person))
         lines = _take(roll, "test", person, label, query + gallery, seed)
-        lists["query"] += lines[:len(query)]
-        lists["gallery"] += lines[len(query):]
-    return Plan(tuple(roll.shots), {}, {f"list_{name}.txt": "".join(f"{line}\n" for line in sorted(lines)) for name, lines in lists.items()})
+        lists["query"] += lines[: len(query)]
+        lists["gallery"] += lines[len(query) :]
+    return Plan(
+        tuple(roll.shots),
+        {},
+        {f"list_{name}.txt": "".join(f"{line}\n" for line in sorted(lines)) for name, lines in lists.items()},
+    )
 
 
 def _take(roll: Roll, folder: str, person: int, label: int, cameras: list[int], seed: int) -> list[str]:

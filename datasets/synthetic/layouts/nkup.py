@@ -18,7 +18,9 @@ DAYS = ("0910", "0912", "0917", "0925", "1008", "1016", "1102", "1113", "1120", 
 
 
 def plan(arguments: RenderArguments) -> Plan:
-    """Return the pictures, as many per outfit as asked for; the last outfit is that of the queries. Raises UserError."""
+    """Return the pictures, as many per outfit as asked for; the last outfit is that of the queries. Raises
+    UserError.
+    """
     need_outfits(arguments, 2)
     roll, seed, count = Roll(arguments.seed, "nkup"), arguments.seed, arguments.images_per_modality
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)

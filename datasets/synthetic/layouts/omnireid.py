@@ -1,19 +1,22 @@
 """The tree `data/` of OmniReID's authors: ten data sets, each a folder with images and datalists.
 
     market/{datalist,Market-1501}   msmt/{datalist,MSMT17_V1}   cuhk/{datalist,cuhk03_1}
-    ltcc/{datalist,LTCC_ReID,croped_clothes,templates,white_shirt.jpg}   prcc/{datalist,rgb,croped_clothes,prcc_A_templates,white_shirt.jpg}
-    vc_clothes/{datalist,train,query,gallery,croped_image,white_shirt.jpg}
-    real1/{COCAS,datalist}   real2/{real_reid_image_face_blur,datalist}
-    llcm/{LLCM,train.txt,query.txt,gallery.txt}   CUHK-Pedes/{imgs,caption_t2i_v2.json,train_t2i_v2.txt,...}
+    ltcc/{datalist,LTCC_ReID,croped_clothes,templates,white_shirt.jpg}
+    prcc/{datalist,rgb,croped_clothes,prcc_A_templates,white_shirt.jpg}
+    vc_clothes/{datalist,train,query,gallery,croped_image,white_shirt.jpg} real1/{COCAS,datalist}
+    real2/{real_reid_image_face_blur,datalist} llcm/{LLCM,train.txt,query.txt,gallery.txt}
+    CUHK-Pedes/{imgs,caption_t2i_v2.json,train_t2i_v2.txt,...}
 
-A line is `image instruction pid clothes_id [camera]`, paths relative to the folder of the data set; the names of folders and
-lists are the authors', their lists were not seen. Pictures and persons are those of the data sets' own layouts; real1 has the
-training persons and real2 the test persons of `cocas`, for both CTCC and LI. The second field is `-` for Trad and VI. For CC
-it is the upper body of the image itself in training and white_shirt.jpg, which stands for any clothes, at test. For CTCC it
-is a template, and in galleries the image itself, which means its upper body. For LI and T2I it is a key of the captions: in
-LI the path of the image that is described, for a query of a gallery image in the wanted outfit.
+A line is `image instruction pid clothes_id [camera]`, paths relative to the folder of the data set; the names of
+folders and lists are the authors', their lists were not seen. Pictures and persons are those of the data sets' own
+layouts; real1 has the training persons and real2 the test persons of `cocas`, for both CTCC and LI. The second field is
+`-` for Trad and VI. For CC it is the upper body of the image itself in training and white_shirt.jpg, which stands for
+any clothes, at test. For CTCC it is a template, and in galleries the image itself, which means its upper body. For LI
+and T2I it is a key of the captions: in LI the path of the image that is described, for a query of a gallery image in
+the wanted outfit.
 
-LTCC's lists `sc` search the first outfits with the first outfits, `cc` with the others, `general` everything with everything.
+LTCC's lists `sc` search the first outfits with the first outfits, `cc` with the others, `general` everything with
+everything.
 """
 
 from __future__ import annotations
@@ -40,9 +43,17 @@ from datasets.synthetic.shots import Plan, Shot
 FOLDER = "OmniReID"
 NOTHING, WHITE_SHIRT = "-", "white_shirt.jpg"
 GALLERY_KEY = "001_1_c5_015874.png"
-"""Key of every line of CUHK-Pedes' gallery list, by which the released code knows a gallery line; its text says nothing."""
-FOLDER_PARTS = {"bounding_box_train": "train", "bounding_box_test": "gallery", "train": "train", "test": "gallery", "query": "query",
-                "gallery": "gallery"}
+"""Key of every line of CUHK-Pedes' gallery list, by which the released code knows a gallery line; its text says
+nothing.
+"""
+FOLDER_PARTS = {
+    "bounding_box_train": "train",
+    "bounding_box_test": "gallery",
+    "train": "train",
+    "test": "gallery",
+    "query": "query",
+    "gallery": "gallery",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +127,10 @@ def _market(tree: _Tree) -> None:
 def _msmt(tree: _Tree) -> None:
     plan = tree.plan_of("msmt17")
     shots = {shot.path: shot for shot in plan.shots}
-    listed = {name: [line.split(" ") for line in plan.texts[f"list_{name}.txt"].splitlines()] for name in ("train", "val", "query", "gallery")}
+    listed = {
+        name: [line.split(" ") for line in plan.texts[f"list_{name}.txt"].splitlines()]
+        for name in ("train", "val", "query", "gallery")
+    }
     # Both numberings of the original start at 0; in one set of lists the test persons follow.
     training = 1 + max(int(label) for _, label in listed["train"])
     lists: dict[str, list[_Line]] = defaultdict(list)
@@ -128,7 +142,9 @@ def _msmt(tree: _Tree) -> None:
             if name == "val":
                 # The published results were trained on list_train alone.
                 continue
-            lists[name].append(_Line(image, NOTHING, int(label) + (0 if is_train else training), shot.outfit, shot.camera))
+            lists[name].append(
+                _Line(image, NOTHING, int(label) + (0 if is_train else training), shot.outfit, shot.camera)
+            )
     tree.copy_texts("msmt/MSMT17_V1", plan)
     tree.write("msmt/datalist", lists)
 
@@ -146,7 +162,9 @@ def _cuhk(tree: _Tree) -> None:
 def _clothed(tree: _Tree, member: str, path: str, shot: Shot, pid: int, crops: str) -> _Line:
     """Place a picture and, unless `crops` is empty, its upper body in that folder; return the line."""
     image = tree.add(member, path, shot)
-    second = tree.add(member, f"{crops}/{PurePosixPath(path).with_suffix('.jpg')}", shot, "crop") if crops else WHITE_SHIRT
+    second = (
+        tree.add(member, f"{crops}/{PurePosixPath(path).with_suffix('.jpg')}", shot, "crop") if crops else WHITE_SHIRT
+    )
     return _Line(image, second, pid, shot.outfit, shot.camera)
 
 
@@ -195,7 +213,11 @@ def _vc_clothes(tree: _Tree) -> None:
     lists: dict[str, list[_Line]] = defaultdict(list)
     for shot in tree.plan_of("vc-clothes").shots:
         part, name = shot.path.split("/")
-        lists[part].append(_clothed(tree, "vc_clothes", shot.path, shot, int(name.split("-")[0]), "croped_image" if part == "train" else ""))
+        lists[part].append(
+            _clothed(
+                tree, "vc_clothes", shot.path, shot, int(name.split("-")[0]), "croped_image" if part == "train" else ""
+            )
+        )
     tree.binaries[f"vc_clothes/{WHITE_SHIRT}"] = white_shirt(tree.arguments.image_size[0] // 2)
     tree.write("vc_clothes/datalist", lists)
 
@@ -208,20 +230,34 @@ def _real(tree: _Tree) -> None:
         clothes: dict[str, list[_Line]] = {"query": [], "gallery": []}
         described: dict[str, list[_Line]] = {"query": [], "gallery": []}
         captions: dict[str, str] = {}
-        for target in targets(roll, {person: numbers[person] for person in persons[member]}, arguments,
-                              images=f"{below}/images", templates=f"{below}/templates"):
+        for target in targets(
+            roll,
+            {person: numbers[person] for person in persons[member]},
+            arguments,
+            images=f"{below}/images",
+            templates=f"{below}/templates",
+        ):
             template = tree.add(member, target.template.path, target.template, "template")
             for shot in target.gallery:
                 image = tree.add(member, shot.path, shot)
                 captions[image] = caption_of(shot, arguments.seed)
-                clothes["gallery"].append(_Line(image, template if member == "real1" else image, target.pid, target.clothes, shot.camera))
+                clothes["gallery"].append(
+                    _Line(image, template if member == "real1" else image, target.pid, target.clothes, shot.camera)
+                )
                 described["gallery"].append(_Line(image, image, target.pid, target.clothes, shot.camera))
             image = tree.add(member, target.query.path, target.query)
             clothes["query"].append(_Line(image, template, target.pid, target.clothes, target.query.camera))
-            described["query"].append(_Line(image, target.described(arguments.seed).path, target.pid, target.clothes, target.query.camera))
+            described["query"].append(
+                _Line(image, target.described(arguments.seed).path, target.pid, target.clothes, target.query.camera)
+            )
         if member == "real1":
-            tree.write("real1/datalist", {"train_ctcc": clothes["gallery"] + clothes["query"],
-                                          "train_attr": described["gallery"] + described["query"]})
+            tree.write(
+                "real1/datalist",
+                {
+                    "train_ctcc": clothes["gallery"] + clothes["query"],
+                    "train_attr": described["gallery"] + described["query"],
+                },
+            )
         else:
             tree.write("real2/datalist", {**clothes, **{f"{part}_attr": lines for part, lines in described.items()}})
         tree.annotations[f"{member}/datalist/runner_{member}_v1_gpt.json"] = captions
@@ -252,7 +288,9 @@ def _cuhk_pedes(tree: _Tree) -> None:
         for number, caption in enumerate(entry["captions"], start=1):
             key = f"{PurePosixPath(path).parent.name}_{PurePosixPath(path).stem}_{number}.jpg"
             captions[key] = caption
-            lists["train_t2i_v2" if entry["split"] == "train" else "query_t2i_v2"].append(_Line(path, key, entry["id"], 0, None))
+            lists["train_t2i_v2" if entry["split"] == "train" else "query_t2i_v2"].append(
+                _Line(path, key, entry["id"], 0, None)
+            )
         if entry["split"] == "test":
             lists["gallery_t2i_v2"].append(_Line(path, GALLERY_KEY, entry["id"], 0, None))
     tree.write("CUHK-Pedes", lists)
@@ -262,8 +300,18 @@ def _cuhk_pedes(tree: _Tree) -> None:
 def white_shirt(side: int) -> bytes:
     """Return the JPEG file of a white T-shirt on a grey ground, a square."""
     image = Image.new("RGB", (side, side), (150, 150, 150))
-    outline = ((0.36, 0.10), (0.64, 0.10), (0.95, 0.28), (0.86, 0.46), (0.74, 0.40), (0.74, 0.92), (0.26, 0.92),
-               (0.26, 0.40), (0.14, 0.46), (0.05, 0.28))
+    outline = (
+        (0.36, 0.10),
+        (0.64, 0.10),
+        (0.95, 0.28),
+        (0.86, 0.46),
+        (0.74, 0.40),
+        (0.74, 0.92),
+        (0.26, 0.92),
+        (0.26, 0.40),
+        (0.14, 0.46),
+        (0.05, 0.28),
+    )
     draw = ImageDraw.Draw(image)
     draw.polygon([(x * side, y * side) for x, y in outline], fill=(250, 250, 250), outline=(200, 200, 200))
     draw.ellipse((0.40 * side, 0.04 * side, 0.60 * side, 0.18 * side), fill=(150, 150, 150))

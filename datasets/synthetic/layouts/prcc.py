@@ -17,7 +17,9 @@ NUMBER_OF = {"A": 1, "B": 2, "C": 3}
 
 
 def plan(arguments: RenderArguments) -> Plan:
-    """Return the pictures: in training and test as many per camera as asked for, one per camera in validation. Raises UserError."""
+    """Return the pictures: in training and test as many per camera as asked for, one per camera in validation. Raises
+    UserError.
+    """
     need_outfits(arguments, 2)
     roll, count = Roll(arguments.seed, "prcc"), arguments.images_per_modality
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)

@@ -1,7 +1,7 @@
 """RSTPReid: imgs/0000_c14_0031.jpg and data_captions.json with `img_path` and two captions per image.
 
-Ids start at 0 and count through train, val and test. The original has five images of each person, from fifteen cameras; here
-there are as many as asked for. There are as many validation persons as test persons.
+Ids start at 0 and count through train, val and test. The original has five images of each person, from fifteen cameras;
+here there are as many as asked for. There are as many validation persons as test persons.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def plan(arguments: RenderArguments) -> Plan:
     parts = split_persons(arguments, "rstpreid")
     ids = contiguous_ids(parts, 0)
     if len(ids) > MAXIMUM_PERSONS:
-        raise UserError(f"{len(ids)} identities are too many for RSTPReid: its file names have four digits, {MAXIMUM_PERSONS} training, "
-                        "validation and test persons at most")
+        raise UserError(
+            f"{len(ids)} identities are too many for RSTPReid: its file names have four digits, {MAXIMUM_PERSONS} "
+            "training, validation and test persons at most"
+        )
     entries = []
     for split, persons in parts.items():
         for person in persons:
@@ -36,5 +38,7 @@ def plan(arguments: RenderArguments) -> Plan:
             for number, camera in enumerate(share_cameras(CAMERAS, count, rng)):
                 name = f"{ids[person]:04d}_c{camera}_{start + 3 * number:04d}.jpg"
                 shot = roll.take(f"imgs/{name}", person, 0, camera)
-                entries.append({"id": ids[person], "img_path": name, "captions": captions_of(shot, seed, CAPTIONS), "split": split})
+                entries.append(
+                    {"id": ids[person], "img_path": name, "captions": captions_of(shot, seed, CAPTIONS), "split": split}
+                )
     return Plan(tuple(roll.shots), {"data_captions.json": entries})

@@ -1,9 +1,9 @@
 """SYSU-MM01: cam1..cam6/<id4>/<frame4>.jpg, exp/{train,val,test,available}_id.txt and exp/rand_perm_cam.mat.
 
-Cameras 1, 2, 4, 5 are visible, 3 and 6 infrared; 1, 2 and 3 are indoors. As in the original, the numbers of the persons have
-gaps and cameras 1 and 2 do not see everybody. Every person has images of both kinds, and every infrared image of a test
-person has a match in the visible cameras other than 2, so also where queries of camera 3 skip camera 2. There are as many
-validation persons as test persons. A person's images are numbered from 1 in each camera.
+Cameras 1, 2, 4, 5 are visible, 3 and 6 infrared; 1, 2 and 3 are indoors. As in the original, the numbers of the persons
+have gaps and cameras 1 and 2 do not see everybody. Every person has images of both kinds, and every infrared image of a
+test person has a match in the visible cameras other than 2, so also where queries of camera 3 skip camera 2. There are
+as many validation persons as test persons. A person's images are numbered from 1 in each camera.
 """
 
 from __future__ import annotations
@@ -36,24 +36,43 @@ TRIALS = 10
 
 
 def plan(arguments: RenderArguments) -> Plan:
-    """Return the pictures, the lists of persons and the permutations. Raises UserError for more than file names can hold."""
+    """Return the pictures, the lists of persons and the permutations. Raises UserError for more than file names can
+    hold.
+    """
     roll, test = Roll(arguments.seed, "sysu"), test_persons(arguments, BLOCK)
-    persons = {"train": train_persons(arguments, BLOCK), "val": val_persons(BLOCK, arguments.test_identities), "test": test}
+    persons = {
+        "train": train_persons(arguments, BLOCK),
+        "val": val_persons(BLOCK, arguments.test_identities),
+        "test": test,
+    }
     everybody = tuple(dict.fromkeys(person for part in persons.values() for person in part))
     if len(everybody) > MAXIMUM_PERSONS:
-        raise UserError(f"{len(everybody)} identities are too many for SYSU-MM01: its folder names have four digits, {MAXIMUM_PERSONS} "
-                        "training, validation and test persons at most")
+        raise UserError(
+            f"{len(everybody)} identities are too many for SYSU-MM01: its folder names have four digits, "
+            f"{MAXIMUM_PERSONS} training, validation and test persons at most"
+        )
     if arguments.images_per_modality > MAXIMUM_IMAGES:
-        raise UserError(f"--images-per-modality is {arguments.images_per_modality}: SYSU-MM01's permutations number {MAXIMUM_IMAGES} at most")
+        raise UserError(
+            f"--images-per-modality is {arguments.images_per_modality}: SYSU-MM01's permutations number "
+            f"{MAXIMUM_IMAGES} at most"
+        )
     numbers = _numbers(everybody, arguments.seed)
     for person in everybody:
         # The first test person is indoors: each search mode has a match.
         _take(roll, person, numbers[person], arguments, indoor=person == test[0])
-    lists = {part: [numbers[person] for person in listed] for part, listed in persons.items()} | {"available": list(numbers.values())}
+    lists = {part: [numbers[person] for person in listed] for part, listed in persons.items()} | {
+        "available": list(numbers.values())
+    }
     return Plan(
-        shots=tuple(roll.shots), annotations={},
-        texts={f"exp/{part}_id.txt": ",".join(map(str, sorted(listed))) + "\n" for part, listed in lists.items()} | _empty_cameras(roll.shots),
-        binaries={"exp/rand_perm_cam.mat": nested_cells("rand_perm_cam", _permutations(roll.shots, max(numbers.values()), arguments.seed))},
+        shots=tuple(roll.shots),
+        annotations={},
+        texts={f"exp/{part}_id.txt": ",".join(map(str, sorted(listed))) + "\n" for part, listed in lists.items()}
+        | _empty_cameras(roll.shots),
+        binaries={
+            "exp/rand_perm_cam.mat": nested_cells(
+                "rand_perm_cam", _permutations(roll.shots, max(numbers.values()), arguments.seed)
+            )
+        },
     )
 
 
@@ -83,10 +102,14 @@ def _empty_cameras(shots: Sequence[Shot]) -> dict[str, str]:
 
 
 def _permutations(shots: Sequence[Shot], highest: int, seed: int) -> list[list[Matrix]]:
-    """Return, per camera and number of a person, ten permutations (10, n) of the numbers 1..n of the images, empty for none."""
+    """Return, per camera and number of a person, ten permutations (10, n) of the numbers 1..n of the images, empty for
+    none.
+    """
     counts = Counter((shot.camera, int(shot.path.split("/")[1])) for shot in shots)
     rng = np.random.default_rng(stream_seed(seed, "sysu", "permutations"))
-    return [[_draws(counts[camera, number], rng) for number in range(1, highest + 1)] for camera in range(1, CAMERAS + 1)]
+    return [
+        [_draws(counts[camera, number], rng) for number in range(1, highest + 1)] for camera in range(1, CAMERAS + 1)
+    ]
 
 
 def _draws(count: int, rng: np.random.Generator) -> Matrix:

@@ -26,8 +26,11 @@ def plan(arguments: RenderArguments) -> Plan:
     roll, numbers = Roll(arguments.seed, "vc-clothes"), Counter[tuple[int, int]]()
     train, test = train_persons(arguments, BLOCK), test_persons(arguments, BLOCK)
     ids = draw_ids(arguments.seed, "vc-clothes", (*train, *test), 1, 9999)
-    for folder, persons, count in (("train", train, arguments.images_per_modality), ("query", test, 1),
-                                   ("gallery", test, arguments.images_per_modality)):
+    for folder, persons, count in (
+        ("train", train, arguments.images_per_modality),
+        ("query", test, 1),
+        ("gallery", test, arguments.images_per_modality),
+    ):
         for person in persons:
             for camera, clothes in worn * count:
                 numbers[person, camera] += 1
