@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.threads import configure_threads  # noqa: E402
+from utils.threads import configure_threads
 
 configure_threads()
 

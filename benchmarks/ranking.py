@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.threads import configure_threads  # noqa: E402
+from utils.threads import configure_threads
 
 configure_threads()
 

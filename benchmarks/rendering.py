@@ -18,12 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from configs.vocabulary import Modality  # noqa: E402
-from datasets.synthetic.arguments import RenderArguments, parse_image_size  # noqa: E402
-from datasets.synthetic.render import render  # noqa: E402
-from datasets.synthetic.shots import encode_shot  # noqa: E402
-from utils.errors import run_script  # noqa: E402
-from utils.tables import format_table  # noqa: E402
+from configs.vocabulary import Modality
+from datasets.synthetic.arguments import RenderArguments, parse_image_size
+from datasets.synthetic.render import render
+from datasets.synthetic.shots import encode_shot
+from utils.errors import run_script
+from utils.tables import format_table
 
 TARGETS = {(128, 64): 300.0, (384, 128): 100.0}
 

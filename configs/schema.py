@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Optional
+from typing import Any, ClassVar, Literal
 
 from configs.vocabulary import Family, Modality, Task
 
@@ -109,7 +109,7 @@ class LoraConfig:
     """The last k blocks have experts."""
     rank: int = 4
     num_experts: int = 4
-    scale: Optional[float] = None
+    scale: float | None = None
     """Factor of the low-rank product; empty = 1/rank."""
     train_base: bool = False
     """Train the base weights under the experts as well."""
@@ -130,16 +130,16 @@ class Reid5oConfig:
     embed_dim: int = 512
     vision_width: int = 768
     vision_layers: int = 12
-    vision_heads: Optional[int] = None
+    vision_heads: int | None = None
     """Empty = vision_width / 64. 8 reproduces checkpoints trained before 2026-01-08."""
     text_width: int = 512
     text_layers: int = 12
-    text_heads: Optional[int] = None
+    text_heads: int | None = None
     text_length: int = 77
     vocab_size: int = 49408
     mmt_depth: int = 4
     """Transformer blocks of the fusion."""
-    mmt_heads: Optional[int] = None
+    mmt_heads: int | None = None
     """Attention heads of the fusion; empty = embed_dim / 64, the reference's."""
     position_resize: Literal["bilinear", "bicubic"] = "bilinear"
     """Interpolation of CLIP's position embedding; bilinear is the reference's."""
@@ -189,7 +189,7 @@ class VireidConfig:
     image_size: tuple[int, int] = (384, 128)
     """Height and width in pixels."""
     depth: Literal[18, 34, 50, 101, 152] = 50
-    blocks: Optional[tuple[int, ...]] = None
+    blocks: tuple[int, ...] | None = None
     """Blocks of the four stages; empty = those of the depth."""
     width: int = 64
     """Channels of the first stage."""
@@ -254,7 +254,7 @@ class VireidObjectiveConfig:
         default_factory=lambda: {"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0}
     )
     """Weight of each loss: id, modality_id, imitation (KL between the heads), triplet, weighted_triplet."""
-    margin: Optional[float] = 0.3
+    margin: float | None = 0.3
     """Margin of the triplet; empty = its soft form."""
     imitation_reduction: Literal["batchmean", "mean"] = "batchmean"
     """The reference's SYSU-MM01 script sums over classes (batchmean), its RegDB script takes the mean of all

@@ -115,7 +115,7 @@ def _decode_all(paths: Sequence[str], image_size: tuple[int, int], target: Path,
     failures: dict[str, str] = {}
     chunks = [(paths[start : start + CHUNK], image_size) for start in range(0, len(paths), CHUNK)]
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, *image_size)}
-    with atomic_path(target) as temporary, open(temporary, "wb") as stream:
+    with atomic_path(target) as temporary, temporary.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         # Pillow decodes and resizes outside Python's global lock.
         with ThreadPoolExecutor(threads) as pool, progress_bar(None, len(paths), "decoding images", "image") as bar:

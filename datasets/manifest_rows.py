@@ -226,7 +226,7 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
     ]
     for row, entry in zip(rows, table):
         _encodable(entry.values(), row.where or str(path))
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         if path.suffix.lower() == ".csv":
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(used)

@@ -11,9 +11,9 @@ from utils.errors import UserError, run_script
 
 EXAMPLES = """what is made:
   persons are shuffled by the seed; round(test x persons) go to test, round(val x persons) to val, the rest to train
-  test: up to --queries-per-person images of each person and of each modality become queries, each with a gallery image of
-  another camera where cameras are given; the other visible images are the gallery; persons for whom that is impossible
-  (one image, one camera) are distractors in the gallery and are listed
+  test: up to --queries-per-person images of each person and of each modality become queries, each with a gallery image
+  of another camera where cameras are given; the other visible images are the gallery; persons for whom that is
+  impossible (one image, one camera) are distractors in the gallery and are listed
   val: leave-one-out (every image looks for the others)
   captions of test and val images are written as text queries, too, unless --no-caption-queries
 

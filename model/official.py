@@ -110,7 +110,7 @@ def read_flat_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file} has more than {MAX_CONFIG_BYTES} bytes: not a configuration")
     try:
         # A subclass of the safe loader: it builds plain values only.
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_FlatLoader)
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_FlatLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{file} is not a readable flat configs.yaml: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not {"img_size", "stride_size"} <= set(values):

@@ -29,6 +29,7 @@ class Inert:
     """What every class and function of the file becomes: it keeps a state and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
+        """Take whatever arguments the file gives."""
         return object.__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -111,7 +112,7 @@ def _read_zip(file: Path) -> Any:
 
 
 def _read_stream(file: Path) -> Any:
-    with open(file, "rb") as stream:
+    with file.open("rb") as stream:
         magic = _Unpickler(stream).load()
         if magic != MAGIC:
             raise UserError(f"{file} is no file of torch.save; give the file that torch.save(model) wrote")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from utils.errors import UserError, nearest

@@ -23,7 +23,8 @@ MAX_TEXT = 2000
 """Letters of a query's text that the page shows."""
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c1e21; background: #f4f5f7; margin: 0 auto; max-width: 1180px; padding: 24px; }
+body { font: 15px/1.45 system-ui, sans-serif; color: #1c1e21; background: #f4f5f7; }
+body { margin: 0 auto; max-width: 1180px; padding: 24px; }
 h1 { font-size: 22px; margin: 0 0 8px; } h2 { font-size: 18px; margin: 28px 0 8px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0 0 12px; }
 dt { color: #5c636b; } dd { margin: 0; overflow-wrap: anywhere; }
@@ -34,10 +35,13 @@ h3 { font-size: 15px; margin: 0 0 10px; overflow-wrap: anywhere; }
 figure { margin: 0; width: 94px; font-size: 12px; }
 figure img { display: block; width: 64px; height: 128px; border: 4px solid #969ca4; padding: 2px; background: #fff; }
 figure.match img { border-color: #1a8c46; } figure.other img { border-color: #c83028; }
-figcaption { overflow-wrap: anywhere; } figure.match figcaption b { color: #1a8c46; } figure.other figcaption b { color: #c83028; }
+figcaption { overflow-wrap: anywhere; }
+figure.match figcaption b { color: #1a8c46; } figure.other figcaption b { color: #c83028; }
 .name { color: #5c636b; font-size: 11px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-blockquote { margin: 0; padding: 8px 12px; background: #f4f5f7; border-left: 4px solid #969ca4; max-width: 560px; overflow-wrap: anywhere; }
-table { border-collapse: collapse; margin: 0 0 12px; background: #fff; } th, td { border: 1px solid #dfe3e8; padding: 3px 10px; text-align: right; }
+blockquote { margin: 0; padding: 8px 12px; background: #f4f5f7; border-left: 4px solid #969ca4; }
+blockquote { max-width: 560px; overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: 0 0 12px; background: #fff; }
+th, td { border: 1px solid #dfe3e8; padding: 3px 10px; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 """
 # The policy names the digest of our own style sheet, so that no other one, and nothing else but data: pictures, is

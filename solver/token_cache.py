@@ -188,7 +188,7 @@ def reserve_file(path: Path, size: int) -> None:
     A sparse file would end the process by a signal at the first write that finds the disk full.
     """
     try:
-        with open(path, "wb") as stream:
+        with path.open("wb") as stream:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(stream.fileno(), 0, size)
             else:

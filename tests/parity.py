@@ -10,17 +10,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import torch  # noqa: E402
-
-import parity_data  # noqa: E402
-import parity_later  # noqa: E402
-import parity_metrics  # noqa: E402
-import parity_model  # noqa: E402
-import parity_samplers  # noqa: E402
-import parity_text  # noqa: E402
-import parity_training  # noqa: E402
-import parity_vireid  # noqa: E402
-from parity_common import Kind  # noqa: E402
+import parity_data
+import parity_later
+import parity_metrics
+import parity_model
+import parity_samplers
+import parity_text
+import parity_training
+import parity_vireid
+import torch
+from parity_common import Kind
 
 KINDS: tuple[Kind, ...] = (
     *parity_model.KINDS,

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from parity_common import Kind, Row, exact
+
 from configs.vocabulary import Modality
 from datasets.catalogue import dataset_entry
 from datasets.release import Release
 from datasets.structures import Record, Source
-from parity_common import Kind, Row, exact
 
 MODES = {"all_search": "sysu-all-single-seeded", "indoor_search": "sysu-indoor-single-seeded"}
 
@@ -25,7 +26,7 @@ def _release(paths: Iterable[str]) -> Release:
         parts[part].append(
             Record(person_id=person, camera_id=camera, sources={modality: source}, dataset="sysu", name=path)
         )
-    return Release(name="sysu", root=Path("."), parts={name: tuple(records) for name, records in parts.items()})
+    return Release(name="sysu", root=Path(), parts={name: tuple(records) for name, records in parts.items()})
 
 
 def _galleries(release: Release, protocol: str) -> list[list[str]]:

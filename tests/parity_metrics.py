@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from parity_common import Kind, Row, exact, max_error
+
 from utils.metrics import Labels, MetricOptions, RetrievalResult, evaluate, evaluate_features, threshold_name
 
 Golden = Mapping[str, Any]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from parity_common import Kind, Row, exact, max_error, relative_error
 
 from configs.schema import LoraConfig, Reid5oConfig
 from configs.vocabulary import COMBINATIONS, Modality, combination_name
@@ -19,7 +20,6 @@ from model.build import build_reid5o, initialise_reid5o, official_names
 from model.official import export_reid5o, load_reid5o, read_flat_config, read_official_state, reid5o_sizes
 from model.reference_names import alias_names, reference_name, released_in_half
 from model.reid5o import ReID5o
-from parity_common import Kind, Row, exact, max_error, relative_error
 from solver.losses import identity_loss, sdm_loss
 
 FEATURE_TOLERANCE = 1e-4

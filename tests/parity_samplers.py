@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from datasets.samplers import ModalityBatches
 from parity_common import Kind, Row, exact
+
+from datasets.samplers import ModalityBatches
 
 EPOCHS = 5
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from parity_common import Kind, Row, exact
+
 from datasets.captions import preprocess_caption
 from datasets.tokenizers import WordPieces, attention_mask
-from parity_common import Kind, Row, exact
 
 VOCABULARY = "bert-base-uncased"
 """Folder beside the golden file with the public vocab.txt; it is never part of the repository."""

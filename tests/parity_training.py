@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from parity_common import Kind, Row, exact, max_error, relative_error
+from parity_model import golden_inputs, golden_model
 
 from configs.vocabulary import parse_combination
 from datasets.caption_masking import mask_caption
 from datasets.tokenizers import ClipTokenizer
 from model.build import official_names
 from model.official import load_reid5o, read_flat_config
-from parity_common import Kind, Row, exact, max_error, relative_error
-from parity_model import golden_inputs, golden_model
 from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
 from solver.lr_schedule import WITH_TARGET, ScheduleSpec, learning_rate
 from solver.objectives.reid5o import Reid5oObjective

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from parity_common import Kind, Row, exact, max_error, relative_error
 from torch import Tensor
 
 from configs.vocabulary import Modality
 from model.resnet import DEPTHS, Backbone, ResNetSpec
 from model.vireid import HeadSpec, ModalityHead, VIReID
 from model.vireid_names import rename
-from parity_common import Kind, Row, exact, max_error, relative_error
 from solver.losses import batch_hard_triplet_loss, identity_loss, imitation_loss
-from solver.losses.triplet import euclidean_distances, hardest_pairs
 from solver.losses.numerics import same_person
+from solver.losses.triplet import euclidean_distances, hardest_pairs
 from solver.objectives.vireid import VireidObjective
 from solver.optimizer import build_optimizer
 from solver.param_groups import Rates, apply_policy, vireid_rules

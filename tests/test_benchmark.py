@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tiny_releases import write
 
 from configs.schema import DataConfig, InstructionConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
@@ -19,7 +20,6 @@ from datasets.instructions import BANK, InstructionMaker
 from datasets.protocols import Protocol, Search, plain_protocol, protocol_table
 from datasets.release import Release
 from datasets.structures import Benchmark, Record, Source
-from tiny_releases import write
 from utils.errors import UserError
 
 ROOT = Path("somewhere")

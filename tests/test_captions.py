@@ -12,8 +12,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from datasets.captions import preprocess_caption
 from datasets.caption_masking import mask_caption
+from datasets.captions import preprocess_caption
 from datasets.tokenizers import ClipTokenizer, WordPieces, attention_mask
 from utils.errors import UserError
 

@@ -67,7 +67,7 @@ def text(name: str, *content: str) -> Spoil:
 
 def append(name: str, line: str) -> Spoil:
     def spoil(folder: Path) -> None:
-        with open(folder / name, "a", encoding="utf-8") as stream:
+        with (folder / name).open("a", encoding="utf-8") as stream:
             stream.write(f"{line}\n")
 
     return spoil

@@ -19,11 +19,11 @@ import torch
 from tiny_orbench import write_orbench
 from torch import Tensor, nn
 
+import model.layers
 from configs.load import build_experiment, load_experiment
 from configs.schema import ExperimentConfig
 from configs.vocabulary import Modality
 from datasets.structures import Batch, Benchmark, Record
-import model.layers
 from model.build import build_model
 from solver.checkpoint import Progress, take_weights
 from solver.engine import Trainer, TrainingJob, assemble, grouped, run_training

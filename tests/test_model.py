@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 
+import model_oracle as oracle
 import pytest
 import torch
 from torch import Tensor
 
-import model_oracle as oracle
 from configs.schema import LoraConfig, Reid5oConfig
 from configs.vocabulary import COMBINATIONS, Family, Modality
 from model.build import build_model, initialise, official_names
@@ -195,7 +195,7 @@ def test_training_never_builds_a_merged_weight() -> None:
     produced: list[tuple[int, ...]] = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
             aten = torch.ops.aten
             if function.overloadpacket in (aten.mm, aten.bmm, aten.add, aten.addmm, aten.baddbmm):
@@ -409,7 +409,7 @@ def test_copies_and_pickles_keep_the_model() -> None:
         (lambda model: model.fuse([]), "at least one"),
     ],
 )
-def test_wrong_inputs_are_refused(call, words: str) -> None:  # noqa: ANN001
+def test_wrong_inputs_are_refused(call, words: str) -> None:
     with pytest.raises(UserError, match=words):
         call(build_model(Family.REID5O, tiny(), 3))
 

@@ -6,10 +6,10 @@ import os
 import pickle
 from pathlib import Path
 
+import model_oracle as oracle
 import pytest
 import torch
 
-import model_oracle as oracle
 from configs.schema import LoraConfig, Reid5oConfig
 from model.build import build_reid5o, official_names
 from model.official import (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 import parity
+import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = [(path, kind) for path, kind in parity.golden_files(GOLDEN)]

@@ -295,7 +295,7 @@ def test_hugging_face_of_another_kind_or_incomplete_is_refused(tmp_path: Path, m
 
 
 @pytest.fixture
-def open_clip_models(tmp_path: Path):  # noqa: ANN201
+def open_clip_models(tmp_path: Path):
     import open_clip
 
     base = {
@@ -309,7 +309,7 @@ def open_clip_models(tmp_path: Path):  # noqa: ANN201
     return open_clip
 
 
-def test_open_clip_equals_open_clip(open_clip_models, tmp_path: Path) -> None:  # noqa: ANN001
+def test_open_clip_equals_open_clip(open_clip_models, tmp_path: Path) -> None:
     torch.manual_seed(0)
     oracle = open_clip_models.create_model("tiny-test-quickgelu").eval()
     with torch.no_grad():

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from protocol_oracle import ToyModel, plain_feature, plain_metrics, plain_queries, read
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.protocols import Search, assemble_split, image_source
 from datasets.structures import Benchmark, EvalSplit, Record, Source
-from protocol_oracle import ToyModel, plain_feature, plain_metrics, plain_queries, read
 from solver.evaluation_plan import plan_evaluation
 from solver.evaluation_report import choose_queries, write_report
 from solver.evaluation_result import METRICS, EvaluationResult

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from release_cases import measure, plant, read, split_of, write
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
 from datasets.catalogue import dataset_entry
-from release_cases import measure, plant, read, split_of, write
 from utils.errors import UserError
 
 SETS = {

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from release_cases import gallery_of, list_named, measure, plant, read, shown, split_of, write
 from scipy.io import savemat
 
 from configs.vocabulary import Modality, Task
 from datasets.benchmark import build_from_release
 from datasets.catalogue import dataset_entry
 from datasets.release import ReadOptions
-from release_cases import gallery_of, list_named, measure, plant, read, shown, split_of, write
 from utils.errors import UserError
 
 SYSU_TRAINED = (
@@ -114,7 +114,7 @@ def test_sysu_all_single_by_hand(tmp_path: Path) -> None:
         "sysu-all-single-seeded draw 0",
         folder,
         """
-                           cam1/0001/0001.jpg cam2/0001/0001.jpg cam4/0002/0001.jpg cam2/0003/0001.jpg cam5/0003/0001.jpg
+                          cam1/0001/0001.jpg cam2/0001/0001.jpg cam4/0002/0001.jpg cam2/0003/0001.jpg cam5/0003/0001.jpg
         cam3/0001/0001.jpg .5 .9 .8 .7 .1
         cam6/0001/0001.jpg .2 .6 .3 .9 .8
         cam3/0002/0001.jpg .3 .9 .4 .8 .5
@@ -154,7 +154,7 @@ def test_sysu_all_multi_by_hand(tmp_path: Path) -> None:
         "sysu-all-multi-seeded draw 4",
         folder,
         """
-                           cam1/0001/0001.jpg cam1/0001/0002.jpg cam5/0001/0001.jpg cam2/0002/0001.jpg cam2/0002/0002.jpg
+                          cam1/0001/0001.jpg cam1/0001/0002.jpg cam5/0001/0001.jpg cam2/0002/0001.jpg cam2/0002/0002.jpg
         cam3/0001/0001.jpg .3 .2 .1 .9 .8
         cam6/0001/0001.jpg .4 .9 .1 .8 .7
         cam3/0002/0001.jpg .1 .2 .3 .9 .8
@@ -188,7 +188,7 @@ def test_sysu_indoor_single_by_hand(tmp_path: Path) -> None:
         "sysu-indoor-single-seeded draw 9",
         folder,
         """
-                           cam1/0001/0001.jpg cam2/0001/0001.jpg cam1/0002/0001.jpg cam2/0002/0001.jpg cam1/0003/0001.jpg
+                          cam1/0001/0001.jpg cam2/0001/0001.jpg cam1/0002/0001.jpg cam2/0002/0001.jpg cam1/0003/0001.jpg
         cam3/0001/0001.jpg .2 .95 .9 .8 .5
         cam6/0001/0001.jpg .6 .9 .8 .1 .2
         cam6/0002/0001.jpg .1 .2 .9 .3 .8
@@ -222,7 +222,7 @@ def test_sysu_indoor_multi_by_hand(tmp_path: Path) -> None:
         "sysu-indoor-multi-seeded draw 0",
         folder,
         """
-                           cam1/0001/0001.jpg cam1/0001/0002.jpg cam2/0001/0001.jpg cam1/0002/0001.jpg cam1/0002/0002.jpg
+                          cam1/0001/0001.jpg cam1/0001/0002.jpg cam2/0001/0001.jpg cam1/0002/0001.jpg cam1/0002/0002.jpg
         cam3/0001/0001.jpg .2 .8 .99 .9 .7
         cam6/0001/0001.jpg .9 .1 .8 .5 .4
         cam3/0002/0001.jpg .9 .8 .95 .3 .2
@@ -279,7 +279,7 @@ def test_sysu_official_single_by_hand(tmp_path: Path, place: str) -> None:
         "sysu-all-single-official draw 1",
         folder,
         """
-                           cam1/0001/0003.jpg cam2/0001/0002.jpg cam4/0002/0009.jpg cam5/0002/0001.jpg cam1/0003/0001.jpg
+                          cam1/0001/0003.jpg cam2/0001/0002.jpg cam4/0002/0009.jpg cam5/0002/0001.jpg cam1/0003/0001.jpg
         cam3/0001/0001.jpg .4 .95 .8 .7 .1
         cam6/0001/0001.jpg .9 .1 .2 .3 .8
         cam3/0002/0001.jpg .9 .99 .5 .4 .1
@@ -311,7 +311,7 @@ def test_sysu_official_indoor_multi_by_hand(tmp_path: Path) -> None:
         "sysu-indoor-multi-official draw 7",
         folder,
         """
-                           cam1/0001/0001.jpg cam1/0001/0003.jpg cam2/0001/0002.jpg cam1/0003/0001.jpg cam1/0003/0002.jpg
+                          cam1/0001/0001.jpg cam1/0001/0003.jpg cam2/0001/0002.jpg cam1/0003/0001.jpg cam1/0003/0002.jpg
         cam3/0001/0001.jpg .3 .1 .95 .9 .8
         cam6/0001/0001.jpg .9 .8 .7 .2 .1
         cam3/0002/0001.jpg .5 .4 .3 .2 .1

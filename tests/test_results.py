@@ -128,7 +128,7 @@ def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
 
 def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
     document = json.loads(write_results(tmp_path, make_result(), PROVENANCE).read_text())
-    with open(tmp_path / "results.csv", newline="") as stream:
+    with (tmp_path / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     expected = [*document["rows"], *document["averages"]]
     assert [row["task"] for row in rows] == [row["task"] for row in expected]

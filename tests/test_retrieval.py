@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_orbench import write_orbench
 
 import datasets.build
 import infer
@@ -30,7 +31,6 @@ from solver.searching import DEFAULT_NAME, SearchOptions, output_path, run_searc
 from solver.testing import load_test_benchmark
 from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError, run_script
-from tiny_orbench import write_orbench
 
 ROOT = Path(__file__).parent.parent
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])

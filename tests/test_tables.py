@@ -53,7 +53,7 @@ def test_text_has_three_decimals_and_says_what_is_missing() -> None:
 
 def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     write_csv(tmp_path / "table.csv", [{"task": "a,b", "mAP": 1 / 3}, {"task": "c", "mAP": None, "R1": math.nan}])
-    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as stream:
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as stream:
         read = list(csv.reader(stream))
     assert read == [["task", "mAP", "R1"], ["a,b", repr(1 / 3), ""], ["c", "", ""]]
     assert float(read[1][1]) == 1 / 3

@@ -18,8 +18,8 @@ from script_calls import ROOT, exit_code, global_state_kept
 from configs.load import load_experiment
 from configs.schema import DataConfig
 from datasets.build import build_benchmark
-from datasets.releases.joint import read as read_joint
 from datasets.release import ReadOptions
+from datasets.releases.joint import read as read_joint
 from datasets.synthetic.render import render
 from solver import trials as series_of_trials
 from solver.checkpoint import joined_trials
@@ -154,7 +154,7 @@ def test_merged_results_are_mean_and_deviation_of_the_trials(
     assert (
         merged["rows"][1]["mAP"] == single[1]["rows"][0]["mAP"] and merged["rows"][0]["mAP"] != merged["rows"][1]["mAP"]
     )
-    with open(evaluated / "results.csv", newline="") as stream:
+    with (evaluated / "results.csv").open(newline="") as stream:
         rows = {row["task"]: row for row in csv.DictReader(stream)}
     assert float(rows[DIRECTIONS[1]]["mAP sd"]) == merged["averages"][1]["mAP sd"] and len(rows) == 9
     assert call("test", "--compare", evaluated / "results.json", evaluated / "results.json") == 0

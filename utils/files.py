@@ -14,7 +14,6 @@ from typing import Any
 
 from utils.errors import UserError
 
-
 REFUSALS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -43,10 +42,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(temporary, "rb") as written:
+        with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
     except OSError as error:
         if error.errno in REFUSALS:
             raise UserError(f"cannot write {target}: {error.strerror}; what was there before is unchanged") from error
@@ -91,7 +90,7 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes as hex."""
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
 
 

@@ -42,7 +42,7 @@ class MetricsWriter:
     def __init__(self, directory: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._lines = open(directory / "metrics.jsonl", "w", encoding="utf-8")
+        self._lines = (directory / "metrics.jsonl").open("w", encoding="utf-8")
         self._board = SummaryWriter(log_dir=str(directory / "tensorboard"))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

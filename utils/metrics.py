@@ -117,27 +117,27 @@ class RetrievalResult(Mapping[str, float]):
         return len(self.scores)
 
     @property
-    def R1(self) -> float:  # noqa: N802
+    def R1(self) -> float:
         """Rank-1 in percent."""
         return self.scores["R1"]
 
     @property
-    def R5(self) -> float:  # noqa: N802
+    def R5(self) -> float:
         """Rank-5 in percent."""
         return self.scores["R5"]
 
     @property
-    def R10(self) -> float:  # noqa: N802
+    def R10(self) -> float:
         """Rank-10 in percent."""
         return self.scores["R10"]
 
     @property
-    def mAP(self) -> float:  # noqa: N802
+    def mAP(self) -> float:
         """Mean average precision in percent."""
         return self.scores["mAP"]
 
     @property
-    def mINP(self) -> float:  # noqa: N802
+    def mINP(self) -> float:
         """Mean inverse negative penalty in percent."""
         return self.scores["mINP"]
 

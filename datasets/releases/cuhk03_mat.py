@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ def extract(mat_root: Path, output: Path, variant: str) -> Extraction:
                 pixels = cells.pixels(entry)
                 with atomic_path(unfinished / entry.target) as temporary:
                     Image.fromarray(pixels).save(temporary, format="PNG")
-    os.replace(unfinished, folder)
+    unfinished.replace(folder)
     counts = {part: sum(entry.target.startswith(f"{place}/") for entry in entries) for part, place in FOLDERS.items()}
     return Extraction(folder=folder, counts=counts)
 

@@ -313,7 +313,7 @@ def own_protocols() -> dict[str, Protocol]:
 def _recognise(root: Path) -> bool:
     if root.suffix.lower() not in SUFFIXES or not root.is_file():
         return False
-    with open(root, encoding="utf-8-sig", errors="replace") as stream:
+    with root.open(encoding="utf-8-sig", errors="replace") as stream:
         first = stream.readline(1 << 16)
     if root.suffix.lower() == ".csv":
         names = {cell.strip().lower() for cell in next(csv.reader(io.StringIO(first)), [])}

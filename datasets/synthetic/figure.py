@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from datasets.synthetic.person import Person, View
 from datasets.synthetic.patterns import paint_pattern
+from datasets.synthetic.person import Person, View
 from datasets.synthetic.wardrobe import Garment, Outfit
 
 SUPERSAMPLING = 2

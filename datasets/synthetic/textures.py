@@ -14,14 +14,14 @@ _TILE_SEED = 20_260_101
 STROKE_ANGLES = 4
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def grain() -> NDArray[np.int16]:
     """White noise (TILE, TILE), standard deviation 32."""
     values = np.random.Generator(np.random.PCG64(_TILE_SEED)).standard_normal((TILE, TILE))
     return np.clip(np.rint(values * 32.0), -128, 127).astype(np.int16)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def clouds(cell: int) -> NDArray[np.float32]:
     """Smooth noise (TILE, TILE) in -1..1 whose blobs are about `cell` pixels wide."""
     rng = np.random.Generator(np.random.PCG64(_TILE_SEED + cell))
@@ -30,7 +30,7 @@ def clouds(cell: int) -> NDArray[np.float32]:
     return (np.asarray(large, dtype=np.float32) - 127.5) / 127.5
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def strokes(angle: int) -> NDArray[np.float32]:
     """Pencil hatching (TILE, TILE) in 0 (paper) .. 1 (pigment), strokes about 4 pixels apart, in one of STROKE_ANGLES
     directions.

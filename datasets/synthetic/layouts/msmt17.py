@@ -51,7 +51,8 @@ def _take(roll: Roll, folder: str, person: int, label: int, cameras: list[int], 
     lines = []
     for track, camera in enumerate(cameras):
         frame, box, extended = rng.randint(1, 3000), rng.randint(0, 3), "_ex" if rng.random() < 0.1 else ""
-        name = f"{label:04d}_{track:03d}_{camera:02d}_{rng.choice(DAYS)}{rng.choice(HOURS)}_{frame:04d}_{box}{extended}.jpg"
+        moment = f"{rng.choice(DAYS)}{rng.choice(HOURS)}"
+        name = f"{label:04d}_{track:03d}_{camera:02d}_{moment}_{frame:04d}_{box}{extended}.jpg"
         roll.take(f"{folder}/{label:04d}/{name}", person, 0, camera)
         lines.append(f"{label:04d}/{name} {label}")
     return lines
