@@ -100,7 +100,7 @@ def main() -> None:
     configure_threads()
     # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy
     # is set.
-    from solver.searching import SearchOptions, run_search
+    from solver.commands.search import SearchOptions, run_search
 
     print(run_search(SearchOptions(**vars(parsed))))
 

@@ -63,12 +63,12 @@ def main() -> int:
     # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy
     # is set.
     if parsed.compare:
-        from solver.results import compare_files
+        from solver.reports.results import compare_files
 
         print(compare_files(*parsed.compare))
         return 0
     if parsed.trials is not None:
-        from solver.trials import evaluate_trials
+        from solver.commands.trials import evaluate_trials
 
         print(
             evaluate_trials(
@@ -81,7 +81,7 @@ def main() -> int:
             )
         )
         return 0
-    from solver.testing import run_test
+    from solver.commands.evaluate import run_test
 
     print(
         run_test(

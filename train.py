@@ -47,11 +47,11 @@ def main() -> int:
     config = load_experiment(parsed.config, parsed.overrides)
     # torch is imported from here on: the configuration is right and the threads' waiting policy is set.
     if parsed.trials is not None:
-        from solver.trials import train_trials
+        from solver.commands.trials import train_trials
 
         print(train_trials(config, parsed.trials, device=parsed.device, overwrite=parsed.overwrite))
         return 0
-    from solver.engine import run_training
+    from solver.training.engine import run_training
 
     print(run_training(config, device=parsed.device, overwrite=parsed.overwrite))
     return 0

@@ -39,19 +39,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from configs.load import load_experiment  # noqa: E402
-from configs.schema import ExperimentConfig  # noqa: E402
+from configs.schema.experiment import ExperimentConfig  # noqa: E402
 from configs.vocabulary import Family, Modality  # noqa: E402
-from datasets.build import build_benchmark, build_source_reader, source_loader  # noqa: E402
+from datasets.build import build_benchmark, build_source_reader  # noqa: E402
+from datasets.loading.loaders import source_loader  # noqa: E402
+from datasets.loading.transforms import model_input  # noqa: E402
 from datasets.structures import EvalSplit, QueryList, Source, distinct_sources  # noqa: E402
 from datasets.synthetic.render import render  # noqa: E402
-from datasets.transforms import model_input  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
 from model.layers import attend  # noqa: E402
 from model.reid5o import ReID5o  # noqa: E402
-from solver.encoding import batch_rows, inference  # noqa: E402
-from solver.evaluation_plan import plan_evaluation  # noqa: E402
-from solver.evaluation_result import METRICS, EvaluationResult  # noqa: E402
-from solver.evaluator import EvaluationSpec, evaluate_split  # noqa: E402
+from solver.evaluation.encoding import batch_rows, inference  # noqa: E402
+from solver.evaluation.evaluator import EvaluationSpec, evaluate_split  # noqa: E402
+from solver.evaluation.plan import plan_evaluation  # noqa: E402
+from solver.evaluation.result import METRICS, EvaluationResult  # noqa: E402
 from solver.runs import open_run  # noqa: E402
 from utils.device import DTYPES, describe_device, resolve_device  # noqa: E402
 from utils.errors import run_script  # noqa: E402

@@ -28,8 +28,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.ranking import high_water_mark  # noqa: E402
-from utils.exclusion import Labels  # noqa: E402
-from utils.metrics import MetricOptions, RetrievalResult, evaluate_features  # noqa: E402
+from utils.retrieval.exclusion import Labels  # noqa: E402
+from utils.retrieval.metrics import MetricOptions, RetrievalResult, evaluate_features  # noqa: E402
 
 QUERIES, GALLERY, PERSONS, CAMERAS = 11_659, 82_161, 3_060, 15
 SIGNAL = 0.4

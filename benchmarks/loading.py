@@ -27,7 +27,8 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from configs.load import build_experiment  # noqa: E402
-from datasets.build import build_benchmark, build_source_reader, build_train_loader  # noqa: E402
+from datasets.build import build_benchmark, build_source_reader  # noqa: E402
+from datasets.loading.loaders import build_train_loader  # noqa: E402
 from datasets.modalities import CLIP_MEAN, CLIP_STD  # noqa: E402
 from datasets.structures import Batch, Benchmark  # noqa: E402
 from datasets.synthetic.render import render  # noqa: E402

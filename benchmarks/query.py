@@ -31,10 +31,10 @@ from configs.vocabulary import Modality  # noqa: E402
 from datasets.build import build_source_reader  # noqa: E402
 from datasets.structures import Source  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
-from solver.evaluator import EvaluationSpec  # noqa: E402
-from solver.gallery_index import EncodedGallery, Gallery, read_index, sign, write_index  # noqa: E402
-from solver.queries import Query, query_from_parts  # noqa: E402
-from solver.retrieval import encode_queries, search  # noqa: E402
+from solver.evaluation.evaluator import EvaluationSpec  # noqa: E402
+from solver.search.gallery import EncodedGallery, Gallery, read_index, sign, write_index  # noqa: E402
+from solver.search.queries import Query, query_from_parts  # noqa: E402
+from solver.search.ranked import encode_queries, search  # noqa: E402
 from utils.device import describe_device, resolve_device  # noqa: E402
 from utils.errors import run_script  # noqa: E402
 from utils.threads import plan_threads  # noqa: E402

@@ -6,7 +6,7 @@ Compared with the same threads on the same scores:
   reference  the public code's plan: int64 argsort of all rows at once, then a Python loop over the queries and one over
              the gallery's columns (written anew from its description)
   stable     a stable argsort of 64 rows at a time, metrics without loops; ties by gallery index, as ours
-  ours       utils.metrics.evaluate
+  ours       utils.retrieval.metrics.evaluate
 Timings of the methods alternate; the best of the repeats counts. Memory is the growth of the resident set's
 high-water mark in a process of its own (Linux; elsewhere absent). Exit code 1 when ours differs from the stable sort by
 more than 1e-9 percent, or is less than 10 times as fast as the reference or 5 times as fast as the stable sort.
@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from utils.metrics import evaluate  # noqa: E402
+from utils.retrieval.metrics import evaluate  # noqa: E402
 from utils.tables import format_table  # noqa: E402
 
 NAMES = ("R1", "R5", "R10", "mAP", "mINP")

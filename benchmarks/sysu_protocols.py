@@ -8,7 +8,7 @@ of each. Features are synthetic, similarities float64. Compared with the same th
   per query  the widely used AGW evaluation, written anew from its description: an argsort of the whole matrix, then a
   Python loop
              over the queries with the distinct persons of each ranking and the precisions in a list comprehension
-  ours       utils.metrics.evaluate with the rule `sysu` and the curve over identities
+  ours       utils.retrieval.metrics.evaluate with the rule `sysu` and the curve over identities
 Exit code 1 when a figure differs by more than 1e-9 (fractions) or ours is less than 10 times as fast over all
 protocols.
 """
@@ -31,7 +31,7 @@ configure_threads()
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from utils.metrics import evaluate  # noqa: E402
+from utils.retrieval.metrics import evaluate  # noqa: E402
 from utils.tables import format_table  # noqa: E402
 
 TARGET = 10.0

@@ -29,13 +29,13 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from configs.load import load_experiment  # noqa: E402
-from configs.schema import ExperimentConfig  # noqa: E402
+from configs.schema.experiment import ExperimentConfig  # noqa: E402
 from configs.vocabulary import Modality  # noqa: E402
 from datasets.structures import Batch  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
 from solver.objectives.build import build_objective  # noqa: E402
-from solver.optimizer import build_optimizer  # noqa: E402
-from solver.param_groups import POLICIES, Rates, apply_policy  # noqa: E402
+from solver.training.optimizer import build_optimizer  # noqa: E402
+from solver.training.param_groups import POLICIES, Rates, apply_policy  # noqa: E402
 from utils.device import autocast, describe_device, exact_float32, resolve_device  # noqa: E402
 
 IDENTITIES = 600

@@ -19,7 +19,7 @@ from prettytable import PrettyTable
 from configs.load import load_experiment
 from datasets.build import build_benchmark
 from datasets.structures import EvalSplit, QueryList
-from utils.exclusion import Labels, comparable_labels, get_rule
+from utils.retrieval.exclusion import Labels, comparable_labels, get_rule
 
 LEAST_RATIO = 10.0
 

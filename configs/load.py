@@ -17,19 +17,22 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs import schema
+from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
+from configs.schema.evaluation import EvalConfig
+from configs.schema.experiment import MODEL_CONFIGS, OBJECTIVE_CONFIGS, ExperimentConfig
+from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.vocabulary import Family
 from utils.errors import UserError, nearest
 from utils.files import write_text
 
 SECTIONS: dict[str, type] = {
-    "data": schema.DataConfig,
-    "instruction": schema.InstructionConfig,
-    "augment": schema.AugmentConfig,
-    "optimizer": schema.OptimizerConfig,
-    "schedule": schema.ScheduleConfig,
-    "train": schema.TrainConfig,
-    "eval": schema.EvalConfig,
+    "data": DataConfig,
+    "instruction": InstructionConfig,
+    "augment": AugmentConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
 }
 SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0}
 MAX_BYTES = 1_000_000
@@ -41,7 +44,7 @@ class _Entries(dict[str, Any]):
     """
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> schema.ExperimentConfig:
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Read `path`, its chain of `base:` files, then the overrides `key.sub=value`.
 
     A child replaces its parent's value key by key; a table of free names (objective.losses) is replaced whole, unless
@@ -54,11 +57,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> schema.E
     return build_experiment(layers, name=str(name))
 
 
-def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str = "unnamed") -> schema.ExperimentConfig:
+def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str = "unnamed") -> ExperimentConfig:
     """Merge layers of (where it stands, nested values), later ones first in rank, into a checked configuration."""
     family = _family(layers)
     tree = OmegaConf.create({**SCALARS, "name": name})
-    kinds = {**SECTIONS, "model": schema.MODEL_CONFIGS[family], "objective": schema.OBJECTIVE_CONFIGS[family]}
+    kinds = {**SECTIONS, "model": MODEL_CONFIGS[family], "objective": OBJECTIVE_CONFIGS[family]}
     for section, kind in kinds.items():
         tree[section] = OmegaConf.structured(kind())
         _unlock(tree[section])
@@ -70,7 +73,7 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     scalars = _scalars(tree, where)
     try:
         built = {section: OmegaConf.to_object(tree[section]) for section in kinds}
-        return schema.ExperimentConfig(family=family, **scalars, **built)
+        return ExperimentConfig(family=family, **scalars, **built)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:
@@ -101,12 +104,12 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     return merged
 
 
-def experiment_to_dict(config: schema.ExperimentConfig) -> dict[str, Any]:
+def experiment_to_dict(config: ExperimentConfig) -> dict[str, Any]:
     """Return the configuration as plain nested values that YAML and JSON can hold."""
     return _plain(dataclasses.asdict(config))
 
 
-def save_experiment(config: schema.ExperimentConfig, path: str | Path) -> None:
+def save_experiment(config: ExperimentConfig, path: str | Path) -> None:
     """Write the resolved configuration as YAML, atomically; `load_experiment` reads it back unchanged."""
     write_text(path, yaml.safe_dump(experiment_to_dict(config), sort_keys=False))
 

@@ -13,9 +13,8 @@ from datasets.dataset_entry import DatasetEntry
 from datasets.instructions import InstructionMaker, annotate_release
 from datasets.overlap import apply_exclusions, image_values, load_exclusions
 from datasets.protocols import Search, assemble_split
-from datasets.published import count_differences, differing_counts, equal_counts, is_rendered
-from datasets.release import Release
-from datasets.structures import Benchmark, EvalSplit, Record, Source
+from datasets.published_counts import count_differences, differing_counts, equal_counts, is_rendered
+from datasets.structures import Benchmark, EvalSplit, Record, Release, Source
 from datasets.validation import VAL_PROTOCOL, hold_out, usable_rule, validation_search
 from utils.errors import UserError, nearest
 from utils.files import fingerprint

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from configs.schema import AugmentConfig, DataConfig, InstructionConfig, TrainConfig
-from configs.vocabulary import Modality, Task
+from configs.schema.data import DataConfig, InstructionConfig
+from configs.vocabulary import Modality
 from datasets.benchmark import build_from_release, exclude_listed
 from datasets.catalogue import CATALOGUE, dataset_entry
-from datasets.image_cache import build_cache
 from datasets.instructions import InstructionMaker
+from datasets.loading.image_cache import build_cache
+from datasets.loading.readers import PillowReader, SourceReader
+from datasets.loading.tokenizers import ClipTokenizer
 from datasets.modalities import MODALITIES
-from datasets.orbench import load_orbench
-from datasets.readers import PillowReader, SourceReader
-from datasets.record_dataset import CaptionMasking, Failure, RecordDataset, collate
-from datasets.release import ReadOptions
-from datasets.samplers import Batches, IdentityBatches, Key, ModalityBatches, RandomBatches
-from datasets.structures import Batch, Benchmark, Record, Source, distinct_sources
-from datasets.task_mixture import MixtureSpec, TaskBatches, infrared_rows, person_names
-from datasets.tokenizers import ClipTokenizer
-from datasets.transforms import ImageAugmentation
+from datasets.releases.orbench import load_orbench
+from datasets.structures import Benchmark, ReadOptions, distinct_sources
 from utils.errors import UserError, nearest
 from utils.threads import available_cores
 
@@ -36,10 +29,7 @@ logger = logging.getLogger(__name__)
 
 ORBENCH = "orbench"
 DATASETS = (ORBENCH, *CATALOGUE)
-PREFETCH = 4
 SHOWN_LISTS = 4
-
-SourceBatch = tuple[Tensor, Tensor, list[tuple[int, str]]]
 
 
 def build_benchmark(
@@ -171,170 +161,3 @@ def image_paths(benchmark: Benchmark) -> list[str]:
     for split in benchmark.splits.values():
         sources += [source for group in distinct_sources(split).values() for source in group]
     return sorted({source.value for source in sources if MODALITIES[source.modality].is_image})
-
-
-def _people(records: Sequence[Record]) -> list[int]:
-    return [record.person_id for record in records]
-
-
-def _modality_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> ModalityBatches:
-    infrared = infrared_rows(records)
-    if records and len(set(infrared)) == 1:
-        raise UserError(
-            f"all {len(records)} training images are {'infrared' if infrared[0] else 'visible'}, and train.sampler = "
-            "'modality' takes both; choose a visible-infrared data set, or another sampler"
-        )
-    return ModalityBatches(_people(records), infrared, train.batch_size, seed, train.instances, person_names(records))
-
-
-def _task_batches(records: Sequence[Record], train: TrainConfig, seed: int) -> TaskBatches:
-    spec = MixtureSpec(
-        mixture=train.mixture,
-        default_instances=train.instances,
-        weights={Task(name): weight for name, weight in train.task_weights.items()},
-        instances={Task(name): count for name, count in train.task_instances.items()},
-    )
-    return TaskBatches(records, train.batch_size, seed, spec)
-
-
-SAMPLERS: dict[str, Callable[[Sequence[Record], TrainConfig, int], Batches]] = {
-    "random": lambda records, train, seed: RandomBatches(_people(records), train.batch_size, seed, train.drop_last),
-    "identity": lambda records, train, seed: IdentityBatches(
-        _people(records), train.batch_size, seed, train.instances, person_names(records)
-    ),
-    "modality": _modality_batches,
-    "tasks": _task_batches,
-}
-"""train.sampler -> builder from (training records, section `train`, seed)."""
-
-
-class TrainLoader:
-    """Batches of an epoch, the same for the same (seed, epoch) whatever the number of workers."""
-
-    def __init__(self, dataset: RecordDataset, batches: Batches, workers: int, skip: bool) -> None:
-        self.records, self.steps_per_epoch, self.skipped = dataset.records, len(batches), []  # type: ignore[var-annotated]
-        self.batches, self._skip, self._batches = batches, skip, _EpochBatches(batches)
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=self._batches,
-            num_workers=workers,
-            collate_fn=collate,
-            persistent_workers=workers > 0,
-            prefetch_factor=PREFETCH if workers else None,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
-            generator=torch.Generator(),
-        )
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch, after a resumption (`batches.load_state_dict`) those not yet used.
-
-        Raises UserError for an unreadable image unless data.on_error is skip.
-        """
-        self._batches.current = epoch
-        first = self.batches.resumes_at(epoch)
-        for number, (batch, failures) in enumerate(self._loader, start=first + 1):
-            self.batches.used(epoch, number)
-            for failure in failures:
-                if not self._skip:
-                    raise UserError(failure.reason)
-                if failure.reason not in self.skipped:
-                    self.skipped.append(failure.reason)
-                    logger.warning("skipped: %s", failure.reason)
-            if batch is not None and self._usable(batch, failures):
-                yield batch
-
-    def _usable(self, batch: Batch, failures: Sequence[Failure]) -> bool:
-        """Whether losses are defined: one row has no negative, and what was skipped may have taken all of a modality or
-        of the others.
-        """
-        if not failures:
-            return len(batch.person_ids) > 1
-        skipped = [self.records[failure.record_id] for failure in failures]
-        listed = {modality for record in skipped for modality in (*record.sources, *record.partners)}
-        return listed <= set(batch.inputs) and len(batch.person_ids.unique()) > 1
-
-
-class _EpochBatches:
-    def __init__(self, batches: Batches) -> None:
-        self.batches, self.current = batches, 0
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self.batches.epoch(self.current)
-
-
-def build_train_loader(
-    benchmark: Benchmark,
-    data: DataConfig,
-    augment: AugmentConfig,
-    reader: SourceReader,
-    train: TrainConfig,
-    *,
-    seed: int,
-    workers: int,
-    instruction: InstructionConfig | None = None,
-) -> TrainLoader:
-    """Return the loader of training batches. instruction: how that of each row is drawn; None = the model follows none.
-
-    Raises UserError when no whole batch can be formed.
-    """
-    masking = CaptionMasking(share=augment.caption_mask, mask_id=ClipTokenizer.mask_id, keep_eot=augment.keep_eot)
-    images = ImageAugmentation(flip=augment.flip, pad=augment.pad_crop, erase=augment.erase, channel=augment.channel)
-    batches = SAMPLERS[train.sampler](benchmark.train, train, seed)
-    if not len(batches):
-        raise UserError(
-            f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "
-            f"{len(benchmark.train)} records of {benchmark.num_identities} identities; lower it"
-        )
-    instruct = InstructionMaker(**dataclasses.asdict(instruction)).for_training if instruction is not None else None
-    dataset = RecordDataset(benchmark.train, reader, images, masking, seed, instruct)
-    return TrainLoader(dataset, batches, workers, data.on_error == "skip")
-
-
-class _SourceDataset(Dataset[tuple[int, Tensor | None, str]]):
-    def __init__(self, sources: Sequence[Source], reader: SourceReader) -> None:
-        self.sources, self.reader = sources, reader
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
-        try:
-            return index, self.reader(self.sources[index]), ""
-        except UserError as error:
-            return index, None, str(error)
-
-
-def source_loader(
-    sources: Sequence[Source], reader: SourceReader, batch_size: int, workers: int
-) -> DataLoader[SourceBatch]:
-    """Return a loader over sources of ONE modality, in order.
-
-    It yields (indices (b,) int64, inputs (b, ...), failures [(index, reason)]); b may be smaller than batch_size, even
-    0.
-    """
-    modalities = {Modality(source.modality) for source in sources}
-    assert len(modalities) <= 1, "sources of one loader share a modality"
-    return DataLoader(
-        _SourceDataset(sources, reader),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate_sources,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
-        generator=torch.Generator(),
-    )
-
-
-def _collate_sources(items: Sequence[tuple[int, Tensor | None, str]]) -> SourceBatch:
-    good = [(index, value) for index, value, _ in items if value is not None]
-    failures = [(index, reason) for index, value, reason in items if value is None]
-    inputs = torch.stack([value for _, value in good]) if good else torch.empty(0)
-    return torch.tensor([index for index, _ in good], dtype=torch.int64), inputs, failures
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)

@@ -103,7 +103,7 @@ def main() -> int:
     # Imported after parsing: --help must not wait for torch.
     from datasets.checks.report import render
     from datasets.checks.run import CheckOptions, run_check
-    from datasets.release import ReadOptions
+    from datasets.structures import ReadOptions
     from utils.files import write_json
 
     # Absent files are counted and listed by the check instead of ending it at the first one.
@@ -134,7 +134,7 @@ def main() -> int:
     if parsed.json not in ("", "-"):
         write_json(parsed.json, report.to_json())
     if parsed.write_datalists:
-        from datasets.releases.datalists import write_datalists
+        from datasets.formats.datalists import write_datalists
 
         for path in write_datalists(release, Path(parsed.write_datalists)):
             print(f"written: {path}", file=sys.stderr if parsed.json == "-" else sys.stdout)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.protocols import Protocol
-from datasets.release import ReadOptions, Release
+from datasets.structures import ReadOptions, Release
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

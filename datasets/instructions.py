@@ -13,10 +13,9 @@ from typing import Literal
 from PIL import Image
 
 from configs.vocabulary import AnnotationKind, Modality, Task
+from datasets.loading.readers import open_image
 from datasets.modalities import MODALITIES
-from datasets.readers import open_image
-from datasets.release import Release
-from datasets.structures import Record, Source
+from datasets.structures import Record, Release, Source
 from utils.errors import UserError
 from utils.seeding import stream
 

@@ -13,10 +13,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.listing import read_lines
+from datasets.formats.listing import read_lines
 from datasets.modalities import MODALITIES
-from datasets.release import Release
-from datasets.structures import Record, Source
+from datasets.structures import Record, Release, Source
 from utils.errors import UserError, nearest
 from utils.files import sha256_of
 

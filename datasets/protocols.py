@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from configs.vocabulary import AnnotationKind, Modality, Task
-from datasets.release import Release
-from datasets.structures import EvalSplit, QueryList, Record, Source
+from datasets.structures import EvalSplit, QueryList, Record, Release, Source
 
 MAIN_KIND: dict[Task, AnnotationKind] = {
     Task.TRAD: AnnotationKind.SENTENCE,

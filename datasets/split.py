@@ -57,8 +57,8 @@ def main() -> None:
     if output.exists() and not options.overwrite:
         raise UserError(f"{output} exists already; give --overwrite or another --output")
     # Imported after parsing: --help must not wait.
-    from datasets.manifest_rows import write_manifest
-    from datasets.splitting import SplitOptions, describe, divide, moved, source_rows
+    from datasets.formats.manifest_rows import write_manifest
+    from datasets.formats.manifest_split import SplitOptions, describe, divide, moved, source_rows
 
     source = Path(options.source)
     rows = source_rows(source, resplit=options.resplit)

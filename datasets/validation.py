@@ -9,7 +9,7 @@ from configs.vocabulary import Modality
 from datasets.protocols import Search, image_source
 from datasets.structures import Record
 from utils.errors import UserError
-from utils.exclusion import get_rule
+from utils.retrieval.exclusion import get_rule
 from utils.seeding import stream
 
 VAL_PROTOCOL = "validation"

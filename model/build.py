@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from configs.schema import Reid5oConfig
+from configs.schema.reid5o import Reid5oConfig
 from configs.vocabulary import Family
 from model.interface import RetrievalModel
 from model.layers import head_count
 from model.lora import LoraSpec
-from model.pretrained import InitialWeights, initialise_from
-from model.reference_names import reference_name
 from model.reid5o import ReID5o
 from model.text import TextSpec
-from model.vireid_files import initialise_vireid, vireid_from
 from model.vision import VisionSpec
+from model.weights.clip import InitialWeights, initialise_from
+from model.weights.reid5o_names import reference_name
+from model.weights.vireid import initialise_vireid, vireid_from
 
 
 def build_reid5o(config: Reid5oConfig, num_identities: int) -> ReID5o:

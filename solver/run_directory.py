@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from solver.results import CSV_FILE, PER_QUERY_FILE, RESULTS_FILE
+from solver.reports.results import CSV_FILE, PER_QUERY_FILE, RESULTS_FILE
 from solver.runs import BEST_FILE, CONFIG_FILE, LAST_FILE
 from utils.errors import UserError
 from utils.log import configure_logging

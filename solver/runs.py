@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from configs.load import build_experiment, load_experiment, parse_overrides
-from configs.schema import ExperimentConfig
+from configs.schema.experiment import ExperimentConfig
 from configs.vocabulary import Family
 from model.build import build_model
 from model.interface import RetrievalModel
-from model.official import build_official, is_flat_config, read_flat_config, read_official_state, reid5o_sizes
+from model.weights.reid5o import build_official, is_flat_config, read_flat_config, read_official_state, reid5o_sizes
 from utils.checkpoint_io import fingerprint_state, load_checkpoint
 from utils.errors import UserError
 

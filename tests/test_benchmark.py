@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from tiny_releases import write
 
-from configs.schema import DataConfig, InstructionConfig
+from configs.schema.data import DataConfig, InstructionConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
 from datasets.build import build_benchmark
 from datasets.dataset_entry import Count, DatasetEntry
 from datasets.instructions import BANK, InstructionMaker
 from datasets.protocols import Protocol, Search, plain_protocol, protocol_table
-from datasets.release import Release
-from datasets.structures import Benchmark, Record, Source
+from datasets.structures import Benchmark, Record, Release, Source
 from utils.errors import UserError
 
 ROOT = Path("somewhere")

@@ -12,9 +12,9 @@ import huggingface_hub
 import pytest
 import torch
 
-from datasets.caption_masking import mask_caption
-from datasets.captions import preprocess_caption
-from datasets.tokenizers import ClipTokenizer, WordPieces, attention_mask
+from datasets.loading.caption_masking import mask_caption
+from datasets.loading.captions import preprocess_caption
+from datasets.loading.tokenizers import ClipTokenizer, WordPieces, attention_mask
 from utils.errors import UserError
 
 PIECES = [

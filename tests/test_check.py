@@ -22,8 +22,7 @@ from datasets.checks.contents import coverage_findings
 from datasets.checks.matches import find_unmatched
 from datasets.checks.run import CheckOptions, run_check
 from datasets.protocols import Search
-from datasets.release import ReadOptions, Release
-from datasets.structures import Record, Source
+from datasets.structures import ReadOptions, Record, Release, Source
 from utils.errors import UserError, run_script
 
 KEYS = {

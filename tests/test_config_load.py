@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs import schema
 from configs.load import build_experiment, experiment_to_dict, load_experiment, parse_overrides, save_experiment
-from configs.schema import ExperimentConfig
+from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
+from configs.schema.evaluation import EvalConfig
+from configs.schema.experiment import ExperimentConfig
+from configs.schema.reid5o import LoraConfig, Reid5oConfig, Reid5oObjectiveConfig
+from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.vocabulary import Family
 from utils.errors import UserError
 
@@ -54,15 +57,15 @@ def test_defaults_are_those_of_the_dataclasses(tmp_path: Path) -> None:
         name="experiment",
         output_dir="runs",
         seed=3,
-        data=schema.DataConfig(),
-        instruction=schema.InstructionConfig(),
-        augment=schema.AugmentConfig(),
-        model=schema.Reid5oConfig(),
-        objective=schema.ObjectiveConfig(),
-        optimizer=schema.OptimizerConfig(),
-        schedule=schema.ScheduleConfig(),
-        train=schema.TrainConfig(),
-        eval=schema.EvalConfig(),
+        data=DataConfig(),
+        instruction=InstructionConfig(),
+        augment=AugmentConfig(),
+        model=Reid5oConfig(),
+        objective=Reid5oObjectiveConfig(),
+        optimizer=OptimizerConfig(),
+        schedule=ScheduleConfig(),
+        train=TrainConfig(),
+        eval=EvalConfig(),
     )
     assert config == expected
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -111,7 +114,7 @@ def test_override_of_a_table_replaces_it_and_of_an_entry_changes_the_entry(tmp_p
     [
         ("train.freeze=['text\\..*']", "train", "freeze", ("text\\..*",)),
         ("model.image_size=[64,32]", "model", "image_size", (64, 32)),
-        ("model.lora.rank=2", "model", "lora", schema.LoraConfig(rank=2)),
+        ("model.lora.rank=2", "model", "lora", LoraConfig(rank=2)),
         ("data.cache_dir=", "data", "cache_dir", ""),
         ("train.compile=true", "train", "compile", True),
         ("model.vision_heads=8", "model", "vision_heads", 8),

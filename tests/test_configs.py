@@ -10,11 +10,12 @@ from torch import nn
 
 from configs.load import experiment_to_dict, load_experiment, save_experiment
 from configs.vocabulary import Family
-from datasets.build import DATASETS, SAMPLERS
+from datasets.build import DATASETS
+from datasets.loading.loaders import SAMPLERS
 from model.build import build_model
-from solver.lr_schedule import SHAPES
 from solver.objectives.build import build_objective
-from solver.param_groups import POLICIES, Rates, apply_policy
+from solver.training.lr_schedule import SHAPES
+from solver.training.param_groups import POLICIES, Rates, apply_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "configs" / "reid5o"

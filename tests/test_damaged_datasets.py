@@ -17,8 +17,8 @@ from tiny_orbench import write_orbench
 
 from datasets import check
 from datasets.checks.run import check_entry
-from datasets.readers import PillowReader
-from datasets.release import ReadOptions
+from datasets.loading.readers import PillowReader
+from datasets.structures import ReadOptions
 from utils.errors import run_script
 
 Spoil = Callable[[Path], Any]

@@ -15,10 +15,9 @@ from official_trees import plant
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.catalogue import dataset_entry
-from datasets.listing import ImageTree
-from datasets.release import ReadOptions, Release
-from datasets.releases.datalists import GALLERY_KEY, DataList, ListReader, outfit_numbers, write_datalists
-from datasets.structures import Record, Source
+from datasets.formats.datalists import GALLERY_KEY, DataList, ListReader, outfit_numbers, write_datalists
+from datasets.formats.listing import ImageTree
+from datasets.structures import ReadOptions, Record, Release, Source
 from utils.errors import UserError
 
 CLOTHES, DESCRIPTION = AnnotationKind.CLOTHES, AnnotationKind.DESCRIPTION

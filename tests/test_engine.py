@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 import model.layers
 from configs.load import build_experiment, load_experiment
-from configs.schema import ExperimentConfig
+from configs.schema.experiment import ExperimentConfig
 from configs.vocabulary import Modality
 from datasets.structures import Batch, Benchmark, Record
 from model.build import build_model
-from solver.checkpoint import Progress, take_weights
-from solver.engine import Trainer, TrainingJob, assemble, grouped, run_training
 from solver.objectives.base import StepOutput
-from solver.optimizer import build_optimizer
-from solver.param_groups import Rule, apply_policy
+from solver.training.checkpoint import Progress, take_weights
+from solver.training.engine import Trainer, TrainingJob, assemble, grouped, run_training
+from solver.training.optimizer import build_optimizer
+from solver.training.param_groups import Rule, apply_policy
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 
@@ -560,7 +560,7 @@ def test_best_is_the_epoch_of_the_highest_score_not_the_last(tmp_path: Path, mon
             averages=lambda: [SimpleNamespace(task="FOUR_AVER", metrics={"mAP": score, "R1": score})] * 2,
         )
 
-    monkeypatch.setattr("solver.engine.evaluate_job", evaluate)
+    monkeypatch.setattr("solver.training.engine.evaluate_job", evaluate)
     job = dataclasses.replace(
         linear_job((8,), {"epochs": 7, "eval_period": 2, "select": "val"}), split=SimpleNamespace()
     )

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs.schema import EvalConfig
+from configs.schema.evaluation import EvalConfig
 from configs.vocabulary import ORBENCH_KEYS, Modality, combination_name
+from datasets.loading.transforms import model_input
 from datasets.structures import EvalSplit, QueryList, Source
-from datasets.transforms import model_input
 from model.interface import Tokens
-from solver.evaluation_plan import SourceTable, plan_evaluation
-from solver.evaluation_result import METRICS, EvaluationResult, ListResult
-from solver.evaluator import EvaluationSpec, evaluate_split, evaluate_splits
+from solver.evaluation.evaluator import EvaluationSpec, evaluate_split, evaluate_splits
+from solver.evaluation.plan import SourceTable, plan_evaluation
+from solver.evaluation.result import METRICS, EvaluationResult, ListResult
 from utils.errors import UserError
-from utils.metrics import evaluate
+from utils.retrieval.metrics import evaluate
 
 CPU = torch.device("cpu")
 DIM = 6

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from configs.vocabulary import ORBENCH_KEYS, combination_name
-from solver.figures import draw_combinations, draw_curves, read_metrics, running_mean
+from solver.reports.figures import draw_combinations, draw_curves, read_metrics, running_mean
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,7 +133,11 @@ def test_command_draws_what_the_run_has(tmp_path: Path) -> None:
     write_metrics(tmp_path)
     write_results(tmp_path / "results.json", 50.0)
     done = subprocess.run(
-        [sys.executable, "-m", "solver.figures", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "solver.reports.figures", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.split() == [
         "written:",
@@ -144,6 +148,9 @@ def test_command_draws_what_the_run_has(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "combinations.png").format == "PNG"
     (tmp_path / "empty").mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "solver.figures", str(tmp_path / "empty")], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "solver.reports.figures", str(tmp_path / "empty")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and done.stderr.startswith("error: ")

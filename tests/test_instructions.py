@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import InstructionConfig
+from configs.schema.data import InstructionConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.instructions import BANK, InstructionMaker, annotate, annotate_release, read_clothes, upper_body_box
-from datasets.release import Release
-from datasets.structures import Record, Source
+from datasets.structures import Record, Release, Source
 from utils.errors import UserError
 
 CLOTHES, DESCRIPTION, SENTENCE = AnnotationKind.CLOTHES, AnnotationKind.DESCRIPTION, AnnotationKind.SENTENCE

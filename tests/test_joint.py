@@ -17,14 +17,13 @@ from official_trees import lines as write
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
 from datasets.catalogue import dataset_entry
+from datasets.formats.joining import Offset, merge_images, offsets_of, shifted
 from datasets.instructions import BANK, InstructionMaker, annotate_release
-from datasets.pooling import Offset, merge_images, offsets_of, shifted
 from datasets.protocols import Search, assemble_split
-from datasets.release import ReadOptions, Release
-from datasets.structures import EvalSplit, Record, Source
+from datasets.structures import EvalSplit, ReadOptions, Record, Release, Source
 from datasets.synthetic.render import render
 from utils.errors import UserError
-from utils.metrics import RetrievalResult, evaluate
+from utils.retrieval.metrics import RetrievalResult, evaluate
 
 CLOTHES, DESCRIPTION, SENTENCE = AnnotationKind.CLOTHES, AnnotationKind.DESCRIPTION, AnnotationKind.SENTENCE
 RGB, NIR, TEXT = Modality.RGB, Modality.NIR, Modality.TEXT

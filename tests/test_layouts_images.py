@@ -21,8 +21,7 @@ from configs.vocabulary import Modality
 from datasets.catalogue import dataset_entry
 from datasets.checks.run import CheckOptions, run_check
 from datasets.protocols import Search
-from datasets.release import ReadOptions, Release
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 from datasets.synthetic import nuisance, population
 from datasets.synthetic.__main__ import main
 from datasets.synthetic.arguments import LAYOUTS, RenderArguments, parse_layouts

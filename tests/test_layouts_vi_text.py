@@ -21,8 +21,7 @@ from scipy.io import loadmat
 from configs.vocabulary import Modality
 from datasets.catalogue import dataset_entry
 from datasets.protocols import Search
-from datasets.release import ReadOptions, Release
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 from datasets.synthetic.arguments import LAYOUTS, RenderArguments
 from datasets.synthetic.layouts.matlab_cells import nested_cells
 from datasets.synthetic.person import Membership, make_person, membership

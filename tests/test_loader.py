@@ -16,16 +16,19 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import AugmentConfig, DataConfig, Reid5oConfig, TrainConfig
+from configs.schema.data import AugmentConfig, DataConfig
+from configs.schema.reid5o import Reid5oConfig
+from configs.schema.train import TrainConfig
 from configs.vocabulary import Modality
-from datasets import image_cache
-from datasets.build import TrainLoader, build_source_reader, build_train_loader, image_paths, source_loader
-from datasets.image_cache import build_cache
-from datasets.orbench import load_orbench
-from datasets.readers import PillowReader, open_image
-from datasets.samplers import IdentityBatches, RandomBatches
+from datasets.build import build_source_reader, image_paths
+from datasets.loading import image_cache
+from datasets.loading.image_cache import build_cache
+from datasets.loading.loaders import TrainLoader, build_train_loader, source_loader
+from datasets.loading.readers import PillowReader, open_image
+from datasets.loading.samplers import IdentityBatches, RandomBatches
+from datasets.loading.transforms import ImageAugmentation, model_input
+from datasets.releases.orbench import load_orbench
 from datasets.structures import Batch, Benchmark, Record, Source
-from datasets.transforms import ImageAugmentation, model_input
 from utils.errors import UserError
 
 SIZE = (8, 4)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ScheduleConfig
-from solver.lr_schedule import SHAPES, ScheduleSpec, learning_rate, schedule_position
+from configs.schema.train import ScheduleConfig
+from solver.training.lr_schedule import SHAPES, ScheduleSpec, learning_rate, schedule_position
 from utils.errors import UserError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/reid5o/schedules.json").read_text(encoding="utf-8"))["schedules"]

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from configs.vocabulary import AnnotationKind, Modality, Task
-from datasets.manifest_rows import COLUMNS, ManifestRow, read_manifest, write_manifest
-from datasets.release import ReadOptions, Release
+from datasets.formats.manifest_rows import COLUMNS, ManifestRow, read_manifest, write_manifest
 from datasets.releases.folders import DATASET as FOLDERS
 from datasets.releases.manifest import DATASET as MANIFEST
+from datasets.structures import ReadOptions, Release
 from utils.errors import UserError
 
 OPTIONS = ReadOptions()
@@ -276,7 +276,7 @@ def test_the_root_must_be_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read(path, ReadOptions(variant="v1"))
     assert read(manifest(tmp_path, "path,person\nabsent.jpg,a\n"), ReadOptions(check_files=False)).parts["train"]
     assert MANIFEST.recognise(path) and not MANIFEST.recognise(tmp_path) and not MANIFEST.recognise(tmp_path / "a.jpg")
-    monkeypatch.setattr("datasets.manifest_rows.MAX_BYTES", 10)
+    monkeypatch.setattr("datasets.formats.manifest_rows.MAX_BYTES", 10)
     with pytest.raises(UserError, match="more than the limit of 10"):
         read(path)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils.annotation_vectors import AnnotationVectors, SparseRows
 from utils.errors import UserError
-from utils.exclusion import RULES
-from utils.metrics import Labels, MetricOptions, evaluate, evaluate_blocks, evaluate_features
+from utils.retrieval.annotation_vectors import AnnotationVectors, SparseRows
+from utils.retrieval.exclusion import RULES
+from utils.retrieval.metrics import Labels, MetricOptions, evaluate, evaluate_blocks, evaluate_features
 
 # Five queries and five gallery items; every row of scores ranks the gallery 0, 1, 2, 3, 4.
 DESCENDING = [[5.0, 4.0, 3.0, 2.0, 1.0]] * 5
@@ -262,7 +262,7 @@ def test_sparse_vectors_shared_vectors_and_one_matrix_agree(monkeypatch: pytest.
     rows, gallery_rows = random.integers(0, 6, 12), random.integers(0, 6, 40)
     found = []
     for chunk in (1 << 21, 30):
-        monkeypatch.setattr("utils.annotation_vectors.CHUNK_VALUES", chunk)
+        monkeypatch.setattr("utils.retrieval.annotation_vectors.CHUNK_VALUES", chunk)
         matrix = {"query_instructions": vectors[rows], "gallery_instructions": vectors[gallery_rows]}
         kinds = [
             by_kind({"text": tuple(AnnotationVectors(vectors=form, rows=side) for side in (rows, gallery_rows))})

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema import LoraConfig, Reid5oConfig
+from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.vocabulary import COMBINATIONS, Family, Modality
 from model.build import build_model, initialise, official_names
 from model.interface import RetrievalModel
 from model.lora import ExpertLinear, LoraSpec
-from model.official import build_official, reid5o_sizes
 from model.reid5o import ReID5o
+from model.weights.reid5o import build_official, reid5o_sizes
 from utils.errors import UserError
 
 CASES = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import solver.objectives.reid5o as module
-from configs.schema import LoraConfig, ObjectiveConfig, Reid5oConfig
+from configs.schema.reid5o import LoraConfig, Reid5oConfig, Reid5oObjectiveConfig
 from configs.vocabulary import COMBINATIONS, Combination, Family, Modality
 from datasets.structures import Batch
 from model.build import build_reid5o, initialise_reid5o
@@ -260,7 +260,7 @@ def test_wrong_options_are_refused(change: dict, message: str) -> None:
 
 def test_the_table_builds_every_family() -> None:
     assert set(OBJECTIVES) == set(Family)
-    config = ObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4)
+    config = Reid5oObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4)
     objective = build_objective(Family.REID5O, config, seed=6)
     assert isinstance(objective, Reid5oObjective)
     twin = Reid5oObjective(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4, seed=6)

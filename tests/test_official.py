@@ -10,9 +10,9 @@ import model_oracle as oracle
 import pytest
 import torch
 
-from configs.schema import LoraConfig, Reid5oConfig
+from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from model.build import build_reid5o, official_names
-from model.official import (
+from model.weights.reid5o import (
     export_reid5o,
     is_flat_config,
     load_reid5o,
@@ -20,7 +20,7 @@ from model.official import (
     read_official_state,
     reid5o_sizes,
 )
-from model.reference_names import released_in_half
+from model.weights.reid5o_names import released_in_half
 from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "reid5o" / "caseA"

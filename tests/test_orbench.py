@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from configs.schema import DataConfig
+from configs.schema.data import DataConfig
 from configs.vocabulary import ORBENCH_KEYS, Modality
 from datasets.build import build_benchmark
-from datasets.orbench import load_orbench
+from datasets.releases.orbench import load_orbench
 from datasets.structures import Benchmark, EvalSplit
 from utils.errors import UserError
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from configs.schema import LoraConfig, Reid5oConfig
+from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.vocabulary import Family
 from model.build import build_reid5o, official_names
-from solver.optimizer import NAMES, build_optimizer
-from solver.param_groups import DECLARED, POLICIES, ParameterPolicy, Rates, Rule, apply_policy, reid5o_rules
+from solver.training.optimizer import NAMES, build_optimizer
+from solver.training.param_groups import DECLARED, POLICIES, ParameterPolicy, Rates, Rule, apply_policy, reid5o_rules
 from utils.errors import UserError
 
 RATES = Rates(lr=1e-5, weight_decay=4e-5, bias_weight_decay=0.0, new_module_lr_factor=5.0, bias_lr_factor=2.0)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs.schema import LoraConfig, Reid5oConfig
+from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.vocabulary import Family, Modality
-from model.archives import is_torchscript, read_torchscript
 from model.build import build_model, initialise
-from model.pretrained import InitialWeights, resize_positions
 from model.reid5o import ReID5o
+from model.weights.archives import is_torchscript, read_torchscript
+from model.weights.clip import InitialWeights, resize_positions
 from utils.errors import UserError
 
 SIZES = dict(

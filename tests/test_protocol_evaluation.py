@@ -18,17 +18,17 @@ from protocol_oracle import ToyModel, plain_feature, plain_metrics, plain_querie
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.protocols import Search, assemble_split, image_source
 from datasets.structures import Benchmark, EvalSplit, Record, Source
-from solver.evaluation_plan import plan_evaluation
-from solver.evaluation_report import choose_queries, write_report
-from solver.evaluation_result import METRICS, EvaluationResult
-from solver.evaluator import EvaluationSpec, evaluate_split
-from solver.figures import of_combinations
-from solver.gallery_index import split_gallery
-from solver.queries import find_list, listed_query
-from solver.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
+from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
+from solver.evaluation.plan import plan_evaluation
+from solver.evaluation.result import METRICS, EvaluationResult
+from solver.reports.examples_page import choose_queries, write_report
+from solver.reports.figures import of_combinations
+from solver.reports.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
+from solver.search.gallery import split_gallery
+from solver.search.queries import find_list, listed_query
 from utils.errors import UserError
-from utils.metrics import evaluate
-from utils.rerank import rerank_distances
+from utils.retrieval.metrics import evaluate
+from utils.retrieval.rerank import rerank_distances
 
 CPU = torch.device("cpu")
 PROVENANCE = Provenance(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils import ranking
 from utils.errors import UserError
-from utils.exclusion import RULES, LabelBlock
-from utils.ranking import RankingPlan, rank_blocks, rank_similarity
+from utils.retrieval import ranking
+from utils.retrieval.exclusion import RULES, LabelBlock
+from utils.retrieval.ranking import RankingPlan, rank_blocks, rank_similarity
 
 
 def labels(persons: np.ndarray, cameras: np.ndarray | None = None) -> LabelBlock:

@@ -12,8 +12,8 @@ from tiny_releases import place, rows, score, write
 
 from configs.vocabulary import Task
 from datasets.catalogue import dataset_entry
-from datasets.listing import outfit_id
-from datasets.release import ReadOptions
+from datasets.formats.listing import outfit_id
+from datasets.structures import ReadOptions
 from utils.errors import UserError
 
 

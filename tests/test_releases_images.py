@@ -15,8 +15,8 @@ from tiny_releases import place, rows, score, write
 
 from configs.vocabulary import Modality, Task
 from datasets.catalogue import dataset_entry
-from datasets.release import ReadOptions
 from datasets.releases.cuhk03_mat import extract
+from datasets.structures import ReadOptions
 from utils.errors import UserError
 
 MARKET_QUERY = [

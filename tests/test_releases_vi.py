@@ -15,7 +15,7 @@ from scipy.io import savemat
 from configs.vocabulary import Modality, Task
 from datasets.benchmark import build_from_release
 from datasets.catalogue import dataset_entry
-from datasets.release import ReadOptions
+from datasets.structures import ReadOptions
 from utils.errors import UserError
 
 SYSU_TRAINED = (

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from configs.vocabulary import AnnotationKind, Modality
+from datasets.loading.tokenizers import ClipTokenizer
 from datasets.structures import EvalSplit, QueryList, Source
-from datasets.tokenizers import ClipTokenizer
-from solver.annotation_encoders import ClothesHistogram, TextCls, TfIdf, histogram, lab, text_encoder
-from solver.relevance import Relevance, relevance_of
-from utils.annotation_vectors import SparseRows
+from solver.evaluation.annotation_encoders import ClothesHistogram, TextCls, TfIdf, histogram, lab, text_encoder
+from solver.evaluation.relevance import Relevance, relevance_of
 from utils.errors import UserError
-from utils.exclusion import Labels
-from utils.metrics import MetricOptions, evaluate_features
+from utils.retrieval.annotation_vectors import SparseRows
+from utils.retrieval.exclusion import Labels
+from utils.retrieval.metrics import MetricOptions, evaluate_features
 
 CAPTIONS = ("A man in a red shirt.", "a woman in a blue coat", "a man with a red bag", "a man in a red shirt.")
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from configs.vocabulary import Modality
 from datasets.structures import EvalSplit, QueryList, Source
-from solver.evaluation_report import choose_queries, write_report
-from solver.evaluation_result import EvaluationResult, ListResult, RankedSplit
-from solver.grid import (
+from solver.evaluation.result import EvaluationResult, ListResult, RankedSplit
+from solver.reports.examples_page import choose_queries, write_report
+from solver.reports.grid import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
     describe_query,
@@ -28,10 +28,10 @@ from solver.grid import (
     wrap,
     write_grid,
 )
-from solver.queries import Query
-from solver.report_html import page
-from solver.results import Provenance
-from solver.retrieval import RankedImage, RankedQuery
+from solver.reports.html_page import page
+from solver.reports.results import Provenance
+from solver.search.queries import Query
+from solver.search.ranked import RankedImage, RankedQuery
 
 HOSTILE = "</blockquote><script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
 GREEN, RED, GREY = (26, 140, 70), (200, 48, 40), (150, 156, 164)

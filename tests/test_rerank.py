@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils import rerank
 from utils.errors import UserError
-from utils.exclusion import Labels
-from utils.metrics import evaluate, evaluate_blocks
-from utils.rerank import estimate_bytes, longest_set, rerank_distances
+from utils.retrieval import rerank
+from utils.retrieval.exclusion import Labels
+from utils.retrieval.metrics import evaluate, evaluate_blocks
+from utils.retrieval.rerank import estimate_bytes, longest_set, rerank_distances
 
 
 def dense_reference(

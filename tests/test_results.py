@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import EvalConfig
+from configs.schema.evaluation import EvalConfig
 from configs.vocabulary import Modality, combination_name
 from datasets.structures import EvalSplit, QueryList, Source
-from solver.evaluation_result import EvaluationResult, ListResult, RankedSplit, SkippedSource
-from solver.evaluator import EvaluationSpec
-from solver.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
+from solver.evaluation.evaluator import EvaluationSpec
+from solver.evaluation.result import EvaluationResult, ListResult, RankedSplit, SkippedSource
+from solver.reports.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -17,18 +17,18 @@ from tiny_orbench import write_orbench
 
 import datasets.build
 import infer
-import solver.retrieval
+import solver.search.ranked
 from configs.load import build_experiment, save_experiment
 from configs.vocabulary import Modality
+from datasets.loading.tokenizers import ClipTokenizer
 from datasets.structures import Source
-from datasets.tokenizers import ClipTokenizer
 from model.build import build_model, initialise
-from solver.gallery_index import EncodedGallery, Gallery, folder_gallery, read_index, split_gallery
-from solver.queries import Query, query_from_parts
-from solver.retrieval import EncodedQueries, search
+from solver.commands.evaluate import load_test_benchmark
+from solver.commands.search import DEFAULT_NAME, SearchOptions, output_path, run_search
 from solver.runs import open_run
-from solver.searching import DEFAULT_NAME, SearchOptions, output_path, run_search
-from solver.testing import load_test_benchmark
+from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, read_index, split_gallery
+from solver.search.queries import Query, query_from_parts
+from solver.search.ranked import EncodedQueries, search
 from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError, run_script
 
@@ -375,7 +375,7 @@ def test_equal_similarities_keep_the_gallery_order_whatever_the_block(monkeypatc
         queries=queries, features=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), failures=()
     )
     for scores in (1 << 24, 1):
-        monkeypatch.setattr(solver.retrieval, "BLOCK_SCORES", scores)
+        monkeypatch.setattr(solver.search.ranked, "BLOCK_SCORES", scores)
         first, second, third, fourth = search(encoded, gallery, 3)
         assert [image.index for image in first.results] == [2, 4, 3] and [image.match for image in first.results] == [
             True,

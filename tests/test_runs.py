@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.load import build_experiment, save_experiment
-from configs.schema import ExperimentConfig
+from configs.schema.experiment import ExperimentConfig
 from configs.vocabulary import Modality
 from model.build import build_model, initialise
 from solver.runs import find_checkpoint, open_checkpoint, open_run

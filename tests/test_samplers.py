@@ -15,16 +15,24 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import AugmentConfig, DataConfig, InstructionConfig, TrainConfig
+from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
+from configs.schema.train import TrainConfig
 from configs.vocabulary import Modality, Task
-from datasets.build import SAMPLERS, build_train_loader
 from datasets.instructions import BANK, RELEASED, InstructionMaker
-from datasets.readers import PillowReader, SourceReader
-from datasets.record_dataset import CaptionMasking, RecordDataset, collate
-from datasets.samplers import Batches, IdentityBatches, ModalityBatches, RandomBatches, most_batches, process_share
+from datasets.loading.loaders import SAMPLERS, build_train_loader
+from datasets.loading.readers import PillowReader, SourceReader
+from datasets.loading.record_dataset import CaptionMasking, RecordDataset, collate
+from datasets.loading.samplers import (
+    Batches,
+    IdentityBatches,
+    ModalityBatches,
+    RandomBatches,
+    most_batches,
+    process_share,
+)
+from datasets.loading.task_mixture import MixtureSpec, TaskBatches, apportion, compose
+from datasets.loading.transforms import ImageAugmentation
 from datasets.structures import Batch, Benchmark, Record, Source
-from datasets.task_mixture import MixtureSpec, TaskBatches, apportion, compose
-from datasets.transforms import ImageAugmentation
 from utils.errors import UserError
 
 

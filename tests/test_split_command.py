@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from datasets import split
-from datasets.release import ReadOptions
 from datasets.releases.manifest import DATASET as MANIFEST
+from datasets.structures import ReadOptions
 from utils.errors import run_script
 
 Rows = list[dict[str, str]]

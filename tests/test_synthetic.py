@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from configs.vocabulary import Modality
-from datasets.query_lists import draw_query_lists
+from datasets.formats.query_lists import draw_query_lists
 from datasets.synthetic import drawings, photographs
 from datasets.synthetic.arguments import RenderArguments, parse_image_size
 from datasets.synthetic.camera import make_camera

@@ -14,9 +14,9 @@ from configs.load import build_experiment, save_experiment
 from configs.vocabulary import ORBENCH_KEYS, combination_name
 from datasets.synthetic.render import render
 from model.build import build_model, initialise
-from solver.results import compare_files
-from solver.searching import SearchOptions, run_search
-from solver.testing import run_test
+from solver.commands.evaluate import run_test
+from solver.commands.search import SearchOptions, run_search
+from solver.reports.results import compare_files
 from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError
 

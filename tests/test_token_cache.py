@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from solver.token_cache import BankShape, CacheBudget, TokenCache, reserve_file, store_prepared
+from solver.evaluation.token_cache import BankShape, CacheBudget, TokenCache, reserve_file, store_prepared
 from utils.errors import UserError
 
 CPU = torch.device("cpu")

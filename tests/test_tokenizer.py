@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.caption_masking import mask_caption
-from datasets.tokenizers import ClipTokenizer
+from datasets.loading.caption_masking import mask_caption
+from datasets.loading.tokenizers import ClipTokenizer
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/reid5o/tokenizer.json").read_text(encoding="utf-8"))
 MASK, START, END = 49405, 49406, 49407
@@ -77,7 +77,8 @@ def test_survives_a_worker_process(tokenizer: ClipTokenizer) -> None:
 
 def test_does_not_import_the_whole_library() -> None:
     code = (
-        "import sys; from datasets.tokenizers import ClipTokenizer; ClipTokenizer()('x');sys.exit('torchvision' in "
+        "import sys; from datasets.loading.tokenizers import ClipTokenizer; "
+        "ClipTokenizer()('x');sys.exit('torchvision' in "
         "sys.modules or 'open_clip' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0

@@ -16,18 +16,18 @@ import pytest
 from script_calls import ROOT, exit_code, global_state_kept
 
 from configs.load import load_experiment
-from configs.schema import DataConfig
+from configs.schema.data import DataConfig
 from datasets.build import build_benchmark
-from datasets.release import ReadOptions
 from datasets.releases.joint import read as read_joint
+from datasets.structures import ReadOptions
 from datasets.synthetic.render import render
-from solver import trials as series_of_trials
-from solver.checkpoint import joined_trials
-from solver.merging import format_merged, merge_results, read_series, write_merged
-from solver.results import compare_files
+from solver.commands import trials as series_of_trials
+from solver.commands.evaluate import load_test_benchmark
+from solver.commands.search import SearchOptions, run_search
+from solver.reports.merging import format_merged, merge_results, read_series, write_merged
+from solver.reports.results import compare_files
 from solver.runs import open_run
-from solver.searching import SearchOptions, run_search
-from solver.testing import load_test_benchmark
+from solver.training.checkpoint import joined_trials
 from utils.checkpoint_io import fingerprint_state, load_checkpoint, save_checkpoint
 from utils.errors import UserError
 

@@ -14,13 +14,13 @@ import torchvision
 from torch import Tensor, nn
 
 from configs.load import load_experiment
-from configs.schema import VireidConfig
+from configs.schema.vireid import VireidConfig
 from configs.vocabulary import Family, Modality
 from model.build import build_model, initialise
-from model.pickled_modules import read_pickled_module
 from model.resnet import Backbone, NonLocal, ResNetSpec
 from model.vireid import HeadSpec, VIReID
-from model.vireid_files import convert_vireid, published_sizes, read_published
+from model.weights.pickled_modules import read_pickled_module
+from model.weights.vireid import convert_vireid, published_sizes, read_published
 from solver.losses import batch_hard_triplet_loss, imitation_loss, weighted_triplet_loss
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError

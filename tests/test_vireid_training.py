@@ -16,18 +16,21 @@ from torch import Tensor
 
 import solver.objectives.vireid as objective_module
 from configs.load import load_experiment
-from configs.schema import AugmentConfig, DataConfig, TrainConfig, VireidConfig
+from configs.schema.data import AugmentConfig, DataConfig
+from configs.schema.train import TrainConfig
+from configs.schema.vireid import VireidConfig
 from configs.vocabulary import Family, Modality
-from datasets.build import build_benchmark, build_source_reader, build_train_loader
-from datasets.record_dataset import RecordDataset, Row, collate
-from datasets.samplers import Key
+from datasets.build import build_benchmark, build_source_reader
+from datasets.loading.loaders import build_train_loader
+from datasets.loading.record_dataset import RecordDataset, Row, collate
+from datasets.loading.samplers import Key
+from datasets.loading.transforms import ImageAugmentation, model_input
 from datasets.structures import Batch
 from datasets.synthetic.render import render
-from datasets.transforms import ImageAugmentation, model_input
 from model.build import build_model, initialise
 from model.vireid import VIReID
-from solver.engine import Trainer, assemble
 from solver.objectives.vireid import LOSSES, VireidObjective
+from solver.training.engine import Trainer, assemble
 
 ROOT = Path(__file__).resolve().parent.parent
 RGB, NIR = Modality.RGB, Modality.NIR

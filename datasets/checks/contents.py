@@ -10,10 +10,9 @@ from datasets.checks.report import Coverage, Finding, PartCount, examples
 from datasets.dataset_entry import Count, DatasetEntry
 from datasets.modalities import MODALITIES
 from datasets.overlap import image_values
-from datasets.published import count_differences, differing_counts, equal_counts, is_rendered
-from datasets.release import Release
+from datasets.published_counts import count_differences, differing_counts, equal_counts, is_rendered
 from datasets.releases.manifest import NO_SPLIT
-from datasets.structures import Record, Source
+from datasets.structures import Record, Release, Source
 
 
 def side_of(part: str) -> str:

@@ -9,10 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 from datasets.checks.contents import by_side
 from datasets.checks.report import Finding, examples
+from datasets.loading.readers import open_image
 from datasets.overlap import find_identical, image_values
-from datasets.readers import open_image
-from datasets.release import Release
-from datasets.structures import Record
+from datasets.structures import Record, Release
 from utils.errors import UserError
 from utils.progress import progress_bar
 

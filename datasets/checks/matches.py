@@ -1,4 +1,6 @@
-"""Queries without a valid match, and why: from labels alone, person by person, under the rules of utils.exclusion."""
+"""Queries without a valid match, and why: from labels alone, person by person, under the rules of
+utils.retrieval.exclusion.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,11 @@ from configs.vocabulary import Modality
 from datasets.checks.contents import side_of
 from datasets.checks.report import Finding, SearchCount, examples
 from datasets.dataset_entry import DatasetEntry
-from datasets.pooling import JOINT
+from datasets.formats.joining import JOINT
 from datasets.protocols import Search, image_source
-from datasets.release import Release
-from datasets.structures import Record
+from datasets.structures import Record, Release
 from utils.errors import UserError, nearest
-from utils.exclusion import LabelBlock, get_rule, other_clothes, same_camera, same_clothes, same_item
+from utils.retrieval.exclusion import LabelBlock, get_rule, other_clothes, same_camera, same_clothes, same_item
 
 PERSON_ABSENT, OUTSIDE, OWN_IMAGE, DROPPED = (
     "person_absent",

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from configs.vocabulary import Modality, Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import refuse_options
-from datasets.orbench import FOLDER, TEST_FILE, load_orbench
+from datasets.formats.image_folders import refuse_options
 from datasets.orbench_statistics import PUBLISHED_ORBENCH
 from datasets.protocols import Protocol, Search, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.structures import QueryList, Record
+from datasets.releases.orbench import FOLDER, TEST_FILE, load_orbench
+from datasets.structures import QueryList, ReadOptions, Record, Release
 
 NAME = "orbench"
 

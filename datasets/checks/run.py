@@ -24,9 +24,9 @@ from datasets.checks.report import Finding, Report, examples
 from datasets.dataset_entry import DatasetEntry
 from datasets.overlap import find_identical, grammar_of, image_values, known_overlaps
 from datasets.protocols import Search
-from datasets.published import is_rendered
-from datasets.release import ReadOptions, Release
+from datasets.published_counts import is_rendered
 from datasets.releases.manifest import NO_SPLIT
+from datasets.structures import ReadOptions, Release
 from utils.errors import UserError, nearest
 
 OWN, JOINT = ("manifest", "folders"), "joint"

@@ -17,13 +17,12 @@ from pathlib import Path
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.dataset_entry import DatasetEntry
-from datasets.image_folders import looks_like, refuse_options
+from datasets.formats.datalists import outfit_numbers, read_captions
+from datasets.formats.image_folders import looks_like, refuse_options
+from datasets.formats.listing import ImageTree, find_folder, read_lines, to_integer
 from datasets.instructions import BOX, DESCRIPTION_FILES, box_note
-from datasets.listing import ImageTree, find_folder, read_lines, to_integer
 from datasets.protocols import Protocol, Search, image_source, plain_protocol, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.releases.datalists import outfit_numbers, read_captions
-from datasets.structures import Record, Source
+from datasets.structures import ReadOptions, Record, Release, Source
 from utils.errors import UserError
 from utils.seeding import stream
 

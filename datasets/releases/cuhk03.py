@@ -12,13 +12,12 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import ImageFolders, locate, looks_like, needed_places, open_folders, refuse_options
-from datasets.listing import to_integer
+from datasets.formats.image_folders import ImageFolders, locate, looks_like, needed_places, open_folders, refuse_options
+from datasets.formats.listing import to_integer
 from datasets.protocols import plain_protocol, protocol_table
-from datasets.release import ReadOptions, Release
 from datasets.releases.cuhk03_mat import FOLDERS as PARTS
 from datasets.releases.cuhk03_mat import LAST_PERSON, OFFICIAL, VARIANTS, extract, find_mat
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError, run_script
 
 NAME, TITLE = "cuhk03", "CUHK03-NP"

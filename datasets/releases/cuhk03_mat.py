@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets.matlab_files import load_matlab
+from datasets.formats.matlab_files import load_matlab
 from utils.errors import UserError
 from utils.files import atomic_path
 

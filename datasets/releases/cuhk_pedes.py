@@ -6,11 +6,11 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import looks_like, refuse_options
-from datasets.listing import ImageTree, find_folder
+from datasets.formats.image_folders import looks_like, refuse_options
+from datasets.formats.listing import ImageTree, find_folder
+from datasets.formats.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
 from datasets.protocols import protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.releases.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
+from datasets.structures import ReadOptions, Release
 from utils.errors import UserError
 
 NAME, TITLE = "cuhk-pedes", "CUHK-PEDES"

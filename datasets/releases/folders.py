@@ -11,10 +11,10 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import DatasetEntry
-from datasets.listing import ImageTree
-from datasets.manifest_rows import SPLITS, SUFFIXES, ManifestRow
-from datasets.release import ReadOptions, Release
+from datasets.formats.listing import ImageTree
+from datasets.formats.manifest_rows import SPLITS, SUFFIXES, ManifestRow
 from datasets.releases.manifest import own_protocols, release_of_rows
+from datasets.structures import ReadOptions, Release
 from utils.errors import UserError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from configs.vocabulary import Task
 from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.dataset_entry import DatasetEntry
-from datasets.pooling import (
+from datasets.formats.joining import (
     JOINT,
     JOINT_SUMMARY,
     TASK_FREE,
@@ -30,8 +30,7 @@ from datasets.pooling import (
     task_free_searches,
 )
 from datasets.protocols import Protocol, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError, nearest
 
 NAME, TITLE = "joint", "several data sets"

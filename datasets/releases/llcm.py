@@ -13,11 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Modality, Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
-from datasets.listing import parse_name, read_id_list, require_some
-from datasets.protocols import Protocol, image_source, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.releases.visible_infrared import (
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.listing import parse_name, read_id_list, require_some
+from datasets.formats.visible_infrared import (
     TRIALS,
     Sides,
     by_person_and_camera,
@@ -27,7 +25,8 @@ from datasets.releases.visible_infrared import (
     seeded_draw,
     with_both_modalities,
 )
-from datasets.structures import Record
+from datasets.protocols import Protocol, image_source, protocol_table
+from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError
 
 NAME, TITLE = "llcm", "LLCM"

@@ -32,15 +32,14 @@ from pathlib import Path
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.dataset_entry import DatasetEntry
-from datasets.image_folders import refuse_options
-from datasets.listing import OUTFITS, outfit_id
-from datasets.manifest_rows import SUFFIXES, ManifestRow, read_manifest
+from datasets.formats.image_folders import refuse_options
+from datasets.formats.listing import OUTFITS, outfit_id
+from datasets.formats.manifest_rows import SUFFIXES, ManifestRow, read_manifest
+from datasets.loading.readers import IMAGE_SUFFIXES
 from datasets.protocols import Protocol, Search, protocol_table
-from datasets.readers import IMAGE_SUFFIXES
-from datasets.release import ReadOptions, Release
-from datasets.structures import Record, Source
+from datasets.structures import ReadOptions, Record, Release, Source
 from utils.errors import UserError
-from utils.exclusion import get_rule
+from utils.retrieval.exclusion import get_rule
 
 PARTS = ("train", "query", "gallery", "val_query", "val_gallery")
 NO_SPLIT = (

@@ -12,11 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import ImageFolders, locate, looks_like, open_folders, refuse_options
-from datasets.listing import parse_name, read_lines, to_integer
+from datasets.formats.image_folders import ImageFolders, locate, looks_like, open_folders, refuse_options
+from datasets.formats.listing import parse_name, read_lines, to_integer
 from datasets.protocols import plain_protocol, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError
 
 NAME, TITLE = "msmt17", "MSMT17"

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import ImageFolders, looks_like, needed_places, open_folders, refuse_options
-from datasets.listing import to_integer
+from datasets.formats.image_folders import ImageFolders, looks_like, needed_places, open_folders, refuse_options
+from datasets.formats.listing import to_integer
 from datasets.protocols import plain_protocol, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 
 NAME, TITLE = "nkup", "NKUP"
 FOLDERS = ("NKUP", "nkup", "NKUP-dataset")

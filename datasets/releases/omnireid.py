@@ -14,10 +14,9 @@ from pathlib import Path
 
 from configs.vocabulary import TASK_TAGS, AnnotationKind, Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import refuse_options
-from datasets.instructions import BOX, box_note
-from datasets.listing import ImageTree
-from datasets.pooling import (
+from datasets.formats.datalists import DataList, ListReader, describe_gallery
+from datasets.formats.image_folders import refuse_options
+from datasets.formats.joining import (
     JOINT,
     JOINT_SUMMARY,
     TASK_FREE,
@@ -31,10 +30,10 @@ from datasets.pooling import (
     shifted,
     task_free_searches,
 )
+from datasets.formats.listing import ImageTree
+from datasets.instructions import BOX, box_note
 from datasets.protocols import Protocol, Search, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.releases.datalists import DataList, ListReader, describe_gallery
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError, nearest
 
 NAME, TITLE = "omnireid", "OmniReID"

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
-from datasets.listing import outfit_id, parse_name, require_some, to_integer
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.listing import outfit_id, parse_name, require_some, to_integer
 from datasets.protocols import Protocol, Search, image_source, plain_protocol, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 
 NAME, TITLE = "prcc", "PRCC"
 FOLDERS = ("prcc", "PRCC")

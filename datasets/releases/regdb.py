@@ -15,11 +15,10 @@ from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Modality, Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.visible_infrared import TRIALS, LabelledLine, check_labels, labelled_lines, with_both_modalities
 from datasets.protocols import Protocol, Search, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.releases.visible_infrared import TRIALS, LabelledLine, check_labels, labelled_lines, with_both_modalities
-from datasets.structures import Record
+from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError
 
 NAME, TITLE = "regdb", "RegDB"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import looks_like, refuse_options
-from datasets.listing import ImageTree, find_folder, read_lines, to_integer
-from datasets.release import ReadOptions, Release
-from datasets.releases.text_sets import CaptionedImage, CaptionLayout, build_release, check_captions, read_entries
+from datasets.formats.image_folders import looks_like, refuse_options
+from datasets.formats.listing import ImageTree, find_folder, read_lines, to_integer
+from datasets.formats.text_sets import CaptionedImage, CaptionLayout, build_release, check_captions, read_entries
+from datasets.structures import ReadOptions, Release
 from utils.errors import UserError
 from utils.files import read_json
 

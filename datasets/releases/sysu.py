@@ -18,12 +18,10 @@ import numpy as np
 
 from configs.vocabulary import Modality, Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.image_folders import ImageFolders, looks_like, open_folders, refuse_options
-from datasets.listing import read_id_list, require_some
-from datasets.matlab_files import load_matlab
-from datasets.protocols import Protocol, image_source, protocol_table
-from datasets.release import ReadOptions, Release
-from datasets.releases.visible_infrared import (
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.listing import read_id_list, require_some
+from datasets.formats.matlab_files import load_matlab
+from datasets.formats.visible_infrared import (
     TRIALS,
     Sides,
     by_person_and_camera,
@@ -31,7 +29,8 @@ from datasets.releases.visible_infrared import (
     seeded_draw,
     with_both_modalities,
 )
-from datasets.structures import Record
+from datasets.protocols import Protocol, image_source, protocol_table
+from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError
 
 NAME, TITLE = "sysu", "SYSU-MM01"

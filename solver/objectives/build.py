@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from configs.schema import ObjectiveConfig, VireidObjectiveConfig
+from configs.schema.reid5o import Reid5oObjectiveConfig
+from configs.schema.vireid import VireidObjectiveConfig
 from configs.vocabulary import Family
 from solver.objectives.base import Objective
 from solver.objectives.reid5o import Reid5oObjective
 from solver.objectives.vireid import VireidObjective
 
 
-def build_reid5o(config: ObjectiveConfig, seed: int) -> Reid5oObjective:
+def build_reid5o(config: Reid5oObjectiveConfig, seed: int) -> Reid5oObjective:
     """Build ReID5o's objective. Raises UserError for an unknown loss or a value out of range."""
     return Reid5oObjective(
         losses=config.losses,

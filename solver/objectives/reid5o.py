@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from configs.vocabulary import COMBINATIONS, QUERY_MODALITIES, Combination, Modality
+from datasets.loading.transforms import model_input
 from datasets.structures import Batch
-from datasets.transforms import model_input
 from model.interface import RetrievalModel, Tokens
 from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
 from solver.losses.numerics import full_precision, unit_rows

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from configs.vocabulary import Modality
+from datasets.loading.transforms import model_input
 from datasets.structures import Batch
-from datasets.transforms import model_input
 from model.vireid import MODALITIES, VIReID
 from solver.losses import batch_hard_triplet_loss, identity_loss, imitation_loss, weighted_triplet_loss
 from solver.objectives.base import StepOutput, loss_weights

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from configs.vocabulary import QUERY_MODALITIES, Modality, combination_name
-from datasets.query_lists import draw_query_lists
+from datasets.formats.query_lists import draw_query_lists
 from datasets.synthetic.arguments import RenderArguments
 from datasets.synthetic.captions import caption_of
 from datasets.synthetic.person import View

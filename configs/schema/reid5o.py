@@ -1,0 +1,105 @@
+"""Sections `model` and `objective` of the family reid5o."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from configs.schema.checks import require
+from configs.vocabulary import Modality
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank experts of the shared vision transformer, one per image modality."""
+
+    enabled: bool = True
+    mode: Literal["mlp", "all"] = "mlp"
+    """mlp: the two linears of the MLP. all: these and the attention's projections."""
+    layers: int = 2
+    """The last k blocks have experts."""
+    rank: int = 4
+    num_experts: int = 4
+    scale: float | None = None
+    """Factor of the low-rank product; empty = 1/rank."""
+    train_base: bool = False
+    """Train the base weights under the experts as well."""
+
+
+@dataclass(frozen=True)
+class Reid5oConfig:
+    """Sizes of ReID5o. The defaults are CLIP ViT-B/16 at 384x128."""
+
+    modalities: ClassVar[tuple[Modality, ...]] = tuple(Modality)
+    """What it encodes."""
+    init: str = "random"
+    """Initial weights: random, FILE.pt (OpenAI archive), hf:DIRECTORY-OR-HUB-ID, open_clip:MODEL/TAG."""
+    image_size: tuple[int, int] = (384, 128)
+    """Height and width in pixels."""
+    patch_size: int = 16
+    stride: int = 16
+    embed_dim: int = 512
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int | None = None
+    """Empty = vision_width / 64. 8 reproduces checkpoints trained before 2026-01-08."""
+    text_width: int = 512
+    text_layers: int = 12
+    text_heads: int | None = None
+    text_length: int = 77
+    vocab_size: int = 49408
+    mmt_depth: int = 4
+    """Transformer blocks of the fusion."""
+    mmt_heads: int | None = None
+    """Attention heads of the fusion; empty = embed_dim / 64, the reference's."""
+    position_resize: Literal["bilinear", "bicubic"] = "bilinear"
+    """Interpolation of CLIP's position embedding; bilinear is the reference's."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        require(min(self.image_size) >= self.patch_size, "model.image_size", self.image_size, "at least the patch size")
+        for name in (
+            "patch_size",
+            "stride",
+            "embed_dim",
+            "vision_width",
+            "vision_layers",
+            "text_width",
+            "text_layers",
+            "vocab_size",
+            "mmt_depth",
+        ):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(self.text_length >= 3, "model.text_length", self.text_length, "at least 3 (start, one piece, end)")
+        require(self.lora.rank >= 1, "model.lora.rank", self.lora.rank, "at least 1")
+        require(
+            self.lora.num_experts >= 4,
+            "model.lora.num_experts",
+            self.lora.num_experts,
+            "at least 4, one per image modality",
+        )
+        require(
+            0 <= self.lora.layers <= self.vision_layers, "model.lora.layers", self.lora.layers, "0..model.vision_layers"
+        )
+
+
+@dataclass(frozen=True)
+class Reid5oObjectiveConfig:
+    """What ReID5o minimises."""
+
+    losses: dict[str, float] = field(default_factory=lambda: {"mm_sdm": 1.0, "id": 1.0})
+    """Weight of each loss. A losses table in a child file replaces the parent's."""
+    temperature: float = 0.02
+    """Temperature of sdm and itc in all forms (supitc keeps the reference's 0.07)."""
+    combinations_per_step: int = 11
+    """How many of the 11 fused combinations take part in a step, at least one of each size (3..11)."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
+        require(self.temperature > 0, "objective.temperature", self.temperature, "larger than 0")
+        require(
+            3 <= self.combinations_per_step <= 11,
+            "objective.combinations_per_step",
+            self.combinations_per_step,
+            "3..11",
+        )

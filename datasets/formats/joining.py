@@ -1,0 +1,229 @@
+"""Several test sets at once: persons and cameras kept apart per image source, galleries merged, gallery images without
+instruction.
+
+An image source is what shares its images and therefore its persons: two tasks on COCAS+ Real2 are one source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from configs.vocabulary import Task
+from datasets.formats.listing import OUTFITS
+from datasets.modalities import MODALITIES
+from datasets.overlap import find_identical, grammar_of, known_overlaps
+from datasets.protocols import Search, image_source
+from datasets.structures import Record
+from utils.errors import UserError
+
+TASK_FREE, JOINT = "task-free", "joint"
+
+TASK_FREE_SUMMARY = (
+    "each test set by itself under its own rule and curve; queries keep the instruction of their task, gallery images "
+    "have none"
+)
+JOINT_SUMMARY = (
+    "all test sets pooled: the queries of each, with the instruction of their task, against the images of all "
+    "galleries, which have none; persons and cameras are told apart per image source; the same person in the same "
+    "camera is dropped and a query never finds its own image; CMC over images; the average is over all queries; a set "
+    "that draws its gallery takes part with the images of all its draws"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offset:
+    """What is added to the person ids and to the known cameras of an image source; clothes ids follow their persons."""
+
+    persons: int = 0
+    cameras: int = 0
+
+    def negative(self) -> Offset:
+        """Return the offset that takes this one back."""
+        return Offset(persons=-self.persons, cameras=-self.cameras)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """A test set in a joint test: its name, its image source, and its searches, persons and cameras already kept
+    apart.
+    """
+
+    name: str
+    source: str
+    searches: tuple[Search, ...]
+
+
+def offsets_of(sources: Mapping[str, Iterable[Record]]) -> dict[str, Offset]:
+    """Return for each image source, in the given order, the offset that keeps its persons and cameras apart from the
+    earlier ones'.
+    """
+    found, persons, cameras = {}, 0, 0
+    for name, records in sources.items():
+        found[name] = Offset(persons=persons, cameras=cameras)
+        last_person = last_camera = -1
+        for record in records:
+            assert record.person_id >= 0, f"{record.name}: person {record.person_id} in a joint test"
+            last_person, last_camera = max(last_person, record.person_id), max(last_camera, record.camera_id)
+        persons, cameras = persons + last_person + 1, cameras + last_camera + 1
+    return found
+
+
+def shifted(record: Record, offset: Offset) -> Record:
+    """Return the record with the offset added; what is unknown stays unknown."""
+    if not (offset.persons or offset.cameras):
+        return record
+    return replace(
+        record,
+        person_id=record.person_id + offset.persons,
+        camera_id=record.camera_id + offset.cameras if record.camera_id >= 0 else -1,
+        clothes_id=record.clothes_id + offset.persons * OUTFITS if record.clothes_id >= 0 else -1,
+    )
+
+
+class Shifter:
+    """Shifts records; the same record gives the same result object, so that draws of one gallery share their items."""
+
+    def __init__(self, offset: Offset) -> None:
+        self._offset = offset
+        self._known: dict[int, tuple[Record, Record]] = {}
+
+    def __call__(self, records: Iterable[Record]) -> tuple[Record, ...]:
+        """Return the shifted records."""
+        return tuple(self._shift(record) for record in records)
+
+    def _shift(self, record: Record) -> Record:
+        # The record is kept beside the result, so that its id stays its own.
+        if id(record) not in self._known:
+            self._known[id(record)] = (record, shifted(record, self._offset))
+        return self._known[id(record)][1]
+
+    def search(self, search: Search) -> Search:
+        """Return the search with both sides shifted."""
+        return replace(search, query=self(search.query), gallery=self(search.gallery))
+
+
+def task_free_searches(members: Iterable[Member]) -> list[Search]:
+    """Return every search of every member with gallery images that have no instruction; draws keep their rows of
+    averages.
+    """
+    return [
+        replace(
+            search,
+            title=f"{TASK_FREE} {search.title}",
+            protocol=TASK_FREE,
+            gallery_instructions=False,
+            group=f"{TASK_FREE} {search.group}" if search.group else "",
+        )
+        for member in members
+        for search in member.searches
+    ]
+
+
+def joint_searches(members: Sequence[Member]) -> list[Search]:
+    """Return the pooled searches: one per member and task, all in one gallery. Raises UserError for images with two
+    owners.
+    """
+    gallery = merge_images(record for member in members for search in member.searches for record in search.gallery)
+    found = []
+    for member in members:
+        queries = list({id(record): record for search in member.searches for record in search.query}.values())
+        tasks = dict.fromkeys(record.task for record in queries)
+        found += [
+            Search(
+                title=f"{JOINT} {_row(member.name, task, tasks)}",
+                protocol=JOINT,
+                group=JOINT,
+                pooled=True,
+                gallery=gallery,
+                query=[record for record in queries if record.task is task],
+                exclusion_rule="same_camera",
+                gallery_instructions=False,
+            )
+            for task in tasks
+        ]
+    return found
+
+
+def _row(member: str, task: Task, tasks: Iterable[Task]) -> str:
+    return member if len(list(tasks)) == 1 else f"{member} {task.value}"
+
+
+def merge_images(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Return one record per image, in order of first appearance: labels of the first that knows them, one annotation
+    per kind.
+
+    Raises UserError when two records show one image with different persons.
+    """
+    merged: dict[str, Record] = {}
+    for record in records:
+        value = image_source(record).value
+        known = merged.setdefault(value, record)
+        if known is record:
+            continue
+        if known.person_id != record.person_id:
+            raise UserError(
+                f"{value} shows person {known.person_id} in {known.name} and {record.person_id} in {record.name}; "
+                "correct one of the lists, or leave the image out with data.exclude"
+            )
+        merged[value] = _merged(known, record)
+    return tuple(merged.values())
+
+
+def _merged(known: Record, other: Record) -> Record:
+    camera = known.camera_id if known.camera_id >= 0 else other.camera_id
+    clothes = known.clothes_id if known.clothes_id >= 0 else other.clothes_id
+    if (camera, clothes) == (
+        known.camera_id,
+        known.clothes_id,
+    ) and not other.annotations.keys() - known.annotations.keys():
+        return known
+    return replace(known, camera_id=camera, clothes_id=clothes, annotations={**other.annotations, **known.annotations})
+
+
+def refuse_identical(images: Mapping[str, Iterable[str]]) -> None:
+    """Raise UserError when files with the same bytes lie in two image sources. images: source -> image files."""
+    if len(images) < 2:
+        return
+    found = find_identical(images)
+    if found:
+        (left, first), (right, second) = list(found[0].paths.items())[:2]
+        raise UserError(
+            f"{len(found)} image(s) with identical bytes are in several of the joined data sets, for instance "
+            f"{first[0]} ({left}) and {second[0]} ({right}); list the ones to leave out in a file and set data.exclude "
+            "to it"
+        )
+
+
+def overlap_notes(images: Mapping[str, Sequence[str]], patterns: Mapping[str, str]) -> list[str]:
+    """Return warnings: pairs of sources known to share images, and sources whose file names have the form of another
+    one's.
+
+    images: source -> image files. patterns: data set -> regular expression of its file names.
+    """
+    found = [f"warning: {sentence}" for sentence in known_overlaps(images)]
+    for name, paths in images.items():
+        others = {other: pattern for other, pattern in patterns.items() if other != name and other in images}
+        found += [
+            f"warning: {name} and {other}: the file names of {name} have the form of {other}'s, so they may share "
+            "images; compare them and leave the shared ones out with data.exclude"
+            for other in grammar_of(list(paths), others)
+        ]
+    return found
+
+
+def joined_images(parts: Mapping[str, Iterable[Record]], source_of: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the distinct images of persons of each image source. parts: `<member>/<part>` -> records; source_of:
+    member -> source.
+
+    Clothes images are left out: the same picture of a shirt may serve several data sets.
+    """
+    by_source: dict[str, dict[str, None]] = {}
+    for part, records in parts.items():
+        member, _, rest = part.partition("/")
+        if rest and member in source_of:
+            found = by_source.setdefault(source_of[member], {})
+            for record in records:
+                shown = (*record.sources.values(), *(source for group in record.partners.values() for source in group))
+                found.update((source.value, None) for source in shown if MODALITIES[source.modality].is_image)
+    return {name: list(images) for name, images in by_source.items()}

@@ -1,0 +1,189 @@
+"""Reading lists and names: sorted folders, lines with their numbers, fields of a file name; errors name file and
+line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from configs.vocabulary import Modality
+from datasets.loading.readers import IMAGE_SUFFIXES
+from datasets.structures import Source
+from utils.errors import UserError
+
+OUTFITS = 1000
+"""Outfits of one person that `outfit_id` can tell apart."""
+
+
+def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: str) -> Path:
+    """Return the folder of a data set: `root` itself when it holds all `markers`, else the first of `names` below it
+    that does.
+
+    names: what the folder may be called. markers: relative paths that must exist in it. Raises UserError that says what
+    is missing and where the folder was found instead.
+    """
+    if not root.is_dir():
+        raise UserError(f"no such data root: {root}; set data.root to the folder that contains {names[0]}/")
+    candidates = [root, *(root / name for name in names)]
+    for folder in candidates:
+        if all((folder / marker).exists() for marker in markers):
+            return folder
+    partial = next((folder for folder in candidates[1:] if folder.is_dir()), None)
+    if partial is None and any((root / marker).exists() for marker in markers):
+        partial = root
+    if partial is not None:
+        missing = [marker for marker in markers if not (partial / marker).exists()]
+        raise UserError(
+            f"{partial} is not a whole {what}: {', '.join(missing)} missing; restore it from the original release"
+        )
+    for below in sorted(entry for entry in root.glob("*/*") if entry.name in names):
+        if all((below / marker).exists() for marker in markers):
+            raise UserError(
+                f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set "
+                f"data.root={below.parent}"
+            )
+    above = root.absolute().parent
+    if all((above / marker).exists() for marker in markers):
+        raise UserError(
+            f"data.root={root} is one level too low: it is a part of the {what} in {above}; set data.root={above}"
+        )
+    raise UserError(
+        f"{root} holds no {what}: expected {names[0]}/ with {', '.join(markers)}; set data.root to the folder that "
+        "contains it"
+    )
+
+
+@dataclass
+class ImageTree:
+    """Image files below a data set's folder; each folder is listed once. check: raise for a listed file that is
+    absent.
+    """
+
+    root: Path
+    check: bool = True
+    listings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _present: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """Sorted names of the image files in a folder relative to the root (no hidden files, no Thumbs.db). Raises
+        UserError.
+        """
+        if folder not in self.listings:
+            try:
+                entries = os.listdir(self.root / folder)
+            except OSError as error:
+                raise UserError(f"cannot list {self.root / folder}: {error.strerror}; restore the folder") from error
+            self.listings[folder] = tuple(sorted(name for name in entries if is_image_name(name)))
+        return self.listings[folder]
+
+    def folders(self, folder: str) -> tuple[str, ...]:
+        """Sorted names of the folders in a folder relative to the root. Raises UserError when it cannot be listed."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return tuple(
+                    sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+                )
+        except OSError as error:
+            raise UserError(f"cannot list {self.root / folder}: {error.strerror}; restore the folder") from error
+
+    def source(self, modality: Modality, relative: str, record: str) -> Source:
+        """Return the image source of a listed path relative to the root. Raises UserError naming the record."""
+        path = PurePosixPath(relative)
+        # Judged as both kinds of path: what is a plain name here may lead out of the root on Windows.
+        windows = PureWindowsPath(relative)
+        if (
+            not relative
+            or "\0" in relative
+            or path.is_absolute()
+            or windows.drive
+            or ".." in (*path.parts, *windows.parts)
+        ):
+            raise UserError(f"{record}: {relative!r} is not a path inside {self.root}; correct it")
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UserError(
+                f"{record}: {relative!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))}); correct it"
+            )
+        if self.check and not self._exists(path):
+            raise UserError(f"{record}: no such image: {self.root / path}; restore the file or set data.on_error=skip")
+        return Source(modality=modality, value=str(self.root / path), record=record)
+
+    def _exists(self, path: PurePosixPath) -> bool:
+        folder = str(path.parent)
+        if folder not in self._present:
+            # os.path's form is False for a name that is too long, where pathlib's raises.
+            self._present[folder] = frozenset(self.names(folder)) if os.path.isdir(self.root / folder) else frozenset()
+        return path.name in self._present[folder]
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name ends like an image and is not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def parse_name(pattern: re.Pattern[str], name: str, where: str) -> re.Match[str]:
+    """Match a file NAME (never a path) entirely. Raises UserError naming folder, file and the expected form."""
+    found = pattern.fullmatch(name)
+    if found is None:
+        raise UserError(f"{where}: file name {name!r} does not have the form {pattern.pattern}; rename it or remove it")
+    return found
+
+
+def read_lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, stripped line) of the lines that are not empty. Raises UserError for a file that cannot be
+    read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path} ({what}); restore it from the original release") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({what}): {error}; copy it again") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line]
+    if not lines:
+        raise UserError(f"{path} ({what}) is empty; restore it from the original release")
+    yield from lines
+
+
+def to_integer(text: str, where: str, what: str, *, low: int = -1, high: int = 2**31 - 1) -> int:
+    """Return a whole number in low..high. Raises UserError naming the place and the field."""
+    value = int(text) if re.fullmatch(r"-?[0-9]{1,19}", text.strip()) else None
+    if value is None:
+        raise UserError(f"{where}: {what} = {text!r} is not a whole number; correct it")
+    if not low <= value <= high:
+        raise UserError(f"{where}: {what} = {value} is outside {low}..{high}; correct it")
+    return value
+
+
+def read_id_list(path: Path, what: str) -> list[int]:
+    """Return the whole numbers of a file of comma-separated ids (SYSU-MM01's exp/, LLCM's test_id). Raises
+    UserError.
+    """
+    return [
+        to_integer(part, f"{path} line {number}", what, low=0)
+        for number, line in read_lines(path, what)
+        for part in line.split(",")
+        if part.strip()
+    ]
+
+
+def outfit_id(person_id: int, clothes: int) -> int:
+    """Return a clothes id that is unique over persons from one that counts within a person. Raises UserError for too
+    many outfits.
+    """
+    if not 0 <= clothes < OUTFITS:
+        raise UserError(
+            f"person {person_id}: outfit {clothes} is outside 0..{OUTFITS - 1}, which can be told apart; correct the "
+            "clothes labels"
+        )
+    return person_id * OUTFITS + clothes
+
+
+def require_some(records: Iterable[object], where: Path, what: str) -> None:
+    """Raise UserError when a part of a data set came out empty."""
+    if not any(True for _ in records):
+        raise UserError(f"{where}: no {what} found; restore the files of the original release")

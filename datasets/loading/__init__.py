@@ -1,0 +1,1 @@
+"""From records to batches: pictures are opened, texts tokenised, rows sampled, put together and augmented."""

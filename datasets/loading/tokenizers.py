@@ -1,0 +1,221 @@
+"""Text to token ids of a fixed length."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+
+VOCAB_FILE = "vocab.txt"
+
+
+class Tokenizer(Protocol):
+    """What a dataset and a mask augmentation need to know of a tokenizer. Ids lie in 0..vocab_size-1.
+
+    end_id: None where a text has no end token. ordinary_ids: the ids that a mask augmentation may change and may draw.
+    """
+
+    vocab_size: int
+    pad_id: int
+    mask_id: int
+    start_id: int
+    end_id: int | None
+    ordinary_ids: range
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of all pieces, without start, end and padding."""
+
+    def __call__(self, text: str, length: int) -> Tensor:
+        """Return (length,) int64: start, pieces, end, padding; what is too long loses its last pieces, never the
+        end.
+        """
+
+
+def attention_mask(ids: Tensor, pad_id: int) -> Tensor:
+    """Return a boolean mask shaped as int64 `ids` (..., T): False for the padding at the end of each row.
+
+    Only the run of pad_id that ends a row is padding: CLIP's pad id is also the id of a piece.
+    """
+    return (ids != pad_id).flip(-1).cumsum(-1).flip(-1) > 0
+
+
+@functools.cache
+def _clip_library() -> ModuleType:
+    # The module is loaded by its file: importing the package would import torchvision and timm as well (seconds).
+    loaded = sys.modules.get("open_clip.tokenizer")
+    if loaded is not None:
+        return loaded
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise UserError(
+            "CLIP's vocabulary comes with open_clip_torch, which is not installed: run `pip install -r "
+            "requirements.txt`"
+        )
+    file = Path(package.submodule_search_locations[0]) / "tokenizer.py"
+    spec = importlib.util.spec_from_file_location("anyreid_clip_tokenizer", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class ClipTokenizer:
+    """CLIP's byte-pair encoding with a mask token, as in the reference.
+
+    The mask takes the id of the vocabulary's last entry ('jekyll</w>'). Departure: the merge that makes this entry is
+    dropped too, so that the word falls apart into pieces (the reference raises KeyError). Special tokens that are
+    spelled out in a text, for instance <|endoftext|>, become their ids, as in the reference.
+    """
+
+    vocab_size = 49408
+    pad_id = 0
+    mask_id = 49405
+    start_id = 49406
+    end_id = 49407
+    ordinary_ids = range(1, mask_id)
+    _specials = {"<|mask|>": mask_id, "<|startoftext|>": start_id, "<|endoftext|>": end_id}
+
+    def __init__(self) -> None:
+        """Read the vocabulary. Raises UserError when open_clip_torch is not installed."""
+        library = _clip_library()
+        pairs = library.SimpleTokenizer()
+        pieces = {piece: index for piece, index in pairs.encoder.items() if index < self.mask_id}
+        pairs.encoder = pieces | self._specials
+        pairs.bpe_ranks = {pair: rank for pair, rank in pairs.bpe_ranks.items() if "".join(pair) in pieces}
+        pairs.cache = {special: special for special in self._specials}
+        special = "|".join(map(library.re.escape, self._specials))
+        words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+        pairs.pat = library.re.compile(f"{special}|{words}", library.re.IGNORECASE)
+        self._pairs = pairs
+
+    def __reduce__(self) -> tuple[type[ClipTokenizer], tuple[()]]:
+        # A worker process reads the vocabulary itself; the library's module is not importable by name there.
+        return ClipTokenizer, ()
+
+    def _ids(self, text: str) -> Iterator[int]:
+        pairs = self._pairs
+        for match in pairs.pat.finditer(pairs.clean_fn(text)):
+            symbols = "".join(pairs.byte_encoder[byte] for byte in match.group().encode("utf-8", "replace"))
+            yield from (pairs.encoder[piece] for piece in pairs.bpe(symbols).split(" "))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of all pieces of `text`, without start, end and padding."""
+        return list(self._ids(text))
+
+    def __call__(self, text: str, length: int = 77) -> Tensor:
+        """Return (length,) int64: start, pieces, end, zeros; a text that is too long is cut, its last id is the end.
+
+        An empty text is [start, end, 0, ...].
+        """
+        # Pieces beyond the cut are never computed.
+        pieces = itertools.islice(self._ids(text), length - 2)
+        ids = torch.zeros(length, dtype=torch.int64)
+        row = [self.start_id, *pieces, self.end_id]
+        ids[: len(row)] = torch.tensor(row)
+        return ids
+
+
+class WordPieces:
+    """BERT's word pieces, through transformers: lower-cased, [CLS] in front, no end token, padded with [PAD].
+
+    Source: reference (IRM, after ALBEF). Departure: a text of more than `length` ids loses its last pieces, where the
+    reference stops with an error. The text is taken as it is; `datasets.loading.captions.preprocess_caption` comes
+    before.
+    """
+
+    end_id = None
+
+    def __init__(self, vocab: str, length: int = 70) -> None:
+        """Read the vocabulary: a folder that holds vocab.txt, or the id of a model on the Hugging Face hub.
+
+        Raises UserError for a folder without vocab.txt, a vocabulary without BERT's special tokens, and a hub that does
+        not answer.
+        """
+        folder = _vocab_folder(vocab)
+        _check_vocabulary(folder / VOCAB_FILE)
+        # Imported here: it takes seconds, and most runs use CLIP's pieces.
+        from transformers import BertTokenizer
+
+        self.vocab, self.length = vocab, length
+        self._pieces = BertTokenizer.from_pretrained(str(folder), local_files_only=True, do_lower_case=True)
+        ids = self._pieces.get_vocab()
+        self.vocab_size, self.vocabulary = len(ids), tuple(sorted(ids, key=ids.__getitem__))
+        self.pad_id, self.start_id, self.mask_id = ids["[PAD]"], ids["[CLS]"], ids["[MASK]"]
+        self.ordinary_ids = _longest_run(index for piece, index in ids.items() if not _is_reserved(piece))
+
+    def __reduce__(self) -> tuple[type[WordPieces], tuple[str, int]]:
+        return WordPieces, (self.vocab, self.length)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of all pieces of `text`, without [CLS] and padding."""
+        return self._pieces.encode(text, add_special_tokens=False)
+
+    def __call__(self, text: str, length: int | None = None) -> Tensor:
+        """Return (length,) int64: [CLS], pieces, padding; what is too long loses its last pieces. length: empty = the
+        tokenizer's.
+        """
+        ids = torch.full((length or self.length,), self.pad_id, dtype=torch.int64)
+        row = [self.start_id, *self.encode(text)][: len(ids)]
+        ids[: len(row)] = torch.tensor(row)
+        return ids
+
+
+def _vocab_folder(vocab: str) -> Path:
+    """Return the folder of vocab.txt. The library makes an empty vocabulary out of a wrong name, so the file is looked
+    for here.
+    """
+    folder = Path(vocab)
+    if folder.is_dir() or vocab.startswith(("/", ".", "~")):
+        if not (folder / VOCAB_FILE).is_file():
+            raise UserError(
+                f"no {VOCAB_FILE} in {folder}; give the folder that holds bert-base-uncased's {VOCAB_FILE}, or use "
+                "CLIP's word pieces, which come with open_clip_torch"
+            )
+        return folder
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(vocab, VOCAB_FILE)
+        return Path(cached if isinstance(cached, str) else hf_hub_download(vocab, VOCAB_FILE)).parent
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot get {VOCAB_FILE} of {vocab!r} from the Hugging Face hub ({type(error).__name__}); give a folder "
+            "that holds it, or use CLIP's word pieces, which need no download"
+        ) from error
+
+
+def _check_vocabulary(file: Path) -> None:
+    try:
+        pieces = frozenset(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file}: {error}; take the {VOCAB_FILE} of bert-base-uncased") from error
+    missing = [name for name in ("[PAD]", "[UNK]", "[CLS]", "[MASK]") if name not in pieces]
+    if missing:
+        raise UserError(
+            f"{file} is not a vocabulary of BERT: {', '.join(missing)} missing; take the {VOCAB_FILE} of "
+            "bert-base-uncased"
+        )
+
+
+def _is_reserved(piece: str) -> bool:
+    return len(piece) > 2 and piece.startswith("[") and piece.endswith("]")
+
+
+def _longest_run(ids: Iterator[int]) -> range:
+    """Return the longest range of consecutive ids."""
+    best = start = previous = None
+    for index in sorted(ids):
+        start = index if previous is None or index != previous + 1 else start
+        previous = index
+        if best is None or index + 1 - start > len(best):
+            best = range(start, index + 1)
+    return best if best is not None else range(0)

@@ -1,0 +1,1 @@
+"""Where a model's first values come from: random, CLIP, torchvision, released checkpoints; and their names."""

@@ -1,0 +1,1 @@
+"""What the scripts do: train, test and infer call one function each."""

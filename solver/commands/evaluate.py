@@ -1,0 +1,92 @@
+"""What test.py does: load a trained model, evaluate it on the test split, write the results, return the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from configs.schema.experiment import ExperimentConfig
+from datasets.build import build_benchmark, build_source_reader
+from datasets.structures import Benchmark
+from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
+from solver.reports.examples_page import write_report
+from solver.reports.figures import draw_combinations
+from solver.reports.results import Provenance, format_result, write_results
+from solver.run_directory import COMBINATIONS_FILE
+from solver.runs import TrainedModel, check_trials, open_checkpoint, open_run
+from utils.device import describe_device, exact_float32, resolve_device
+from utils.errors import UserError
+from utils.log import configure_logging, library_versions
+from utils.threads import plan_threads
+
+logger = logging.getLogger(__name__)
+
+TEST_SPLIT = "test"
+
+
+def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str, overrides: Sequence[str]) -> str:
+    """Evaluate a run or a checkpoint, write the result files and return what is to be printed.
+
+    run: a run directory, or empty when config and checkpoint are files. output: folder of the results, empty = beside
+    the checkpoint. Raises UserError for wrong input; then no result file is written.
+    """
+    configure_logging()
+    exact_float32()
+    place = resolve_device(device)
+    if output and Path(output).exists() and not Path(output).is_dir():
+        raise UserError(f"--output {output}: is a file, not a folder; choose another place")
+    trained = (
+        open_run(run, checkpoint, overrides, place) if run else open_checkpoint(config, checkpoint, overrides, place)
+    )
+    plan = plan_threads(place.type, trained.config.data.workers)
+    torch.set_num_threads(plan.threads)
+    logger.info("%s; %s", describe_device(place), plan.describe())
+    benchmark = load_test_benchmark(trained.config, trained)
+    spec = EvaluationSpec(
+        **dataclasses.asdict(trained.config.eval),
+        workers=plan.workers,
+        skip_unreadable=trained.config.data.on_error == "skip",
+    )
+    reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
+    result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, spec, place)
+    folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
+    provenance = provenance_of(trained, benchmark)
+    written = write_results(folder, result, provenance)
+    pages = [write_report(folder, result, provenance, trained.config.seed)]
+    if result.of_combinations and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
+        pages.append(draw_combinations(written, folder / COMBINATIONS_FILE))
+    return f"{format_result(result)}\nwritten: {', '.join(map(str, (written, *pages)))}"
+
+
+def load_test_benchmark(config: ExperimentConfig, trained: TrainedModel | None = None) -> Benchmark:
+    """Read the lists of the test split.
+
+    Raises UserError when the data set has none, or when they are of another trial than the one that `trained` was
+    trained on.
+    """
+    benchmark = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction)
+    if TEST_SPLIT not in benchmark.splits:
+        raise UserError(f"data set {benchmark.name} has no test split; there: {', '.join(benchmark.splits) or 'none'}")
+    if trained is not None:
+        check_trials(trained.trials, benchmark.trials, str(trained.checkpoint), "the test lists are of")
+    return benchmark
+
+
+def provenance_of(trained: TrainedModel, benchmark: Benchmark) -> Provenance:
+    """Return what the result file says about the weights and the data."""
+    return Provenance(
+        checkpoint=str(trained.checkpoint),
+        checkpoint_fingerprint=trained.fingerprint,
+        selected_on=trained.selected_on,
+        dataset=benchmark.name,
+        data_fingerprint=benchmark.fingerprint,
+        epoch=trained.epoch,
+        step=trained.step,
+        notes=benchmark.notes,
+        versions=library_versions(),
+    )

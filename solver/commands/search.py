@@ -1,0 +1,382 @@
+"""What infer.py does: load a trained model, encode queries and gallery, rank, write picture, JSON, page and
+features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.load import experiment_to_dict
+from configs.vocabulary import Modality
+from datasets.build import build_source_reader
+from datasets.structures import distinct_sources
+from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
+from solver.evaluation.evaluator import EvaluationSpec
+from solver.evaluation.result import TIE_RULE
+from solver.reports.grid import describe_query, printable, write_grid
+from solver.reports.html_page import write_page
+from solver.runs import TrainedModel, open_checkpoint, open_run
+from solver.search.gallery import CACHE_FOLDER, EncodedGallery, Gallery, GalleryEncoder, folder_gallery, split_gallery
+from solver.search.queries import (
+    VISIBLE_INFRARED,
+    Query,
+    check_encodable,
+    find_list,
+    listed_query,
+    query_from_parts,
+    read_queries,
+    searched_modality,
+)
+from solver.search.ranked import EncodedQueries, RankedQuery, encode_queries, search
+from utils.device import describe_device, exact_float32, resolve_device
+from utils.errors import UserError
+from utils.files import atomic_path, fingerprint, write_json
+from utils.log import configure_logging, library_versions
+from utils.threads import plan_threads
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_NAME = "retrieval.png"
+REPLACED_SUFFIXES = frozenset({".png", ".json", ".html", ".htm", ".jpg", ".jpeg"})
+SHOWN_QUERIES, SHOWN_RESULTS = 50, 50
+"""Bounds of the picture and the page; the JSON file lists everything."""
+PRINTED_RESULTS = 10
+EXTENSIONS = (".png", ".html", ".json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """The command line of infer.py. parts: key -> file or text of one query. task, index: an entry of the test lists
+    (None = the first).
+
+    gallery: a folder, empty = the test gallery of the run's data set. gallery_modality: rgb or nir, empty = see
+    `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint. output:
+    name of the picture, empty = retrieval.png beside it.
+    export: file of the features, empty = none.
+    """
+
+    run: str = ""
+    config: str = ""
+    checkpoint: str = ""
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    queries: str = ""
+    task: str = ""
+    index: int | None = None
+    gallery: str = ""
+    gallery_modality: str = ""
+    gallery_cache: str = ""
+    top_k: int = 10
+    output: str = ""
+    export: str = ""
+    device: str = "auto"
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchResult:
+    """Everything that the written files are made of."""
+
+    trained: TrainedModel
+    encoded: EncodedQueries
+    gallery: EncodedGallery
+    ranked: tuple[RankedQuery, ...]
+    requested: int
+    precision: str
+    device: str
+
+    @property
+    def listed(self) -> int:
+        """Results of each query."""
+        return min(self.requested, len(self.gallery.positions))
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader must know: a clamped top-k, skipped images and queries, how the checkpoint was
+        chosen.
+        """
+        found = [self.gallery.gallery.note] if self.gallery.gallery.note else []
+        if self.listed < self.requested:
+            found.append(f"top-k {self.requested} is larger than the gallery: all {self.listed} images are listed")
+        if self.gallery.failures:
+            found.append(f"{len(self.gallery.failures)} unreadable gallery images were skipped")
+        if self.encoded.failures:
+            found.append(f"{len(self.encoded.failures)} queries with an unreadable image were skipped")
+        if self.trained.selected_on == "test":
+            found.append("selected on test: the checkpoint was chosen by the test split")
+        return tuple(found)
+
+
+def run_search(options: SearchOptions) -> str:
+    """Search, write the files and return what is to be printed. Raises UserError for wrong input, before any file is
+    written.
+    """
+    configure_logging()
+    if options.top_k < 1:
+        raise UserError(f"--top-k {options.top_k}: must be at least 1")
+    if options.index is not None and not options.task:
+        raise UserError("--index needs --task NAME, the list that it counts in")
+    # Whatever is wrong with files that the user names is said before the weights are read.
+    named = _named_queries(options)
+    folder = folder_gallery(options.gallery) if options.gallery else None
+    exact_float32()
+    device = resolve_device(options.device)
+    trained = (
+        open_run(options.run, options.checkpoint, options.overrides, device)
+        if options.run
+        else open_checkpoint(options.config, options.checkpoint, options.overrides, device)
+    )
+    home = Path(options.run) if options.run else trained.checkpoint.parent
+    output = output_path(options.output, home)
+    cache = Path(options.gallery_cache) if options.gallery_cache else home / CACHE_FOLDER
+    for path, name in ((output, "--output"), (Path(options.export), "--export"), (cache / "file", "--gallery-cache")):
+        _check_folder(path, name)
+    if options.gallery and output.resolve().is_relative_to(Path(options.gallery).resolve()):
+        logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
+    queries, gallery = _queries_and_gallery(options, trained, named, folder)
+    result = _search(trained, queries, gallery, options.top_k, device, cache)
+    _write_files(output, result)
+    written = [str(output.with_suffix(extension)) for extension in EXTENSIONS]
+    if options.export:
+        written.append(str(export_features(options.export, result)))
+    return "\n".join([*_printed(result), "written: " + ", ".join(written)])
+
+
+def _named_queries(options: SearchOptions) -> tuple[Query, ...]:
+    if options.queries:
+        return read_queries(options.queries)
+    return (query_from_parts(options.parts, "query"),) if options.parts else ()
+
+
+def _queries_and_gallery(
+    options: SearchOptions, trained: TrainedModel, named: tuple[Query, ...], folder: Gallery | None
+) -> tuple[tuple[Query, ...], Gallery]:
+    """Return what is searched for and where; the data set's lists are read only when one of both comes from them."""
+    config = trained.config
+    check_encodable(named, config.model.modalities)
+    if named and folder is not None:
+        return named, folder.read_as(choose_modality(options.gallery_modality, named, config.model.modalities))
+    benchmark = load_test_benchmark(config, trained)
+    split = benchmark.splits[TEST_SPLIT]
+    listed = find_list(split, options.task) if options.task else None
+    queries = named if listed is None else (listed_query(listed, options.index or 0),)
+    check_encodable(queries, config.model.modalities)
+    if listed is not None and folder is None:
+        return queries, split_gallery(
+            benchmark, split, Modality(options.gallery_modality) if options.gallery_modality else None, listed
+        )
+    modality = choose_modality(options.gallery_modality, queries, config.model.modalities, distinct_sources(split))
+    return queries, folder.read_as(modality) if folder is not None else split_gallery(benchmark, split, modality)
+
+
+def choose_modality(
+    asked: str, queries: Sequence[Query], encoded: Collection[Modality], present: Collection[Modality] = ()
+) -> Modality:
+    """Return the modality of the gallery's images: what is asked for; where there are visible and infrared images only,
+    the other one than the query's; else RGB.
+
+    encoded: modalities that the model encodes. present: those of the data set's test images, empty = unknown. Raises
+    UserError when the queries search different ones.
+    """
+    if asked:
+        return Modality(asked)
+    return searched_modality(queries) if VISIBLE_INFRARED in (set(encoded), set(present)) else Modality.RGB
+
+
+def output_path(name: str, home: Path) -> Path:
+    """Return the path of the picture; page and JSON lie beside it. A folder or nothing gets the default name.
+
+    A suffix of one of the three files is replaced by .png, anything else behind a dot is part of the name.
+    """
+    path = Path(name) if name else home / DEFAULT_NAME
+    if path.is_dir() or name.endswith(("/", "\\")):
+        return path / DEFAULT_NAME
+    return path.with_suffix(".png") if path.suffix.lower() in REPLACED_SUFFIXES else path.with_name(f"{path.name}.png")
+
+
+def _check_folder(path: Path, name: str) -> None:
+    """Raise UserError, before any work, when a file stands where the folder of `path` would be."""
+    place = next((parent for parent in path.parents if parent.exists()), path.parent)
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{name}: {place} is a file, not a folder; choose another place")
+
+
+def model_identity(trained: TrainedModel) -> dict[str, Any]:
+    """Return what the features of an image depend on besides its file: weights, sizes and options of the model."""
+    sizes = {key: value for key, value in experiment_to_dict(trained.config)["model"].items() if key != "init"}
+    return {"family": trained.config.family.value, "weights": trained.fingerprint, "model": fingerprint([sizes])}
+
+
+def _search(
+    trained: TrainedModel, queries: tuple[Query, ...], gallery: Gallery, top_k: int, device: torch.device, cache: Path
+) -> SearchResult:
+    config = trained.config
+    plan = plan_threads(device.type, config.data.workers)
+    torch.set_num_threads(plan.threads)
+    logger.info("%s; %s", describe_device(device), plan.describe())
+    reader = build_source_reader(config.data, config.model)
+    spec = EvaluationSpec(
+        **dataclasses.asdict(config.eval), workers=plan.workers, skip_unreadable=config.data.on_error == "skip"
+    )
+    # Loader processes take longer to start than a few queries to read.
+    encoded = encode_queries(trained.model, queries, reader, dataclasses.replace(spec, workers=0), device)
+    if not encoded.queries:
+        raise UserError(f"no query can be read, the first: {encoded.failures[0][1]}")
+    encoder = GalleryEncoder(trained.model, reader, spec.encoder, device, identity=model_identity(trained), cache=cache)
+    found = encoder.encode(gallery)
+    result = SearchResult(
+        trained=trained,
+        encoded=encoded,
+        gallery=found,
+        ranked=tuple(search(encoded, found, top_k)),
+        requested=top_k,
+        precision=spec.precision,
+        device=str(device),
+    )
+    for note in result.notes():
+        logger.warning("%s", note)
+    return result
+
+
+def result_document(result: SearchResult) -> dict[str, Any]:
+    """Return everything that the JSON file holds, as plain values; similarities are cosines, ranks count from 1."""
+    gallery, trained = result.gallery, result.trained
+    return {
+        "queries": [_query_document(row) for row in result.ranked],
+        "top_k": {"requested": result.requested, "listed": result.listed},
+        "gallery": {
+            "name": printable(gallery.gallery.name),
+            "modalities": [modality.value for modality in gallery.gallery.modalities],
+            "images": len(gallery.positions),
+            "reused": gallery.reused,
+            "unreadable": [
+                {"path": printable(gallery.gallery.sources[index].value), "reason": printable(reason)}
+                for index, reason in gallery.failures.items()
+            ],
+        },
+        "unreadable_queries": [
+            {"name": printable(query.name), "reason": printable(reason)} for query, reason in result.encoded.failures
+        ],
+        "protocol": gallery.gallery.protocol,
+        "tie_rule": TIE_RULE,
+        "precision": result.precision,
+        "checkpoint": {
+            "file": printable(str(trained.checkpoint)),
+            "fingerprint": trained.fingerprint,
+            "epoch": trained.epoch,
+            "step": trained.step,
+            "selected_on": trained.selected_on or "unknown",
+        },
+        "notes": list(result.notes()),
+        "versions": library_versions(),
+    }
+
+
+def _query_document(row: RankedQuery) -> dict[str, Any]:
+    return {
+        "query": _described(row.query),
+        "matches_in_gallery": row.matches,
+        "first_match": row.first_match,
+        "results": [
+            {
+                "rank": image.rank,
+                "path": printable(image.path),
+                "similarity": round(image.similarity, 7),
+                **({} if image.person_id is None else {"person_id": image.person_id}),
+                **({} if image.match is None else {"match": image.match}),
+            }
+            for image in row.results
+        ],
+    }
+
+
+def _described(query: Query) -> dict[str, Any]:
+    return {
+        "name": printable(query.name),
+        "task": query.task,
+        "person_id": query.person_id,
+        **{source.modality.value: printable(source.value) for source in query.sources},
+    }
+
+
+def _write_files(output: Path, result: SearchResult) -> None:
+    """Write picture, page and JSON; the JSON file last: when it is there, the others are too."""
+    shown = [dataclasses.replace(row, results=row.results[:SHOWN_RESULTS]) for row in result.ranked[:SHOWN_QUERIES]]
+    hidden = _hidden(result)
+    gallery = f"{result.gallery.gallery.name} ({len(result.gallery.positions):,} images)"
+    model = f"{result.trained.checkpoint} ({result.trained.fingerprint})"
+    title = (
+        f"Retrieval: {shown[0].query.task}" if len(result.ranked) == 1 else f"Retrieval: {len(result.ranked)} queries"
+    )
+    write_grid(
+        output,
+        shown,
+        title,
+        printable(" · ".join([f"gallery: {gallery}", f"weights: {result.trained.fingerprint}", *hidden])),
+    )
+    facts = {
+        "Gallery": gallery,
+        "Weights": model,
+        "Protocol": result.gallery.gallery.protocol,
+        "Ties": TIE_RULE,
+        "Arithmetic": result.precision,
+    }
+    facts |= {f"Note {number}": note for number, note in enumerate((*result.notes(), *hidden), start=1)}
+    write_page(output.with_suffix(".html"), title, facts, {"": shown})
+    write_json(output.with_suffix(".json"), result_document(result))
+
+
+def _hidden(result: SearchResult) -> list[str]:
+    found = []
+    if len(result.ranked) > SHOWN_QUERIES:
+        found.append(f"the first {SHOWN_QUERIES} of {len(result.ranked)} queries are shown, all are in the JSON file")
+    if result.listed > SHOWN_RESULTS:
+        found.append(f"the first {SHOWN_RESULTS} of {result.listed} results are shown, all are in the JSON file")
+    return found
+
+
+def export_features(name: str, result: SearchResult) -> Path:
+    """Write the features of queries and gallery as .npz without pickles; return the file.
+
+    query_features (Q, D), gallery_features (N, D) float32, each of length 1, so that products are cosines;
+    query_descriptions (Q,) JSON texts, query_person_ids (Q,) and gallery_person_ids (N,) int64 with their flags
+    query_person_known (Q,), gallery_person_known; gallery_paths (N,); weights: the fingerprint.
+    """
+    path = Path(name) if Path(name).suffix.lower() == ".npz" else Path(f"{name}.npz")
+    gallery, queries = result.gallery, result.encoded.queries
+    ids = gallery.gallery.person_ids
+    arrays = {
+        "query_features": result.encoded.features.cpu().numpy(),
+        "query_descriptions": np.asarray([json.dumps(_described(query), ensure_ascii=False) for query in queries]),
+        "query_person_ids": np.asarray(
+            [0 if query.person_id is None else query.person_id for query in queries], dtype=np.int64
+        ),
+        "query_person_known": np.asarray([query.person_id is not None for query in queries]),
+        "gallery_features": gallery.features.cpu().numpy(),
+        "gallery_paths": np.asarray([printable(gallery.gallery.sources[index].value) for index in gallery.positions]),
+        "gallery_person_ids": np.zeros(len(gallery.positions), dtype=np.int64)
+        if ids is None
+        else np.asarray(ids, dtype=np.int64)[gallery.positions],
+        "gallery_person_known": np.asarray(ids is not None),
+        "weights": np.asarray(result.trained.fingerprint),
+    }
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)
+    return path
+
+
+def _printed(result: SearchResult) -> list[str]:
+    lines: list[str] = []
+    for row in result.ranked[:SHOWN_QUERIES]:
+        lines.append(describe_query(row))
+        for image in row.results[:PRINTED_RESULTS]:
+            word = {True: "match", False: "other", None: ""}[image.match]
+            lines.append(f"  {image.rank:>3}  {image.similarity:7.4f}  {word:<5}  {printable(image.path)}")
+    return [*lines, *result.notes(), *_hidden(result)]

@@ -1,0 +1,214 @@
+"""A series of trials: one run for each division of a data set's persons into train and test, and their results merged.
+
+`output_dir/name/trial-01`, `trial-02`, ... are ordinary run directories; the merged results lie in the folder that
+holds them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from configs.load import experiment_to_dict, load_experiment
+from configs.schema.experiment import ExperimentConfig
+from datasets.build import build_benchmark, number_of_trials
+from solver.commands.evaluate import run_test
+from solver.reports.merging import format_merged, merge_results, read_series, write_merged
+from solver.reports.results import CSV_FILE, RESULTS_FILE
+from solver.run_directory import OUTCOME_FILE, check_free
+from solver.runs import CONFIG_FILE, find_checkpoint
+from solver.training.engine import run_training
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PATTERN = re.compile(r"\d{1,6}(?:-\d{1,6})?(?:,\d{1,6}(?:-\d{1,6})?)*")
+MACHINERY = {"output_dir": ("",), "data": ("workers", "cache_dir"), "train": ("log_period",)}
+"""Options that do not change what is learned; an empty name is the section itself."""
+
+
+def parse_trials(text: str, dataset: str) -> tuple[int, ...]:
+    """Return the trials that `1-10`, `1,2` or `3` names, ascending. Raises UserError, also for a data set without
+    trials.
+    """
+    available = number_of_trials(dataset)
+    if not available:
+        raise UserError(f"--trials {text}: data set {dataset} has no trials; remove the option")
+    if not PATTERN.fullmatch(text.replace(" ", "")):
+        raise UserError(f"--trials {text!r}: must be numbers like 1-{available} or 1,2")
+    found: set[int] = set()
+    for part in text.replace(" ", "").split(","):
+        first, last = (int(number) for number in (part.split("-") * 2)[:2])
+        if not 1 <= first <= available or not 1 <= last <= available:
+            raise UserError(f"--trials {text}: {dataset} has the trials 1..{available}")
+        if first > last:
+            raise UserError(f"--trials {text}: {part} runs backwards; write {last}-{first}")
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def trial_folder(trial: int) -> str:
+    """Return the name of a trial's run directory."""
+    return f"trial-{trial:02d}"
+
+
+def trial_label(trial: int) -> str:
+    """Return what a trial is called in messages and merged results."""
+    return f"trial {trial}"
+
+
+def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrite: bool) -> str:
+    """Train one model for each trial into output_dir/name/trial-NN and return what is to be printed.
+
+    A finished trial is kept, an unfinished one is trained again from its start; `overwrite` trains all of them again.
+    All trials' lists are read before the first step. Raises UserError that names the trial.
+    """
+    series = Path(config.output_dir) / config.name
+    configs = {trial: _of_trial(config, series, trial) for trial in parse_trials(trials, config.data.dataset)}
+    if (series / CONFIG_FILE).is_file():
+        raise UserError(f"{series} is the directory of a single run; choose another name=... for the trials")
+    states = {trial: _state(series / trial_folder(trial), entry, overwrite) for trial, entry in configs.items()}
+    for trial, entry in configs.items():
+        if states[trial] != "finished":
+            with _named(trial):
+                build_benchmark(entry.data, select=entry.train.select, need_train=True, instruction=entry.instruction)
+    lines = []
+    for place, (trial, entry) in enumerate(configs.items(), start=1):
+        if states[trial] == "finished":
+            lines.append(f"{trial_label(trial)}: finished before and kept, --overwrite trains it again")
+            continue
+        if states[trial] == "replaced":
+            # They would hold numbers of weights that are gone.
+            for name in (RESULTS_FILE, CSV_FILE):
+                (series / name).unlink(missing_ok=True)
+        logger.info("%s (%d of %d)", trial_label(trial), place, len(configs))
+        with _named(trial):
+            text = run_training(entry, device=device, overwrite=states[trial] == "replaced")
+        lines.append(f"{trial_label(trial)}: {text.splitlines()[0]}")
+    return "\n".join([*lines, f"evaluate them: python test.py --run {series} --trials {trials}"])
+
+
+def evaluate_trials(
+    *, run: str, trials: str, checkpoint: str, output: str, device: str, overrides: Sequence[str]
+) -> str:
+    """Evaluate the run of each trial on its own test lists, merge the results and return what is to be printed.
+
+    Results of a trial go into its run directory, merged ones into `run`; with `output` both go below that folder. A
+    trial without a checkpoint is left out and named. Raises UserError that names the trial; merged results are then not
+    written.
+    """
+    series = Path(run)
+    wanted = parse_trials(trials, _series_dataset(series, trials, overrides))
+    present = [trial for trial in wanted if _has_checkpoint(series / trial_folder(trial), checkpoint)]
+    if not present:
+        raise UserError(
+            f"{series} has no checkpoint {checkpoint or 'best or last'} of the trials {trials}; there: "
+            f"{_listed(series)}; train them with train.py --trials {trials}"
+        )
+    files: dict[str, Path] = {}
+    for place, trial in enumerate(present, start=1):
+        folder = series / trial_folder(trial)
+        target = Path(output) / folder.name if output else folder
+        with _named(trial):
+            table = run_test(
+                run=str(folder),
+                config="",
+                checkpoint=checkpoint,
+                output=str(target),
+                device=device,
+                overrides=[*overrides, f"data.trial={trial}"],
+            )
+        logger.info("%s (%d of %d)\n%s", trial_label(trial), place, len(present), table)
+        files[trial_label(trial)] = target / RESULTS_FILE
+    document = merge_results(read_series(files), [trial_label(trial) for trial in wanted])
+    unfinished = [
+        trial_label(trial) for trial in present if not (series / trial_folder(trial) / OUTCOME_FILE).is_file()
+    ]
+    if unfinished:
+        document["notes"].insert(0, f"training is not finished in {', '.join(unfinished)}: stopped, or still running")
+    written = write_merged(Path(output) if output else series, document)
+    each = f"and the results of each trial in {trial_folder(present[0])}, ..."
+    return f"{format_merged(document)}\nwritten: {written}, {written.with_name(CSV_FILE)}, {each}"
+
+
+def _of_trial(config: ExperimentConfig, series: Path, trial: int) -> ExperimentConfig:
+    return dataclasses.replace(
+        config, name=trial_folder(trial), output_dir=str(series), data=dataclasses.replace(config.data, trial=trial)
+    )
+
+
+def _state(directory: Path, config: ExperimentConfig, overwrite: bool) -> str:
+    """Return `new`, `finished` or `replaced`. Raises UserError for a directory that is neither, or that was trained
+    differently.
+    """
+    ours = (directory / CONFIG_FILE).is_file()
+    if ours and not overwrite and (directory / OUTCOME_FILE).is_file():
+        changed = _differences(load_experiment(directory / CONFIG_FILE), config)
+        if changed:
+            raise UserError(
+                f"{directory} was trained with another configuration "
+                f"({'; '.join(changed[:3])}{' and more' if changed[3:] else ''}); choose another name=... or train it "
+                "again with --overwrite"
+            )
+        return "finished"
+    check_free(directory, overwrite or ours)
+    return "replaced" if directory.is_dir() and any(directory.iterdir()) else "new"
+
+
+def _differences(before: ExperimentConfig, after: ExperimentConfig) -> list[str]:
+    """Return `key: before, now` for each option that differs and matters."""
+    found = []
+    first, second = experiment_to_dict(before), experiment_to_dict(after)
+    for section, value in second.items():
+        left, right = (entry if isinstance(entry, dict) else {"": entry} for entry in (first.get(section), value))
+        for key in dict.fromkeys([*left, *right]):
+            if left.get(key) != right.get(key) and key not in MACHINERY.get(section, ()):
+                found.append(f"{section}{'.' if key else ''}{key}: {left.get(key)!r} there, {right.get(key)!r} now")
+    return found
+
+
+def _series_dataset(series: Path, trials: str, overrides: Sequence[str]) -> str:
+    """Return the data set of a series. Raises UserError when the folder holds no run of it."""
+    if not series.is_dir():
+        raise UserError(f"no such run directory: {series}; train the trials with train.py --trials {trials}")
+    own = series / CONFIG_FILE
+    inner = sorted(series.glob(f"trial-*/{CONFIG_FILE}"))
+    if not own.is_file() and not inner:
+        raise UserError(
+            f"{series} holds no trials ({trial_folder(1)}, ...); train them with train.py --trials {trials}"
+        )
+    dataset = load_experiment(own if own.is_file() else inner[0], overrides).data.dataset
+    if own.is_file() and number_of_trials(dataset):
+        raise UserError(
+            f"{series} is a single run, not a series of trials; evaluate it without --trials, or train a series with "
+            f"train.py --trials {trials}"
+        )
+    return dataset
+
+
+def _has_checkpoint(directory: Path, checkpoint: str) -> bool:
+    if not (directory / CONFIG_FILE).is_file():
+        return False
+    try:
+        find_checkpoint(directory, checkpoint)
+    except UserError as error:
+        logger.warning("left out: %s", error)
+        return False
+    return True
+
+
+def _listed(series: Path) -> str:
+    return ", ".join(sorted(path.name for path in series.iterdir() if path.is_dir())) or "nothing"
+
+
+@contextmanager
+def _named(trial: int) -> Iterator[None]:
+    """Put the trial before the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{trial_label(trial)}: {error}") from error

@@ -1,0 +1,1 @@
+"""One evaluation: what is encoded, how it is ranked, what is measured."""

@@ -1,0 +1,113 @@
+"""The page of an evaluation: its table, and the best, the worst and some random queries with what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solver.evaluation.result import TIE_RULE, EvaluationResult
+from solver.reports.html_page import html_table, write_page
+from solver.reports.results import Provenance, shown_columns, shown_rows
+from solver.search.queries import Query
+from solver.search.ranked import RankedImage, RankedQuery
+from utils.seeding import stream_seed
+
+REPORT_FILE = "report.html"
+QUERIES_PER_SECTION = 10
+RESULTS_PER_QUERY = 10
+
+Entry = tuple[int, int]
+"""A query: (number of its list, number in the list)."""
+
+
+def write_report(directory: str | Path, result: EvaluationResult, provenance: Provenance, seed: int = 0) -> Path:
+    """Write report.html into `directory`, atomically; return the file. seed: of the random queries and of ties."""
+    path = Path(directory) / REPORT_FILE
+    sections = {
+        f"{heading} queries": [_ranked(result, entry) for entry in entries]
+        for heading, entries in choose_queries(result, seed).items()
+        if entries
+    }
+    facts = {
+        "Split": result.name,
+        "Protocol": result.protocol,
+        "Ties": TIE_RULE,
+        "Weights": f"{provenance.checkpoint} ({provenance.checkpoint_fingerprint})",
+        "Checkpoint selected on": provenance.selected_on or "unknown",
+        "Data": f"{provenance.dataset} ({provenance.data_fingerprint})",
+        "Arithmetic": result.precision,
+        "Queries shown": "by average precision, at most one of each person in a section; random and ties by seed "
+        f"{seed}",
+    }
+    facts |= {f"Note {number}": note for number, note in enumerate((*provenance.notes, *result.notes()), start=1)}
+    shown = shown_rows(result)
+    columns = shown_columns(*shown)
+    table = html_table(columns, [[row.get(name) for name in columns] for part in shown for row in part])
+    write_page(path, f"Evaluation: {provenance.dataset} {result.name}", facts, sections, table)
+    return path
+
+
+def choose_queries(result: EvaluationResult, seed: int) -> dict[str, list[Entry]]:
+    """Return the best, worst and random queries among those with a match, at most one of each person in each group.
+
+    All are as measured in the plain way.
+    """
+    lists = [np.flatnonzero(entry.first_rank > 0) for entry in result.plain_lists]
+    numbers = np.repeat(np.arange(len(lists)), [len(kept) for kept in lists])
+    entries = np.concatenate(lists) if lists else np.empty(0, dtype=np.int64)
+    precision = (
+        np.concatenate([listed.average_precision[kept] for listed, kept in zip(result.plain_lists, lists)])
+        if lists
+        else np.empty(0)
+    )
+    persons = np.asarray(
+        [result.ranked.split.query_lists[number].person_ids[entry] for number, entry in zip(numbers, entries)],
+        dtype=np.int64,
+    )
+    shuffled = np.random.default_rng(stream_seed(seed, "report")).permutation(len(entries))
+    by_precision = shuffled[np.argsort(precision[shuffled], kind="stable")]
+    orders = {"Best": by_precision[::-1], "Worst": by_precision, "Random": shuffled}
+    return {
+        heading: [(int(numbers[place]), int(entries[place])) for place in _one_per_person(order, persons)]
+        for heading, order in orders.items()
+    }
+
+
+def _one_per_person(order: NDArray[np.int64], persons: NDArray[np.int64]) -> Sequence[int]:
+    """Return the first places of `order` that belong to different persons."""
+    _, first = np.unique(persons[order], return_index=True)
+    return order[np.sort(first)[:QUERIES_PER_SECTION]].tolist()
+
+
+def _ranked(result: EvaluationResult, entry: Entry) -> RankedQuery:
+    number, index = entry
+    listed, queries, split = result.plain_lists[number], result.ranked.split.query_lists[number], result.ranked.split
+    person = queries.person_ids[index]
+    counted = result.ranked.gallery[result.ranked.candidates(listed.task, index)]
+    matches = sum(split.gallery_ids[place] == person for place in counted)
+    # The rank of a CMC by identity counts persons; the list that is shown counts images.
+    depth = RESULTS_PER_QUERY if queries.cmc == "image" else len(counted)
+    places, similarities = result.ranked.search(listed.task, index, depth)
+    hits = [split.gallery_ids[place] == person for place in places]
+    first_match = int(listed.first_rank[index]) if queries.cmc == "image" else hits.index(True) + 1
+    images = tuple(
+        RankedImage(
+            rank=rank,
+            index=int(place),
+            path=split.gallery[place].value,
+            similarity=float(similarity),
+            person_id=split.gallery_ids[place],
+            match=hit,
+        )
+        for rank, (place, similarity, hit) in enumerate(zip(places, similarities, hits[:RESULTS_PER_QUERY]), start=1)
+    )
+    return RankedQuery(
+        query=Query(name=f"{listed.task} entry {index}", sources=queries.entries[index], person_id=person),
+        results=images,
+        matches=matches,
+        first_match=first_match,
+        note=f"average precision {listed.average_precision[index]:.1f} %",
+    )

@@ -1,0 +1,266 @@
+"""A picture of ranked lists: one row per query, its parts on the left, its results with rank, similarity and frame."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from configs.vocabulary import Modality
+from datasets.loading.readers import open_image
+from datasets.modalities import MODALITIES
+from datasets.structures import Source
+from solver.search.ranked import RankedImage, RankedQuery
+from utils.files import atomic_path
+
+IMAGE_WIDTH, IMAGE_HEIGHT = 96, 192
+TEXT_WIDTH = 2 * IMAGE_WIDTH
+FRAME = 4
+GAP = 12
+MARGIN = 24
+LABEL = 20
+ROW_GAP = 30
+MAX_TEXT = 4000
+"""Letters of a text that are laid out: more than fit."""
+COLUMNS = 10
+"""Results in one line; further ones follow below."""
+
+INK, SOFT, PAPER, GROUND = (28, 30, 33), (104, 110, 118), (255, 255, 255), (238, 240, 242)
+COLOURS = {True: (26, 140, 70), False: (200, 48, 40), None: (150, 156, 164)}
+"""Frame by match: same person, another one, unknown. Labels say the same in words, for readers who see no colours."""
+WORDS = {True: "match", False: "other", None: ""}
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line without characters that cannot be drawn or written (control characters, lone
+    surrogates).
+    """
+    cleaned = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(letter if letter.isprintable() else " " for letter in cleaned)
+
+
+def fit_image(path: str, width: int, height: int) -> Image.Image:
+    """Return the image of a file, whole, in its own proportions, in the middle of a box of that size."""
+    image = ImageOps.contain(open_image(path), (width, height), Image.Resampling.BICUBIC)
+    box = Image.new("RGB", (width, height), GROUND)
+    box.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return box
+
+
+@functools.cache
+def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return DejaVu Sans, which comes with matplotlib and knows Greek and Cyrillic too, else Pillow's own font.
+
+    The basic layout: the other one is not in every build of Pillow, and gives up on some mixtures of scripts.
+    """
+    package = importlib.util.find_spec("matplotlib")
+    if package is not None and package.origin:
+        file = (
+            Path(package.origin).parent
+            / "mpl-data"
+            / "fonts"
+            / "ttf"
+            / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+        )
+        if file.is_file():
+            return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
+    font = ImageFont.load_default(size)
+    return font.font_variant(layout_engine=ImageFont.Layout.BASIC) if isinstance(font, ImageFont.FreeTypeFont) else font
+
+
+def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Return `text`, its end replaced by an ellipsis when it is wider than `width` pixels."""
+    if len(text) <= width and font.getlength(text) <= width:
+        return text
+    # More letters than pixels never fit; measuring a very long text is slow, and refused beyond a million.
+    text = text[:width]
+    while text and font.getlength(text.rstrip() + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+    """Break `text` at spaces, and inside words that are too long, into at most `lines` lines; the last may end in an
+    ellipsis.
+    """
+    found: list[str] = []
+    words = text.split()
+    position = 0
+    while position < len(words) and len(found) < lines:
+        line = words[position]
+        position += 1
+        while position < len(words) and font.getlength(f"{line} {words[position]}") <= width:
+            line = f"{line} {words[position]}"
+            position += 1
+        cut = len(line)
+        while cut > 1 and font.getlength(line[:cut]) > width:
+            cut = min(cut - 1, width)
+        found.append(line[:cut])
+        if cut < len(line):
+            position -= 1
+            words[position] = line[cut:]
+    if position < len(words):
+        found[-1] = shorten(f"{found[-1]} {words[position]} ……", font, width)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """parts: width in pixels of the widest query's parts. columns: results in one line."""
+
+    parts: int
+    columns: int
+
+    @property
+    def results_left(self) -> int:
+        return MARGIN + self.parts + 2 * GAP
+
+    @property
+    def width(self) -> int:
+        return self.results_left + self.columns * (IMAGE_WIDTH + 2 * FRAME + GAP) - GAP + MARGIN
+
+
+LINE_HEIGHT = LABEL + IMAGE_HEIGHT + 2 * FRAME + LABEL
+TITLE_HEIGHT = 26
+
+
+def draw_grid(rows: Sequence[RankedQuery], title: str, subtitle: str) -> Image.Image:
+    """Draw ranked lists below each other. Raises UserError for an image that cannot be read any more."""
+    layout = _Layout(
+        parts=max(_parts_width(row) for row in rows), columns=min(COLUMNS, max(len(row.results) for row in rows))
+    )
+    lines = [max(1, -(-len(row.results) // layout.columns)) for row in rows]
+    heights = [TITLE_HEIGHT + count * LINE_HEIGHT + (count - 1) * GAP for count in lines]
+    header = 64
+    width = max(layout.width, 480)
+    canvas = Image.new("RGB", (width, MARGIN + header + sum(heights) + (len(rows) - 1) * ROW_GAP + MARGIN), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    _write(draw, (MARGIN, MARGIN), title, load_font(19, bold=True), INK, width - 2 * MARGIN)
+    _write(draw, (MARGIN, MARGIN + 28), subtitle, load_font(12), SOFT, width - 2 * MARGIN)
+    top = MARGIN + header
+    for number, (row, height) in enumerate(zip(rows, heights)):
+        if number:
+            draw.line((MARGIN, top - ROW_GAP // 2, width - MARGIN, top - ROW_GAP // 2), fill=(222, 226, 230))
+        _draw_row(canvas, draw, row, layout, top)
+        top += height + ROW_GAP
+    return canvas
+
+
+def write_grid(path: str | Path, rows: Sequence[RankedQuery], title: str, subtitle: str) -> None:
+    """Write the picture as PNG, atomically."""
+    picture = draw_grid(rows, title, subtitle)
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=False)
+
+
+def describe_query(row: RankedQuery) -> str:
+    """One line: the parts' names, the person, and what came out."""
+    name = printable(row.query.name)
+    found = [name] if name.startswith(row.query.task) else [name, row.query.task]
+    if row.query.person_id is not None:
+        found.append(f"person {row.query.person_id}")
+    if row.first_match is not None:
+        found.append(
+            f"first match at rank {row.first_match} ({row.matches} in the gallery)"
+            if row.first_match
+            else "no match in the gallery"
+        )
+    if row.note:
+        found.append(printable(row.note))
+    return " · ".join(found)
+
+
+def _parts_width(row: RankedQuery) -> int:
+    return sum(_part_width(source) + 2 * FRAME + GAP for source in row.query.sources) - GAP
+
+
+def _part_width(source: Source) -> int:
+    return IMAGE_WIDTH if MODALITIES[source.modality].is_image else TEXT_WIDTH
+
+
+def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: RankedQuery, layout: _Layout, top: int) -> None:
+    _write(draw, (MARGIN, top), describe_query(row), load_font(13, bold=True), INK, canvas.width - 2 * MARGIN)
+    top += TITLE_HEIGHT
+    left = MARGIN
+    for source in row.query.sources:
+        _draw_part(canvas, draw, source, left, top)
+        left += _part_width(source) + 2 * FRAME + GAP
+    bar = layout.results_left - GAP - 1
+    lines = max(1, -(-len(row.results) // layout.columns))
+    draw.line((bar, top + LABEL, bar, top + lines * (LINE_HEIGHT + GAP) - GAP - LABEL), fill=INK, width=2)
+    for number, image in enumerate(row.results):
+        down, across = divmod(number, layout.columns)
+        _draw_result(
+            canvas,
+            draw,
+            image,
+            layout.results_left + across * (IMAGE_WIDTH + 2 * FRAME + GAP),
+            top + down * (LINE_HEIGHT + GAP),
+        )
+
+
+def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, source: Source, left: int, top: int) -> None:
+    width = _part_width(source)
+    name = "text" if source.modality is Modality.TEXT else os.path.basename(source.value)
+    _write(draw, (left + FRAME, top), source.modality.name, load_font(12, bold=True), INK, width)
+    if source.modality is not Modality.TEXT:
+        _write(
+            draw,
+            (left + FRAME, top + LABEL + IMAGE_HEIGHT + 2 * FRAME + 4),
+            printable(name),
+            load_font(10),
+            SOFT,
+            width,
+        )
+    box = (left + FRAME, top + LABEL + FRAME)
+    if MODALITIES[source.modality].is_image:
+        canvas.paste(fit_image(source.value, IMAGE_WIDTH, IMAGE_HEIGHT), box)
+    else:
+        draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT - 1), fill=(247, 248, 249))
+        _draw_text(draw, printable(source.value[:MAX_TEXT]) or "(empty text)", box, width)
+    draw.rectangle((box[0] - 1, box[1] - 1, box[0] + width, box[1] + IMAGE_HEIGHT), outline=SOFT)
+
+
+def _draw_text(draw: ImageDraw.ImageDraw, text: str, box: tuple[int, int], width: int) -> None:
+    padding = 8
+    for size in (13, 12, 11, 10):
+        font, height = load_font(size), size + 4
+        room = (IMAGE_HEIGHT - 2 * padding) // height
+        lines = wrap(text, font, width - 2 * padding, room)
+        if size == 10 or not lines[-1:] or not lines[-1].endswith("…"):
+            break
+    for number, line in enumerate(lines):
+        draw.text((box[0] + padding, box[1] + padding + number * height), line, font=font, fill=INK)
+
+
+def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedImage, left: int, top: int) -> None:
+    width = IMAGE_WIDTH + 2 * FRAME
+    box = (left, top + LABEL)
+    draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT + 2 * FRAME - 1), fill=COLOURS[image.match])
+    canvas.paste(fit_image(image.path, IMAGE_WIDTH, IMAGE_HEIGHT), (box[0] + FRAME, box[1] + FRAME))
+    rank = f"#{image.rank}"
+    _write(draw, (left, top), rank, load_font(12, bold=True), INK, width // 2)
+    value, font = f"{image.similarity:.4f}", load_font(12)
+    draw.text((left + width - font.getlength(value), top), value, font=font, fill=INK)
+    label = " · ".join(filter(None, [WORDS[image.match], "" if image.person_id is None else f"id {image.person_id}"]))
+    below = (left, box[1] + IMAGE_HEIGHT + 2 * FRAME + 4)
+    if label:
+        _write(draw, below, label, load_font(11), COLOURS[image.match] if image.match is not None else SOFT, width)
+    else:
+        _write(draw, below, printable(os.path.basename(image.path)), load_font(10), SOFT, width)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
+    draw.text(place, shorten(text, font, width), font=font, fill=colour)

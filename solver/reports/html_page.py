@@ -1,0 +1,138 @@
+"""Ranked lists as one self-contained HTML page: no script, no file beside it, everything that is not ours escaped."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import html
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datasets.modalities import MODALITIES
+from datasets.structures import Source
+from solver.reports.grid import WORDS, describe_query, fit_image, printable
+from solver.search.ranked import RankedImage, RankedQuery
+from utils.files import write_text
+
+THUMBNAIL = (64, 128)
+JPEG_QUALITY = 80
+MAX_TEXT = 2000
+"""Letters of a query's text that the page shows."""
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1c1e21; background: #f4f5f7; }
+body { margin: 0 auto; max-width: 1180px; padding: 24px; }
+h1 { font-size: 22px; margin: 0 0 8px; } h2 { font-size: 18px; margin: 28px 0 8px; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0 0 12px; }
+dt { color: #5c636b; } dd { margin: 0; overflow-wrap: anywhere; }
+article { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; padding: 14px 18px; margin: 0 0 16px; }
+h3 { font-size: 15px; margin: 0 0 10px; overflow-wrap: anywhere; }
+.list { display: flex; flex-wrap: wrap; gap: 12px; align-items: flex-start; }
+.parts { border-bottom: 1px solid #dfe3e8; padding-bottom: 12px; margin-bottom: 12px; }
+figure { margin: 0; width: 94px; font-size: 12px; }
+figure img { display: block; width: 64px; height: 128px; border: 4px solid #969ca4; padding: 2px; background: #fff; }
+figure.match img { border-color: #1a8c46; } figure.other img { border-color: #c83028; }
+figcaption { overflow-wrap: anywhere; }
+figure.match figcaption b { color: #1a8c46; } figure.other figcaption b { color: #c83028; }
+.name { color: #5c636b; font-size: 11px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+blockquote { margin: 0; padding: 8px 12px; background: #f4f5f7; border-left: 4px solid #969ca4; }
+blockquote { max-width: 560px; overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: 0 0 12px; background: #fff; }
+th, td { border: 1px solid #dfe3e8; padding: 3px 10px; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+"""
+# The policy names the digest of our own style sheet, so that no other one, and nothing else but data: pictures, is
+# used.
+POLICY = (
+    "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; style-src 'sha256-"
+    + base64.b64encode(hashlib.sha256(STYLE.encode("utf-8")).digest()).decode("ascii")
+    + "'"
+)
+
+
+def write_page(
+    path: str | Path,
+    title: str,
+    facts: Mapping[str, str],
+    sections: Mapping[str, Sequence[RankedQuery]],
+    table: str = "",
+) -> None:
+    """Write a page, atomically. facts: name -> value at the top. sections: heading ('' = none) -> ranked lists.
+
+    table: further HTML below the facts, from `html_table`.
+    """
+    write_text(path, page(title, facts, sections, table))
+
+
+def page(title: str, facts: Mapping[str, str], sections: Mapping[str, Sequence[RankedQuery]], table: str = "") -> str:
+    """Return the page of `write_page`."""
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n" for name, value in facts.items())
+    parts = "".join(
+        (f"<h2>{escape(heading)}</h2>\n" if heading else "") + "".join(map(_card, rows))
+        for heading, rows in sections.items()
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n<dl>\n{listed}</dl>\n{table}{parts}</body>\n</html>\n"
+    )
+
+
+def escape(value: object) -> str:
+    """Return text that is safe inside an element and inside a quoted attribute."""
+    return html.escape(printable(str(value)), quote=True)
+
+
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table; floats with two decimals, None as a dash."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = "".join("<tr>" + "".join(f"<td>{_number(value)}</td>" for value in row) + "</tr>\n" for row in rows)
+    return f"<table>\n<tr>{head}</tr>\n{body}</table>\n"
+
+
+def _number(value: object) -> str:
+    return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else escape(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def thumbnail(path: str) -> str:
+    """Return a small JPEG of an image file as a data URI."""
+    stream = io.BytesIO()
+    fit_image(path, *THUMBNAIL).save(stream, format="JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _card(row: RankedQuery) -> str:
+    parts = "".join(map(_part, row.query.sources))
+    results = "".join(map(_result, row.results))
+    return (
+        f'<article>\n<h3>{escape(describe_query(row))}</h3>\n<div class="list parts">\n{parts}</div>\n'
+        f'<div class="list">\n{results}</div>\n</article>\n'
+    )
+
+
+def _part(source: Source) -> str:
+    if not MODALITIES[source.modality].is_image:
+        text = source.value if len(source.value) <= MAX_TEXT else source.value[:MAX_TEXT] + " …"
+        return f"<blockquote><b>{source.modality.name}</b><br>{escape(text) or '(empty text)'}</blockquote>\n"
+    return _figure("part", source.value, f"<b>{source.modality.name}</b>")
+
+
+def _result(image: RankedImage) -> str:
+    person = "" if image.person_id is None else f" id {image.person_id}"
+    word = WORDS[image.match]
+    return _figure(word or "unknown", image.path, f"#{image.rank} · {image.similarity:.4f}<br><b>{word}</b>{person}")
+
+
+def _figure(kind: str, path: str, caption: str) -> str:
+    name = escape(os.path.basename(path))
+    return (
+        f'<figure class="{kind}" title="{escape(path)}"><img src="{thumbnail(path)}" alt="{name}" width="64" '
+        f'height="128">'
+        f'<figcaption>{caption}<div class="name">{name}</div></figcaption></figure>\n'
+    )

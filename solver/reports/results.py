@@ -1,0 +1,299 @@
+"""Result files: results.json, results.csv with the same numbers, and one compact file of per-query results."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solver.evaluation.result import METRICS, TIE_RULE, AverageRow, EvaluationResult, ListResult
+from utils.errors import UserError
+from utils.files import atomic_path, read_json, write_json
+from utils.tables import columns_of, compare_results, format_cell, format_comparison, format_table, write_csv
+
+RESULTS_FILE, CSV_FILE, PER_QUERY_FILE = "results.json", "results.csv", "per_query.npz"
+CSV_COLUMNS = ("task", *METRICS, "queries", "gallery", "lists", "expected_lists")
+PER_QUERY_ARRAYS = ("first_rank", "average_precision", "inverse_penalty", "person_ids")
+AVERAGE_RULE = "a group's average is the plain mean over its lists; ALL_AVER is the mean of the group averages"
+DEVIATION = "standard deviation over the lists of a group, n - 1 in the denominator"
+PLUS_MINUS = "±"
+GROUP_RULE = (
+    "a group's average is the plain mean over its lists, with the standard deviation over them (n - 1 in the "
+    "denominator); a pooled group's is over all of its queries; ALL_AVER is the mean of the group averages and of the "
+    "lists without a group"
+)
+LISTED = 1000
+"""Skipped sources and unmatched entries that the result file names one by one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Which weights and which data a result belongs to. selected_on: the split that chose the checkpoint."""
+
+    checkpoint: str
+    checkpoint_fingerprint: str
+    selected_on: str
+    dataset: str
+    data_fingerprint: str
+    epoch: int | None = None
+    step: int | None = None
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] | None = None
+
+
+def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Return one plain row per query list, in percent; a list without scored queries has None for its metrics.
+
+    Rows of a protocol name it and their group, and have R20, mAP@tau and kept@tau, the share of matches that tau keeps.
+    """
+    return [
+        {
+            "task": entry.task,
+            **_numbers(entry.metrics()),
+            "queries": entry.queries,
+            "gallery": entry.gallery,
+            **_numbers(entry.further_metrics()),
+            **_belongings(entry),
+        }
+        for entry in result.lists
+    ]
+
+
+def average_rows(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Return one plain row per average, in percent, with the number of lists it is over and how many there should be.
+
+    `NAME sd`: standard deviation over the lists of a group, where there are several.
+    """
+    return [
+        {
+            "task": row.task,
+            **_numbers(row.metrics),
+            "lists": row.lists,
+            "expected_lists": row.expected,
+            **_numbers({f"{name} sd": value for name, value in row.deviation.items()}),
+            **_belongings(row),
+        }
+        for row in result.averages()
+    ]
+
+
+def _belongings(row: ListResult | AverageRow) -> dict[str, str]:
+    return {name: getattr(row, name) for name in ("protocol", "group", "stamp") if getattr(row, name)}
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
+
+
+def result_document(result: EvaluationResult, provenance: Provenance) -> dict[str, Any]:
+    """Return everything that results.json holds, as plain values."""
+    selected_on = provenance.selected_on or "unknown"
+    return {
+        "rows": result_rows(result),
+        "averages": average_rows(result),
+        "units": "percent",
+        "averages_rule": AVERAGE_RULE if result.of_combinations else GROUP_RULE,
+        "split": result.name,
+        "protocol": result.protocol,
+        "tie_rule": TIE_RULE,
+        "ap": result.ap_form,
+        **({"relevance": dict(result.relevance)} if result.relevance else {}),
+        "precision": result.precision,
+        "selected_on": selected_on,
+        "checkpoint": {
+            "file": provenance.checkpoint,
+            "fingerprint": provenance.checkpoint_fingerprint,
+            "epoch": provenance.epoch,
+            "step": provenance.step,
+        },
+        "data": {"dataset": provenance.dataset, "fingerprint": provenance.data_fingerprint},
+        "notes": [*provenance.notes, *result.notes(), *_selection_note(selected_on)],
+        "missing_lists": list(result.missing_lists),
+        "without_match": {
+            entry.task: entry.without_match[:LISTED].tolist() for entry in result.lists if len(entry.without_match)
+        },
+        "unreadable_sources": [
+            {"modality": skipped.source.modality.value, "record": skipped.source.record, "reason": skipped.reason}
+            for skipped in result.skipped[:LISTED]
+        ],
+        "counts": {
+            **result.counts,
+            "entries_without_match": sum(len(entry.without_match) for entry in result.lists),
+            "unreadable_sources": len(result.skipped),
+            "entries_left_out": sum(len(entry.unreadable) for entry in result.lists),
+        },
+        "token_cache": dict(result.cache),
+        "seconds": dict(result.seconds),
+        "versions": dict(provenance.versions or {}),
+        "per_query": PER_QUERY_FILE,
+    }
+
+
+def _selection_note(selected_on: str) -> tuple[str, ...]:
+    return (
+        ("selected on test: the checkpoint was chosen by the same split that is reported",)
+        if selected_on == "test"
+        else ()
+    )
+
+
+def write_results(directory: str | Path, result: EvaluationResult, provenance: Provenance) -> Path:
+    """Write results.json, results.csv and per_query.npz into `directory`, each whole or not at all; return the first.
+
+    results.json is written last: when it is there, the files it names are there too.
+    """
+    folder = Path(directory)
+    document = result_document(result, provenance)
+    _write_per_query(folder / PER_QUERY_FILE, result)
+    return write_tables(folder, document)
+
+
+def write_tables(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Write results.csv and results.json of a results document, each whole or not at all; return the second."""
+    rows = [*document["rows"], *document["averages"]]
+    write_csv(folder / CSV_FILE, rows, list(dict.fromkeys([*CSV_COLUMNS, *columns_of(rows)])))
+    write_json(folder / RESULTS_FILE, document)
+    return folder / RESULTS_FILE
+
+
+def _write_per_query(path: Path, result: EvaluationResult) -> None:
+    """Arrays per list under `TASK/name`: 20 bytes a query before compression."""
+    arrays: dict[str, NDArray[Any]] = {}
+    # The lists of every stamp are those of the split over again.
+    for entry, listed in zip(result.lists, itertools.cycle(result.ranked.split.query_lists)):
+        arrays[f"{entry.task}/first_rank"] = entry.first_rank.astype(np.int32)
+        arrays[f"{entry.task}/average_precision"] = entry.average_precision
+        arrays[f"{entry.task}/inverse_penalty"] = entry.inverse_penalty
+        arrays[f"{entry.task}/person_ids"] = np.asarray(listed.person_ids, dtype=np.int64)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def format_result(result: EvaluationResult) -> str:
+    """Return the reference's table, in percent with three decimals: the query lists, the averages, then the notes."""
+    rows, averages = shown_rows(result)
+    table = format_table(rows, shown_columns(rows, averages), averages)
+    notes = [f"deviation: {DEVIATION}"] if any(PLUS_MINUS in str(row["mAP"]) for row in rows) else []
+    protocol = result.protocol
+    for name in dict.fromkeys(entry.protocol for entry in result.plain_lists):
+        protocol = protocol.replace(f"; {name}: ", f"\n{name}: ", 1) if name else protocol
+    return "\n".join(
+        [
+            table,
+            f"{protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}",
+            *notes,
+            *result.notes(),
+        ]
+    )
+
+
+def shown_rows(result: EvaluationResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows and the averages that a table for readers has.
+
+    The lists of a group that is not pooled (draws, trials) are folded into one row, mean and deviation; all of them are
+    in results.json. ALL_AVER is left out where it is over one row.
+    """
+    if result.of_combinations:
+        return result_rows(result), average_rows(result)
+    averages = {
+        (average.group, average.stamp): (average, row) for average, row in zip(result.averages(), average_rows(result))
+    }
+    units = Counter(stamp for stamp, _ in {(entry.stamp, entry.group or entry.task) for entry in result.lists})
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for entry, row in zip(result.lists, result_rows(result)):
+        average, folded = averages[entry.group, entry.stamp]
+        if entry.group and not average.pooled:
+            rows.setdefault(("group", entry.group, entry.stamp), folded_row(folded) if average.expected > 1 else row)
+        else:
+            rows["list", entry.task] = row
+    return list(rows.values()), [
+        row for average, row in averages.values() if average.pooled or (not average.group and units[average.stamp] > 1)
+    ]
+
+
+def folded_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a group for readers, with `mean ± deviation` as texts."""
+    cells = {
+        name: f"{format_cell(value)} {PLUS_MINUS} {format_cell(row[f'{name} sd'])}" if f"{name} sd" in row else value
+        for name, value in row.items()
+        if not name.endswith(" sd")
+    }
+    lists = str(row["lists"]) if row["lists"] == row["expected_lists"] else f"{row['lists']} of {row['expected_lists']}"
+    return {**cells, "task": f"{row['task']} (mean of {lists})"}
+
+
+def shown_columns(*rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of a table for readers: the task, the reference's, mAP@tau and the shares they keep."""
+    return [
+        "task",
+        *METRICS,
+        *(
+            name
+            for name in columns_of([row for part in rows for row in part])
+            if name.startswith(("mAP@", "kept@")) and not name.endswith(" sd")
+        ),
+    ]
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """Read a results.json. Raises UserError when it is not one."""
+    document = read_json(path, "a results.json of test.py")
+    if (
+        not isinstance(document, dict)
+        or not isinstance(document.get("rows"), list)
+        or not isinstance(document.get("averages"), list)
+    ):
+        raise UserError(f"{path} is not a results.json: it has no rows and averages; give the file that test.py wrote")
+    return document
+
+
+def read_per_query(path: str | Path, document: Mapping[str, Any]) -> dict[str, dict[str, NDArray[Any]]]:
+    """Read the per-query file that the results.json at `path` names: task -> array name -> (n,).
+
+    Returns nothing when the file is absent (the table was copied alone). Raises UserError when it is damaged.
+    """
+    file = Path(path).parent / Path(str(document.get("per_query", PER_QUERY_FILE))).name
+    if not file.is_file():
+        return {}
+    found: dict[str, dict[str, NDArray[Any]]] = {}
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            for key in archive.files:
+                task, _, name = key.rpartition("/")
+                found.setdefault(task, {})[name] = archive[key]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} cannot be read ({error}); run test.py again") from error
+    incomplete = [task for task, arrays in found.items() if set(arrays) != set(PER_QUERY_ARRAYS)]
+    if incomplete:
+        raise UserError(f"{file} lacks arrays of {', '.join(incomplete)}; run test.py again")
+    return found
+
+
+def compare_files(first: str | Path, second: str | Path) -> str:
+    """Return what changed from one results.json to another: rows, averages, and the queries that moved most.
+
+    Raises UserError when a file is missing or is not a result.
+    """
+    before, after = read_results(first), read_results(second)
+    queries = read_per_query(first, before), read_per_query(second, after)
+    lines = [f"first:  {first}", f"second: {second}; in brackets the change from the first"]
+    compared = ("protocol", "ap", "precision", "selected_on", "checkpoint", "data")
+    lines += [
+        f"different {name}: {before.get(name)} and {after.get(name)}"
+        for name in compared
+        if before.get(name) != after.get(name)
+    ]
+    lines += [
+        f"{path}: its {PER_QUERY_FILE} is absent, so queries are not compared"
+        for path, found in zip((first, second), queries)
+        if not found
+    ]
+    return "\n".join([*lines, format_comparison(compare_results(before, after, *queries), METRICS)])

@@ -1,0 +1,1 @@
+"""One search: queries that a user names, encoded galleries, ranked answers."""

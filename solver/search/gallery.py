@@ -1,0 +1,365 @@
+"""Encoded galleries, kept on disk and used again only for the same weights, the same input and the same files.
+
+Shapes: G gallery images, N of them readable, D embed_dim.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from configs.vocabulary import Modality
+from datasets.loading.readers import IMAGE_SUFFIXES
+from datasets.structures import Benchmark, EvalSplit, QueryList, Source
+from model.interface import RetrievalModel
+from solver.evaluation.encoding import EncoderSpec, Reader, SourceEncoder, encode_sources, inference
+from solver.evaluation.plan import Integers, SourceTable, gallery_slots
+from solver.evaluation.token_cache import CacheBudget
+from utils.errors import UserError
+from utils.files import atomic_path, fingerprint, sha256_of
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""To be raised when the file's form, the reading of images or the normalisation changes."""
+CACHE_FOLDER = "gallery_cache"
+
+Signature = list[Any]
+"""[absolute path, size, modification time in ns, SHA-256 of the content]; size -1 = no such file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gallery:
+    """Images to search in. person_ids: one per image, None = unknown. location: folder or data set, for the cache's
+    name.
+
+    note: what a reader of the result must know about it, empty = nothing.
+    """
+
+    name: str
+    location: str
+    sources: tuple[Source, ...]
+    person_ids: tuple[int, ...] | None = None
+    protocol: str = "cosine similarity, no exclusion"
+    note: str = ""
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Modalities of the images."""
+        present = {source.modality for source in self.sources}
+        return tuple(modality for modality in Modality if modality in present)
+
+    def read_as(self, modality: Modality) -> Gallery:
+        """Return the gallery with every image of that modality."""
+        return replace(self, sources=tuple(replace(source, modality=modality) for source in self.sources))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedGallery:
+    """A gallery and the features of its readable images.
+
+    features (N, D) float32, each of length 1. positions (N,) int64: index of each row in the gallery. failures: reason
+    by gallery index of each unreadable image. reused: the features came from the disk.
+    """
+
+    gallery: Gallery
+    features: Tensor
+    positions: Integers
+    failures: Mapping[int, str]
+    reused: bool
+
+
+def split_gallery(
+    benchmark: Benchmark, split: EvalSplit, modality: Modality | None = None, listed: QueryList | None = None
+) -> Gallery:
+    """Return the gallery of an evaluation split, identities known.
+
+    modality: only its images of this modality, None = all. listed: only the part that this list is searched in, None =
+    the galleries of all lists together. A split without gallery images of the modality offers its queries of it:
+    SYSU-MM01's infrared test images are all queries. Raises UserError when it has none of these either.
+    """
+    title, location = f"{benchmark.name} {split.name}", f"{benchmark.name} {split.name} {benchmark.fingerprint}"
+    protocol = _protocol(split, listed)
+    items: Sequence[int] = range(len(split.gallery))
+    if listed is not None and listed.gallery is not None:
+        items, title, location = listed.gallery, f"{benchmark.name} {listed.name}", f"{location} {listed.name}"
+    pairs = [(split.gallery[item], split.gallery_ids[item]) for item in items]
+    kept = [pair for pair in pairs if modality in (None, pair[0].modality)]
+    note = ""
+    if not kept:
+        assert modality is not None
+        kept = _queries_of(split, modality)
+        title = f"{title} queries"
+        note = (
+            f"{benchmark.name} has no gallery of {modality.name} images: its {len(kept)} {modality.name} test queries "
+            "were searched; --gallery FOLDER searches others"
+        )
+    elif len(kept) < len(pairs):
+        title = f"{title}, {kept[0][0].modality.name} images"
+    if not kept:
+        raise UserError(
+            f"{benchmark.name} has no {modality.name} test images to search; give --gallery FOLDER or another "
+            "--gallery-modality"
+        )
+    return Gallery(
+        name=title,
+        location=location,
+        sources=tuple(source for source, _ in kept),
+        person_ids=tuple(person for _, person in kept),
+        protocol=protocol,
+        note=note,
+    )
+
+
+def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
+    if all(queries.gallery is None and queries.exclusion_rule == "none" for queries in split.query_lists):
+        return split.protocol
+    if listed is None:
+        return f"cosine similarity, no exclusion, the galleries of all protocols together ({split.protocol})"
+    rule = listed.exclusion_rule
+    excluded = "" if rule == "none" else f"; an evaluation leaves images out by the rule {rule!r}, a search does not"
+    return f"cosine similarity, the gallery of {listed.name}{excluded}"
+
+
+def _queries_of(split: EvalSplit, modality: Modality) -> list[tuple[Source, int]]:
+    """Every distinct single-image query of a modality with its person."""
+    found = {
+        entry[0]: person
+        for queries in split.query_lists
+        if queries.combination == (modality,)
+        for entry, person in zip(queries.entries, queries.person_ids)
+    }
+    return list(found.items())
+
+
+def folder_gallery(folder: str | Path) -> Gallery:
+    """Return every image below `folder`, as RGB, sorted by path; hidden files and linked folders are left out.
+
+    Raises UserError when there is no such folder or no image in it.
+    """
+    root = os.fspath(folder)
+    if not os.path.isdir(root):
+        raise UserError(f"no such gallery folder: {root}")
+    found: list[str] = []
+    for place, folders, names in os.walk(root, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            os.path.join(place, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        ]
+    if not found:
+        raise UserError(
+            f"gallery folder {root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give a folder of images"
+        )
+    found.sort(key=lambda path: path.split(os.sep))
+    return Gallery(
+        name=f"folder {root}",
+        location=os.path.abspath(root),
+        sources=tuple(Source(modality=Modality.RGB, value=path, record="gallery folder") for path in found),
+    )
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"cannot list the gallery folder {error.filename}: {error.strerror}") from error
+
+
+class GalleryEncoder:
+    """Encodes galleries with one model, or reads them from the folder `cache`.
+
+    identity: everything besides the files and the precision that the features depend on (weights, sizes).
+    """
+
+    def __init__(
+        self,
+        model: RetrievalModel,
+        reader: Reader,
+        spec: EncoderSpec,
+        device: torch.device,
+        *,
+        identity: Mapping[str, Any],
+        cache: Path,
+    ) -> None:
+        self.model = model
+        self.reader = reader
+        self.spec = spec
+        self.device = device
+        self.identity = {"format": FORMAT_VERSION, "precision": spec.precision, **identity}
+        self.cache = cache
+
+    def encode(self, gallery: Gallery) -> EncodedGallery:
+        """Return the encoded gallery. Raises UserError for an unreadable image (unless skipped) or when none is
+        readable.
+        """
+        path = self.path(gallery)
+        stored = read_index(path, self.key(gallery), gallery, allow_failures=self.spec.skip_unreadable)
+        if stored is not None:
+            features, failures = stored
+            logger.info("gallery %s: %d encoded images reused from %s", gallery.name, len(features), path)
+        else:
+            # Signatures before the images are read: a file that changes meanwhile is encoded again next time.
+            signatures = [sign(source.value) for source in gallery.sources]
+            features, failures = self._encode(gallery)
+            self._write(path, gallery, features, failures, signatures)
+        positions = np.setdiff1d(np.arange(len(gallery.sources)), list(failures))
+        return EncodedGallery(
+            gallery=gallery,
+            features=torch.from_numpy(features).to(self.device),
+            positions=positions,
+            failures=failures,
+            reused=stored is not None,
+        )
+
+    def key(self, gallery: Gallery) -> dict[str, Any]:
+        """Return what the features depend on besides the files: one image read as another modality has another
+        feature.
+        """
+        return {**self.identity, "modalities": [modality.value for modality in gallery.modalities]}
+
+    def path(self, gallery: Gallery) -> Path:
+        """Return the file of a gallery: one per key and location, so that changed images replace it."""
+        return self.cache / f"{fingerprint([self.key(gallery), gallery.location])}.npz"
+
+    def _encode(self, gallery: Gallery) -> tuple[np.ndarray, dict[int, str]]:
+        table = SourceTable()
+        slots = gallery_slots(table, gallery.sources)
+        encoder = SourceEncoder(self.model, self.reader, self.spec, self.device)
+        with inference(self.model, self.device, self.spec.precision):
+            encoded = encode_sources(
+                encoder, table, np.zeros(len(table), dtype=bool), CacheBudget(device_bytes=0, host_bytes=0)
+            )
+        failures = {
+            index: encoded.failures[int(slot)] for index, slot in enumerate(slots) if int(slot) in encoded.failures
+        }
+        if len(failures) == len(slots):
+            raise UserError(f"no image of the gallery {gallery.name} can be read, the first: {failures[0]}")
+        for reason in failures.values():
+            logger.warning("skipped: %s", reason)
+        readable = torch.from_numpy(np.delete(slots, list(failures))).to(encoded.pooled.device)
+        return F.normalize(encoded.pooled[readable], dim=1).cpu().numpy(), failures
+
+    def _write(
+        self,
+        path: Path,
+        gallery: Gallery,
+        features: np.ndarray,
+        failures: Mapping[int, str],
+        signatures: list[Signature],
+    ) -> None:
+        if not np.isfinite(features).all():
+            raise UserError(
+                f"the model gives features that are not finite for the gallery {gallery.name}; its weights are "
+                "damaged, or eval.precision=fp32 is needed"
+            )
+        if _keep(path, self.key(gallery), features, failures, signatures):
+            logger.info("gallery %s: %d images encoded, kept in %s", gallery.name, len(features), path)
+
+
+def sign(path: str) -> Signature:
+    """Return the signature of a file, with its content's digest."""
+    try:
+        return [*_stat(path), sha256_of(path)]
+    except OSError:
+        return [*_stat(path), ""]
+
+
+def _stat(path: str) -> Signature:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return [os.path.abspath(path), -1, 0]
+    return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+
+
+def write_index(
+    path: Path,
+    identity: Mapping[str, Any],
+    features: np.ndarray,
+    failures: Mapping[int, str],
+    signatures: list[Signature],
+) -> None:
+    """Write features (N, D) and what they were made of, atomically. Raises UserError when the folder cannot be
+    written.
+    """
+    header = {
+        "identity": identity,
+        "files": signatures,
+        "failures": [[index, reason] for index, reason in failures.items()],
+    }
+    with atomic_path(path) as temporary:
+        np.savez(temporary, features=features, header=np.frombuffer(json.dumps(header).encode("ascii"), dtype=np.uint8))
+
+
+def read_index(
+    path: Path, identity: Mapping[str, Any], gallery: Gallery, *, allow_failures: bool
+) -> tuple[np.ndarray, dict[int, str]] | None:
+    """Return (features (N, D), failures) of a file that fits this gallery, else None, saying why in the log.
+
+    A file with another size or modification time counts as the same when its content's digest is; its new signature
+    is then written back.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            features, header = archive["features"], json.loads(archive["header"].tobytes())
+        failures = {int(index): str(reason) for index, reason in header["failures"]}
+        files = header["files"]
+        fits = (
+            header["identity"] == json.loads(json.dumps(identity))
+            and features.ndim == 2
+            and features.dtype == np.float32
+        )
+        fits = fits and len(features) + len(failures) == len(files)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        logger.warning("%s cannot be read (%s); the gallery is encoded again", path, error)
+        return None
+    if not fits or [entry[0] for entry in files] != [os.path.abspath(source.value) for source in gallery.sources]:
+        logger.info("gallery %s: other images than those kept in %s; encoding again", gallery.name, path)
+        return None
+    if failures and not allow_failures:
+        return None
+    current = [_refresh(entry, source.value) for entry, source in zip(files, gallery.sources)]
+    if None in current:
+        logger.info(
+            "gallery %s: %s has changed; encoding again", gallery.name, gallery.sources[current.index(None)].value
+        )
+        return None
+    if current != files:
+        _keep(path, identity, features, failures, current)  # type: ignore[arg-type]
+    return features, failures
+
+
+def _keep(
+    path: Path,
+    identity: Mapping[str, Any],
+    features: np.ndarray,
+    failures: Mapping[int, str],
+    signatures: list[Signature],
+) -> bool:
+    """Write an index; return whether it could be written. A search does not need the file."""
+    try:
+        write_index(path, identity, features, failures, signatures)
+    except UserError as error:
+        logger.warning("the encoded gallery is not kept: %s; --gallery-cache DIR names another folder", error)
+        return False
+    return True
+
+
+def _refresh(entry: Signature, path: str) -> Signature | None:
+    """Return the signature of an unchanged file, None for a changed one."""
+    if entry[:3] == _stat(path):
+        return entry
+    current = sign(path)
+    return current if current[3] and current[3] == entry[3] else None

@@ -1,0 +1,490 @@
+"""Training: a configuration becomes a job, a Trainer runs it. Nothing here knows a model family.
+
+One step goes train_step -> objective.step -> model and solver.losses; everything else is preparation and record
+keeping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from configs.load import save_experiment
+from configs.schema.experiment import ExperimentConfig
+from datasets.build import build_benchmark, build_source_reader
+from datasets.loading.loaders import build_train_loader
+from datasets.structures import Batch, Benchmark, EvalSplit, Record
+from model.build import build_model, initialise
+from model.interface import RetrievalModel
+from solver.evaluation.encoding import Reader
+from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
+from solver.evaluation.result import EvaluationResult
+from solver.objectives.base import Objective, StepOutput
+from solver.objectives.build import build_objective
+from solver.reports.figures import draw_curves
+from solver.run_directory import OUTCOME_FILE, check_free, held_log, open_directory, start_log
+from solver.runs import BEST_FILE, CONFIG_FILE, LAST_FILE
+from solver.training.checkpoint import Progress, checkpoint_payload, joined_trials, take_weights
+from solver.training.lr_schedule import ScheduleSpec, learning_rate, schedule_position
+from solver.training.optimizer import build_optimizer
+from solver.training.param_groups import POLICIES, ParameterPolicy, Rates, apply_policy
+from utils.checkpoint_io import save_checkpoint
+from utils.device import autocast, describe_device, exact_float32, require_compiler, resolve_device
+from utils.errors import UserError
+from utils.files import write_json
+from utils.log import MetricsWriter, library_versions
+from utils.progress import progress_bar
+from utils.seeding import seed_everything
+from utils.threads import plan_threads
+
+logger = logging.getLogger(__name__)
+
+SHOWN_RECORDS = 5
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Loader(Protocol):
+    """Training batches of an epoch, decided by the epoch's number alone."""
+
+    records: Sequence[Record]
+    steps_per_epoch: int
+    skipped: Sequence[str]
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of epoch 0, 1, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """Everything a run is made of. split: what chooses `best`, None = the last epoch does. workers: loader processes.
+
+    trials: data set -> trial that the weights are trained on.
+    """
+
+    config: ExperimentConfig
+    device: torch.device
+    benchmark: Benchmark
+    model: RetrievalModel
+    objective: Objective
+    policy: ParameterPolicy
+    optimizer: Optimizer
+    loader: Loader
+    split: EvalSplit | None
+    reader: Reader
+    workers: int
+    trials: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch; the last one may have fewer micro-batches."""
+        return math.ceil(self.loader.steps_per_epoch / self.config.train.accumulate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOutcome:
+    """Where a run ended. best: the chosen weights; score: their mean mAP in percent, None when nothing was
+    evaluated.
+    """
+
+    best: Path
+    epoch: int
+    step: int
+    selected_on: str
+    score: float | None
+
+
+def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> str:
+    """Train in output_dir/name and return what is to be printed.
+
+    Raises UserError for wrong input; until the first step is ready to run, nothing is written.
+    """
+    directory = Path(config.output_dir) / config.name
+    check_free(directory, overwrite)
+    if config.train.init_from and directory.resolve() == Path(config.train.init_from).resolve():
+        raise UserError(
+            f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
+            "name=..."
+        )
+    with held_log() as held:
+        job = assemble(config, resolve_device(device))
+    open_directory(directory)
+    start_log(directory, held)
+    save_experiment(config, directory / CONFIG_FILE)
+    try:
+        with told_failures(directory):
+            outcome = Trainer(job, directory).fit()
+            draw_curves(directory)
+            write_outcome(directory, outcome)
+    except UserError as error:
+        logger.error("stopped: %s", error)
+        raise
+    score = "" if outcome.score is None else f", mean mAP of the groups {outcome.score:.3f} %"
+    return (
+        f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
+        f"evaluate it: python test.py --run {directory}"
+    )
+
+
+def write_outcome(directory: Path, outcome: TrainingOutcome) -> None:
+    """Record where the run ended. The file is written last: a directory without it holds an unfinished run."""
+    write_json(directory / OUTCOME_FILE, dataclasses.asdict(outcome) | {"best": outcome.best.name})
+
+
+@contextlib.contextmanager
+def told_failures(directory: Path) -> Iterator[None]:
+    """Turn a full disk and an exhausted device into a UserError; every other exception passes."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the device has too little memory for this run; set train.checkpoint_activations=true, "
+            "train.precision=bf16, or lower train.batch_size (during an evaluation eval.batch_size or "
+            "eval.cache_device_mb)"
+        ) from error
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"no space left while writing to {directory} ({error}); the checkpoints there are whole, free some space "
+            "and start again"
+        ) from error
+
+
+def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
+    """Build everything of a run and log it as the header of the run's log. Raises UserError."""
+    exact_float32()
+    threads = plan_threads(device.type, config.data.workers)
+    torch.set_num_threads(threads.threads)
+    seed_everything(config.seed)
+    benchmark = build_benchmark(
+        config.data, select=config.train.select, need_train=True, instruction=config.instruction
+    )
+    trials = joined_trials(benchmark.trials, config.train.init_from)
+    # Before the weights: data that the model does not read are refused without a download.
+    reader = build_source_reader(config.data, config.model, benchmark)
+    model = build_trained_model(config, benchmark.num_identities, device)
+    assert isinstance(model, nn.Module)
+    rates = Rates(
+        lr=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay,
+        bias_weight_decay=config.optimizer.bias_weight_decay,
+        bias_lr_factor=config.optimizer.bias_lr_factor,
+        new_module_lr_factor=config.optimizer.new_module_lr_factor,
+    )
+    policy = apply_policy(
+        model.named_parameters(), POLICIES[config.family](rates), lr=rates.lr, freeze=config.train.freeze
+    )
+    optimizer = build_optimizer(
+        policy.groups,
+        name=config.optimizer.name,
+        eps=config.optimizer.eps,
+        betas=config.optimizer.betas,
+        momentum=config.optimizer.momentum,
+    )
+    loader = build_train_loader(
+        benchmark,
+        config.data,
+        config.augment,
+        reader,
+        config.train,
+        seed=config.seed,
+        workers=threads.workers,
+        instruction=config.instruction if model.follows_instructions else None,
+    )
+    job = TrainingJob(
+        config=config,
+        device=device,
+        benchmark=benchmark,
+        model=model,
+        policy=policy,
+        optimizer=optimizer,
+        loader=loader,
+        reader=reader,
+        workers=threads.workers,
+        trials=trials,
+        split=selection_split(config, benchmark),
+        objective=build_objective(config.family, config.objective, config.seed),
+    )
+    for line in (*header(job), threads.describe()):
+        logger.info("%s", line)
+    return job
+
+
+def build_trained_model(config: ExperimentConfig, num_identities: int, device: torch.device) -> RetrievalModel:
+    """Build the model with its initial weights on `device`, ready for the first step. Raises UserError."""
+    model = build_model(config.family, config.model, num_identities)
+    # What init_from does not fill (a classifier of another size) is drawn at random; CLIP's file is not needed then.
+    start = dataclasses.replace(config.model, init="random") if config.train.init_from else config.model
+    report = initialise(config.family, model, start)
+    text = take_weights(model, config.family, config.train.init_from) if config.train.init_from else report.format()
+    logger.info("%s", text)
+    model.checkpoint_activations = config.train.checkpoint_activations
+    model.to(device)
+    if config.train.compile:
+        require_compiler(device)
+        model.compile_blocks()
+    return model
+
+
+def selection_split(config: ExperimentConfig, benchmark: Benchmark) -> EvalSplit | None:
+    """Return the split that chooses `best`, None for the last epoch. Raises UserError when it is absent or empty."""
+    name = config.train.select
+    if name == "last":
+        return None
+    split = benchmark.splits.get(name)
+    if split is None or not any(listed.entries for listed in split.query_lists):
+        raise UserError(
+            f"train.select = {name!r}, but data set {benchmark.name} has no queries in such a split; raise "
+            "data.val_fraction or set train.select=last"
+        )
+    return split
+
+
+def header(job: TrainingJob) -> list[str]:
+    """Return the lines that say what is trained on what by what."""
+    train, benchmark = job.config.train, job.benchmark
+    effective = train.batch_size * train.accumulate
+    return [
+        f"parameter policy\n{job.policy}",
+        f"data {benchmark.name}, fingerprint {benchmark.fingerprint}: {len(benchmark.train)} training records of "
+        f"{benchmark.num_identities} identities; best chosen on {train.select}",
+        f"effective batch {effective} ({train.batch_size} rows x {train.accumulate}), {job.steps_per_epoch} steps an "
+        f"epoch, {train.epochs} epochs, seed {job.config.seed}",
+        f"parameters: {job.policy.count(True):,} trainable, {job.policy.count(False):,} frozen",
+        f"device {describe_device(job.device)}, precision {train.precision}",
+        ", ".join(f"{name} {version}" for name, version in library_versions().items()),
+    ]
+
+
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Yield lists of `size` consecutive batches; the last may be shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def scalars(output: StepOutput) -> Tensor:
+    """Return the losses and then the diagnostics as one vector, still on the device."""
+    return torch.stack([value.detach().float() for value in (*output.losses.values(), *output.diagnostics.values())])
+
+
+class Trainer:
+    """Runs a job in a run directory."""
+
+    def __init__(self, job: TrainingJob, directory: Path) -> None:
+        """Take a job whose model is on its device; `directory` exists."""
+        self.job, self.directory = job, directory
+        self.train, schedule = job.config.train, job.config.schedule
+        self.schedule = ScheduleSpec(
+            name=schedule.name,
+            epochs=self.train.epochs,
+            warmup_epochs=schedule.warmup_epochs,
+            warmup_factor=schedule.warmup_factor,
+            warmup_method=schedule.warmup_method,
+            target_lr=schedule.target_lr,
+            power=schedule.power,
+            milestones=schedule.milestones,
+            gamma=schedule.gamma,
+        )
+        # Scaled losses keep small fp16 gradients from vanishing; for the other precisions the scaler does nothing.
+        self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
+        self.step = 0
+        self.best: TrainingOutcome | None = None
+
+    def fit(self) -> TrainingOutcome:
+        """Train to the end and return what was chosen.
+
+        last.pth is replaced after every epoch, best.pth whenever the selection improves. Raises UserError.
+        """
+        with MetricsWriter(self.directory) as writer:
+            for epoch in range(self.train.epochs):
+                self.train_epoch(epoch, writer)
+                self.save(LAST_FILE, Progress(epoch=epoch + 1, step=self.step, selected_on="last", metrics={}))
+                ending = epoch + 1 == self.train.epochs or self.finished
+                if self.job.split is not None and (ending or (epoch + 1) % self.train.eval_period == 0):
+                    self.select(evaluate_job(self.job, self.job.split), epoch + 1, writer)
+                writer.flush()
+                if ending:
+                    break
+        if self.job.split is None:
+            self.keep_best(Progress(epoch=epoch + 1, step=self.step, selected_on="last", metrics={}), None)
+        if self.best is None:
+            raise UserError(
+                f"no evaluation on {self.train.select} gave a number, so there is no best.pth; {LAST_FILE} is there"
+            )
+        return self.best
+
+    @property
+    def finished(self) -> bool:
+        """Whether train.max_steps is reached."""
+        return 0 < self.train.max_steps <= self.step
+
+    def train_epoch(self, epoch: int, writer: MetricsWriter) -> None:
+        """Run the steps of one epoch, or as many as train.max_steps leaves."""
+        assert isinstance(self.job.model, nn.Module)
+        self.job.model.train()
+        first, started = self.step, time.perf_counter()
+        groups = grouped(self.job.loader.epoch(epoch), self.train.accumulate)
+        with progress_bar(groups, self.job.steps_per_epoch, f"epoch {epoch + 1}/{self.train.epochs}", "step") as bar:
+            for index, batches in enumerate(bar):
+                rate = self.set_learning_rate(epoch, index)
+                values = self.train_step(batches)
+                now = time.perf_counter()
+                images = sum(len(rows) for batch in batches for rows in batch.inputs.values() if rows.ndim == 4)
+                values |= {"lr": rate, "epoch": epoch + 1, "images_per_second": images / (now - started)}
+                started = now
+                writer.write(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
+                if self.step % self.train.log_period == 0:
+                    logger.info(
+                        "epoch %d/%d step %d: %s",
+                        epoch + 1,
+                        self.train.epochs,
+                        self.step,
+                        " ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "epoch"),
+                    )
+                if self.finished:
+                    break
+        if self.step == first:
+            raise UserError(
+                f"epoch {epoch + 1} had no batch: {len(self.job.loader.skipped)} unreadable images were skipped; "
+                "restore them or lower train.batch_size"
+            )
+        if self.job.loader.skipped:
+            logger.warning("%d unreadable images skipped so far", len(self.job.loader.skipped))
+
+    def set_learning_rate(self, epoch: int, index: int) -> float:
+        """Set every group's rate for step `index` of an epoch; return the rate of groups whose factor is 1."""
+        steps = self.job.steps_per_epoch
+        position = schedule_position(epoch * steps + min(index, steps - 1), steps, self.job.config.schedule.interval)
+        for group in self.job.optimizer.param_groups:
+            group["lr"] = learning_rate(position, group["base_lr"], self.schedule)
+        return learning_rate(position, self.job.config.optimizer.lr, self.schedule)
+
+    def train_step(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Update the weights once from the micro-batches' mean gradient, each weighted by its rows.
+
+        Returns every loss term, their total and the diagnostics. Raises UserError before the update for a loss that is
+        not finite.
+        """
+        rows = sum(len(batch.person_ids) for batch in batches)
+        self.job.optimizer.zero_grad(set_to_none=True)
+        read: list[Tensor] = []
+        for batch in batches:
+            share = len(batch.person_ids) / rows
+            with autocast(self.job.device, self.train.precision):
+                output = self.job.objective.step(self.job.model, batch.to(self.job.device), self.step)
+            self.scaler.scale(output.total * share).backward()
+            read.append(scalars(output))
+        # The one place where a step waits for the device.
+        values = torch.stack(read).tolist()
+        self.check_finite(list(output.losses), values, batches)
+        extra = self.clip()
+        self.scaler.step(self.job.optimizer)
+        self.scaler.update()
+        self.step += 1
+        means = [
+            sum(row[column] * len(batch.person_ids) for row, batch in zip(values, batches, strict=True)) / rows
+            for column in range(len(values[0]))
+        ]
+        terms = len(output.losses)
+        return {
+            **{f"loss/{name}": value for name, value in zip(output.losses, means[:terms], strict=True)},
+            "total": sum(means[:terms]),
+            **dict(zip(output.diagnostics, means[terms:], strict=True)),
+            **extra,
+        }
+
+    def clip(self) -> dict[str, float]:
+        """Scale the gradients down to train.clip_norm; return the norm before, and the scaler's factor under fp16."""
+        found = {"loss_scale": float(self.scaler.get_scale())} if self.scaler.is_enabled() else {}
+        if self.train.clip_norm > 0:
+            self.scaler.unscale_(self.job.optimizer)
+            trained = [parameter for group in self.job.optimizer.param_groups for parameter in group["params"]]
+            found["gradient_norm"] = float(nn.utils.clip_grad_norm_(trained, self.train.clip_norm))
+        return found
+
+    def check_finite(self, names: Sequence[str], values: Sequence[Sequence[float]], batches: Sequence[Batch]) -> None:
+        """Stop the run when a loss is not finite. Raises UserError naming step, term and records."""
+        for row, batch in zip(values, batches, strict=True):
+            for name, value in zip(names, row):
+                if math.isfinite(value):
+                    continue
+                records = [self.job.loader.records[index] for index in batch.record_ids.tolist()]
+                labels = [record.name or f"record {index}" for record, index in zip(records, batch.record_ids.tolist())]
+                logger.error("records of the batch with loss %s = %s: %s", name, value, ", ".join(labels))
+                more = (
+                    f" and {len(labels) - SHOWN_RECORDS} more (all in the log)" if len(labels) > SHOWN_RECORDS else ""
+                )
+                raise UserError(
+                    f"loss {name} is {value} at step {self.step + 1}, records "
+                    f"{', '.join(labels[:SHOWN_RECORDS])}{more}; the checkpoints of finished epochs are kept, lower "
+                    "optimizer.lr, set train.clip_norm or use train.precision=fp32"
+                )
+
+    def select(self, result: EvaluationResult, epoch: int, writer: MetricsWriter) -> None:
+        """Record an evaluation and keep the weights as best when its mean mAP of the groups is the highest so far."""
+        numbers = {
+            f"{result.name}/{row.task}/{metric}": value
+            for row in result.averages()
+            for metric, value in row.metrics.items()
+            if math.isfinite(value)
+        }
+        writer.write(self.step, {"epoch": epoch, **numbers})
+        score = result.average("ALL_AVER", "mAP")
+        shown = result.averages()[:-1] or result.averages()
+        best = self.best.score if self.best is not None and self.best.score is not None else -math.inf
+        logger.info(
+            "epoch %d on %s: %s; mean mAP of the groups %.3f %s",
+            epoch,
+            result.name,
+            ", ".join(f"{row.task} mAP {row.metrics['mAP']:.2f} R1 {row.metrics['R1']:.2f}" for row in shown),
+            score,
+            "(best so far)" if score > best else f"(best {best:.3f})",
+        )
+        if score > best:
+            progress = Progress(epoch=epoch, step=self.step, selected_on=self.train.select, metrics=numbers)
+            self.keep_best(progress, score)
+
+    def keep_best(self, progress: Progress, score: float | None) -> None:
+        """Save the present weights as best.pth."""
+        self.save(BEST_FILE, progress)
+        self.best = TrainingOutcome(
+            best=self.directory / BEST_FILE,
+            epoch=progress.epoch,
+            step=progress.step,
+            selected_on=progress.selected_on,
+            score=score,
+        )
+
+    def save(self, name: str, progress: Progress) -> None:
+        """Write a checkpoint; the previous one of that name survives every failure. Raises UserError."""
+        payload = checkpoint_payload(
+            self.job.model, self.job.config, progress, self.job.benchmark.fingerprint, self.job.trials
+        )
+        save_checkpoint(self.directory / name, payload)
+
+
+def evaluate_job(job: TrainingJob, split: EvalSplit) -> EvaluationResult:
+    """Evaluate the present weights on a split, as test.py would."""
+    spec = EvaluationSpec(
+        **dataclasses.asdict(job.config.eval), workers=job.workers, skip_unreadable=job.config.data.on_error == "skip"
+    )
+    result = evaluate_split(job.model, split, job.reader, spec, job.device)
+    for skipped in result.skipped:
+        logger.warning("skipped: %s", skipped.reason)
+    for note in result.notes():
+        logger.warning("%s", note)
+    return result
