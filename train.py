@@ -51,7 +51,7 @@ def main() -> int:
 
         print(train_trials(config, parsed.trials, device=parsed.device, overwrite=parsed.overwrite))
         return 0
-    from solver.training.engine import run_training
+    from solver.commands.train import run_training
 
     print(run_training(config, device=parsed.device, overwrite=parsed.overwrite))
     return 0

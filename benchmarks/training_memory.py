@@ -18,12 +18,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from solver.training.families import FAMILIES
 from utils.threads import configure_threads
 
 configure_threads()
 
 import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
@@ -33,9 +34,10 @@ from configs.schema.experiment import ExperimentConfig  # noqa: E402
 from configs.vocabulary import Modality  # noqa: E402
 from datasets.structures import Batch  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
-from solver.objectives.build import build_objective  # noqa: E402
+from solver.objectives.base import ObjectiveContext  # noqa: E402
+from solver.training.families import build_objective  # noqa: E402
 from solver.training.optimizer import build_optimizer  # noqa: E402
-from solver.training.param_groups import POLICIES, Rates, apply_policy  # noqa: E402
+from solver.training.param_groups import apply_policy  # noqa: E402
 from utils.device import autocast, describe_device, exact_float32, resolve_device  # noqa: E402
 
 IDENTITIES = 600
@@ -80,26 +82,15 @@ class Step:
         self.config, self.device = config, device
         with device:
             model = build_model(config.family, config.model, IDENTITIES)
-        assert isinstance(model, nn.Module)
         if initialised:
             initialise(config.family, model, config.model)
         self.model = model
         self.model.checkpoint_activations = config.train.checkpoint_activations
-        rates = config.optimizer
-        rules = POLICIES[config.family](
-            Rates(
-                lr=rates.lr,
-                weight_decay=rates.weight_decay,
-                bias_weight_decay=rates.bias_weight_decay,
-                new_module_lr_factor=rates.new_module_lr_factor,
-                bias_lr_factor=rates.bias_lr_factor,
-            )
-        )
-        policy = apply_policy(model.named_parameters(), rules, lr=rates.lr, freeze=config.train.freeze)
-        self.optimizer = build_optimizer(
-            policy.groups, name=rates.name, eps=rates.eps, betas=rates.betas, momentum=rates.momentum
-        )
-        self.objective = build_objective(config.family, config.objective, config.seed)
+        rules = FAMILIES[config.family].policy(config.optimizer)
+        policy = apply_policy(model.named_parameters(), rules, lr=config.optimizer.lr, freeze=config.train.freeze)
+        self.optimizer = build_optimizer(policy.groups, config.optimizer)
+        context = ObjectiveContext(seed=config.seed, model=model, records=())
+        self.objective = build_objective(config.family, config.objective, context)
         rows, shape = config.train.batch_size, (3, *config.model.image_size)
         images = {
             kind: torch.zeros(rows, *shape, dtype=torch.uint8, device=device)

@@ -28,8 +28,9 @@ from configs.load import build_experiment  # noqa: E402
 from configs.vocabulary import COMBINATIONS, Modality  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
 from model.interface import RetrievalModel  # noqa: E402
-from solver.objectives.build import build_objective  # noqa: E402
+from solver.objectives.base import ObjectiveContext  # noqa: E402
 from solver.objectives.reid5o import fuse_combinations  # noqa: E402
+from solver.training.families import build_objective  # noqa: E402
 from utils.device import DTYPES, autocast, resolve_device  # noqa: E402
 from utils.tables import format_table  # noqa: E402
 
@@ -82,7 +83,9 @@ class Step:
         self.model: RetrievalModel = build_model(config.family, config.model, identities)
         initialise(config.family, self.model, config.model)
         self.model.to(device).train()
-        self.objective = build_objective(config.family, config.objective, 0)
+        self.objective = build_objective(
+            config.family, config.objective, ObjectiveContext(seed=0, model=self.model, records=())
+        )
         height, width = config.model.image_size
         self.inputs = {
             modality: torch.randn(batch, 3, height, width, device=device)
@@ -97,7 +100,7 @@ class Step:
     def ours(self) -> torch.Tensor:
         """Forward and backward of the objective."""
         with autocast(self.device, self.precision):
-            output = self.objective.evaluate(self.model, self.inputs, self.person_ids, FUSED)
+            output = self.objective.compute(self.model, self.inputs, self.person_ids, FUSED)
         return self._backward(output.total)
 
     def separate(self) -> torch.Tensor:

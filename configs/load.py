@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.evaluation import EvalConfig
-from configs.schema.experiment import MODEL_CONFIGS, OBJECTIVE_CONFIGS, ExperimentConfig
+from configs.schema.experiment import FAMILIES, ExperimentConfig
 from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.vocabulary import Family
 from utils.errors import UserError, nearest
@@ -61,7 +61,7 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     """Merge layers of (where it stands, nested values), later ones first in rank, into a checked configuration."""
     family = _family(layers)
     tree = OmegaConf.create({**SCALARS, "name": name})
-    kinds = {**SECTIONS, "model": MODEL_CONFIGS[family], "objective": OBJECTIVE_CONFIGS[family]}
+    kinds = {**SECTIONS, "model": FAMILIES[family].model, "objective": FAMILIES[family].objective}
     for section, kind in kinds.items():
         tree[section] = OmegaConf.structured(kind())
         _unlock(tree[section])

@@ -56,6 +56,12 @@ class AnnotationKind(str, Enum):
     SENTENCE = "sentence"
 
 
+BOX = "box"
+"""Name of the upper-body box, the one part of a picture that stands for something else than the whole."""
+
+BOX_ROWS = (0.15, 0.55)
+"""Rows of the upper-body box, as shares of the height; it has the full width."""
+
 Combination = tuple[Modality, ...]
 
 QUERY_MODALITIES: Combination = (Modality.NIR, Modality.CP, Modality.SK, Modality.TEXT)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from configs.schema.data import DataConfig, InstructionConfig
+from configs.schema.family import FollowsInstructions, ModelSection, ReadsText
 from configs.vocabulary import Modality
 from datasets.benchmark import build_from_release, exclude_listed
 from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.instructions import InstructionMaker
 from datasets.loading.image_cache import build_cache
-from datasets.loading.readers import PillowReader, SourceReader
-from datasets.loading.tokenizers import ClipTokenizer
+from datasets.loading.readers import ImageReader, PillowReader, SourceReader
+from datasets.loading.tokenizers import build_text_reader
 from datasets.modalities import MODALITIES
 from datasets.releases.orbench import load_orbench
-from datasets.structures import Benchmark, ReadOptions, distinct_sources
+from datasets.structures import Benchmark, ReadOptions, Source, distinct_sources
 from utils.errors import UserError, nearest
 from utils.threads import available_cores
 
@@ -65,7 +61,7 @@ def build_benchmark(
         need_train=need_train,
         select_val=select_val,
         val_fraction=data.val_fraction,
-        maker=InstructionMaker(**dataclasses.asdict(instruction)),
+        maker=InstructionMaker(instruction),
     )
 
 
@@ -95,23 +91,25 @@ def _build_orbench(data: DataConfig, select_val: bool, need_train: bool) -> Benc
     )
 
 
-def build_source_reader(data: DataConfig, model: Any, benchmark: Benchmark | None = None) -> SourceReader:
-    """Return the reader of single sources at the model's input size.
+def build_source_reader(
+    data: DataConfig, model_config: ModelSection, benchmark: Benchmark | None = None
+) -> SourceReader:
+    """Return the reader of single sources, and of annotations for a model that follows instructions.
 
-    With data.cache_dir and a benchmark, every image of it is decoded into the cache first. A model whose text_length is
-    0 reads images only. Raises UserError for a benchmark with sources that the model does not encode.
+    With data.cache_dir and a benchmark, every image of it is decoded into the cache first. Raises UserError for a
+    benchmark with sources that the model does not encode, and for a tokenizer that does not fit.
     """
     if benchmark is not None:
-        check_encodable(benchmark, model.modalities)
-    images: Any = PillowReader(tuple(model.image_size))
+        check_encodable(benchmark, model_config.modalities)
+    images: ImageReader = PillowReader(model_config.image_size)
     if data.cache_dir and benchmark is not None:
-        images = build_cache(image_paths(benchmark), tuple(model.image_size), data.cache_dir, available_cores())
-    if not model.text_length:
-        return SourceReader(images, _no_text)
-    tokenizer = ClipTokenizer()
-    if model.vocab_size < tokenizer.vocab_size:
-        raise UserError(f"model.vocab_size = {model.vocab_size}: the tokenizer has {tokenizer.vocab_size} ids")
-    return SourceReader(images, partial(_tokenize, tokenizer, model.text_length))
+        images = build_cache(image_sources(benchmark), model_config.image_size, data.cache_dir, available_cores())
+    texts, annotation_images = None, None
+    if isinstance(model_config, ReadsText):
+        texts = build_text_reader(model_config.tokenizer, model_config.text_length, model_config.vocab_size)
+    if isinstance(model_config, FollowsInstructions):
+        annotation_images = PillowReader(model_config.instruction_size)
+    return SourceReader(images, texts, annotation_images)
 
 
 def check_encodable(benchmark: Benchmark, modalities: Sequence[Modality]) -> None:
@@ -142,22 +140,11 @@ def _names(modalities: Collection[Modality]) -> str:
     return " and ".join(modality.name for modality in Modality if modality in modalities)
 
 
-def _no_text(text: str) -> Tensor:
-    raise UserError(
-        f"this model reads images only, not the text {text[:40]!r}; choose another family or other protocols "
-        "(data.protocols)"
-    )
-
-
-def _tokenize(tokenizer: ClipTokenizer, length: int, text: str) -> Tensor:
-    return tokenizer(text, length)
-
-
-def image_paths(benchmark: Benchmark) -> list[str]:
-    """Return every distinct image file of a benchmark, sorted."""
+def image_sources(benchmark: Benchmark) -> list[Source]:
+    """Return every image source of a benchmark; one file may come several times, with other parts of it."""
     sources = [source for record in benchmark.train for source in record.sources.values()]
     for partners in {id(record.partners): record.partners for record in benchmark.train}.values():
         sources += [source for candidates in partners.values() for source in candidates]
     for split in benchmark.splits.values():
         sources += [source for group in distinct_sources(split).values() for source in group]
-    return sorted({source.value for source in sources if MODALITIES[source.modality].is_image})
+    return [source for source in sources if MODALITIES[source.modality].is_image]

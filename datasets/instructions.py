@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from PIL import Image
-
-from configs.vocabulary import AnnotationKind, Modality, Task
-from datasets.loading.readers import open_image
+from configs.schema.data import InstructionConfig
+from configs.vocabulary import BOX, AnnotationKind, Modality, Task
+from datasets.loading.crops import BOX_TEXT
+from datasets.loading.record_dataset import DrawnAnnotation
 from datasets.modalities import MODALITIES
 from datasets.structures import Record, Release, Source
 from utils.errors import UserError
 from utils.seeding import stream
-
-BOX = "box"
-BOX_TOP, BOX_BOTTOM = 0.15, 0.55
-"""Rows of the upper-body box, as shares of the height; it has the full width."""
 
 BANK: dict[Task, tuple[str, ...]] = {
     Task.TRAD: (
@@ -120,19 +115,11 @@ _RELEASED_SOURCES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class InstructionMaker:
-    """Makes instructions; the fields are those of the configuration's section `instruction`.
+    """Makes instructions by the configuration's section `instruction`."""
 
-    sentences: the bank, or the released strings (clothes-changing has none, so its sentences come from the bank).
-    test_sentence: number in the bank, 0..19. cc: clothes-changing gets a sentence, or an image of the clothes. crop:
-    what stands for a missing clothes image, nothing or the upper-body box of the record's own image.
-    """
-
-    sentences: Literal["bank", "released"] = "bank"
-    test_sentence: int = 0
-    cc: Literal["bank", "image"] = "bank"
-    crop: Literal["none", "box"] = "box"
+    config: InstructionConfig = InstructionConfig()
 
     def for_training(self, record: Record, seed: int, epoch: int, index: int) -> Source | None:
         """Return the instruction of a training record; a sentence is drawn per (seed, epoch, index).
@@ -142,15 +129,20 @@ class InstructionMaker:
         number = stream(seed, epoch, index, "instruction").randrange(len(BANK[Task.TRAD])) if record.task in BANK else 0
         return self._make(record, number)
 
+    def draw(self, record: Record, seed: int, epoch: int, index: int) -> DrawnAnnotation | None:
+        """Return the instruction of a training record as the annotation of its row: every row is given its own."""
+        source = self.for_training(record, seed, epoch, index)
+        return None if source is None else DrawnAnnotation(source)
+
     def for_test(self, record: Record) -> Source | None:
         """Return the instruction of a query or gallery item: sentences are fixed. None for ORBench, for a caption that
         is itself the query, and for an image that captions are compared with. Raises UserError as `for_training`.
         """
-        return self._make(record, self.test_sentence)
+        return self._make(record, self.config.test_sentence)
 
     def _make(self, record: Record, number: int) -> Source | None:
-        if record.task is Task.CTCC or (record.task is Task.CC and self.cc == "image"):
-            return clothes_of(record, self.crop)
+        if record.task is Task.CTCC or (record.task is Task.CC and self.config.cc == "image"):
+            return clothes_of(record, self.config.crop)
         if record.task in BANK:
             return self._sentence(record.task, number)
         if record.task is Task.LI:
@@ -160,7 +152,7 @@ class InstructionMaker:
         return None
 
     def _sentence(self, task: Task, number: int) -> Source:
-        if self.sentences == "released" and task in _RELEASED_SOURCES:
+        if self.config.sentences == "released" and task in _RELEASED_SOURCES:
             return _RELEASED_SOURCES[task]
         return _BANK_SOURCES[task][number]
 
@@ -177,7 +169,7 @@ def clothes_of(record: Record, crop: str) -> Source:
     if crop != BOX or not images:
         raise UserError(
             f"{record.name}: {record.dataset} ships no clothes image for it; set instruction.crop=box to take the "
-            "upper-body box (rows 15 to 55 %) of the image itself"
+            f"{BOX_TEXT} of the image itself"
         )
     return replace(images[0], crop=BOX)
 
@@ -196,25 +188,6 @@ def description_of(record: Record) -> Source:
     return known
 
 
-def upper_body_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom) in pixels of the upper-body box: rows 15 to 55 %, full width, at least one
-    row.
-    """
-    top = min(round(BOX_TOP * height), height - 1)
-    return 0, top, width, max(round(BOX_BOTTOM * height), top + 1)
-
-
-def read_clothes(source: Source) -> Image.Image:
-    """Return a clothes image as RGB, cropped where the source says so. Raises UserError for a file that is not an
-    image.
-    """
-    image = open_image(source.value, source.record)
-    if not source.crop:
-        return image
-    assert source.crop == BOX, f"unknown crop {source.crop!r}"
-    return image.crop(upper_body_box(*image.size))
-
-
 def annotate(records: Iterable[Record], maker: InstructionMaker) -> tuple[Record, ...]:
     """Return the records with the annotation that mAP at a threshold compares for their task, where it can be made.
 
@@ -229,7 +202,7 @@ def _annotated(record: Record, maker: InstructionMaker) -> Record:
     if record.task in BANK and AnnotationKind.SENTENCE not in record.annotations:
         added[AnnotationKind.SENTENCE] = _BANK_SOURCES[record.task][0]
     if record.task is Task.CTCC and AnnotationKind.CLOTHES not in record.annotations:
-        added[AnnotationKind.CLOTHES] = clothes_of(record, maker.crop)
+        added[AnnotationKind.CLOTHES] = clothes_of(record, maker.config.crop)
     return replace(record, annotations={**record.annotations, **added}) if added else record
 
 
@@ -246,7 +219,7 @@ def annotate_release(release: Release, maker: InstructionMaker) -> Release:
 
 def box_notes(parts: Mapping[str, Iterable[Record]], maker: InstructionMaker) -> tuple[str, ...]:
     """Return one note per part with records whose task needs a clothes image and that have none, with their number."""
-    needing = {Task.CTCC, Task.CC} if maker.cc == "image" else {Task.CTCC}
+    needing = {Task.CTCC, Task.CC} if maker.config.cc == "image" else {Task.CTCC}
     missing = {
         name: sum(record.task in needing and AnnotationKind.CLOTHES not in record.annotations for record in records)
         for name, records in parts.items()
@@ -256,7 +229,4 @@ def box_notes(parts: Mapping[str, Iterable[Record]], maker: InstructionMaker) ->
 
 def box_note(part: str, count: int) -> str:
     """Return the note that the upper-body box stands for the clothes images of `count` records of a part."""
-    return (
-        f"{part}: {count:,} records have no clothes image; the upper-body box (rows 15 to 55 %) of their own image "
-        "stands for it"
-    )
+    return f"{part}: {count:,} records have no clothes image; the {BOX_TEXT} of their own image stands for it"

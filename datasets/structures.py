@@ -173,24 +173,43 @@ class Benchmark:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """Rows of one training step: B records, of which each input holds those that have this modality.
+class Annotations:
+    """What is known of the rows of a batch in one modality: each distinct annotation once."""
 
-    inputs: by modality images (b, 3, H, W) uint8 or token ids (b, T) int64. rows: by modality (b,) int64, ascending:
-    the rows of the batch that the input's entries are; left out = all rows, in order. erased: per image modality boxes
-    (b, 4) int64 as top, left, height, width, zero area = none. person_ids (B,) int64, camera_ids (B,) int64 (-1
-    unknown), record_ids (B,) int64: index into the training records. tasks, instructions: one per row, or empty.
-    Nothing may rely on the order of the rows.
-    """
+    inputs: Tensor
+    """(U, T) int64 token ids, or clothes pictures (U, 3, h, w) uint8, cut as their sources say."""
+    rows: Tensor
+    """(B,) int64: which of the U each row of the batch has, -1 = none of this modality."""
+
+    def to(self, device: torch.device) -> Annotations:
+        """Return the annotations on `device`."""
+        return Annotations(
+            inputs=self.inputs.to(device, non_blocking=True), rows=self.rows.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Rows of one training step: B records. Nothing may rely on the order of the rows."""
 
     inputs: Mapping[Modality, Tensor]
+    """By modality images (b, 3, H, W) uint8 or token ids (b, T) int64 of the rows that have it."""
     erased: Mapping[Modality, Tensor]
+    """Per image modality boxes (b, 4) int64 as top, left, height, width; zero area = none."""
     person_ids: Tensor
+    """(B,) int64."""
     record_ids: Tensor
+    """(B,) int64: index into the training records."""
     rows: Mapping[Modality, Tensor] = field(default_factory=dict)
+    """By modality (b,) int64, ascending: the rows of the batch that the input's entries are; left out = all rows."""
     camera_ids: Tensor | None = None
+    """(B,) int64, -1 unknown; left out = all unknown."""
     tasks: tuple[Task, ...] = ()
-    instructions: tuple[Source | None, ...] = ()
+    """One per row, or empty."""
+    annotations: Mapping[Modality, Annotations] = field(default_factory=dict)
+    """By modality what is known of the rows, read; empty for models that do not ask."""
+    instructed: Tensor | None = None
+    """(B,) bool: which rows are given their annotation as instruction; left out = none."""
 
     def __post_init__(self) -> None:
         count, device = len(self.person_ids), self.person_ids.device
@@ -198,9 +217,11 @@ class Batch:
             object.__setattr__(self, "rows", dict.fromkeys(self.inputs, torch.arange(count, device=device)))
         if self.camera_ids is None:
             object.__setattr__(self, "camera_ids", torch.full((count,), -1, device=device))
-        columns = {
-            len(column) for column in (self.record_ids, self.camera_ids, *filter(None, (self.tasks, self.instructions)))
-        }
+        if self.instructed is None:
+            object.__setattr__(self, "instructed", torch.zeros(count, dtype=torch.bool, device=device))
+        assert self.camera_ids is not None and self.instructed is not None
+        columns = {len(self.record_ids), len(self.camera_ids), len(self.instructed), len(self.tasks) or count}
+        columns |= {len(annotation.rows) for annotation in self.annotations.values()}
         assert columns <= {count}, f"columns of a batch disagree: {sorted({count, *columns})}"
         assert set(self.rows) == set(self.inputs), (
             f"rows are given for {sorted(self.rows)}, inputs for {sorted(self.inputs)}"
@@ -212,18 +233,19 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
-        move = {"device": device, "non_blocking": True}
+        assert self.instructed is not None
         # One tensor stands for all inputs that have every row; it is moved once.
-        rows = {id(tensor): tensor.to(**move) for tensor in self.rows.values()}
+        rows = {id(tensor): tensor.to(device, non_blocking=True) for tensor in self.rows.values()}
         return Batch(
-            inputs={name: tensor.to(**move) for name, tensor in self.inputs.items()},
-            erased={name: tensor.to(**move) for name, tensor in self.erased.items()},
-            person_ids=self.person_ids.to(**move),
+            inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
+            erased={name: tensor.to(device, non_blocking=True) for name, tensor in self.erased.items()},
+            person_ids=self.person_ids.to(device, non_blocking=True),
             record_ids=self.record_ids,
             camera_ids=self.camera_ids,
             rows={name: rows[id(tensor)] for name, tensor in self.rows.items()},
             tasks=self.tasks,
-            instructions=self.instructions,
+            annotations={name: annotations.to(device) for name, annotations in self.annotations.items()},
+            instructed=self.instructed.to(device, non_blocking=True),
         )
 
 

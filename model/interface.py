@@ -1,34 +1,55 @@
 """What every model family offers: sources in, token representations out.
 
-Shapes: B rows, L tokens of one source, S tokens of a mixed query, D embed_dim, K width of a prepared token.
+Shapes: B rows, L tokens of one source, S tokens of a mixed query, D embed_dim, K width of a prepared token, U distinct
+instructions, T token ids of a text.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from configs.vocabulary import Modality
+from utils.errors import UserError, nearest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
-    """Representation of B sources of one modality.
-
-    tokens: (B, L, D), what a fusion reads. pooled: (B, D) float32, un-normalised, what a single-modality query or a
-    gallery image is compared by.
-    """
+    """Representation of B sources of one modality."""
 
     tokens: Tensor
+    """(B, L, D): what a fusion reads."""
     pooled: Tensor
+    """(B, D) float32, un-normalised: what a single-modality query or a gallery image is compared by."""
 
 
-@runtime_checkable
-class RetrievalModel(Protocol):
-    """A model whose queries may mix modalities. It computes no loss and keeps no state about the current modality."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instruction:
+    """Instructions of one modality for B rows: each distinct one once, however many rows it is given to."""
+
+    modality: Modality
+    """Text, or the modality of a clothes picture."""
+    inputs: Tensor
+    """(U, T) int64 token ids, or normalised pictures (U, 3, H, W) float32 of the model's `instruction_size`."""
+    rows: Tensor
+    """(B,) int64: which of the U each row is given, -1 = none of this modality."""
+
+    def of_rows(self, index: Tensor) -> Instruction:
+        """Return the instructions of the rows `index` (b,) of the B."""
+        return Instruction(modality=self.modality, inputs=self.inputs, rows=self.rows[index])
+
+
+Instructions = Sequence[Instruction]
+"""Instructions of one batch, at most one entry for each modality; no row is given two."""
+
+
+class RetrievalModel(nn.Module, ABC):
+    """A model that encodes sources. It computes no loss and keeps no state about the current modality."""
 
     embed_dim: int
     num_identities: int
@@ -36,30 +57,65 @@ class RetrievalModel(Protocol):
     """Recompute blocks in the backward pass instead of keeping what they computed. May be set at any time."""
     frozen_names: tuple[str, ...]
     """Parameters that the family never trains; their requires_grad is False."""
-    statistics: str
+    statistics: ClassVar[str]
     """By which statistics images are normalised: a name in datasets.modalities.STATISTICS."""
-    follows_instructions: bool = False
-    """Whether `encode` reads the instruction beside a source; otherwise an image is encoded once, whatever is asked of
-    it.
-    """
+    follows_instructions: ClassVar[bool] = False
+    """Whether `encode` reads the instructions beside a source; otherwise an image is encoded once, whatever is asked of
+    it."""
 
-    def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
-        """Encode normalised images (B, 3, H, W) or token ids (B, T) of one modality."""
+    @abstractmethod
+    def encode_batch(
+        self, inputs: Mapping[Modality, Tensor], instructions: Mapping[Modality, Instructions] | None = None
+    ) -> dict[Modality, Tokens]:
+        """Encode several modalities in one pass where the family can share it; equal to `encode` one by one.
 
-    def encode_batch(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tokens]:
-        """Encode several modalities in one pass where the family can share it; equal to `encode` one by one."""
+        inputs: normalised images (B, 3, H, W) or token ids (B, T) by modality, each with rows of its own.
+        instructions: for a modality those of its rows; a modality that is left out has none. Raises UserError for a
+        modality that the family does not encode, and for instructions given to a family that follows none.
+        """
 
+    @abstractmethod
+    def identity_logits(self, features: Tensor) -> Tensor:
+        """Class scores of the training identities, (B, D) -> (B, num_identities) float32."""
+
+    @abstractmethod
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the repeated blocks in place with torch.compile's `options`; the names of the state stay."""
+
+    def encode(self, modality: Modality | str, inputs: Tensor, instructions: Instructions = ()) -> Tokens:
+        """Encode sources of one modality; see `encode_batch`."""
+        kind = as_modality(modality)
+        return self.encode_batch({kind: inputs}, {kind: instructions} if instructions else None)[kind]
+
+
+class Fuses(ABC):
+    """A model whose queries may mix modalities is this as well."""
+
+    @abstractmethod
     def prepare(self, tokens: Tensor) -> Tensor:
         """Return what the fusion needs of each token alone, (B, L, D) -> (B, L, K): computed once per source."""
 
+    @abstractmethod
     def fuse_prepared(self, prepared: Tensor) -> Tensor:
         """Fuse concatenated prepared tokens of mixed queries, (B, S, K) -> (B, D) float32, un-normalised."""
 
     def fuse(self, members: Sequence[Tokens]) -> Tensor:
-        """Fuse the sources of mixed queries, member by member, into (B, D) float32, un-normalised."""
+        """Fuse the sources of mixed queries, member by member, into (B, D) float32, un-normalised. Raises UserError."""
+        if not members:
+            raise UserError("nothing to fuse: give at least one source")
+        return self.fuse_prepared(self.prepare(torch.cat([member.tokens for member in members], dim=1)))
 
-    def compile_blocks(self, **options: Any) -> None:
-        """Compile the repeated blocks in place with torch.compile's `options`; the names of the state stay."""
 
-    def identity_logits(self, features: Tensor) -> Tensor:
-        """Class scores of the training identities, (B, D) -> (B, num_identities) float32."""
+def as_modality(name: Modality | str) -> Modality:
+    """Return the modality of that name. Raises UserError with the valid names."""
+    try:
+        return Modality(name)
+    except ValueError as error:
+        valid = [modality.value for modality in Modality]
+        raise UserError(f"unknown modality {name!r}: {nearest(str(name), valid)}") from error
+
+
+def refuse_instructions(family: str, instructions: object) -> None:
+    """Raise UserError for instructions given to a family that follows none."""
+    if instructions:
+        raise UserError(f"{family} takes no instruction; leave it out or choose a family that follows instructions")

@@ -52,16 +52,18 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     return mixed.transpose(1, 2).reshape(batch, length, width // 3)
 
 
-def run_blocks(blocks: Iterable[nn.Module], hidden: Tensor, *arguments: Any, recompute: bool) -> Tensor:
+def run_blocks(
+    blocks: Iterable[nn.Module], hidden: Tensor, *arguments: Any, recompute: bool, draws: bool = False
+) -> Tensor:
     """Pass (B, L, W) through `blocks`, each called with `arguments` too.
 
     recompute: keep only the blocks' inputs and run each block again in the backward pass. The arguments are kept
-    with the call, so the second run sees what the first saw.
+    with the call, so the second run sees what the first saw. draws: the blocks draw random numbers (dropout), which the
+    second run must repeat; restoring the generators costs time, so blocks without dropout leave it off.
     """
     for block in blocks:
         if recompute and torch.is_grad_enabled():
-            # No dropout anywhere, hence no generator state to restore.
-            hidden = checkpoint(block, hidden, *arguments, use_reentrant=False, preserve_rng_state=False)
+            hidden = checkpoint(block, hidden, *arguments, use_reentrant=False, preserve_rng_state=draws)
         else:
             hidden = block(hidden, *arguments)
     return hidden

@@ -9,8 +9,6 @@ Shapes: B rows, L tokens, I inputs, O outputs, R rank, G groups.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,25 +16,11 @@ from timm.layers import QuickGELU
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from configs.schema.reid5o import LoraConfig
 from model.layers import LayerNorm, attend
 
 Groups = tuple[tuple[int, int], ...]
 """(expert, number of consecutive rows) for all rows of a batch, in order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSpec:
-    """Experts of the last `layers` blocks. mode mlp: the MLP's linears; all: the attention's projections too.
-
-    scale: factor of the low-rank product. train_base: keep the base weights under the experts trainable.
-    """
-
-    mode: Literal["mlp", "all"]
-    layers: int
-    rank: int
-    num_experts: int
-    scale: float
-    train_base: bool = False
 
 
 class ExpertLinear(nn.Linear):
@@ -51,10 +35,10 @@ class ExpertLinear(nn.Linear):
     merged: Tensor | None
 
     def __init__(
-        self, in_features: int, out_features: int, spec: LoraSpec, frozen: tuple[str, ...], random_up: bool = False
+        self, in_features: int, out_features: int, spec: LoraConfig, frozen: tuple[str, ...], random_up: bool = False
     ) -> None:
         super().__init__(in_features, out_features)
-        self.scale = spec.scale
+        self.scale = spec.factor
         self.random_up = random_up
         self.lora_down = nn.ParameterList(torch.empty(spec.rank, in_features) for _ in range(spec.num_experts))
         self.lora_up = nn.ParameterList(torch.empty(out_features, spec.rank) for _ in range(spec.num_experts))
@@ -131,7 +115,7 @@ class ExpertBlock(Block):
     the output projection, which the reference means to freeze but trains).
     """
 
-    def __init__(self, width: int, heads: int, spec: LoraSpec) -> None:
+    def __init__(self, width: int, heads: int, spec: LoraConfig) -> None:
         super().__init__(width, heads, qkv_bias=True, act_layer=QuickGELU, norm_layer=LayerNorm)
         self.mlp.fc1 = ExpertLinear(width, 4 * width, spec, ("weight",))
         self.mlp.fc2 = ExpertLinear(4 * width, width, spec, ("weight",))

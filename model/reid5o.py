@@ -5,78 +5,77 @@ Shapes: B rows, L tokens of one source, S tokens of a mixed query, D embed_dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from configs.schema.reid5o import Reid5oConfig
 from configs.vocabulary import Modality
 from model.fusion import Fusion
-from model.interface import Tokens
-from model.layers import float32_linear
+from model.interface import Fuses, Instructions, RetrievalModel, Tokens, refuse_instructions
+from model.layers import float32_linear, head_count
 from model.lora import ExpertLinear, Groups
 from model.text import TextSpec, TextTransformer
 from model.vision import ImageTokenizer, VisionSpec, VisionTransformer
-from utils.errors import UserError, nearest
+from utils.errors import UserError
 
 IMAGE_MODALITIES: tuple[Modality, ...] = (Modality.RGB, Modality.NIR, Modality.CP, Modality.SK)
 """Image modalities in the order of their experts."""
 
 
-def as_modality(name: Modality | str) -> Modality:
-    """Return the modality of that name. Raises UserError with the valid names."""
-    try:
-        return Modality(name)
-    except ValueError as error:
-        valid = [modality.value for modality in Modality]
-        raise UserError(f"unknown modality {name!r}: {nearest(str(name), valid)}") from error
+def _vision_spec(config: Reid5oConfig) -> VisionSpec:
+    return VisionSpec(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        stride=config.stride,
+        width=config.vision_width,
+        layers=config.vision_layers,
+        heads=head_count(config.vision_width, config.vision_heads, "vision transformer (model.vision_heads)"),
+        lora=config.lora if config.lora.enabled else None,
+    )
 
 
-class ReID5o(nn.Module):
+def _text_spec(config: Reid5oConfig) -> TextSpec:
+    return TextSpec(
+        length=config.text_length,
+        vocab_size=config.vocab_size,
+        width=config.text_width,
+        layers=config.text_layers,
+        heads=head_count(config.text_width, config.text_heads, "text transformer (model.text_heads)"),
+    )
+
+
+class ReID5o(RetrievalModel, Fuses):
     """Retrieval across rgb, nir, cp, sk and text, and by any mix of the last four.
 
-    Implements model.interface.RetrievalModel. checkpoint_activations: run blocks again in the backward pass instead
-    of keeping what they computed. frozen_names: parameters that are never trained (the bases under the experts).
-    Parameters hold no useful values until they are initialised or loaded.
+    frozen_names are the bases under the experts. Parameters hold no useful values until they are initialised or loaded.
     """
 
-    follows_instructions = False
     statistics = "clip"
 
-    def __init__(
-        self,
-        *,
-        vision: VisionSpec,
-        text: TextSpec,
-        embed_dim: int,
-        mmt_depth: int,
-        mmt_heads: int,
-        num_identities: int,
-        checkpoint_activations: bool = False,
-    ) -> None:
+    def __init__(self, config: Reid5oConfig, num_identities: int) -> None:
+        """Build the model of section `model`. Raises UserError for sizes that do not fit together."""
         super().__init__()
-        self.embed_dim = embed_dim
-        self.num_identities = num_identities
-        self.checkpoint_activations = checkpoint_activations
-        self.vision_spec = vision
-        self.text_spec = text
+        embed_dim = config.embed_dim
+        vision, text = _vision_spec(config), _text_spec(config)
+        mmt_heads = head_count(embed_dim, config.mmt_heads, "fusion (model.mmt_heads)")
+        self.embed_dim, self.num_identities = embed_dim, num_identities
+        self.checkpoint_activations = False
+        self.vision_spec, self.text_spec = vision, text
         self.text = TextTransformer(text, embed_dim)
         self.tokenizers = nn.ModuleDict({modality.value: ImageTokenizer(vision) for modality in IMAGE_MODALITIES})
         self.vision = VisionTransformer(vision, embed_dim)
-        self.fusion = Fusion(embed_dim, mmt_heads, mmt_depth)
+        self.fusion = Fusion(embed_dim, mmt_heads, config.mmt_depth)
         self.classifier = nn.Linear(embed_dim, num_identities)
         self.frozen_names = tuple(name for name, value in self.named_parameters() if not value.requires_grad)
 
-    def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
-        """Encode normalised images (B, 3, H, W) or token ids (B, T) of one modality. No instruction is taken."""
-        if instruction is not None:
-            raise UserError("ReID5o takes no instruction; leave it out or choose a family that does")
-        kind = as_modality(modality)
-        return self.encode_batch({kind: inputs})[kind]
-
-    def encode_batch(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tokens]:
+    def encode_batch(
+        self, inputs: Mapping[Modality, Tensor], instructions: Mapping[Modality, Instructions] | None = None
+    ) -> dict[Modality, Tokens]:
         """Encode several modalities: all images in one pass of the vision transformer, captions in another."""
+        refuse_instructions("ReID5o", instructions)
         images = [kind for kind in IMAGE_MODALITIES if kind in inputs]
         encoded: dict[Modality, Tokens] = {}
         if images:
@@ -100,12 +99,6 @@ class ReID5o(nn.Module):
     def fuse_prepared(self, prepared: Tensor) -> Tensor:
         """Fuse concatenated prepared tokens of mixed queries, (B, S, 3D) -> (B, D) float32, un-normalised."""
         return self.fusion(prepared, self.checkpoint_activations)
-
-    def fuse(self, members: Sequence[Tokens]) -> Tensor:
-        """Fuse the sources of mixed queries, member by member, into (B, D) float32, un-normalised."""
-        if not members:
-            raise UserError("nothing to fuse: give at least one source")
-        return self.fuse_prepared(self.prepare(torch.cat([member.tokens for member in members], dim=1)))
 
     def identity_logits(self, features: Tensor) -> Tensor:
         """Class scores of the training identities, (B, D) -> (B, num_identities) float32."""

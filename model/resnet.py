@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
+from configs.schema.vireid import VireidConfig
 from configs.vocabulary import Modality
 
 DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
@@ -29,27 +28,9 @@ NON_LOCAL_BLOCKS = (0, 2, 3, 0)
 """AGW's non-local blocks: so many of the last blocks of each stage are followed by one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResNetSpec:
-    """Sizes and peculiarities. blocks: per stage, None = those of the depth. width: channels of the first stage (64).
-
-    conv_bias: biased convolutions. stem_relu: ReLU after the stem's norm. stem: one for both modalities or one each.
-    non_local: AGW's attention after the last blocks of the second and third stage. last_stride: of the fourth stage.
-    """
-
-    depth: int = 50
-    blocks: tuple[int, ...] | None = None
-    width: int = 64
-    conv_bias: bool = True
-    stem_relu: bool = False
-    stem: Literal["shared", "two_stream"] = "shared"
-    non_local: bool = False
-    last_stride: int = 1
-
-    @property
-    def out_channels(self) -> int:
-        """C of the last map."""
-        return 8 * self.width * DEPTHS[self.depth][0].expansion
+def out_channels(config: VireidConfig) -> int:
+    """Return C, the channels of the last map."""
+    return 8 * config.width * DEPTHS[config.depth][0].expansion
 
 
 class Stem(nn.Module):
@@ -93,7 +74,7 @@ class Backbone(nn.Module):
     inputs.
     """
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    def __init__(self, spec: VireidConfig) -> None:
         super().__init__()
         self.spec = spec
         block, counts = DEPTHS[spec.depth][0], spec.blocks or DEPTHS[spec.depth][1]
@@ -139,7 +120,7 @@ def _stage(
     return [block(channels, planes, stride, downsample), *(block(out, planes) for _ in range(count - 1))]
 
 
-def _non_local_blocks(spec: ResNetSpec, counts: tuple[int, ...]) -> dict[str, NonLocal]:
+def _non_local_blocks(spec: VireidConfig, counts: tuple[int, ...]) -> dict[str, NonLocal]:
     expansion = DEPTHS[spec.depth][0].expansion
     return {
         f"{number}_{index}": NonLocal(spec.width * 2**number * expansion)

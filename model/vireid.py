@@ -8,37 +8,21 @@ Source: linyq17/IV-REID, whose peculiarities are the defaults (biased convolutio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
+from configs.schema.vireid import VireidConfig
 from configs.vocabulary import Modality
-from model.interface import Tokens
+from model.interface import Instructions, RetrievalModel, Tokens, refuse_instructions
 from model.layers import float32_linear
-from model.resnet import Backbone, ResNetSpec, gem_pool
+from model.resnet import Backbone, gem_pool, out_channels
 from utils.errors import UserError
 
-MODALITIES = (Modality.RGB, Modality.NIR)
+SPECTRA = VireidConfig.modalities
+"""What the two heads are of."""
 GROUPS_OF_NORM = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadSpec:
-    """What stands on the backbone. neck: bn or gn. neck_bias, classifier_bias: whether they have a bias. pooling: mean
-    or GeM.
-
-    feature: what is compared in retrieval, after the neck or before it. head_width: hidden width of the modality heads,
-    0 = the model has none (they serve training only, and published checkpoints lack them).
-    """
-
-    neck: Literal["bn", "gn"] = "bn"
-    neck_bias: bool = True
-    classifier_bias: bool = True
-    pooling: Literal["avg", "gem"] = "avg"
-    feature: Literal["neck", "pooled"] = "neck"
-    head_width: int = 512
 
 
 class ModalityHead(nn.Module):
@@ -55,56 +39,54 @@ class ModalityHead(nn.Module):
         return self.fc2(self.fc1(self.bn(features)))
 
 
-class VIReID(nn.Module):
+class Vireid(RetrievalModel):
     """Visible and infrared images in, one feature each out."""
 
-    follows_instructions = False
     statistics = "imagenet"
-    frozen_names: tuple[str, ...]
 
-    def __init__(self, backbone: ResNetSpec, head: HeadSpec, num_identities: int) -> None:
+    def __init__(self, config: VireidConfig, num_identities: int) -> None:
+        """Build the model of section `model`; its parameters are initialised or loaded afterwards."""
         super().__init__()
-        self.head_spec, self.num_identities = head, num_identities
+        self.config, self.num_identities = config, num_identities
         self.checkpoint_activations = False
-        self.backbone = Backbone(backbone)
-        self.embed_dim = backbone.out_channels
+        self.backbone = Backbone(config)
+        self.embed_dim = out_channels(config)
         self.neck = (
-            nn.BatchNorm1d(self.embed_dim) if head.neck == "bn" else nn.GroupNorm(GROUPS_OF_NORM, self.embed_dim)
+            nn.BatchNorm1d(self.embed_dim) if config.neck == "bn" else nn.GroupNorm(GROUPS_OF_NORM, self.embed_dim)
         )
-        self.classifier = nn.Linear(self.embed_dim, num_identities, bias=head.classifier_bias)
+        self.classifier = nn.Linear(self.embed_dim, num_identities, bias=config.classifier_bias)
         self.heads = nn.ModuleDict(
             {
-                modality.value: ModalityHead(self.embed_dim, head.head_width, num_identities)
-                for modality in (MODALITIES if head.head_width else ())
+                modality.value: ModalityHead(self.embed_dim, config.head_width, num_identities)
+                for modality in (SPECTRA if config.head_width else ())
             }
         )
-        self.frozen_names = () if head.neck_bias else ("neck.bias",)
-        if not head.neck_bias:
+        self.frozen_names = () if config.neck_bias else ("neck.bias",)
+        if not config.neck_bias:
             self.neck.bias.requires_grad_(False)
 
     def pool(self, inputs: Mapping[Modality, Tensor]) -> Tensor:
         """Return the features before the neck, (B, C), of images by modality, one modality after the other."""
-        unknown = [modality.name for modality in inputs if modality not in MODALITIES]
+        unknown = [modality.name for modality in inputs if modality not in SPECTRA]
         if unknown:
             raise UserError(
                 f"the vireid family encodes RGB and NIR images, not {', '.join(unknown)}; use another family for such "
                 "queries"
             )
         features = self.backbone(inputs)
-        return gem_pool(features) if self.head_spec.pooling == "gem" else features.mean(dim=(2, 3))
+        return gem_pool(features) if self.config.pooling == "gem" else features.mean(dim=(2, 3))
 
     def features(self, inputs: Mapping[Modality, Tensor]) -> Tensor:
         """Return the features after the neck, (B, C): what is classified and, in training, compared."""
         return self.neck(self.pool(inputs))
 
-    def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
-        """Encode normalised images (B, 3, H, W) of one modality; the one token is the feature itself."""
-        return self.encode_batch({Modality(modality): inputs})[Modality(modality)]
-
-    def encode_batch(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tokens]:
-        """Encode both modalities in one pass, so that the norms see the whole batch."""
+    def encode_batch(
+        self, inputs: Mapping[Modality, Tensor], instructions: Mapping[Modality, Instructions] | None = None
+    ) -> dict[Modality, Tokens]:
+        """Encode both modalities in one pass, so that the norms see the whole batch; the one token is the feature."""
+        refuse_instructions("the visible-infrared family", instructions)
         pooled = self.pool(inputs)
-        compared = self.neck(pooled) if self.head_spec.feature == "neck" else pooled
+        compared = self.neck(pooled) if self.config.feature == "neck" else pooled
         parts = compared.split([len(images) for images in inputs.values()])
         return {modality: Tokens(tokens=part[:, None], pooled=part) for modality, part in zip(inputs, parts)}
 
@@ -116,19 +98,7 @@ class VIReID(nn.Module):
         """Scores of both modality heads for ALL rows (B, C), whatever they show: each head's norm sees both
         modalities.
         """
-        return {modality: self.heads[modality.value](features) for modality in MODALITIES}
-
-    def prepare(self, tokens: Tensor) -> Tensor:
-        """Raise UserError: this family has no mixed queries."""
-        raise UserError("the vireid family has no fusion: give each query one image; ReID5o answers mixed queries")
-
-    def fuse_prepared(self, prepared: Tensor) -> Tensor:
-        """Raise UserError: this family has no mixed queries."""
-        return self.prepare(prepared)
-
-    def fuse(self, members: Sequence[Tokens]) -> Tensor:
-        """Raise UserError: this family has no mixed queries."""
-        return self.prepare(members[0].tokens)
+        return {modality: self.heads[modality.value](features) for modality in SPECTRA}
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile the stages in place; the names of the state stay."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from configs.schema.reid5o import LoraConfig
 from model.interface import Tokens
 from model.layers import LayerNorm, clip_block, float32_linear, run_blocks
-from model.lora import ExpertBlock, Groups, LoraSpec
+from model.lora import ExpertBlock, Groups
 from utils.errors import UserError
 
 
@@ -26,7 +27,7 @@ class VisionSpec:
     width: int
     layers: int
     heads: int
-    lora: LoraSpec | None
+    lora: LoraConfig | None
 
     @property
     def grid(self) -> tuple[int, int]:

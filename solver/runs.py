@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.load import build_experiment, load_experiment, parse_overrides
 from configs.schema.experiment import ExperimentConfig
@@ -29,7 +29,7 @@ class TrainedModel:
     """A model with its weights, in eval mode, and where they came from.
 
     fingerprint: digest of the weights. selected_on: the split that chose this checkpoint, empty = unknown.
-    trained_on: fingerprint of the training data, empty = unknown. trials: data set -> trial that the weights were
+    trials: data set -> trial that the weights were
     trained on.
     """
 
@@ -40,7 +40,6 @@ class TrainedModel:
     selected_on: str = ""
     epoch: int | None = None
     step: int | None = None
-    trained_on: str = ""
     trials: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -85,8 +84,7 @@ def open_checkpoint(
         trained = _open_official(Path(config), Path(checkpoint), overrides)
     else:
         trained = _open_ours(Path(config), Path(checkpoint), overrides)
-    if isinstance(trained.model, nn.Module):
-        trained.model.eval().to(device or torch.device("cpu"))
+    trained.model.eval().to(device or torch.device("cpu"))
     return trained
 
 
@@ -108,7 +106,6 @@ def _open_ours(config_file: Path, checkpoint: Path, overrides: Sequence[str]) ->
         selected_on=str(content.get("selected_on") or ""),
         epoch=content.get("epoch"),
         step=content.get("step"),
-        trained_on=str(content.get("data_fingerprint") or ""),
         trials=trials_of(content),
     )
 
@@ -153,7 +150,6 @@ def check_trials(trained: Mapping[str, int], used: Mapping[str, int], checkpoint
 
 def load_weights(model: RetrievalModel, state: Mapping[str, Tensor], where: str) -> None:
     """Copy a state dict into a model, every entry accounted for. Raises UserError that lists what does not fit."""
-    assert isinstance(model, nn.Module)
     own = model.state_dict()
     shapes = [
         f"{name} {tuple(state[name].shape)} (the model: {tuple(own[name].shape)})"

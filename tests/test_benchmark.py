@@ -291,7 +291,7 @@ def test_the_fingerprint_covers_records_labels_and_options_but_not_the_place() -
                 *rest,
             )
         ),
-        build(maker=InstructionMaker(test_sentence=3)).fingerprint,
+        build(maker=InstructionMaker(InstructionConfig(test_sentence=3))).fingerprint,
     }
     assert len(others) == 9 and plain not in others and build().fingerprint == plain
     moved = {
@@ -312,7 +312,7 @@ def test_the_fingerprint_covers_records_labels_and_options_but_not_the_place() -
 
 
 def test_instructions_and_annotations_reach_the_split() -> None:
-    split = build(maker=InstructionMaker(test_sentence=4)).splits["test"]
+    split = build(maker=InstructionMaker(InstructionConfig(test_sentence=4))).splits["test"]
     wanted = BANK[Task.TRAD][4]
     assert (
         {source.value for source in split.gallery_instructions}

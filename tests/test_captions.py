@@ -14,8 +14,9 @@ import torch
 
 from datasets.loading.caption_masking import mask_caption
 from datasets.loading.captions import preprocess_caption
-from datasets.loading.tokenizers import ClipTokenizer, WordPieces, attention_mask
+from datasets.loading.tokenizers import ClipTokenizer, WordPieces
 from utils.errors import UserError
+from utils.texts import attention_mask
 
 PIECES = [
     "[PAD]",

@@ -6,16 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from configs.load import experiment_to_dict, load_experiment, save_experiment
-from configs.vocabulary import Family
 from datasets.build import DATASETS
 from datasets.loading.loaders import SAMPLERS
 from model.build import build_model
-from solver.objectives.build import build_objective
+from solver.objectives.base import ObjectiveContext
+from solver.training.families import FAMILIES, build_objective
 from solver.training.lr_schedule import SHAPES
-from solver.training.param_groups import POLICIES, Rates, apply_policy
+from solver.training.param_groups import apply_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "configs" / "reid5o"
@@ -121,15 +120,14 @@ def test_header_tells_its_command(path: Path) -> None:
 def test_everything_named_exists_and_every_parameter_has_a_rule(path: Path) -> None:
     config = load_experiment(path)
     assert config.data.dataset in DATASETS and config.train.sampler in SAMPLERS and config.schedule.name in SHAPES
-    build_objective(config.family, config.objective, config.seed)
     with torch.device("meta"):
         model = build_model(config.family, config.model, 7)
-    assert isinstance(model, nn.Module)
-    rates = Rates(
-        lr=config.optimizer.lr, weight_decay=0.1, bias_weight_decay=0.0, new_module_lr_factor=5.0, bias_lr_factor=2.0
-    )
+    build_objective(config.family, config.objective, ObjectiveContext(seed=config.seed, model=model, records=()))
     policy = apply_policy(
-        model.named_parameters(), POLICIES[Family.REID5O](rates), lr=config.optimizer.lr, freeze=config.train.freeze
+        model.named_parameters(),
+        FAMILIES[config.family].policy(config.optimizer),
+        lr=config.optimizer.lr,
+        freeze=config.train.freeze,
     )
     assert policy.count(True) > 0
 
@@ -155,7 +153,6 @@ def test_recipe_has_the_published_size() -> None:
     config = load_experiment(FOLDER / "orbench.yaml")
     with torch.device("meta"):
         model = build_model(config.family, config.model, 1000)
-    assert isinstance(model, nn.Module)
     parameters = list(model.parameters())
     assert sum(value.numel() for value in parameters) == 166_786_024
     assert sum(value.numel() for value in parameters if value.requires_grad) == 157_348_840

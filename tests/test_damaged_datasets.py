@@ -354,7 +354,7 @@ def test_damage_of_single_images(
             for record in records:
                 for source in record.sources.values():
                     if source.modality != "text":
-                        reader(source.value, source.record)
+                        reader(source)
 
     code, out, err = ended(need_every_image, capsys)
     assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1 and re.search(case.says, err)

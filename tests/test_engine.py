@@ -22,12 +22,15 @@ from torch import Tensor, nn
 import model.layers
 from configs.load import build_experiment, load_experiment
 from configs.schema.experiment import ExperimentConfig
+from configs.schema.train import OptimizerConfig
 from configs.vocabulary import Modality
 from datasets.structures import Batch, Benchmark, Record
 from model.build import build_model
-from solver.objectives.base import StepOutput
+from model.interface import RetrievalModel, Tokens
+from solver.commands.train import run_training
+from solver.objectives.base import Objective, StepOutput
 from solver.training.checkpoint import Progress, take_weights
-from solver.training.engine import Trainer, TrainingJob, assemble, grouped, run_training
+from solver.training.engine import Trainer, TrainingJob, assemble, grouped
 from solver.training.optimizer import build_optimizer
 from solver.training.param_groups import Rule, apply_policy
 from utils.checkpoint_io import load_checkpoint
@@ -80,7 +83,7 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 # Doubles: a linear classifier as model and objective, so that the expected numbers can be written down.
 
 
-class LinearModel(nn.Module):
+class LinearModel(RetrievalModel):
     """Logits of feature vectors; what the trainer itself needs of a model and no more."""
 
     def __init__(self) -> None:
@@ -88,11 +91,21 @@ class LinearModel(nn.Module):
         self.num_identities, self.embed_dim, self.checkpoint_activations = CLASSES, WIDTH, False
         self.classifier = nn.Linear(WIDTH, CLASSES).requires_grad_(True)
 
+    def encode_batch(self, inputs: Mapping[Modality, Tensor], instructions: Any = None) -> dict[Modality, Tokens]:
+        raise AssertionError("the trainer itself encodes nothing")
 
-class IdentityObjective:
+    def identity_logits(self, features: Tensor) -> Tensor:
+        return self.classifier(features)
+
+    def compile_blocks(self, **options: Any) -> None:
+        self.classifier.compile(**options)
+
+
+class IdentityObjective(Objective[Any]):
     """Cross-entropy. poison(step) may replace the value of the term `bad`."""
 
     def __init__(self, poison: Callable[[int], float] = lambda step: 0.0) -> None:
+        super().__init__()
         self.poison = poison
         self.steps: list[int] = []
         self.dtypes: set[torch.dtype] = set()
@@ -162,7 +175,7 @@ def linear_job(sizes: Sequence[int], options: Mapping[str, Any] | None = None, o
         model=model,
         objective=objective or IdentityObjective(),
         policy=policy,
-        optimizer=build_optimizer(policy.groups, name="sgd", momentum=0.0),
+        optimizer=build_optimizer(policy.groups, OptimizerConfig(name="sgd", momentum=0.0)),
         loader=ListLoader(batches_of(sizes)),
         split=None,
         reader=lambda source: torch.zeros(1),

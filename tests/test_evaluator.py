@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from configs.schema.evaluation import EvalConfig
 from configs.vocabulary import ORBENCH_KEYS, Modality, combination_name
 from datasets.loading.transforms import model_input
 from datasets.structures import EvalSplit, QueryList, Source
-from model.interface import Tokens
+from model.interface import Fuses, RetrievalModel, Tokens
 from solver.evaluation.evaluator import EvaluationSpec, evaluate_split, evaluate_splits
 from solver.evaluation.plan import SourceTable, plan_evaluation
 from solver.evaluation.result import METRICS, EvaluationResult, ListResult
@@ -28,10 +29,9 @@ DAMAGED: set[str] = set()
 """Values of sources that cannot be read."""
 
 
-class SmallModel(nn.Module):
+class SmallModel(RetrievalModel, Fuses):
     """Stands for a model: 5 tokens per image, 3 per text, a fusion by attention that is not linear. Counts its rows."""
 
-    follows_instructions = False
     statistics = "clip"
 
     def __init__(self) -> None:
@@ -46,8 +46,16 @@ class SmallModel(nn.Module):
         self.rows: Counter[str] = Counter()
         self.fused_rows = 0
 
-    def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
-        kind = Modality(modality)
+    def encode_batch(self, inputs: Mapping[Modality, Tensor], instructions: Any = None) -> dict[Modality, Tokens]:
+        return {kind: self._encoded(kind, rows) for kind, rows in inputs.items()}
+
+    def identity_logits(self, features: Tensor) -> Tensor:
+        raise AssertionError("an evaluation classifies nothing")
+
+    def compile_blocks(self, **options: Any) -> None:
+        raise AssertionError("an evaluation compiles nothing")
+
+    def _encoded(self, kind: Modality, inputs: Tensor) -> Tokens:
         self.rows[kind.value] += len(inputs)
         tokens = (
             self.text[inputs]

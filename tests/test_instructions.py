@@ -4,7 +4,6 @@ changes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from PIL import Image
 
 from configs.schema.data import InstructionConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
-from datasets.instructions import BANK, InstructionMaker, annotate, annotate_release, read_clothes, upper_body_box
+from datasets.instructions import BANK, InstructionMaker, annotate, annotate_release
+from datasets.loading.crops import upper_body_box
+from datasets.loading.readers import open_source
 from datasets.structures import Record, Release, Source
 from utils.errors import UserError
 
@@ -69,14 +70,14 @@ def test_a_sentence_is_drawn_per_seed_epoch_and_index(task: Task) -> None:
 
 def test_the_test_sentence_is_fixed_and_chosen_by_number() -> None:
     for number in (0, 19):
-        maker = InstructionMaker(test_sentence=number)
+        maker = InstructionMaker(InstructionConfig(test_sentence=number))
         for task in BANK:
             found = {maker.for_test(record(task, name=str(index))) for index in range(30)}
             assert {source.value for source in found if source} == {BANK[task][number]}
 
 
 def test_released_strings() -> None:
-    maker = InstructionMaker(sentences="released", test_sentence=4)
+    maker = InstructionMaker(InstructionConfig(sentences="released", test_sentence=4))
     wanted = {Task.TRAD: "do not change clothes", Task.VI: "cross modiality", Task.CC: BANK[Task.CC][4]}
     assert {task: maker.for_test(record(task)).value for task in wanted} == wanted  # type: ignore[union-attr]
     assert {maker.for_training(record(Task.VI), 0, 0, index).value for index in range(50)} == {"cross modiality"}  # type: ignore[union-attr]
@@ -86,11 +87,16 @@ def test_clothes_template_box_or_refusal() -> None:
     template = image("template.jpg")
     assert InstructionMaker().for_test(record(Task.CTCC, annotations={CLOTHES: template})) is template
     assert InstructionMaker().for_test(record(Task.CTCC)) == image("a.jpg", "box")
-    assert InstructionMaker(cc="image").for_training(record(Task.CC), 0, 0, 0) == image("a.jpg", "box")
-    assert InstructionMaker(cc="image").for_test(record(Task.CC, annotations={CLOTHES: template})) is template
+    assert InstructionMaker(InstructionConfig(cc="image")).for_training(record(Task.CC), 0, 0, 0) == image(
+        "a.jpg", "box"
+    )
+    assert (
+        InstructionMaker(InstructionConfig(cc="image")).for_test(record(Task.CC, annotations={CLOTHES: template}))
+        is template
+    )
     for maker, task in (
-        (InstructionMaker(crop="none"), Task.CTCC),
-        (InstructionMaker(crop="none", cc="image"), Task.CC),
+        (InstructionMaker(InstructionConfig(crop="none")), Task.CTCC),
+        (InstructionMaker(InstructionConfig(crop="none", cc="image")), Task.CC),
     ):
         with pytest.raises(UserError, match=r"query.txt line 7: cocas ships no clothes image .* instruction.crop=box"):
             maker.for_test(record(task))
@@ -134,11 +140,11 @@ def test_clothes_are_read_with_their_crop(tmp_path: Path) -> None:
     rows = np.repeat(np.arange(100, dtype=np.uint8)[:, None, None], 10, axis=1).repeat(3, axis=2)
     Image.fromarray(rows).save(tmp_path / "rows.png")
     path = str(tmp_path / "rows.png")
-    assert np.array_equal(np.asarray(read_clothes(image(path))), rows)
-    cropped = np.asarray(read_clothes(image(path, "box")))
+    assert np.array_equal(np.asarray(open_source(image(path))), rows)
+    cropped = np.asarray(open_source(image(path, "box")))
     assert cropped.shape == (40, 10, 3) and cropped[0].min() == cropped[0].max() == 15 and cropped[-1].max() == 54
     with pytest.raises(UserError, match="no such image"):
-        read_clothes(image(str(tmp_path / "none.png"), "box"))
+        open_source(image(str(tmp_path / "none.png"), "box"))
 
 
 def test_annotations_do_not_follow_what_a_model_is_given() -> None:
@@ -151,7 +157,7 @@ def test_annotations_do_not_follow_what_a_model_is_given() -> None:
         record(Task.CTCC),
         record(Task.T2I),
     ]
-    one, other = (annotate(records, InstructionMaker(cc=cc)) for cc in ("bank", "image"))
+    one, other = (annotate(records, InstructionMaker(InstructionConfig(cc=cc))) for cc in ("bank", "image"))
     assert one == other
     assert [dict(item.annotations) for item in one] == [
         {SENTENCE: text(BANK[Task.TRAD][0])},
@@ -177,12 +183,8 @@ def test_a_release_is_annotated_outside_training_and_notes_the_box(tmp_path: Pat
     assert [set(item.annotations) for item in found.parts["gallery"]] == [{CLOTHES}, {CLOTHES}, {SENTENCE}]
     box = "records have no clothes image; the upper-body box (rows 15 to 55 %) of their own image stands for it"
     assert found.notes == ("before", f"train: 1 {box}", f"gallery: 2 {box}")
-    assert annotate_release(release, InstructionMaker(cc="image")).notes[1:] == (
+    assert annotate_release(release, InstructionMaker(InstructionConfig(cc="image"))).notes[1:] == (
         f"train: 1 {box}",
         f"a/train: 1 {box}",
         f"gallery: 3 {box}",
     )
-
-
-def test_the_maker_takes_the_section_of_the_configuration() -> None:
-    assert InstructionMaker(**dataclasses.asdict(InstructionConfig())) == InstructionMaker()

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.vocabulary import COMBINATIONS, Family, Modality
-from model.build import build_model, initialise, official_names
-from model.interface import RetrievalModel
-from model.lora import ExpertLinear, LoraSpec
+from model.build import build_model, initialise
+from model.interface import Instruction, RetrievalModel
+from model.lora import ExpertLinear
 from model.reid5o import ReID5o
 from model.weights.reid5o import build_official, reid5o_sizes
+from model.weights.reid5o_names import official_names
 from utils.errors import UserError
 
 CASES = {
@@ -361,7 +362,7 @@ def test_fresh_experts_change_nothing() -> None:
 
 
 def test_scale_option_replaces_one_over_rank() -> None:
-    layer = ExpertLinear(6, 4, LoraSpec(mode="mlp", layers=1, rank=2, num_experts=4, scale=0.7), ("weight",))
+    layer = ExpertLinear(6, 4, LoraConfig(mode="mlp", layers=1, rank=2, num_experts=4, scale=0.7), ("weight",))
     with torch.no_grad():
         for value in layer.lora_up:
             value.normal_()
@@ -398,6 +399,9 @@ def test_copies_and_pickles_keep_the_model() -> None:
             assert torch.equal(twin.encode_batch(batch)[Modality.SK].tokens, expected)
 
 
+TOLD = Instruction(modality=Modality.TEXT, inputs=torch.zeros(1, 8, dtype=torch.int64), rows=torch.tensor([0]))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -405,7 +409,7 @@ def test_copies_and_pickles_keep_the_model() -> None:
         (lambda model: model.encode("nir", torch.zeros(1, 3, 16, 32)), r"\(1, 3, 16, 32\).*\(rows, 3, 32, 16\)"),
         (lambda model: model.encode("nir", torch.zeros(3, 32, 16)), "the model takes"),
         (lambda model: model.encode("text", torch.zeros(1, 77, dtype=torch.int64)), r"\(1, 77\).*\(rows, 8\)"),
-        (lambda model: model.encode("rgb", torch.zeros(1, 3, 32, 16), torch.zeros(1)), "no instruction"),
+        (lambda model: model.encode("rgb", torch.zeros(1, 3, 32, 16), (TOLD,)), "no instruction"),
         (lambda model: model.fuse([]), "at least one"),
     ],
 )

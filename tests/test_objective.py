@@ -5,20 +5,23 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import solver.objectives.reid5o as module
 from configs.schema.reid5o import LoraConfig, Reid5oConfig, Reid5oObjectiveConfig
 from configs.vocabulary import COMBINATIONS, Combination, Family, Modality
 from datasets.structures import Batch
-from model.build import build_reid5o, initialise_reid5o
-from model.interface import RetrievalModel, Tokens
+from model.interface import Fuses, RetrievalModel, Tokens
+from model.reid5o import ReID5o
+from model.weights.clip import initialise_reid5o
 from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
-from solver.objectives.build import OBJECTIVES, build_objective
+from solver.objectives import base
+from solver.objectives.base import ObjectiveContext
 from solver.objectives.reid5o import FUSED, Reid5oObjective, batch_rank1, fuse_combinations
+from solver.training.families import FAMILIES, build_objective
 from utils.errors import UserError
 
 NIR, CP, SK, TEXT = (Modality.NIR, Modality.CP, Modality.SK, Modality.TEXT)
@@ -26,9 +29,10 @@ PERSON_IDS = torch.tensor([2, 0, 2, 1, 3])
 ALL_LOSSES = {"itc": 0.5, "sdm": 2.0, "mm_itc": 1.0, "mm_sdm": 0.25, "mm_supitc": 1.5, "mm_cmpm": 0.75, "id": 3.0}
 
 
-class CountingModel(nn.Module):
+class CountingModel(RetrievalModel, Fuses):
     """A small model in float64 that counts its calls; images have four tokens, texts three."""
 
+    statistics = "clip"
     embed_dim = 6
     num_identities = 4
 
@@ -39,10 +43,10 @@ class CountingModel(nn.Module):
         self.classifier = nn.Parameter(torch.randn(4, 6, generator=generator, dtype=torch.float64))
         self.calls: Counter[str] = Counter()
 
-    def encode(self, modality: Modality | str, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
-        return self.encode_batch({Modality(modality): inputs})[Modality(modality)]
+    def compile_blocks(self, **options: Any) -> None:
+        raise AssertionError("nothing is compiled here")
 
-    def encode_batch(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tokens]:
+    def encode_batch(self, inputs: Mapping[Modality, Tensor], instructions: Any = None) -> dict[Modality, Tokens]:
         self.calls["encode_batch"] += 1
         tokens = {
             kind: rows.double() * (1 + 0.1 * index) @ self.mix for index, (kind, rows) in enumerate(inputs.items())
@@ -57,9 +61,6 @@ class CountingModel(nn.Module):
         self.calls["fuse_prepared"] += 1
         self.calls["fused rows"] += len(prepared)
         return (prepared[:, :, :6] * prepared[:, :, 6:]).tanh().mean(dim=1) @ self.mix
-
-    def fuse(self, members: Sequence[Tokens]) -> Tensor:
-        return self.fuse_prepared(self.prepare(torch.cat([member.tokens for member in members], dim=1)))
 
     def identity_logits(self, features: Tensor) -> Tensor:
         self.calls["classified rows"] += len(features)
@@ -104,7 +105,9 @@ def expected_terms(
 @pytest.mark.parametrize("losses", [ALL_LOSSES, {"mm_sdm": 1.0, "id": 1.0}, {"mm_itc": 1.0}, {"sdm": 1.0, "id": 0.5}])
 def test_every_term_and_the_total(losses: dict[str, float]) -> None:
     model, inputs = CountingModel(), example_inputs()
-    output = Reid5oObjective(losses=losses, temperature=0.3).evaluate(model, inputs, PERSON_IDS, FUSED)
+    output = Reid5oObjective(Reid5oObjectiveConfig(losses=losses, temperature=0.3)).compute(
+        model, inputs, PERSON_IDS, FUSED
+    )
     expected = expected_terms(model, inputs, FUSED, 0.3)
     wanted = {
         name: losses[name.split("/")[0]] * value for name, value in expected.items() if name.split("/")[0] in losses
@@ -129,12 +132,12 @@ def test_the_real_model_gives_the_same_stacked_and_apart() -> None:
         lora=LoraConfig(layers=1),
     )
     torch.manual_seed(0)
-    model = build_reid5o(config, num_identities=4)
+    model = ReID5o(config, num_identities=4)
     initialise_reid5o(model, config)
     inputs = {kind: torch.randn(5, 3, 32, 16) for kind in (Modality.RGB, NIR, CP, SK)}
     inputs[TEXT] = torch.randint(1, 50, (5, 7))
     combinations = FUSED[1:9]
-    output = Reid5oObjective(losses={"mm_sdm": 1.0, "id": 1.0}, temperature=0.3).evaluate(
+    output = Reid5oObjective(Reid5oObjectiveConfig(losses={"mm_sdm": 1.0, "id": 1.0}, temperature=0.3)).compute(
         model, inputs, PERSON_IDS, combinations
     )
     expected = expected_terms(model, inputs, combinations, 0.3)
@@ -165,13 +168,15 @@ def batch_of(inputs: dict[Modality, Tensor]) -> Batch:
 def test_a_step_encodes_once_prepares_once_and_fuses_equal_lengths_together(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Modality, bool]] = []
 
-    def double_it(kind: Modality, rows: Tensor, erased: Tensor | None = None) -> Tensor:
+    def double_it(kind: Modality, rows: Tensor, erased: Tensor | None = None, statistics: str = "") -> Tensor:
         seen.append((kind, erased is not None))
         return 2 * rows
 
-    monkeypatch.setattr(module, "model_input", double_it)
+    monkeypatch.setattr(base, "model_input", double_it)
     model, inputs = CountingModel(), example_inputs()
-    output = Reid5oObjective(losses={"mm_sdm": 1.0, "id": 1.0}, temperature=0.3).step(model, batch_of(inputs), 0)
+    output = Reid5oObjective(Reid5oObjectiveConfig(losses={"mm_sdm": 1.0, "id": 1.0}, temperature=0.3)).step(
+        model, batch_of(inputs), 0
+    )
     assert seen == [(kind, kind is NIR) for kind in inputs]
     assert model.calls == {"encode_batch": 1, "prepare": 4, "fuse_prepared": 5, "fused rows": 55, "classified rows": 80}
     doubled = {kind: 2 * rows for kind, rows in inputs.items()}
@@ -179,29 +184,33 @@ def test_a_step_encodes_once_prepares_once_and_fuses_equal_lengths_together(monk
 
 
 def test_single_losses_alone_fuse_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "model_input", lambda kind, rows, erased=None: rows)
+    monkeypatch.setattr(base, "model_input", lambda kind, rows, erased=None, statistics="": rows)
     for losses, fused in (
         ({"itc": 1.0, "sdm": 1.0, "id": 0.0}, 0),
         ({"itc": 1.0, "id": 1.0}, 5),
         ({"mm_cmpm": 1.0}, 5),
     ):
         model = CountingModel()
-        Reid5oObjective(losses=losses, temperature=0.3).step(model, batch_of(example_inputs()), 7)
+        Reid5oObjective(Reid5oObjectiveConfig(losses=losses, temperature=0.3)).step(
+            model, batch_of(example_inputs()), 7
+        )
         assert model.calls["fuse_prepared"] == fused
 
 
 def test_rows_may_be_permuted() -> None:
     model, inputs, order = CountingModel(), example_inputs(), torch.tensor([4, 2, 0, 3, 1])
-    objective = Reid5oObjective(losses=ALL_LOSSES, temperature=0.3)
-    plain = objective.evaluate(model, inputs, PERSON_IDS, FUSED)
-    permuted = objective.evaluate(model, {kind: rows[order] for kind, rows in inputs.items()}, PERSON_IDS[order], FUSED)
+    objective = Reid5oObjective(Reid5oObjectiveConfig(losses=ALL_LOSSES, temperature=0.3))
+    plain = objective.compute(model, inputs, PERSON_IDS, FUSED)
+    permuted = objective.compute(model, {kind: rows[order] for kind, rows in inputs.items()}, PERSON_IDS[order], FUSED)
     torch.testing.assert_close(permuted.losses, plain.losses)
     torch.testing.assert_close(permuted.diagnostics, plain.diagnostics)
 
 
 @pytest.mark.parametrize("count", range(3, 12))
 def test_drawn_combinations(count: int) -> None:
-    objective = Reid5oObjective(losses={"mm_sdm": 1.0}, temperature=0.1, combinations_per_step=count, seed=3)
+    objective = Reid5oObjective(
+        Reid5oObjectiveConfig(losses={"mm_sdm": 1.0}, temperature=0.1, combinations_per_step=count), seed=3
+    )
     draws = [objective.combinations(step) for step in range(300)]
     for drawn in draws:
         assert len(set(drawn)) == len(drawn) == count and {len(combination) for combination in drawn} == {2, 3, 4}
@@ -215,7 +224,8 @@ def test_drawn_combinations(count: int) -> None:
 
 def test_seed_and_step_decide_the_draw() -> None:
     one, two = (
-        Reid5oObjective(losses={"id": 1.0}, temperature=0.1, combinations_per_step=3, seed=seed) for seed in (1, 2)
+        Reid5oObjective(Reid5oObjectiveConfig(losses={"id": 1.0}, temperature=0.1, combinations_per_step=3), seed=seed)
+        for seed in (1, 2)
     )
     assert len({one.combinations(step) for step in range(40)}) > 10
     assert [one.combinations(step) for step in range(9)] != [two.combinations(step) for step in range(9)]
@@ -224,7 +234,9 @@ def test_seed_and_step_decide_the_draw() -> None:
 def test_a_mean_is_taken_over_the_drawn_combinations() -> None:
     model, inputs = CountingModel(), example_inputs()
     drawn = ((NIR, TEXT), (CP, SK), (NIR, CP, SK), (NIR, CP, SK, TEXT))
-    output = Reid5oObjective(losses=ALL_LOSSES, temperature=0.3).evaluate(model, inputs, PERSON_IDS, drawn)
+    output = Reid5oObjective(Reid5oObjectiveConfig(losses=ALL_LOSSES, temperature=0.3)).compute(
+        model, inputs, PERSON_IDS, drawn
+    )
     expected = expected_terms(model, inputs, drawn, 0.3)
     for name in ("mm_sdm/two", "mm_supitc/three", "mm_itc/one", "id"):
         torch.testing.assert_close(output.losses[name], ALL_LOSSES[name.split("/")[0]] * expected[name], msg=name)
@@ -234,7 +246,7 @@ def test_rank1_in_the_batch() -> None:
     gallery = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     query = torch.tensor([[2.0, 0.1], [3.0, 0.1], [0.1, 5.0], [0.0, -4.0]])
     assert batch_rank1(query, gallery, torch.tensor([0, 0, 1, 3])).item() == pytest.approx(75.0)
-    output = Reid5oObjective(losses={"sdm": 1.0}, temperature=0.3).evaluate(
+    output = Reid5oObjective(Reid5oObjectiveConfig(losses={"sdm": 1.0}, temperature=0.3)).compute(
         CountingModel(), example_inputs(), PERSON_IDS, ()
     )
     assert list(output.diagnostics) == ["batch_rank1/one"] and not output.diagnostics["batch_rank1/one"].requires_grad
@@ -247,21 +259,23 @@ def test_rank1_in_the_batch() -> None:
         ({"losses": {"id": -1.0}}, "objective.losses.id = -1.0"),
         ({"losses": {"id": float("nan")}}, "finite"),
         ({"losses": {"id": 0.0}}, "no loss with a weight above 0"),
-        ({"losses": {}}, "no loss"),
+        ({"losses": {}}, "at least one loss"),
         ({"temperature": 0.0}, "temperature = 0.0"),
-        ({"combinations_per_step": 2}, "3 to 11"),
-        ({"combinations_per_step": 12}, "3 to 11"),
+        ({"combinations_per_step": 2}, "3..11"),
+        ({"combinations_per_step": 12}, "3..11"),
     ],
 )
 def test_wrong_options_are_refused(change: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Reid5oObjective(**({"losses": {"id": 1.0}, "temperature": 0.1} | change))
+    with pytest.raises((UserError, ValueError), match=message):
+        Reid5oObjective(Reid5oObjectiveConfig(**({"losses": {"id": 1.0}, "temperature": 0.1} | change)))
 
 
 def test_the_table_builds_every_family() -> None:
-    assert set(OBJECTIVES) == set(Family)
+    assert set(FAMILIES) == set(Family)
     config = Reid5oObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4)
-    objective = build_objective(Family.REID5O, config, seed=6)
+    objective = build_objective(Family.REID5O, config, ObjectiveContext(seed=6, model=CountingModel(), records=()))
     assert isinstance(objective, Reid5oObjective)
-    twin = Reid5oObjective(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4, seed=6)
+    twin = Reid5oObjective(
+        Reid5oObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4), seed=6
+    )
     assert objective.weights == twin.weights and objective.combinations(5) == twin.combinations(5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from configs.schema.reid5o import LoraConfig, Reid5oConfig
-from model.build import build_reid5o, official_names
+from model.reid5o import ReID5o
 from model.weights.reid5o import (
     export_reid5o,
     is_flat_config,
@@ -20,7 +20,7 @@ from model.weights.reid5o import (
     read_official_state,
     reid5o_sizes,
 )
-from model.weights.reid5o_names import released_in_half
+from model.weights.reid5o_names import official_names, released_in_half
 from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "reid5o" / "caseA"
@@ -96,7 +96,7 @@ def test_mixed_precision_layout(tmp_path: Path) -> None:
 
 def test_real_size_has_the_released_number_of_half_entries() -> None:
     with torch.device("meta"):
-        model = build_reid5o(Reid5oConfig(), 1000)
+        model = ReID5o(Reid5oConfig(), 1000)
     names = official_names(model).values()
     assert (sum(map(released_in_half, names)), len(names)) == (272, 412)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from protocol_oracle import ToyModel, plain_feature, plain_metrics, plain_queries, read
+from protocol_oracle import ToyModel, ToyReader, plain_feature, plain_metrics, plain_queries, read
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.protocols import Search, assemble_split, image_source
@@ -79,7 +79,7 @@ def split_of(*searches: Search, instruct: object = None) -> EvalSplit:
 
 
 def run(split: EvalSplit, model: ToyModel | None = None, **options: object) -> EvaluationResult:
-    return evaluate_split(model or ToyModel(), split, read, EvaluationSpec(batch_size=7, **options), CPU)  # type: ignore[arg-type]
+    return evaluate_split(model or ToyModel(), split, ToyReader(), EvaluationSpec(batch_size=7, **options), CPU)  # type: ignore[arg-type]
 
 
 def simple(model: ToyModel) -> object:
@@ -303,6 +303,8 @@ def test_instructions_make_features_of_their_own_for_models_that_follow_them() -
     assert_rows(result, searches, feature=feature)
     # Queries: 10 images under their camera's sentence, and again under the sentence of camera 7.
     assert model.rows == len(searches[0].gallery) + 20
+    # Two batches of instructed images (the first rows probe the shapes), each with its distinct sentences once.
+    assert model.told < 20 < model.rows
     deaf = ToyModel()
     assert_rows(run(split_of(*searches, instruct=said), deaf), searches)
     assert deaf.rows == len(searches[0].gallery) + 10
@@ -314,11 +316,13 @@ def test_an_unreadable_instruction_leaves_its_image_out() -> None:
     def picture(entry: Record) -> Source | None:
         return Source(modality=Modality.RGB, value=pictures[entry.camera_id]) if entry.camera_id in pictures else None
 
-    def strict(source: Source) -> torch.Tensor:
-        if source.value in ("broken.jpg", "rgb/2_c1_1.jpg"):
-            raise UserError(f"{source.value}: damaged")
-        return read(source)
+    class Strict(ToyReader):
+        def __call__(self, source: Source) -> torch.Tensor:
+            if source.value in ("broken.jpg", "rgb/2_c1_1.jpg"):
+                raise UserError(f"{source.value}: damaged")
+            return read(source)
 
+    strict = Strict()
     search = market()
     split = split_of(search, instruct=picture)
     with pytest.raises(UserError, match="jpg: damaged"):

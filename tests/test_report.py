@@ -216,7 +216,7 @@ def test_small_helpers(tmp_path: Path) -> None:
     cut = shorten("a long sentence that does not fit", font, 100)
     assert cut.endswith("…") and "a long sentence that does not fit".startswith(cut[:-1]) and font.getlength(cut) <= 100
     assert printable("a\nb\x00c\ud800") == "a b c?"
-    fitted = np.asarray(fit_image(write_image(tmp_path / "wide.png", (80, 20)), 60, 100))
+    fitted = np.asarray(fit_image(Image.open(write_image(tmp_path / "wide.png", (80, 20))), 60, 100))
     blue = np.abs(fitted.astype(int) - (10, 20, 240)).max(axis=2) < 8
     assert fitted.shape == (100, 60, 3) and blue.any(axis=0).all() and blue.any(axis=1).sum() == 15
     assert np.flatnonzero(blue.any(axis=1))[0] in (42, 43)

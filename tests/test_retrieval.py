@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tiny_orbench import write_orbench
 
-import datasets.build
+import datasets.loading.tokenizers
 import infer
 import solver.search.ranked
 from configs.load import build_experiment, save_experiment
@@ -106,7 +106,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 @pytest.fixture(autouse=True)
 def one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the vocabulary once for all searches of this file."""
-    monkeypatch.setattr(datasets.build, "ClipTokenizer", tokenizer)
+    monkeypatch.setattr(datasets.loading.tokenizers, "ClipTokenizer", tokenizer)
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from PIL import Image
 
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.train import TrainConfig
-from configs.vocabulary import Modality, Task
+from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.instructions import BANK, RELEASED, InstructionMaker
 from datasets.loading.loaders import SAMPLERS, build_train_loader
 from datasets.loading.readers import PillowReader, SourceReader
-from datasets.loading.record_dataset import CaptionMasking, RecordDataset, collate
+from datasets.loading.record_dataset import RecordDataset, collate
 from datasets.loading.samplers import (
     Batches,
     IdentityBatches,
@@ -31,6 +31,7 @@ from datasets.loading.samplers import (
     process_share,
 )
 from datasets.loading.task_mixture import MixtureSpec, TaskBatches, apportion, compose
+from datasets.loading.tokenizers import ClipTokenizer, TextReader
 from datasets.loading.transforms import ImageAugmentation
 from datasets.structures import Batch, Benchmark, Record, Source
 from utils.errors import UserError
@@ -299,6 +300,8 @@ def test_processes_share_the_same_batches(name: str, world_size: int) -> None:
 
 # Batches
 
+WORDS = TextReader(ClipTokenizer(), 32)
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -327,7 +330,7 @@ def infrared_records(folder: Path) -> list[Record]:
 
 def load(folder: Path, told: InstructionConfig | None = None, **train: object) -> object:
     benchmark = Benchmark(name="vi", train=tuple(infrared_records(folder)), num_identities=4, splits={}, fingerprint="")
-    reader = SourceReader(PillowReader((8, 4)), tokenize=lambda text: np.zeros(2))
+    reader = SourceReader(PillowReader((8, 4)), WORDS, PillowReader((4, 4)))
     return build_train_loader(
         benchmark,
         DataConfig(),
@@ -388,35 +391,76 @@ def test_a_loader_resumes_where_its_batches_were_used(pictures: Path) -> None:
     assert used + rest == whole and second.batches.position == (2, 0)
 
 
-def test_instructions_are_drawn_for_each_row(pictures: Path) -> None:
-    reader = SourceReader(PillowReader((8, 4)), tokenize=lambda text: np.zeros(2))
-    masking = CaptionMasking(share=0.0, mask_id=0, keep_eot=True)
+def said(batch: Batch) -> list[tuple[int, ...]]:
+    """What each row was told."""
+    told = batch.annotations[Modality.TEXT]
+    return [tuple(told.inputs[number].tolist()) for number in told.rows]
+
+
+def test_instructions_are_drawn_read_and_told_apart_for_each_row(pictures: Path) -> None:
+    reader = SourceReader(PillowReader((8, 4)), WORDS, PillowReader((4, 4)))
     records = infrared_records(pictures)
-    dataset = RecordDataset(records, reader, ImageAugmentation(), masking, 5, InstructionMaker().for_training)
+    dataset = RecordDataset(records, reader, ImageAugmentation(AugmentConfig(flip=0)), None, 5, InstructionMaker().draw)
     drawn = [
-        [collate([dataset[epoch, index] for index in range(8)])[0].instructions for epoch in range(30)]
+        [collate(dataset.__getitems__([(epoch, index) for index in range(8)]))[0] for epoch in range(30)]
         for _ in range(2)
     ]
-    assert drawn[0] == drawn[1] and len(drawn[0][0]) == 8
-    assert {source.value for row in drawn[0] for source in row} == set(BANK[Task.VI]), "240 draws meet all twenty"
-    plain, _ = collate([RecordDataset(records, reader, ImageAugmentation(), masking, 5)[0, 0]])
-    assert plain.instructions == ()
-    told = next(
+    assert [said(batch) for batch in drawn[0]] == [said(batch) for batch in drawn[1]]
+    bank = {tuple(WORDS(sentence).tolist()) for sentence in BANK[Task.VI]}
+    assert {row for batch in drawn[0] for row in said(batch)} == bank, "240 draws meet all twenty"
+    for batch in drawn[0]:
+        assert batch.instructed.all() and len(batch.annotations[Modality.TEXT].inputs) == len(set(said(batch)))
+    plain, _ = collate([RecordDataset(records, reader, ImageAugmentation(AugmentConfig(flip=0)), None, 5)[0, 0]])
+    assert plain.annotations == {} and not plain.instructed.any()
+    released = next(
         load(
             pictures, told=InstructionConfig(sentences="released"), sampler="modality", batch_size=4, instances=1
         ).epoch(0)
     )
-    assert {source.value for source in told.instructions} == {RELEASED[Task.VI]} and len(told.instructions) == 4
+    assert said(released) == [tuple(WORDS(RELEASED[Task.VI]).tolist())] * 4
     needy = RecordDataset(
         [Record(person_id=0, sources=records[0].sources, task=Task.LI, dataset="cocas", name="list line 4")],
         reader,
-        ImageAugmentation(),
-        masking,
+        ImageAugmentation(AugmentConfig(flip=0)),
+        None,
         5,
-        InstructionMaker().for_training,
+        InstructionMaker().draw,
     )
     batch, (failure,) = collate([needy[0, 0]])
     assert batch is None and "list line 4" in failure.reason and "description" in failure.reason
+
+
+def test_clothes_pictures_are_cut_and_a_shared_one_is_read_once(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 8, 3), dtype=np.uint8)
+    for name in ("a", "b", "shirt"):
+        Image.fromarray(pixels if name != "b" else pixels[::-1].copy()).save(tmp_path / f"{name}.png")
+    shirt = Source(modality=Modality.RGB, value=str(tmp_path / "shirt.png"))
+    records = [
+        Record(
+            person_id=index,
+            sources={Modality.RGB: Source(modality=Modality.RGB, value=str(tmp_path / f"{name}.png"))},
+            task=Task.CTCC,
+            annotations=annotations,
+        )
+        for index, (name, annotations) in enumerate(
+            [("a", {AnnotationKind.CLOTHES: shirt}), ("b", {}), ("b", {AnnotationKind.CLOTHES: shirt})]
+        )
+    ]
+    opened: list[str] = []
+
+    class Counting(PillowReader):
+        def __call__(self, source: Source) -> np.ndarray:
+            opened.append(source.value)
+            return super().__call__(source)
+
+    reader = SourceReader(PillowReader((20, 8)), None, Counting((8, 8)))
+    dataset = RecordDataset(records, reader, ImageAugmentation(AugmentConfig(flip=0)), None, 5, InstructionMaker().draw)
+    batch, failures = collate(dataset.__getitems__([(0, 0), (0, 1), (0, 2)]))
+    assert not failures and opened == [str(tmp_path / "shirt.png"), str(tmp_path / "b.png")]
+    told = batch.annotations[Modality.RGB]
+    assert told.rows.tolist() == [0, 1, 0] and told.inputs.shape == (2, 3, 8, 8)
+    box = Image.fromarray(pixels[::-1][3:11].copy())
+    assert np.array_equal(told.inputs[1].numpy(), np.moveaxis(np.asarray(box), 2, 0)), "rows 15 to 55 % of b.png"
 
 
 def test_batches_that_disagree_are_refused() -> None:

@@ -14,13 +14,16 @@ import torchvision
 from torch import Tensor, nn
 
 from configs.load import load_experiment
-from configs.schema.vireid import VireidConfig
+from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
 from configs.vocabulary import Family, Modality
+from datasets.loading.readers import PillowReader, SourceReader
+from datasets.structures import EvalSplit, QueryList, Source
 from model.build import build_model, initialise
-from model.resnet import Backbone, NonLocal, ResNetSpec
-from model.vireid import HeadSpec, VIReID
+from model.resnet import Backbone, NonLocal
+from model.vireid import Vireid
 from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid import convert_vireid, published_sizes, read_published
+from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
 from solver.losses import batch_hard_triplet_loss, imitation_loss, weighted_triplet_loss
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
@@ -29,7 +32,7 @@ RGB, NIR = Modality.RGB, Modality.NIR
 SMALL = {"init": "random", "depth": 18, "blocks": (1, 1, 1, 1), "width": 4, "image_size": (32, 16)}
 
 
-def small(**options: object) -> VIReID:
+def small(**options: object) -> Vireid:
     config = VireidConfig(**{**SMALL, **options})  # type: ignore[arg-type]
     model = build_model(Family.VIREID, config, 5)
     initialise(Family.VIREID, model, config)
@@ -44,7 +47,7 @@ def images(count: int, seed: int = 0, size: tuple[int, int] = (32, 16)) -> Tenso
 def test_the_sane_variant_is_torchvisions_network(depth: int) -> None:
     """Without biases, with ReLU and stride 2 the map must be that of torchvision's own ResNet with the same weights."""
     theirs = torchvision.models.get_model(f"resnet{depth}").eval()
-    ours = Backbone(ResNetSpec(depth=depth, conv_bias=False, stem_relu=True, last_stride=2)).eval()
+    ours = Backbone(VireidConfig(depth=depth, conv_bias=False, stem_relu=True, last_stride=2)).eval()
     values = list(theirs.state_dict().items())
     own = ours.state_dict()
     ours.load_state_dict({name: value for name, (_, value) in zip(own, values)})
@@ -59,7 +62,9 @@ def test_the_sane_variant_is_torchvisions_network(depth: int) -> None:
 def test_the_last_stride_keeps_the_map() -> None:
     for stride, shape in ((1, (2, 1)), (2, (1, 1))):
         assert (
-            Backbone(ResNetSpec(depth=18, blocks=(1, 1, 1, 1), width=4, last_stride=stride))({RGB: images(2)}).shape[2:]
+            Backbone(VireidConfig(depth=18, blocks=(1, 1, 1, 1), width=4, last_stride=stride))({RGB: images(2)}).shape[
+                2:
+            ]
             == shape
         )
 
@@ -92,8 +97,22 @@ def test_other_modalities_and_mixed_queries_are_refused() -> None:
     model = small()
     with pytest.raises(UserError, match="not SK"):
         model.encode(Modality.SK, images(1))
-    with pytest.raises(UserError, match="no fusion"):
-        model.fuse([model.eval().encode(RGB, images(1))])
+    split = EvalSplit(
+        name="test",
+        protocol="",
+        gallery=(Source(modality=RGB, value="absent.jpg"),),
+        gallery_ids=(0,),
+        query_lists=(
+            QueryList(
+                combination=(NIR, RGB),
+                entries=((Source(modality=NIR, value="absent.jpg"), Source(modality=RGB, value="absent.jpg")),),
+                person_ids=(0,),
+            ),
+        ),
+    )
+    # Before any file is read: there are none.
+    with pytest.raises(UserError, match=r"no fusion.*NIR\+RGB"):
+        evaluate_split(model, split, SourceReader(PillowReader((64, 32))), EvaluationSpec(), torch.device("cpu"))
 
 
 def test_non_local_attention_by_loops() -> None:
@@ -331,12 +350,14 @@ def test_every_trainable_number_gets_a_gradient() -> None:
 
     model = small(stem="two_stream", non_local=True).train()
     objective = VireidObjective(
-        losses={"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0, "weighted_triplet": 1.0},
-        margin=None,
-        reduction="mean",
+        VireidObjectiveConfig(
+            losses={"id": 1.0, "modality_id": 1.0, "imitation": 1.0, "triplet": 1.0, "weighted_triplet": 1.0},
+            margin=None,
+            imitation_reduction="mean",
+        )
     )
     labels = torch.tensor([0, 0, 1, 1])
-    objective.evaluate(model, {RGB: images(4), NIR: images(4, seed=1)}, {RGB: labels, NIR: labels}).total.backward()
+    objective.compute(model, {RGB: images(4), NIR: images(4, seed=1)}, {RGB: labels, NIR: labels}).total.backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert F.softmax(model.identity_logits(torch.zeros(1, 32)), dim=1).shape == (1, 5)
-    assert HeadSpec().head_width == 512
+    assert VireidConfig().head_width == 512

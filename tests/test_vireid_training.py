@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import solver.objectives.vireid as objective_module
 from configs.load import load_experiment
 from configs.schema.data import AugmentConfig, DataConfig
 from configs.schema.train import TrainConfig
-from configs.schema.vireid import VireidConfig
+from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
 from configs.vocabulary import Family, Modality
 from datasets.build import build_benchmark, build_source_reader
 from datasets.loading.loaders import build_train_loader
@@ -28,7 +27,8 @@ from datasets.loading.transforms import ImageAugmentation, model_input
 from datasets.structures import Batch
 from datasets.synthetic.render import render
 from model.build import build_model, initialise
-from model.vireid import VIReID
+from model.vireid import Vireid
+from solver.objectives import base
 from solver.objectives.vireid import LOSSES, VireidObjective
 from solver.training.engine import Trainer, assemble
 
@@ -71,7 +71,7 @@ def batch_of(rows: Sequence[Row]) -> Batch:
     return batch
 
 
-def network(stem: str = "two_stream") -> VIReID:
+def network(stem: str = "two_stream") -> Vireid:
     torch.manual_seed(0)
     config = VireidConfig(**{**vars(MODEL), "stem": stem})
     model = build_model(Family.VIREID, config, 3)
@@ -81,9 +81,11 @@ def network(stem: str = "two_stream") -> VIReID:
 
 def losses_of(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float], Tensor]:
     """Every term in float64 and the gradient of the first weights."""
-    monkeypatch.setattr(objective_module, "model_input", lambda *given: model_input(*given).double())
+    monkeypatch.setattr(base, "model_input", lambda *given: model_input(*given).double())
     model = network()
-    output = VireidObjective(losses=dict.fromkeys(LOSSES, 1.0), margin=0.3, reduction="mean").step(model, batch, 0)
+    output = VireidObjective(
+        VireidObjectiveConfig(losses=dict.fromkeys(LOSSES, 1.0), margin=0.3, imitation_reduction="mean")
+    ).step(model, batch, 0)
     output.total.backward()
     gradient = model.backbone.stems["nir"].conv1.weight.grad  # type: ignore[union-attr]
     return {name: float(value.detach()) for name, value in {**output.losses, **output.diagnostics}.items()}, gradient  # type: ignore[return-value]
@@ -150,19 +152,27 @@ def test_a_visible_image_becomes_one_channel_or_grey() -> None:
     original = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     kept = original.copy()
     drawn = Counter(
-        which(ImageAugmentation(channel=0.6).replace_channels(original, random.Random(seed)), original)
+        which(
+            ImageAugmentation(AugmentConfig(flip=0, channel=0.6)).replace_channels(original, random.Random(seed)),
+            original,
+        )
         for seed in range(1000)
     )
     assert np.array_equal(original, kept)
     # 400 unchanged and 150 of each, within four standard deviations.
     assert abs(drawn[4] - 400) < 62 and all(abs(drawn[place] - 150) < 46 for place in range(4)), drawn
     assert {
-        which(ImageAugmentation(channel=1).replace_channels(original, random.Random(seed)), original)
+        which(
+            ImageAugmentation(AugmentConfig(flip=0, channel=1)).replace_channels(original, random.Random(seed)),
+            original,
+        )
         for seed in range(60)
     } == {0, 1, 2, 3}
     white = np.full((3, 2, 2), 255, dtype=np.uint8)
     assert all(
-        np.array_equal(ImageAugmentation(channel=1).replace_channels(white, random.Random(seed)), white)
+        np.array_equal(
+            ImageAugmentation(AugmentConfig(flip=0, channel=1)).replace_channels(white, random.Random(seed)), white
+        )
         for seed in range(20)
     )
 
@@ -192,10 +202,12 @@ def test_erased_pixels_have_the_mean_of_the_models_statistics(root: Path) -> Non
 
     def features(inputs: dict[Modality, Tensor]) -> Tensor:
         seen.update(inputs)
-        return VIReID.features(model.float(), inputs)
+        return Vireid.features(model.float(), inputs)
 
     model.features = features  # type: ignore[method-assign,assignment]
-    VireidObjective(losses={"id": 1.0}, margin=None, reduction="mean").step(model, batch, 0)
+    VireidObjective(VireidObjectiveConfig(losses={"id": 1.0}, margin=None, imitation_reduction="mean")).step(
+        model, batch, 0
+    )
     erased = 0
     for modality in (RGB, NIR):
         for image, pixels, box in zip(seen[modality], batch.inputs[modality], batch.erased[modality].tolist()):

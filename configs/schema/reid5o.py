@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from configs.schema.checks import require
+from configs.schema.family import ModelSection, ObjectiveSection, ReadsText
 from configs.vocabulary import Modality
 
 
@@ -14,31 +15,40 @@ class LoraConfig:
     """Low-rank experts of the shared vision transformer, one per image modality."""
 
     enabled: bool = True
+    """False = plain blocks."""
     mode: Literal["mlp", "all"] = "mlp"
     """mlp: the two linears of the MLP. all: these and the attention's projections."""
     layers: int = 2
     """The last k blocks have experts."""
     rank: int = 4
+    """Rows of the low-rank factors."""
     num_experts: int = 4
+    """Experts of each layer; the first four are those of RGB, NIR, CP and SK."""
     scale: float | None = None
     """Factor of the low-rank product; empty = 1/rank."""
     train_base: bool = False
     """Train the base weights under the experts as well."""
 
+    @property
+    def factor(self) -> float:
+        """Factor of the low-rank product."""
+        return 1 / self.rank if self.scale is None else self.scale
+
 
 @dataclass(frozen=True)
-class Reid5oConfig:
+class Reid5oConfig(ReadsText, ModelSection):
     """Sizes of ReID5o. The defaults are CLIP ViT-B/16 at 384x128."""
 
     modalities: ClassVar[tuple[Modality, ...]] = tuple(Modality)
     """What it encodes."""
     init: str = "random"
     """Initial weights: random, FILE.pt (OpenAI archive), hf:DIRECTORY-OR-HUB-ID, open_clip:MODEL/TAG."""
-    image_size: tuple[int, int] = (384, 128)
-    """Height and width in pixels."""
     patch_size: int = 16
+    """Side of a patch in pixels."""
     stride: int = 16
+    """Pixels from one patch to the next; smaller than patch_size = overlapping patches."""
     embed_dim: int = 512
+    """Width of what is compared."""
     vision_width: int = 768
     vision_layers: int = 12
     vision_heads: int | None = None
@@ -46,8 +56,7 @@ class Reid5oConfig:
     text_width: int = 512
     text_layers: int = 12
     text_heads: int | None = None
-    text_length: int = 77
-    vocab_size: int = 49408
+    """Empty = text_width / 64."""
     mmt_depth: int = 4
     """Transformer blocks of the fusion."""
     mmt_heads: int | None = None
@@ -57,6 +66,7 @@ class Reid5oConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(min(self.image_size) >= self.patch_size, "model.image_size", self.image_size, "at least the patch size")
         for name in (
             "patch_size",
@@ -66,11 +76,9 @@ class Reid5oConfig:
             "vision_layers",
             "text_width",
             "text_layers",
-            "vocab_size",
             "mmt_depth",
         ):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(self.text_length >= 3, "model.text_length", self.text_length, "at least 3 (start, one piece, end)")
         require(self.lora.rank >= 1, "model.lora.rank", self.lora.rank, "at least 1")
         require(
             self.lora.num_experts >= 4,
@@ -84,7 +92,7 @@ class Reid5oConfig:
 
 
 @dataclass(frozen=True)
-class Reid5oObjectiveConfig:
+class Reid5oObjectiveConfig(ObjectiveSection):
     """What ReID5o minimises."""
 
     losses: dict[str, float] = field(default_factory=lambda: {"mm_sdm": 1.0, "id": 1.0})

@@ -114,6 +114,10 @@ class OptimizerConfig:
             require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or larger")
 
 
+WITH_TARGET = ("cosine", "poly", "poly_released")
+"""Shapes of the learning rate that approach a rate of their own."""
+
+
 @dataclass(frozen=True)
 class ScheduleConfig:
     """Learning rate over time."""
@@ -122,14 +126,27 @@ class ScheduleConfig:
     interval: Literal["epoch", "step"] = "epoch"
     """Change the rate once per epoch, as the reference, or at every optimiser step."""
     warmup_epochs: float = 5.0
+    """Epochs before the shape begins."""
     warmup_factor: float = 0.1
+    """Share of the base rate at the start of the warm-up."""
     warmup_method: Literal["linear", "constant"] = "linear"
+    """From the factor to the whole rate in a line, or the factor throughout."""
     target_lr: float = 0.0
+    """Rate at the end, absolute, for every group; shapes cosine, poly and poly_released."""
     power: float = 0.9
+    """Exponent of poly; base of exp and poly_released."""
     milestones: tuple[int, ...] = (20, 50)
+    """Epochs at which the shape `step` multiplies the rate by `gamma`."""
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        require(
+            not self.target_lr or self.name in WITH_TARGET,
+            "schedule.target_lr",
+            self.target_lr,
+            f"0 under {self.name}, where it has no effect; or choose one of {', '.join(WITH_TARGET)} (poly with power "
+            "1 is a line to the target)",
+        )
         require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or larger")
         for name in ("warmup_factor", "target_lr", "power", "gamma"):
             require(getattr(self, name) >= 0, f"schedule.{name}", getattr(self, name), "0 or larger")

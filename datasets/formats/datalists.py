@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from configs.vocabulary import AnnotationKind, Modality, Task
+from configs.vocabulary import BOX, AnnotationKind, Modality, Task
 from datasets.formats.listing import OUTFITS, ImageTree, outfit_id, read_lines, to_integer
-from datasets.instructions import BOX
+from datasets.loading.crops import BOX_TEXT
 from datasets.modalities import MODALITIES
 from datasets.structures import Record, Release, Source
 from utils.errors import UserError, nearest
@@ -211,9 +211,7 @@ class ListReader:
                 "correct the line"
             )
         if self.crop != BOX:
-            raise UserError(
-                f"{row.where}: no clothes image; set instruction.crop=box to take the upper-body box (rows 15 to 55 %)"
-            )
+            raise UserError(f"{row.where}: no clothes image; set instruction.crop=box to take the {BOX_TEXT}")
         return replace(image, crop=BOX)
 
 

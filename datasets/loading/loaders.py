@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from datasets.loading.readers import SourceReader
 from datasets.loading.record_dataset import CaptionMasking, Failure, RecordDataset, collate
 from datasets.loading.samplers import Batches, IdentityBatches, Key, ModalityBatches, RandomBatches
 from datasets.loading.task_mixture import MixtureSpec, TaskBatches, infrared_rows, person_names
-from datasets.loading.tokenizers import ClipTokenizer
 from datasets.loading.transforms import ImageAugmentation
 from datasets.structures import Batch, Benchmark, Record, Source
 from utils.errors import UserError
@@ -139,51 +138,68 @@ def build_train_loader(
 
     Raises UserError when no whole batch can be formed.
     """
-    masking = CaptionMasking(share=augment.caption_mask, mask_id=ClipTokenizer.mask_id, keep_eot=augment.keep_eot)
-    images = ImageAugmentation(flip=augment.flip, pad=augment.pad_crop, erase=augment.erase, channel=augment.channel)
     batches = SAMPLERS[train.sampler](benchmark.train, train, seed)
     if not len(batches):
         raise UserError(
             f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "
             f"{len(benchmark.train)} records of {benchmark.num_identities} identities; lower it"
         )
-    instruct = InstructionMaker(**dataclasses.asdict(instruction)).for_training if instruction is not None else None
-    dataset = RecordDataset(benchmark.train, reader, images, masking, seed, instruct)
+    annotate = InstructionMaker(instruction).draw if instruction is not None else None
+    dataset = RecordDataset(
+        benchmark.train, reader, ImageAugmentation(augment), _masking(reader, augment), seed, annotate
+    )
     return TrainLoader(dataset, batches, workers, data.on_error == "skip")
 
 
+def _masking(reader: SourceReader, augment: AugmentConfig) -> CaptionMasking | None:
+    if reader.texts is None:
+        return None
+    tokenizer = reader.texts.tokenizer
+    return CaptionMasking(
+        share=augment.caption_mask,
+        mask_id=tokenizer.mask_id,
+        ordinary_ids=tokenizer.ordinary_ids,
+        keep_eot=augment.keep_eot,
+    )
+
+
 class _SourceDataset(Dataset[tuple[int, Tensor | None, str]]):
-    def __init__(self, sources: Sequence[Source], reader: SourceReader) -> None:
-        self.sources, self.reader = sources, reader
+    def __init__(self, sources: Sequence[Source], read: Callable[[Source], Tensor]) -> None:
+        self.sources, self.read = sources, read
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
         try:
-            return index, self.reader(self.sources[index]), ""
+            return index, self.read(self.sources[index]), ""
         except UserError as error:
             return index, None, str(error)
 
 
 def source_loader(
-    sources: Sequence[Source], reader: SourceReader, batch_size: int, workers: int
+    sources: Sequence[Source],
+    read: Callable[[Source], Tensor],
+    batch_size: int,
+    workers: int,
+    batches: Sequence[Sequence[int]] | None = None,
 ) -> DataLoader[SourceBatch]:
-    """Return a loader over sources of ONE modality, in order.
+    """Return a loader over sources of ONE modality. batches: indices of each batch; None = all in order.
 
     It yields (indices (b,) int64, inputs (b, ...), failures [(index, reason)]); b may be smaller than batch_size, even
     0.
     """
     modalities = {Modality(source.modality) for source in sources}
     assert len(modalities) <= 1, "sources of one loader share a modality"
+    size: dict[str, Any] = {"batch_size": batch_size} if batches is None else {"batch_sampler": batches}
     return DataLoader(
-        _SourceDataset(sources, reader),
-        batch_size=batch_size,
+        _SourceDataset(sources, read),
         num_workers=workers,
         collate_fn=_collate_sources,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
         generator=torch.Generator(),
+        **size,
     )
 
 

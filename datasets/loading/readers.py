@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from configs.vocabulary import Modality
+from datasets.loading.crops import cropped
+from datasets.loading.tokenizers import TextReader
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from utils.errors import UserError
@@ -36,10 +37,27 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 
 class ImageReader(Protocol):
-    """Path and record in, (3, H, W) uint8 out."""
+    """An image source in, (3, H, W) uint8 out."""
 
-    def __call__(self, path: str, record: str = "") -> np.ndarray:
-        """Read one image."""
+    def __call__(self, source: Source) -> np.ndarray:
+        """Read one image. Raises UserError for an unreadable file."""
+
+
+class Reader(Protocol):
+    """What training and evaluation read with."""
+
+    def __call__(self, source: Source) -> Tensor:
+        """Return a source as the model takes it: (3, H, W) uint8 or (T,) int64. Raises UserError."""
+
+    def annotation(self, source: Source) -> Tensor:
+        """Return an instruction as the model takes it: (3, h, w) uint8 or (T,) int64. Raises UserError."""
+
+
+def open_source(source: Source) -> Image.Image:
+    """Return the picture of an image source as RGB, cut as the source says: what it means, wherever it is shown or
+    read. Raises UserError naming file and record for anything that is not a whole image.
+    """
+    return cropped(open_image(source.value, source.record), source)
 
 
 def open_image(path: str | Path, record: str = "") -> Image.Image:
@@ -73,29 +91,51 @@ def open_image(path: str | Path, record: str = "") -> Image.Image:
 
 
 class PillowReader:
-    """Decodes and resizes with Pillow: bilinear with antialiasing, the reference's evaluation transform."""
+    """Decodes, cuts and resizes with Pillow: bilinear with antialiasing, the reference's evaluation transform."""
 
     def __init__(self, image_size: tuple[int, int]) -> None:
         self.image_size = image_size
 
-    def __call__(self, path: str, record: str = "") -> np.ndarray:
+    def __call__(self, source: Source) -> np.ndarray:
         """Return (3, H, W) uint8, RGB. Raises UserError for an unreadable file."""
         height, width = self.image_size
-        image = open_image(path, record)
+        image = open_source(source)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 class SourceReader:
-    """Reads any source: images through an ImageReader, texts through a tokenizer of a fixed length."""
+    """Reads any source: images through an ImageReader, texts through a tokenizer.
 
-    def __init__(self, images: ImageReader, tokenize: Callable[[str], np.ndarray]) -> None:
-        self.images = images
-        self.tokenize = tokenize
+    texts: None = the model reads images only. annotation_images: reader of clothes pictures that
+    serve as instructions; None = the model follows no instruction.
+    """
+
+    def __init__(
+        self,
+        images: ImageReader,
+        texts: TextReader | None = None,
+        annotation_images: ImageReader | None = None,
+    ) -> None:
+        self.images, self.texts, self.annotation_images = images, texts, annotation_images
 
     def __call__(self, source: Source) -> Tensor:
-        """Return (3, H, W) uint8 or (T,) int64. Raises UserError for an unreadable image."""
+        """Return (3, H, W) uint8 or (T,) int64. Raises UserError for an unreadable image and an unread modality."""
+        return self._read(source, self.images)
+
+    def annotation(self, source: Source) -> Tensor:
+        """Return a clothes picture (3, h, w) uint8 at the size of instructions, or token ids (T,) int64."""
+        return self._read(source, self.annotation_images)
+
+    def _read(self, source: Source, images: ImageReader | None) -> Tensor:
         if MODALITIES[Modality(source.modality)].is_image:
-            return torch.from_numpy(self.images(source.value, source.record))
-        return torch.as_tensor(self.tokenize(source.value), dtype=torch.int64)
+            if images is None:
+                raise UserError(f"{source.value} ({source.record}): this model follows no instruction pictures")
+            return torch.from_numpy(images(source))
+        if self.texts is None:
+            raise UserError(
+                f"this model reads images only, not the text {source.value[:40]!r}; choose another family or other "
+                "protocols (data.protocols)"
+            )
+        return self.texts(source.value)

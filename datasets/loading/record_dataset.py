@@ -14,22 +14,36 @@ from torch.utils.data import Dataset
 
 from configs.vocabulary import Modality, Task
 from datasets.loading.caption_masking import mask_caption
-from datasets.loading.readers import SourceReader
+from datasets.loading.readers import Reader
 from datasets.loading.samplers import Key
 from datasets.loading.transforms import Box, ImageAugmentation
 from datasets.modalities import MODALITIES
-from datasets.structures import Batch, Record, Source
+from datasets.structures import Annotations, Batch, Record, Source
 from utils.errors import UserError
 from utils.seeding import stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionMasking:
-    """share of ordinary tokens chosen; mask_id of the tokenizer; keep_eot as in `mask_caption`."""
+    """Masked caption tokens as augmentation; see `mask_caption`."""
 
     share: float
+    """Share of ordinary tokens that are chosen."""
     mask_id: int
+    ordinary_ids: range
+    """Ids that may be changed and drawn; the tokenizer's, as `mask_id` is."""
     keep_eot: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadAnnotation:
+    """The annotation of one row: where it comes from, and as the model takes it."""
+
+    source: Source
+    value: Tensor
+    """(3, h, w) uint8 or (T,) int64. Rows of one batch that share a source share this tensor."""
+    instructed: bool
+    """Whether the row is given it as its instruction."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +56,7 @@ class Row:
     camera_id: int
     task: Task
     record_id: int
-    instruction: Source | None = None
+    annotation: ReadAnnotation | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,55 +67,57 @@ class Failure:
     reason: str
 
 
-DrawInstruction = Callable[[Record, int, int, int], "Source | None"]
-"""(record, seed, epoch, index) -> the instruction that a training record has."""
+@dataclass(frozen=True, slots=True)
+class DrawnAnnotation:
+    """What a training row is told about itself."""
+
+    source: Source
+    instructed: bool = True
+    """Whether the row is given it as its instruction; otherwise only losses look at it."""
+
+
+DrawAnnotation = Callable[[Record, int, int, int], "DrawnAnnotation | None"]
+"""(record, seed, epoch, index) -> the annotation that a training row has; None = none."""
 
 
 class RecordDataset(Dataset[Row | Failure]):
     """Rows by (epoch, index). It holds no mutable state, so persistent workers and resumed runs draw the same.
 
-    instruct: draws the instruction of each row; None = rows have none.
+    annotate: draws the annotation of each row; None = rows have none, and none is read.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
-        reader: SourceReader,
+        reader: Reader,
         augment: ImageAugmentation,
-        masking: CaptionMasking,
+        masking: CaptionMasking | None,
         seed: int,
-        instruct: DrawInstruction | None = None,
+        annotate: DrawAnnotation | None = None,
     ) -> None:
         self.records, self.reader, self.augment, self.masking, self.seed = records, reader, augment, masking, seed
-        self.instruct = instruct
+        self.annotate = annotate
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, key: Key) -> Row | Failure:
+        return self._row(key, {})
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Row | Failure]:
+        """Return the rows of a batch; an annotation that several of them share is read once."""
+        read: dict[Source, Tensor] = {}
+        return [self._row(key, read) for key in keys]
+
+    def _row(self, key: Key, read: dict[Source, Tensor]) -> Row | Failure:
         epoch, index = key
         record = self.records[index]
-        inputs, boxes = {}, {}
+        inputs: dict[Modality, Tensor] = {}
+        boxes: dict[Modality, Box] = {}
         try:
             for modality, source in self._sources(record, epoch, index).items():
-                rng = stream(self.seed, epoch, index, "augment", modality.value)
-                value = self.reader(source)
-                if MODALITIES[modality].is_image:
-                    image, boxes[modality] = self.augment(value.numpy(), rng)
-                    if modality is Modality.RGB:
-                        # A stream of its own: the other draws stay what they are without it.
-                        image = self.augment.replace_channels(image, stream(self.seed, epoch, index, "channel"))
-                    value = torch.from_numpy(image)
-                elif self.masking.share > 0:
-                    value = mask_caption(
-                        value,
-                        rng,
-                        probability=self.masking.share,
-                        mask_id=self.masking.mask_id,
-                        keep_eot=self.masking.keep_eot,
-                    )
-                inputs[modality] = value
-            instruction = self.instruct(record, self.seed, epoch, index) if self.instruct is not None else None
+                inputs[modality] = self._input(modality, source, epoch, index, boxes)
+            annotation = self._annotation(record, epoch, index, read)
         except UserError as error:
             return Failure(record_id=index, reason=str(error))
         return Row(
@@ -111,8 +127,37 @@ class RecordDataset(Dataset[Row | Failure]):
             camera_id=record.camera_id,
             task=record.task,
             record_id=index,
-            instruction=instruction,
+            annotation=annotation,
         )
+
+    def _input(self, modality: Modality, source: Source, epoch: int, index: int, boxes: dict[Modality, Box]) -> Tensor:
+        """Return a source as read and augmented; the box of an image goes into `boxes`."""
+        rng = stream(self.seed, epoch, index, "augment", modality.value)
+        value = self.reader(source)
+        if MODALITIES[modality].is_image:
+            image, boxes[modality] = self.augment(value.numpy(), rng)
+            if modality is Modality.RGB:
+                # A stream of its own: the other draws stay what they are without it.
+                image = self.augment.replace_channels(image, stream(self.seed, epoch, index, "channel"))
+            return torch.from_numpy(image)
+        if self.masking is None or self.masking.share <= 0:
+            return value
+        return mask_caption(
+            value,
+            rng,
+            probability=self.masking.share,
+            mask_id=self.masking.mask_id,
+            ordinary=self.masking.ordinary_ids,
+            keep_eot=self.masking.keep_eot,
+        )
+
+    def _annotation(self, record: Record, epoch: int, index: int, read: dict[Source, Tensor]) -> ReadAnnotation | None:
+        drawn = self.annotate(record, self.seed, epoch, index) if self.annotate is not None else None
+        if drawn is None:
+            return None
+        if drawn.source not in read:
+            read[drawn.source] = self.reader.annotation(drawn.source)
+        return ReadAnnotation(source=drawn.source, value=read[drawn.source], instructed=drawn.instructed)
 
     def _sources(self, record: Record, epoch: int, index: int) -> dict[Modality, Source]:
         drawn = {
@@ -128,28 +173,54 @@ def collate(rows: Sequence[Row | Failure]) -> tuple[Batch | None, list[Failure]]
     good = [row for row in rows if isinstance(row, Row)]
     if not good:
         return None, failures
-    modalities = _modalities(good)
-    holders = {modality: [place for place, row in enumerate(good) if modality in row.inputs] for modality in modalities}
-    boxed = [modality for modality in modalities if any(modality in row.boxes for row in good)]
+    holders = {
+        modality: [place for place, row in enumerate(good) if modality in row.inputs] for modality in _modalities(good)
+    }
+    annotations = [row.annotation for row in good]
     batch = Batch(
         inputs={
-            modality: torch.stack([good[place].inputs[modality] for place in holders[modality]])
-            for modality in modalities
+            modality: torch.stack([good[place].inputs[modality] for place in places])
+            for modality, places in holders.items()
         },
-        erased={
-            modality: torch.from_numpy(
-                np.array([good[place].boxes[modality] for place in holders[modality]], dtype=np.int64)
-            )
-            for modality in boxed
-        },
+        erased=_boxes(good, holders),
         rows={modality: torch.tensor(places) for modality, places in holders.items()},
         person_ids=torch.tensor([row.person_id for row in good]),
         camera_ids=torch.tensor([row.camera_id for row in good]),
         record_ids=torch.tensor([row.record_id for row in good]),
         tasks=tuple(row.task for row in good),
-        instructions=tuple(row.instruction for row in good) if any(row.instruction is not None for row in good) else (),
+        annotations=distinct_annotations(annotations),
+        instructed=torch.tensor([bool(annotation and annotation.instructed) for annotation in annotations]),
     )
     return batch, failures
+
+
+def _boxes(rows: Sequence[Row], holders: Mapping[Modality, Sequence[int]]) -> dict[Modality, Tensor]:
+    return {
+        modality: torch.from_numpy(np.array([rows[place].boxes[modality] for place in places], dtype=np.int64))
+        for modality, places in holders.items()
+        if modality in rows[places[0]].boxes
+    }
+
+
+def distinct_annotations(annotations: Sequence[ReadAnnotation | None]) -> dict[Modality, Annotations]:
+    """Return each distinct annotation of the rows once, by modality, and which row has which."""
+    numbers: dict[Modality, dict[Source, int]] = {}
+    values: dict[Modality, list[Tensor]] = {}
+    for annotation in annotations:
+        if annotation is not None:
+            known = numbers.setdefault(annotation.source.modality, {})
+            if annotation.source not in known:
+                known[annotation.source] = len(known)
+                values.setdefault(annotation.source.modality, []).append(annotation.value)
+    return {
+        modality: Annotations(
+            inputs=torch.stack(values[modality]),
+            rows=torch.tensor(
+                [-1 if annotation is None else known.get(annotation.source, -1) for annotation in annotations]
+            ),
+        )
+        for modality, known in sorted(numbers.items())
+    }
 
 
 def _modalities(rows: Sequence[Row]) -> list[Modality]:

@@ -6,7 +6,8 @@ import functools
 import importlib.util
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -14,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from datasets.loading.captions import preprocess_caption
+from utils.errors import UserError, nearest
 
 VOCAB_FILE = "vocab.txt"
 
@@ -39,14 +41,6 @@ class Tokenizer(Protocol):
         """Return (length,) int64: start, pieces, end, padding; what is too long loses its last pieces, never the
         end.
         """
-
-
-def attention_mask(ids: Tensor, pad_id: int) -> Tensor:
-    """Return a boolean mask shaped as int64 `ids` (..., T): False for the padding at the end of each row.
-
-    Only the run of pad_id that ends a row is padding: CLIP's pad id is also the id of a piece.
-    """
-    return (ids != pad_id).flip(-1).cumsum(-1).flip(-1) > 0
 
 
 @functools.cache
@@ -219,3 +213,50 @@ def _longest_run(ids: Iterator[int]) -> range:
         if best is None or index + 1 - start > len(best):
             best = range(start, index + 1)
     return best if best is not None else range(0)
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """Text -> (length,) int64, as a model's texts are prepared and tokenised. It crosses process borders."""
+
+    tokenizer: Tokenizer
+    length: int
+    prepare: Callable[[str], str] | None = None
+    """What is done to a text before its pieces are made; None = nothing."""
+
+    def __call__(self, text: str) -> Tensor:
+        """Return the ids of a text."""
+        return self.tokenizer(text if self.prepare is None else self.prepare(text), self.length)
+
+
+def _clip_reader(argument: str, length: int) -> TextReader:
+    if argument:
+        raise UserError(f"model.tokenizer = 'clip:{argument}': clip takes no argument; write clip")
+    return TextReader(ClipTokenizer(), length)
+
+
+def _bert_reader(argument: str, length: int) -> TextReader:
+    if not argument:
+        raise UserError(f"model.tokenizer = 'bert': name the folder that holds {VOCAB_FILE}, or a hub id: bert:FOLDER")
+    return TextReader(WordPieces(argument, length), length, preprocess_caption)
+
+
+TOKENIZERS: dict[str, Callable[[str, int], TextReader]] = {"clip": _clip_reader, "bert": _bert_reader}
+"""Kind -> builder from (what follows the colon, length in ids)."""
+
+
+def build_text_reader(name: str, length: int, vocab_size: int) -> TextReader:
+    """Return the reader of a model's texts. name: `clip`, or `bert:FOLDER-OR-HUB-ID` (model.tokenizer).
+
+    vocab_size: rows of the model's embedding. Raises UserError for an unknown kind, a vocabulary that is not there, and
+    one that is larger than the embedding.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in TOKENIZERS:
+        raise UserError(f"model.tokenizer = {name!r}: {nearest(kind, TOKENIZERS)}")
+    reader = TOKENIZERS[kind](argument, length)
+    if vocab_size < reader.tokenizer.vocab_size:
+        raise UserError(
+            f"model.vocab_size = {vocab_size}: the tokenizer {name} has {reader.tokenizer.vocab_size} ids; raise it"
+        )
+    return reader

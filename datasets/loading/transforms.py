@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs.schema.data import AugmentConfig
 from configs.vocabulary import Modality
 from datasets.modalities import MODALITIES, STATISTICS
 
@@ -27,27 +28,24 @@ Box = tuple[int, int, int, int]
 class ImageAugmentation:
     """Flip, pad-and-crop, erase, drawn from one generator per image. Source: the reference's training transforms.
 
-    flip, erase: probabilities. pad: width in pixels of the black border out of which the window is cropped. channel:
-    probability of `replace_channels`, which is for visible images.
+    config: the section `augment`, whose captions' part is not looked at.
     """
 
-    flip: float = 0.0
-    pad: int = 0
-    erase: float = 0.0
-    channel: float = 0.0
+    config: AugmentConfig
 
     def __call__(self, image: np.ndarray, rng: random.Random) -> tuple[np.ndarray, Box]:
         """Augment (3, H, W) uint8; return the image and the box (top, left, height, width) to erase after
         normalising.
         """
         _, height, width = image.shape
-        if rng.random() < self.flip:
+        if rng.random() < self.config.flip:
             image = image[:, :, ::-1]
-        if self.pad:
-            top, left = rng.randint(0, 2 * self.pad), rng.randint(0, 2 * self.pad)
-            padded = np.pad(image, ((0, 0), (self.pad, self.pad), (self.pad, self.pad)))
+        pad = self.config.pad_crop
+        if pad:
+            top, left = rng.randint(0, 2 * pad), rng.randint(0, 2 * pad)
+            padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
             image = padded[:, top : top + height, left : left + width]
-        box = _erase_box(height, width, rng) if rng.random() < self.erase else NO_BOX
+        box = _erase_box(height, width, rng) if rng.random() < self.config.erase else NO_BOX
         return np.ascontiguousarray(image), box
 
     def replace_channels(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
@@ -57,7 +55,7 @@ class ImageAugmentation:
         Source: Ye et al., ICCV 2021 (CAJ), public code. Departure: before normalisation, so that the result is a grey
         picture.
         """
-        if rng.random() >= self.channel:
+        if rng.random() >= self.config.channel:
             return image
         choice = rng.randrange(len(image) + 1)
         single = (

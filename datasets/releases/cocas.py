@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.vocabulary import AnnotationKind, Modality, Task
+from configs.vocabulary import BOX, AnnotationKind, Modality, Task
 from datasets.dataset_entry import DatasetEntry
 from datasets.formats.datalists import outfit_numbers, read_captions
 from datasets.formats.image_folders import looks_like, refuse_options
 from datasets.formats.listing import ImageTree, find_folder, read_lines, to_integer
-from datasets.instructions import BOX, DESCRIPTION_FILES, box_note
+from datasets.instructions import DESCRIPTION_FILES, box_note
+from datasets.loading.crops import BOX_TEXT
 from datasets.protocols import Protocol, Search, image_source, plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release, Source
 from utils.errors import UserError
@@ -64,7 +65,7 @@ def read(root: Path, options: ReadOptions) -> Release:
     if options.crop != BOX:
         raise UserError(
             f"{folder}: {TITLE} ships no clothes images of its gallery; set instruction.crop=box to take the "
-            "upper-body box (rows 15 to 55 %) of each image"
+            f"{BOX_TEXT} of each image"
         )
     parts: dict[str, tuple[Record, ...]] = {
         part: tuple(_record(line, tree, bases, outfits) for line in listed) for part, listed in lines.items()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from configs.vocabulary import Modality
+from configs.vocabulary import BOX_ROWS, Modality
 from datasets.synthetic import drawings, photographs, templates
 from datasets.synthetic.camera import Camera, make_camera
 from datasets.synthetic.person import Person, View, make_person
@@ -22,8 +22,6 @@ from utils.seeding import stream
 DRAWING_QUALITY = 88
 TEMPLATE_QUALITY = 90
 FORMATS = {".jpg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
-CROP_ROWS = (0.15, 0.55)
-"""Rows of a photograph, as shares of its height, that show the upper body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class Shot:
 
     kind: `photo` = photograph or drawing; `template` = the outfit alone on a plain ground, without person and bags, a
     square with half the photographs' height as its side (index, view, site and camera do not matter); `crop` = the
-    upper body (CROP_ROWS, full width) of the photograph with the same other fields. head: factor on the size of the
+    upper body (BOX_ROWS, full width) of the photograph with the same other fields. head: factor on the size of the
     head.
     """
 
@@ -83,7 +81,7 @@ def draw_shot(shot: Shot, seed: int, size: tuple[int, int]) -> tuple[Image.Image
         ), TEMPLATE_QUALITY
     image, quality = _photo(shot, person, outfit, seed, size)
     if shot.kind == "crop":
-        image = image.crop((0, round(CROP_ROWS[0] * size[0]), size[1], round(CROP_ROWS[1] * size[0])))
+        image = image.crop((0, round(BOX_ROWS[0] * size[0]), size[1], round(BOX_ROWS[1] * size[0])))
     return image, quality
 
 

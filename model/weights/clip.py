@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from prettytable import PrettyTable
 from torch import Tensor
 
+from configs.schema.reid5o import Reid5oConfig
 from model.reid5o import ReID5o
 from model.weights.clip_sources import ClipWeights, read_clip
 from model.weights.initialise import initialise_encoders, initialise_new_parts
@@ -64,11 +65,12 @@ class InitialWeights:
         return "\n".join(lines)
 
 
-def initialise_from(model: ReID5o, source: str, position_resize: Literal["bilinear", "bicubic"]) -> InitialWeights:
+def initialise_reid5o(model: ReID5o, config: Reid5oConfig) -> InitialWeights:
     """Give every parameter its first value: `random`, or CLIP's where it has one (see `read_clip`), new elsewhere.
 
     Raises UserError when the source is missing or damaged, or when its sizes are not the model's.
     """
+    source = config.init
     if source == "random":
         initialise_encoders(model)
         initialise_new_parts(model)
@@ -79,7 +81,7 @@ def initialise_from(model: ReID5o, source: str, position_resize: Literal["biline
         raise UserError(f"model.init = {source!r}: the weights of a run are taken by train.init_from={source[4:]}")
     clip = read_clip(source)
     initialise_new_parts(model)
-    return load_clip(model, clip, position_resize)
+    return load_clip(model, clip, config.position_resize)
 
 
 def load_clip(model: ReID5o, clip: ClipWeights, position_resize: Literal["bilinear", "bicubic"]) -> InitialWeights:

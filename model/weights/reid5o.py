@@ -1,7 +1,4 @@
-"""Released ReID5o checkpoints: `best.pth` and the flat `configs.yaml` beside it, read strictly and written back.
-
-As a command, `python -m model.official convert-vireid IN OUT` converts those of visible-infrared models.
-"""
+"""Released ReID5o checkpoints: `best.pth` and the flat `configs.yaml` beside it, read strictly and written back."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ import yaml
 from torch import Tensor
 
 from configs.schema.reid5o import LoraConfig, Reid5oConfig
-from model.build import build_reid5o
 from model.reid5o import ReID5o
 from model.weights.clip import count_blocks
 from model.weights.reid5o_names import alias_names, reference_name, released_in_half
@@ -50,7 +46,7 @@ def load_reid5o(checkpoint: str | Path, config: str | Path | Mapping[str, Any], 
 def build_official(state: Mapping[str, Tensor], config: Reid5oConfig, where: str) -> ReID5o:
     """Build the model of `config` around the entries of a released state, without drawing random weights first."""
     with torch.device("meta"):
-        model = build_reid5o(config, num_identities=state["classifier.weight"].shape[0])
+        model = ReID5o(config, num_identities=state["classifier.weight"].shape[0])
     model.load_state_dict(from_official(model, state, where), strict=True, assign=True)
     return model.eval()
 

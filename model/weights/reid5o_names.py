@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torch import nn
+
 _PREFIXES: tuple[tuple[str, str, str], ...] = (
     (r"text\.blocks\.", "clip_text_encoder.transformer.resblocks.", "transformer.resblocks."),
     (r"text\.projection", "clip_text_encoder.text_projection", "text_projection"),
@@ -111,3 +113,8 @@ def _first_match(table: tuple[tuple[str, ...], ...], name: str) -> tuple[tuple[s
         if match:
             return row, match
     raise KeyError(name)
+
+
+def official_names(model: nn.Module) -> dict[str, str]:
+    """Return the released code's name of each parameter of a ReID5o model: ours -> reference."""
+    return {name: reference_name(name).name for name, _ in model.named_parameters()}

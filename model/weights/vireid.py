@@ -16,8 +16,8 @@ from torchvision.models import get_model_weights
 from configs.load import build_experiment, experiment_to_dict
 from configs.schema.vireid import VireidConfig
 from configs.vocabulary import Family
-from model.resnet import DEPTHS, ResNetSpec
-from model.vireid import HeadSpec, VIReID
+from model.resnet import DEPTHS
+from model.vireid import Vireid
 from model.weights.clip import InitialTensor, InitialWeights, count_blocks
 from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid_names import is_agw, our_name, rename
@@ -32,30 +32,7 @@ TORCHVISION_RULES: tuple[tuple[str, str], ...] = (
 AGW_IMAGE_SIZE = (288, 144)
 
 
-def vireid_from(config: VireidConfig, num_identities: int) -> VIReID:
-    """Build the model of section `model`, its parameters not yet initialised."""
-    spec = ResNetSpec(
-        depth=config.depth,
-        blocks=config.blocks,
-        width=config.width,
-        conv_bias=config.conv_bias,
-        stem_relu=config.stem_relu,
-        stem=config.stem,
-        non_local=config.non_local,
-        last_stride=config.last_stride,
-    )
-    head = HeadSpec(
-        neck=config.neck,
-        neck_bias=config.neck_bias,
-        classifier_bias=config.classifier_bias,
-        pooling=config.pooling,
-        feature=config.feature,
-        head_width=config.head_width,
-    )
-    return VIReID(spec, head, num_identities)
-
-
-def initialise_vireid(model: VIReID, config: VireidConfig) -> InitialWeights:
+def initialise_vireid(model: Vireid, config: VireidConfig) -> InitialWeights:
     """Give every parameter its first value by `config.init`; heads, neck and what ImageNet lacks are new.
 
     Source: IV-REID: kaiming-normal (fan out) linears with zero bias (normal 0.001 for a classifier without bias), the
@@ -125,7 +102,7 @@ def _read_initial(config: VireidConfig) -> Mapping[str, Tensor]:
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def _to_ours(source: Mapping[str, Tensor], model: VIReID) -> dict[str, Tensor]:
+def _to_ours(source: Mapping[str, Tensor], model: Vireid) -> dict[str, Tensor]:
     found = {}
     for name, value in source.items():
         ours = our_name(name, TORCHVISION_RULES)
@@ -220,7 +197,7 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
     renamed = rename(state, blocks, str(source))
     identities = renamed["classifier.weight"].shape[0]
     with torch.device("meta"):
-        own = vireid_from(sizes, identities).state_dict()
+        own = Vireid(sizes, identities).state_dict()
     wrong = sorted({*own} ^ {*renamed}) or [name for name in own if own[name].shape != renamed[name].shape]
     if wrong:
         raise UserError(

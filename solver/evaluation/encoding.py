@@ -6,23 +6,25 @@ Shapes: N slots (distinct sources), B rows of a batch, L tokens, D embed_dim, K 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from configs.vocabulary import Modality
 from datasets.loading.loaders import SourceBatch, source_loader
+from datasets.loading.readers import Reader
 from datasets.loading.transforms import model_input
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
-from model.interface import RetrievalModel, Tokens
-from solver.evaluation.plan import SourceTable, Space
+from model.interface import Fuses, Instruction, RetrievalModel, Tokens
+from solver.evaluation.plan import EvaluationPlan, SourceTable, Space
 from solver.evaluation.token_cache import BankShape, CacheBudget, TokenCache
 from utils.device import autocast
 from utils.errors import UserError
@@ -30,6 +32,7 @@ from utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
+SHOWN_LISTS = 4
 PROBE_ROWS = 32
 """Rows encoded of every modality before the cache is laid out; their shapes say how large it must be."""
 
@@ -38,11 +41,8 @@ CPU_BATCH_TOKENS = 2048
 speed.
 """
 
-Reader = Callable[[Source], Tensor]
 EncodedBatch = tuple[Tensor, Tokens]
 """Slots (B,) int64 on the CPU and what they were encoded to."""
-LoadedBatch = tuple[Tensor, Tensor, "Tensor | None", list[tuple[int, str]]]
-"""Indices (b,), inputs, instructions or None, failures [(index, reason)]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +81,8 @@ def batch_rows(tokens: int, limit: int, device: torch.device) -> int:
 @contextlib.contextmanager
 def inference(model: RetrievalModel, device: torch.device, precision: str) -> Iterator[None]:
     """Run in eval mode, without gradients and under the precision's autocast; restores the training mode."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    if isinstance(model, nn.Module):
-        model.eval()
+    training = [module for module in model.modules() if module.training]
+    model.eval()
     try:
         with torch.inference_mode(), autocast(device, precision):
             yield
@@ -115,45 +114,80 @@ class SourceEncoder:
         modality, spoken = space
         known = torch.from_numpy(slots)
         loaded = source_loader([table.sources[slot] for slot in slots], self.reader, rows, workers)
-        instructions = None
-        if spoken is not None:
-            instructions = source_loader([table.instructions[slot] for slot in slots], self.reader, rows, workers)
-        for indices, inputs, instruction, failures in _pairs(loaded, instructions):
+        given = _Instructions([table.instructions[slot] for slot in slots], rows) if spoken is not None else None
+        read = given.load(self.reader, rows, workers) if given is not None else itertools.repeat(None)
+        for number, ((indices, inputs, failures), told) in enumerate(zip(loaded, read, strict=False)):
+            instructions: tuple[Instruction, ...] = ()
+            if given is not None and told is not None and spoken is not None:
+                kept, instruction, further = given.match(number, indices, told)
+                indices, inputs, failures = indices[kept], inputs[kept], [*failures, *further]
+                values = model_input(spoken, instruction.inputs.to(self.device), statistics=self.model.statistics)
+                instructions = (replace(instruction, inputs=values, rows=instruction.rows.to(self.device)),)
             if failures and not self.spec.skip_unreadable:
                 raise UserError(failures[0][1])
             self.failures.update({int(slots[index]): reason for index, reason in failures})
             if not len(indices):
                 continue
             self.encoded[modality] = self.encoded.get(modality, 0) + len(indices)
-            moved = inputs.to(self.device, non_blocking=True)
-            prepared = self._prepared(
-                modality, moved.flip(-1) if self.spec.mirror and MODALITIES[modality].is_image else moved
-            )
-            if instruction is None or spoken is None:
-                yield known[indices], self.model.encode(modality, prepared)
-            else:
-                yield (
-                    known[indices],
-                    self.model.encode(
-                        modality, prepared, self._prepared(spoken, instruction.to(self.device, non_blocking=True))
-                    ),
-                )
+            yield known[indices], self.model.encode(modality, self._prepared(modality, inputs), instructions)
 
     def _prepared(self, modality: Modality, inputs: Tensor) -> Tensor:
-        return model_input(modality, inputs, statistics=self.model.statistics)
+        moved = inputs.to(self.device, non_blocking=True)
+        mirrored = self.spec.mirror and MODALITIES[modality].is_image
+        return model_input(modality, moved.flip(-1) if mirrored else moved, statistics=self.model.statistics)
 
 
-def _pairs(loaded: Iterable[SourceBatch], instructions: Iterable[SourceBatch] | None) -> Iterator[LoadedBatch]:
-    """Join the batches of sources with those of their instructions; a row needs both to be readable."""
-    if instructions is None:
-        yield from ((indices, inputs, None, failures) for indices, inputs, failures in loaded)
-        return
-    for (left, inputs, failures), (right, spoken, further) in zip(loaded, instructions, strict=True):
-        yield (
-            left[torch.isin(left, right)],
-            inputs[torch.isin(left, right)],
-            spoken[torch.isin(right, left)],
-            [*failures, *further],
+class _Instructions:
+    """Instructions of one modality for rows that are read in batches: each distinct one is read once a batch."""
+
+    def __init__(self, given: Sequence[Source | None], rows: int) -> None:
+        self.sources: list[Source] = []
+        self.batches: list[list[int]] = []
+        self.numbers: list[list[int]] = []
+        """Per batch: for each of its rows the index of its instruction in `sources`."""
+        self.rows = rows
+        for first in range(0, len(given), rows):
+            known: dict[Source, int] = {}
+            numbers = []
+            for source in given[first : first + rows]:
+                assert source is not None, "rows of an instructed space have instructions"
+                numbers.append(known.setdefault(source, len(self.sources) + len(known)))
+            self.batches.append(list(known.values()))
+            self.numbers.append(numbers)
+            self.sources += known
+
+    def load(self, reader: Reader, rows: int, workers: int) -> Iterable[SourceBatch]:
+        """Return a loader that yields the distinct instructions of each batch."""
+        return source_loader(self.sources, reader.annotation, rows, workers, self.batches)
+
+    def match(
+        self, batch: int, indices: Tensor, told: SourceBatch
+    ) -> tuple[Tensor, Instruction, list[tuple[int, str]]]:
+        """Return which of the read rows `indices` (b,) of a batch have a readable instruction (b,) bool, the
+        instructions of these, and (index, reason) of the others.
+        """
+        read, inputs, failures = told
+        places = {int(number): place for place, number in enumerate(read)}
+        reasons = dict(failures)
+        numbers = [self.numbers[batch][int(index) - batch * self.rows] for index in indices]
+        kept = torch.tensor([number in places for number in numbers], dtype=torch.bool)
+        rows = torch.tensor([places[number] for number in numbers if number in places], dtype=torch.int64)
+        lost = [
+            (int(index), reasons[number])
+            for index, number in zip(indices, numbers, strict=True)
+            if number not in places
+        ]
+        spoken = self.sources[0].modality
+        return kept, Instruction(modality=spoken, inputs=inputs, rows=rows), lost
+
+
+def require_fusion(model: RetrievalModel, plan: EvaluationPlan) -> None:
+    """Raise UserError, before anything is encoded, for mixed queries to a model that fuses none."""
+    if plan.num_sets and not isinstance(model, Fuses):
+        mixed = [listed.name for split in plan.splits for listed in split.lists if len(listed.combination) > 1]
+        raise UserError(
+            f"this model has no fusion, so it cannot answer mixed queries ({', '.join(mixed[:SHOWN_LISTS])}); give "
+            "each query one source, or choose a model that fuses"
         )
 
 
@@ -212,7 +246,7 @@ class _EncodingPass:
                 self._store(batch, bar)
 
     def _shape(self, tokens: Tokens, slots: NDArray[np.int64]) -> BankShape:
-        prepared = self.encoder.model.prepare(tokens.tokens[:1])
+        prepared = self._fusing().prepare(tokens.tokens[:1])
         own = torch.from_numpy(slots)
         return BankShape(
             slots=own[self.needs_tokens[own]],
@@ -222,13 +256,18 @@ class _EncodingPass:
             dtype=torch.promote_types(tokens.tokens.dtype, prepared.dtype),
         )
 
+    def _fusing(self) -> Fuses:
+        model = self.encoder.model
+        assert isinstance(model, Fuses), "tokens are kept for a fusion"
+        return model
+
     def _store(self, batch: EncodedBatch, bar: tqdm) -> None:
         slots, tokens = batch
         self.pooled.index_copy_(0, slots.to(self.pooled.device), tokens.pooled.float())
         fusing = self.needs_tokens[slots]
         if self.cache is not None and bool(fusing.any()):
             values = tokens.tokens if bool(fusing.all()) else tokens.tokens[fusing.to(tokens.tokens.device)]
-            self.cache.put(slots[fusing], self.encoder.model.prepare(values) if self.cache.prepared else values)
+            self.cache.put(slots[fusing], self._fusing().prepare(values) if self.cache.prepared else values)
         bar.update(len(slots))
 
 

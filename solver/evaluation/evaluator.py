@@ -1,6 +1,6 @@
 """From splits to metrics: encode each source once, fuse each distinct set once, rank in blocks, average by group.
 
-Nothing here knows a family: a model offers `encode`, `prepare` and `fuse_prepared` (model.interface.RetrievalModel).
+Nothing here knows a family: a model encodes (model.interface.RetrievalModel) and, for mixed queries, fuses (Fuses).
 Shapes: G gallery images, n entries of a query list, F distinct features, D embed_dim.
 """
 
@@ -18,17 +18,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.instructions import read_clothes
+from datasets.loading.readers import Reader, open_source
 from datasets.structures import EvalSplit
-from model.interface import RetrievalModel
+from model.interface import Fuses, RetrievalModel
 from solver.evaluation.encoding import (
     EncodedSources,
     EncoderSpec,
-    Reader,
     SourceEncoder,
     batch_rows,
     encode_sources,
     inference,
+    require_fusion,
 )
 from solver.evaluation.plan import EvaluationPlan, plan_evaluation
 from solver.evaluation.ranking import Measurement, RerankSpec, rank_split, ranked_split
@@ -107,11 +107,12 @@ def evaluate_splits(
     """
     started = time.perf_counter()
     plan = plan_evaluation(splits, instructed=model.follows_instructions)
+    require_fusion(model, plan)
     if spec.rerank:
         check_reranking(plan, spec)
     # What a user can correct is found before the images are read.
     relevances = [
-        relevance_of(split, encoder=spec.relevance, read_clothes=read_clothes) if spec.thresholds else None
+        relevance_of(split, encoder=spec.relevance, read_clothes=open_source) if spec.thresholds else None
         for split in splits
     ]
     features, encoded, encoded_at = _features(model, plan, reader, spec, device)
@@ -245,7 +246,7 @@ def fuse_sets(model: RetrievalModel, encoded: EncodedSources, plan: EvaluationPl
     Sets whose members have the same token counts share batches, whatever their modalities.
     """
     fused = torch.zeros((plan.num_sets, model.embed_dim), dtype=torch.float32, device=encoded.pooled.device)
-    if encoded.cache is None:
+    if encoded.cache is None or not isinstance(model, Fuses):
         return fused
     batches = _fusion_batches(plan, encoded, spec)
     with progress_bar(None, plan.num_sets, "fuse", "query") as bar:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from datasets.structures import Batch
+from configs.vocabulary import Modality
+from datasets.loading.transforms import model_input
+from datasets.structures import Batch, Record
+from model.interface import Instruction, RetrievalModel
 from utils.errors import UserError, nearest
 
 
@@ -31,11 +35,59 @@ class StepOutput:
         return torch.stack(list(self.losses.values())).sum()
 
 
-class Objective(Protocol):
-    """One per model family; it holds what only training needs and calls the model."""
+Model = TypeVar("Model", bound=RetrievalModel)
 
-    def step(self, model: Any, batch: Batch, step: int) -> StepOutput:
-        """Return the losses of a batch at step `step` (from 0), which decides whatever is drawn at random."""
+
+class Objective(nn.Module, ABC, Generic[Model]):
+    """One per model family; it holds what only training needs and calls the model.
+
+    Its state (memory banks, queues, a momentum copy of the model) is buffers and frozen parameters: it moves with
+    `to(device)`, is saved in last.pth and is never optimised; whatever is learned lives in the model.
+    """
+
+    @abstractmethod
+    def step(self, model: Model, batch: Batch, step: int) -> StepOutput:
+        """Return the losses of a batch at step `step` (from 0), which decides whatever is drawn at random.
+
+        Called once for each micro-batch of a step, with the same number.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveContext:
+    """What an objective may be made of besides its section."""
+
+    seed: int
+    """Of whatever it draws."""
+    model: RetrievalModel
+    """Its sizes (num_identities, embed_dim) and, for a momentum copy, its first weights."""
+    records: Sequence[Record]
+    """The training records, by label: which identities a task has."""
+
+
+def batch_inputs(model: RetrievalModel, batch: Batch) -> dict[Modality, Tensor]:
+    """Return the inputs of a batch as the model takes them: normalised images (b, 3, H, W), token ids (b, T)."""
+    return {
+        kind: model_input(kind, rows, batch.erased.get(kind), model.statistics) for kind, rows in batch.inputs.items()
+    }
+
+
+def batch_instructions(model: RetrievalModel, batch: Batch) -> dict[Modality, tuple[Instruction, ...]]:
+    """Return for each input what its rows are instructed by: the annotation of the instructed rows, no other."""
+    assert batch.instructed is not None
+    prepared = {
+        kind: (model_input(kind, annotations.inputs, statistics=model.statistics), annotations.rows)
+        for kind, annotations in batch.annotations.items()
+    }
+    given = {}
+    for modality, index in batch.rows.items():
+        rows = {kind: torch.where(batch.instructed, numbers, -1)[index] for kind, (_, numbers) in prepared.items()}
+        given[modality] = tuple(
+            Instruction(modality=kind, inputs=prepared[kind][0], rows=numbers)
+            for kind, numbers in rows.items()
+            if bool((numbers >= 0).any())
+        )
+    return {modality: instructions for modality, instructions in given.items() if instructions}
 
 
 def loss_weights(losses: Mapping[str, float], known: Sequence[str]) -> dict[str, float]:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from configs.schema.reid5o import Reid5oObjectiveConfig
 from configs.vocabulary import COMBINATIONS, QUERY_MODALITIES, Combination, Modality
-from datasets.loading.transforms import model_input
 from datasets.structures import Batch
-from model.interface import RetrievalModel, Tokens
+from model.interface import Tokens
+from model.reid5o import ReID5o
 from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
 from solver.losses.numerics import full_precision, unit_rows
-from solver.objectives.base import StepOutput, loss_weights
-from utils.errors import UserError
+from solver.objectives.base import Objective, StepOutput, batch_inputs, loss_weights
 from utils.seeding import stream
 
 PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -52,7 +52,7 @@ def batch_rank1(query: Tensor, gallery: Tensor, person_ids: Tensor) -> Tensor:
 
 
 def fuse_combinations(
-    model: RetrievalModel, encoded: Mapping[Modality, Tokens], combinations: Sequence[Combination]
+    model: ReID5o, encoded: Mapping[Modality, Tokens], combinations: Sequence[Combination]
 ) -> dict[Combination, Tensor]:
     """Fuse the members of each combination, row by row, into (B, D).
 
@@ -71,7 +71,7 @@ def fuse_combinations(
     return {combination: fused[combination] for combination in combinations}
 
 
-class Reid5oObjective:
+class Reid5oObjective(Objective[ReID5o]):
     """Any weighted set of the reference's losses.
 
     sdm, itc: one term for each single modality. mm_sdm, mm_itc, mm_supitc, mm_cmpm: four terms, the means over all
@@ -82,23 +82,19 @@ class Reid5oObjective:
     twice; the released code does none of the three.
     """
 
-    def __init__(
-        self, *, losses: Mapping[str, float], temperature: float, combinations_per_step: int = len(FUSED), seed: int = 0
-    ) -> None:
-        """Take the weight of each loss (0 = off). Raises UserError for an unknown loss or a value out of range."""
-        self.weights = loss_weights(losses, LOSSES)
-        if not temperature > 0:
-            raise UserError(f"objective.temperature = {temperature}: must be above 0")
-        if not 3 <= combinations_per_step <= len(FUSED):
-            raise UserError(f"objective.combinations_per_step = {combinations_per_step}: must be 3 to {len(FUSED)}")
-        self.pair_losses = pair_losses(temperature)
-        self.combinations_per_step = combinations_per_step
+    def __init__(self, config: Reid5oObjectiveConfig, seed: int = 0) -> None:
+        """Take the section `objective`; seed decides the drawn combinations. Raises UserError for an unknown loss or
+        weight.
+        """
+        super().__init__()
+        self.weights = loss_weights(config.losses, LOSSES)
+        self.pair_losses = pair_losses(config.temperature)
+        self.combinations_per_step = config.combinations_per_step
         self.seed = seed
 
-    def step(self, model: RetrievalModel, batch: Batch, step: int) -> StepOutput:
+    def step(self, model: ReID5o, batch: Batch, step: int) -> StepOutput:
         """Return the losses of a batch of all five modalities; step decides which combinations take part."""
-        inputs = {kind: model_input(kind, rows, batch.erased.get(kind)) for kind, rows in batch.inputs.items()}
-        return self.evaluate(model, inputs, batch.person_ids, self.combinations(step))
+        return self.compute(model, batch_inputs(model, batch), batch.person_ids, self.combinations(step))
 
     def combinations(self, step: int) -> tuple[Combination, ...]:
         """Return the fused combinations of a step: one of each size, the others drawn without replacement."""
@@ -112,9 +108,9 @@ class Reid5oObjective:
         drawn.update(rng.sample(rest, self.combinations_per_step - len(drawn)))
         return tuple(combination for combination in FUSED if combination in drawn)
 
-    def evaluate(
+    def compute(
         self,
-        model: RetrievalModel,
+        model: ReID5o,
         inputs: Mapping[Modality, Tensor],
         person_ids: Tensor,
         combinations: Sequence[Combination],

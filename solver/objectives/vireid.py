@@ -6,24 +6,23 @@ Shapes: B rows of both modalities, C embed_dim, N identities.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from configs.schema.vireid import VireidObjectiveConfig
 from configs.vocabulary import Modality
-from datasets.loading.transforms import model_input
 from datasets.structures import Batch
-from model.vireid import MODALITIES, VIReID
+from model.vireid import SPECTRA, Vireid
 from solver.losses import batch_hard_triplet_loss, identity_loss, imitation_loss, weighted_triplet_loss
-from solver.objectives.base import StepOutput, loss_weights
+from solver.objectives.base import Objective, StepOutput, batch_inputs, loss_weights
 from utils.errors import UserError
 
 LOSSES = ("id", "modality_id", "imitation", "triplet", "weighted_triplet")
 OTHER = {Modality.RGB: Modality.NIR, Modality.NIR: Modality.RGB}
 
 
-class VireidObjective:
+class VireidObjective(Objective[Vireid]):
     """Weighted sum of any of these terms, on the features after the neck.
 
     id: cross-entropy of the shared classifier over all rows. modality_id: each modality's head on its own rows, two
@@ -32,31 +31,29 @@ class VireidObjective:
     from the batch, never from the order of its rows. Source: IV-REID.
     """
 
-    def __init__(
-        self, *, losses: Mapping[str, float], margin: float | None, reduction: Literal["batchmean", "mean"]
-    ) -> None:
-        """Take the weight of each loss (0 = off). Raises UserError for an unknown loss or weight."""
-        self.weights = loss_weights(losses, LOSSES)
-        self.margin, self.reduction = margin, reduction
+    def __init__(self, config: VireidObjectiveConfig) -> None:
+        """Take the section `objective`. Raises UserError for an unknown loss or weight."""
+        super().__init__()
+        self.weights = loss_weights(config.losses, LOSSES)
+        self.margin, self.reduction = config.margin, config.imitation_reduction
 
-    def step(self, model: VIReID, batch: Batch, step: int) -> StepOutput:
+    def step(self, model: Vireid, batch: Batch, step: int) -> StepOutput:
         """Return the losses of a batch of visible and infrared rows."""
-        missing = [modality.name for modality in MODALITIES if modality not in batch.inputs]
+        missing = [modality.name for modality in SPECTRA if modality not in batch.inputs]
         if missing:
             raise UserError(
                 f"a batch holds no {' and no '.join(missing)} image; train this family on visible and infrared images "
                 "with train.sampler=modality"
             )
-        inputs = {
-            modality: model_input(modality, batch.inputs[modality], batch.erased.get(modality), model.statistics)
-            for modality in MODALITIES
-        }
-        return self.evaluate(
-            model, inputs, {modality: batch.person_ids[batch.rows[modality]] for modality in MODALITIES}
+        given = batch_inputs(model, batch)
+        return self.compute(
+            model,
+            {modality: given[modality] for modality in SPECTRA},
+            {modality: batch.person_ids[batch.rows[modality]] for modality in SPECTRA},
         )
 
-    def evaluate(
-        self, model: VIReID, inputs: Mapping[Modality, Tensor], person_ids: Mapping[Modality, Tensor]
+    def compute(
+        self, model: Vireid, inputs: Mapping[Modality, Tensor], person_ids: Mapping[Modality, Tensor]
     ) -> StepOutput:
         """Return the losses for normalised images (b, 3, H, W) and labels (b,) by modality."""
         features = model.features(inputs)
@@ -67,8 +64,8 @@ class VireidObjective:
         by_head = model.modality_logits(features) if {"modality_id", "imitation"} & set(self.weights) else {}
         terms: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
-            found = self.terms(name, features, labels, rows, shared, by_head)
-            terms |= {term: weight * value for term, value in found.items()}
+            values = self.terms(name, features, labels, rows, shared, by_head)
+            terms |= {term: weight * value for term, value in values.items()}
         with torch.no_grad():
             accuracy = (shared.argmax(dim=1) == labels).float().mean() * 100
         return StepOutput(losses=terms, diagnostics={"accuracy": accuracy})

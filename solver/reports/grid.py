@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from configs.vocabulary import Modality
-from datasets.loading.readers import open_image
+from datasets.loading.readers import open_image, open_source
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from solver.search.ranked import RankedImage, RankedQuery
@@ -44,9 +44,9 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in cleaned)
 
 
-def fit_image(path: str, width: int, height: int) -> Image.Image:
-    """Return the image of a file, whole, in its own proportions, in the middle of a box of that size."""
-    image = ImageOps.contain(open_image(path), (width, height), Image.Resampling.BICUBIC)
+def fit_image(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Return a picture, whole, in its own proportions, in the middle of a box of that size."""
+    image = ImageOps.contain(picture, (width, height), Image.Resampling.BICUBIC)
     box = Image.new("RGB", (width, height), GROUND)
     box.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
     return box
@@ -219,7 +219,7 @@ def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, source: Source, l
         )
     box = (left + FRAME, top + LABEL + FRAME)
     if MODALITIES[source.modality].is_image:
-        canvas.paste(fit_image(source.value, IMAGE_WIDTH, IMAGE_HEIGHT), box)
+        canvas.paste(fit_image(open_source(source), IMAGE_WIDTH, IMAGE_HEIGHT), box)
     else:
         draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT - 1), fill=(247, 248, 249))
         _draw_text(draw, printable(source.value[:MAX_TEXT]) or "(empty text)", box, width)
@@ -242,7 +242,7 @@ def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedIm
     width = IMAGE_WIDTH + 2 * FRAME
     box = (left, top + LABEL)
     draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT + 2 * FRAME - 1), fill=COLOURS[image.match])
-    canvas.paste(fit_image(image.path, IMAGE_WIDTH, IMAGE_HEIGHT), (box[0] + FRAME, box[1] + FRAME))
+    canvas.paste(fit_image(open_image(image.path), IMAGE_WIDTH, IMAGE_HEIGHT), (box[0] + FRAME, box[1] + FRAME))
     rank = f"#{image.rank}"
     _write(draw, (left, top), rank, load_font(12, bold=True), INK, width // 2)
     value, font = f"{image.similarity:.4f}", load_font(12)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from configs.vocabulary import Modality
+from datasets.loading.readers import open_source
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from solver.reports.grid import WORDS, describe_query, fit_image, printable
@@ -100,10 +102,10 @@ def _number(value: object) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def thumbnail(path: str) -> str:
-    """Return a small JPEG of an image file as a data URI."""
+def thumbnail(source: Source) -> str:
+    """Return a small JPEG of an image source as a data URI."""
     stream = io.BytesIO()
-    fit_image(path, *THUMBNAIL).save(stream, format="JPEG", quality=JPEG_QUALITY)
+    fit_image(open_source(source), *THUMBNAIL).save(stream, format="JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
@@ -120,19 +122,20 @@ def _part(source: Source) -> str:
     if not MODALITIES[source.modality].is_image:
         text = source.value if len(source.value) <= MAX_TEXT else source.value[:MAX_TEXT] + " …"
         return f"<blockquote><b>{source.modality.name}</b><br>{escape(text) or '(empty text)'}</blockquote>\n"
-    return _figure("part", source.value, f"<b>{source.modality.name}</b>")
+    return _figure("part", source, f"<b>{source.modality.name}</b>")
 
 
 def _result(image: RankedImage) -> str:
     person = "" if image.person_id is None else f" id {image.person_id}"
     word = WORDS[image.match]
-    return _figure(word or "unknown", image.path, f"#{image.rank} · {image.similarity:.4f}<br><b>{word}</b>{person}")
+    caption = f"#{image.rank} · {image.similarity:.4f}<br><b>{word}</b>{person}"
+    return _figure(word or "unknown", Source(modality=Modality.RGB, value=image.path), caption)
 
 
-def _figure(kind: str, path: str, caption: str) -> str:
-    name = escape(os.path.basename(path))
+def _figure(kind: str, source: Source, caption: str) -> str:
+    name = escape(os.path.basename(source.value))
     return (
-        f'<figure class="{kind}" title="{escape(path)}"><img src="{thumbnail(path)}" alt="{name}" width="64" '
+        f'<figure class="{kind}" title="{escape(source.value)}"><img src="{thumbnail(source)}" alt="{name}" width="64" '
         f'height="128">'
         f'<figcaption>{caption}<div class="name">{name}</div></figcaption></figure>\n'
     )

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs.vocabulary import Modality
-from datasets.loading.readers import IMAGE_SUFFIXES
+from datasets.loading.readers import IMAGE_SUFFIXES, Reader
+from datasets.modalities import MODALITIES
 from datasets.structures import Benchmark, EvalSplit, QueryList, Source
 from model.interface import RetrievalModel
-from solver.evaluation.encoding import EncoderSpec, Reader, SourceEncoder, encode_sources, inference
+from solver.evaluation.encoding import EncoderSpec, SourceEncoder, encode_sources, inference
 from solver.evaluation.plan import Integers, SourceTable, gallery_slots
 from solver.evaluation.token_cache import CacheBudget
 from utils.errors import UserError
@@ -53,6 +54,8 @@ class Gallery:
     person_ids: tuple[int, ...] | None = None
     protocol: str = "cosine similarity, no exclusion"
     note: str = ""
+    instruction: Source | None = None
+    """What a model that follows instructions is told with every image; None = the images alone."""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -225,7 +228,12 @@ class GalleryEncoder:
         """Return what the features depend on besides the files: one image read as another modality has another
         feature.
         """
-        return {**self.identity, "modalities": [modality.value for modality in gallery.modalities]}
+        told = gallery.instruction if self.model.follows_instructions else None
+        return {
+            **self.identity,
+            "modalities": [modality.value for modality in gallery.modalities],
+            **({} if told is None else {"instruction": [told.modality.value, _told(told), told.crop]}),
+        }
 
     def path(self, gallery: Gallery) -> Path:
         """Return the file of a gallery: one per key and location, so that changed images replace it."""
@@ -233,7 +241,8 @@ class GalleryEncoder:
 
     def _encode(self, gallery: Gallery) -> tuple[np.ndarray, dict[int, str]]:
         table = SourceTable()
-        slots = gallery_slots(table, gallery.sources)
+        told = gallery.instruction if self.model.follows_instructions else None
+        slots = gallery_slots(table, gallery.sources, () if told is None else (told,) * len(gallery.sources))
         encoder = SourceEncoder(self.model, self.reader, self.spec, self.device)
         with inference(self.model, self.device, self.spec.precision):
             encoded = encode_sources(
@@ -264,6 +273,11 @@ class GalleryEncoder:
             )
         if _keep(path, self.key(gallery), features, failures, signatures):
             logger.info("gallery %s: %d images encoded, kept in %s", gallery.name, len(features), path)
+
+
+def _told(instruction: Source) -> str:
+    """A text itself; of a picture its content, since another file of that name is another instruction."""
+    return sha256_of(instruction.value) if MODALITIES[instruction.modality].is_image else instruction.value
 
 
 def sign(path: str) -> Signature:

@@ -22,11 +22,16 @@ VISIBLE_INFRARED = frozenset({Modality.RGB, Modality.NIR})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
-    """One query. name: where it came from. sources: its parts, one of each modality. person_id: None = unknown."""
+    """One query."""
 
     name: str
+    """Where it came from."""
     sources: tuple[Source, ...]
+    """Its parts, one of each modality."""
     person_id: int | None = None
+    """None = unknown."""
+    instruction: Source | None = None
+    """What a model that follows instructions is told with it: a text, or a picture of clothes."""
 
     @property
     def combination(self) -> Combination:

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datasets.loading.readers import Reader
 from datasets.structures import EvalSplit, QueryList
 from model.interface import RetrievalModel
-from solver.evaluation.encoding import Reader, SourceEncoder, encode_sources, inference
+from solver.evaluation.encoding import SourceEncoder, encode_sources, inference, require_fusion
 from solver.evaluation.evaluator import EvaluationSpec, fuse_sets
 from solver.evaluation.plan import plan_evaluation
 from solver.search.gallery import EncodedGallery
@@ -72,11 +73,14 @@ def encode_queries(
         QueryList(
             combination=combination,
             entries=tuple(queries[index].sources for index in indices),
+            instructions=tuple(queries[index].instruction for index in indices),
             person_ids=(0,) * len(indices),
         )
         for combination, indices in grouped.items()
     )
-    plan = plan_evaluation([EvalSplit(name="queries", protocol="", gallery=(), gallery_ids=(), query_lists=lists)])
+    split = EvalSplit(name="queries", protocol="", gallery=(), gallery_ids=(), query_lists=lists)
+    plan = plan_evaluation([split], instructed=model.follows_instructions)
+    require_fusion(model, plan)
     encoder = SourceEncoder(model, reader, spec.encoder, device)
     with inference(model, device, spec.precision):
         encoded = encode_sources(encoder, plan.table, plan.needs_tokens(), spec.budget)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.load import experiment_to_dict
 from configs.schema.experiment import ExperimentConfig
@@ -47,7 +47,6 @@ def checkpoint_payload(
     trials: data set -> trial that the weights have been trained on, see `Benchmark.trials`.
     Raises UserError when a weight is not finite, so that no such checkpoint replaces a good one.
     """
-    assert isinstance(model, nn.Module)
     state = model.state_dict()
     broken = [
         name for name, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
@@ -82,7 +81,6 @@ def take_weights(model: RetrievalModel, family: Family, run: str) -> str:
     path, content = _first_checkpoint(run)
     if content["family"] != family.value:
         raise UserError(f"train.init_from: {path} is of family {content['family']}, this run of {family.value}")
-    assert isinstance(model, nn.Module)
     own, theirs = model.state_dict(), content["model"]
     new = [
         name

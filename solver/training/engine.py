@@ -6,9 +6,7 @@ keeping.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import itertools
 import logging
 import math
@@ -16,35 +14,31 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from configs.load import save_experiment
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
 from datasets.loading.loaders import build_train_loader
+from datasets.loading.readers import SourceReader
 from datasets.structures import Batch, Benchmark, EvalSplit, Record
 from model.build import build_model, initialise
 from model.interface import RetrievalModel
-from solver.evaluation.encoding import Reader
 from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
 from solver.evaluation.result import EvaluationResult
-from solver.objectives.base import Objective, StepOutput
-from solver.objectives.build import build_objective
-from solver.reports.figures import draw_curves
-from solver.run_directory import OUTCOME_FILE, check_free, held_log, open_directory, start_log
-from solver.runs import BEST_FILE, CONFIG_FILE, LAST_FILE
+from solver.objectives.base import Objective, ObjectiveContext, StepOutput
+from solver.runs import BEST_FILE, LAST_FILE
 from solver.training.checkpoint import Progress, checkpoint_payload, joined_trials, take_weights
-from solver.training.lr_schedule import ScheduleSpec, learning_rate, schedule_position
+from solver.training.families import FAMILIES, build_objective
+from solver.training.lr_schedule import learning_rate, schedule_position
 from solver.training.optimizer import build_optimizer
-from solver.training.param_groups import POLICIES, ParameterPolicy, Rates, apply_policy
+from solver.training.param_groups import ParameterPolicy, apply_policy
 from utils.checkpoint_io import save_checkpoint
-from utils.device import autocast, describe_device, exact_float32, require_compiler, resolve_device
+from utils.device import autocast, describe_device, exact_float32, require_compiler
 from utils.errors import UserError
-from utils.files import write_json
 from utils.log import MetricsWriter, library_versions
 from utils.progress import progress_bar
 from utils.seeding import seed_everything
@@ -53,7 +47,6 @@ from utils.threads import plan_threads
 logger = logging.getLogger(__name__)
 
 SHOWN_RECORDS = 5
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Loader(Protocol):
@@ -78,12 +71,12 @@ class TrainingJob:
     device: torch.device
     benchmark: Benchmark
     model: RetrievalModel
-    objective: Objective
+    objective: Objective[Any]
     policy: ParameterPolicy
     optimizer: Optimizer
     loader: Loader
     split: EvalSplit | None
-    reader: Reader
+    reader: SourceReader
     workers: int
     trials: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -106,63 +99,6 @@ class TrainingOutcome:
     score: float | None
 
 
-def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> str:
-    """Train in output_dir/name and return what is to be printed.
-
-    Raises UserError for wrong input; until the first step is ready to run, nothing is written.
-    """
-    directory = Path(config.output_dir) / config.name
-    check_free(directory, overwrite)
-    if config.train.init_from and directory.resolve() == Path(config.train.init_from).resolve():
-        raise UserError(
-            f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
-            "name=..."
-        )
-    with held_log() as held:
-        job = assemble(config, resolve_device(device))
-    open_directory(directory)
-    start_log(directory, held)
-    save_experiment(config, directory / CONFIG_FILE)
-    try:
-        with told_failures(directory):
-            outcome = Trainer(job, directory).fit()
-            draw_curves(directory)
-            write_outcome(directory, outcome)
-    except UserError as error:
-        logger.error("stopped: %s", error)
-        raise
-    score = "" if outcome.score is None else f", mean mAP of the groups {outcome.score:.3f} %"
-    return (
-        f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
-        f"evaluate it: python test.py --run {directory}"
-    )
-
-
-def write_outcome(directory: Path, outcome: TrainingOutcome) -> None:
-    """Record where the run ended. The file is written last: a directory without it holds an unfinished run."""
-    write_json(directory / OUTCOME_FILE, dataclasses.asdict(outcome) | {"best": outcome.best.name})
-
-
-@contextlib.contextmanager
-def told_failures(directory: Path) -> Iterator[None]:
-    """Turn a full disk and an exhausted device into a UserError; every other exception passes."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "the device has too little memory for this run; set train.checkpoint_activations=true, "
-            "train.precision=bf16, or lower train.batch_size (during an evaluation eval.batch_size or "
-            "eval.cache_device_mb)"
-        ) from error
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise UserError(
-            f"no space left while writing to {directory} ({error}); the checkpoints there are whole, free some space "
-            "and start again"
-        ) from error
-
-
 def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     """Build everything of a run and log it as the header of the run's log. Raises UserError."""
     exact_float32()
@@ -176,24 +112,13 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     # Before the weights: data that the model does not read are refused without a download.
     reader = build_source_reader(config.data, config.model, benchmark)
     model = build_trained_model(config, benchmark.num_identities, device)
-    assert isinstance(model, nn.Module)
-    rates = Rates(
-        lr=config.optimizer.lr,
-        weight_decay=config.optimizer.weight_decay,
-        bias_weight_decay=config.optimizer.bias_weight_decay,
-        bias_lr_factor=config.optimizer.bias_lr_factor,
-        new_module_lr_factor=config.optimizer.new_module_lr_factor,
-    )
     policy = apply_policy(
-        model.named_parameters(), POLICIES[config.family](rates), lr=rates.lr, freeze=config.train.freeze
+        model.named_parameters(),
+        FAMILIES[config.family].policy(config.optimizer),
+        lr=config.optimizer.lr,
+        freeze=config.train.freeze,
     )
-    optimizer = build_optimizer(
-        policy.groups,
-        name=config.optimizer.name,
-        eps=config.optimizer.eps,
-        betas=config.optimizer.betas,
-        momentum=config.optimizer.momentum,
-    )
+    optimizer = build_optimizer(policy.groups, config.optimizer)
     loader = build_train_loader(
         benchmark,
         config.data,
@@ -204,6 +129,7 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
         workers=threads.workers,
         instruction=config.instruction if model.follows_instructions else None,
     )
+    context = ObjectiveContext(seed=config.seed, model=model, records=benchmark.train)
     job = TrainingJob(
         config=config,
         device=device,
@@ -216,7 +142,7 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
         workers=threads.workers,
         trials=trials,
         split=selection_split(config, benchmark),
-        objective=build_objective(config.family, config.objective, config.seed),
+        objective=build_objective(config.family, config.objective, context).to(device),
     )
     for line in (*header(job), threads.describe()):
         logger.info("%s", line)
@@ -287,18 +213,7 @@ class Trainer:
     def __init__(self, job: TrainingJob, directory: Path) -> None:
         """Take a job whose model is on its device; `directory` exists."""
         self.job, self.directory = job, directory
-        self.train, schedule = job.config.train, job.config.schedule
-        self.schedule = ScheduleSpec(
-            name=schedule.name,
-            epochs=self.train.epochs,
-            warmup_epochs=schedule.warmup_epochs,
-            warmup_factor=schedule.warmup_factor,
-            warmup_method=schedule.warmup_method,
-            target_lr=schedule.target_lr,
-            power=schedule.power,
-            milestones=schedule.milestones,
-            gamma=schedule.gamma,
-        )
+        self.train = job.config.train
         # Scaled losses keep small fp16 gradients from vanishing; for the other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
         self.step = 0
@@ -334,7 +249,6 @@ class Trainer:
 
     def train_epoch(self, epoch: int, writer: MetricsWriter) -> None:
         """Run the steps of one epoch, or as many as train.max_steps leaves."""
-        assert isinstance(self.job.model, nn.Module)
         self.job.model.train()
         first, started = self.step, time.perf_counter()
         groups = grouped(self.job.loader.epoch(epoch), self.train.accumulate)
@@ -367,11 +281,11 @@ class Trainer:
 
     def set_learning_rate(self, epoch: int, index: int) -> float:
         """Set every group's rate for step `index` of an epoch; return the rate of groups whose factor is 1."""
-        steps = self.job.steps_per_epoch
-        position = schedule_position(epoch * steps + min(index, steps - 1), steps, self.job.config.schedule.interval)
+        steps, schedule = self.job.steps_per_epoch, self.job.config.schedule
+        position = schedule_position(epoch * steps + min(index, steps - 1), steps, schedule.interval)
         for group in self.job.optimizer.param_groups:
-            group["lr"] = learning_rate(position, group["base_lr"], self.schedule)
-        return learning_rate(position, self.job.config.optimizer.lr, self.schedule)
+            group["lr"] = learning_rate(position, group["base_lr"], schedule, self.train.epochs)
+        return learning_rate(position, self.job.config.optimizer.lr, schedule, self.train.epochs)
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Update the weights once from the micro-batches' mean gradient, each weighted by its rows.
@@ -474,6 +388,10 @@ class Trainer:
         payload = checkpoint_payload(
             self.job.model, self.job.config, progress, self.job.benchmark.fingerprint, self.job.trials
         )
+        # best.pth is a file for inference; what training alone needs would double its size.
+        state = self.job.objective.state_dict() if name == LAST_FILE else {}
+        if state:
+            payload["objective"] = state
         save_checkpoint(self.directory / name, payload)
 
 

@@ -5,43 +5,8 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from utils.errors import UserError, nearest
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleSpec:
-    """How a base rate changes over a run of `epochs` epochs.
-
-    target_lr: rate at the end, where the shape approaches one (cosine, poly, poly_released). power: exponent of poly,
-    base of exp and poly_released. milestones, gamma: step.
-    """
-
-    name: str
-    epochs: int
-    warmup_epochs: float = 5.0
-    warmup_factor: float = 0.1
-    warmup_method: str = "linear"
-    target_lr: float = 0.0
-    power: float = 0.9
-    milestones: tuple[int, ...] = (20, 50)
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.name not in SHAPES:
-            raise UserError(f"schedule.name = {self.name!r} is not known: {nearest(self.name, SHAPES)}")
-        if self.warmup_method not in WARMUPS:
-            raise UserError(
-                f"schedule.warmup_method = {self.warmup_method!r} is not known: {nearest(self.warmup_method, WARMUPS)}"
-            )
-        if self.target_lr and self.name not in WITH_TARGET:
-            raise UserError(
-                f"schedule.target_lr = {self.target_lr} has no effect under {self.name}: set it to 0 or choose one of "
-                f"{', '.join(WITH_TARGET)} (poly with power 1 is a line to the target)"
-            )
-        if list(self.milestones) != sorted(self.milestones):
-            raise UserError(f"schedule.milestones = {list(self.milestones)} must be in ascending order")
+from configs.schema.train import ScheduleConfig
 
 
 def _towards(base: float, target: float, share: float) -> float:
@@ -49,8 +14,8 @@ def _towards(base: float, target: float, share: float) -> float:
     return target + (base - target) * share
 
 
-Shape = Callable[[float, float, float, ScheduleSpec], float]
-"""(base rate, epoch, share of the time after warm-up that has passed, spec) -> rate."""
+Shape = Callable[[float, float, float, ScheduleConfig], float]
+"""(base rate, epoch, share of the time after warm-up that has passed, section `schedule`) -> rate."""
 
 SHAPES: dict[str, Shape] = {
     "cosine": lambda base, epoch, done, spec: _towards(base, spec.target_lr, (1 + math.cos(math.pi * done)) / 2),
@@ -63,8 +28,6 @@ SHAPES: dict[str, Shape] = {
 """Shapes after warm-up. poly_released rises from power x base to base: the released formula with base and exponent
 swapped, kept for comparison; poly is the intended one."""
 
-WITH_TARGET = ("cosine", "poly", "poly_released")
-
 WARMUPS: dict[str, Callable[[float, float], float]] = {
     "linear": lambda factor, done: factor * (1 - done) + done,
     "constant": lambda factor, done: factor,
@@ -72,9 +35,9 @@ WARMUPS: dict[str, Callable[[float, float], float]] = {
 """(warmup_factor, share of the warm-up that has passed) -> factor on the base rate."""
 
 
-def learning_rate(epoch: float, base_lr: float, spec: ScheduleSpec) -> float:
+def learning_rate(epoch: float, base_lr: float, spec: ScheduleConfig, epochs: int) -> float:
     """Return the rate in force at `epoch` (0 = start of the run, fractions allowed) for a group whose base is
-    `base_lr`.
+    `base_lr`. epochs: of the whole run.
 
     Before warmup_epochs the shape is not applied; after it, time runs from 0 at its end to 1 at `epochs` and stays
     there. Source: reference (released form of every shape but poly; target_lr is absolute, so it holds for every
@@ -82,7 +45,7 @@ def learning_rate(epoch: float, base_lr: float, spec: ScheduleSpec) -> float:
     """
     if epoch < spec.warmup_epochs:
         return base_lr * WARMUPS[spec.warmup_method](spec.warmup_factor, epoch / spec.warmup_epochs)
-    remaining = spec.epochs - spec.warmup_epochs
+    remaining = epochs - spec.warmup_epochs
     done = min((epoch - spec.warmup_epochs) / remaining, 1.0) if remaining > 0 else 1.0
     return SHAPES[spec.name](base_lr, epoch, done, spec)
 

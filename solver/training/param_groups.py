@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from configs.vocabulary import Family
+from configs.schema.train import OptimizerConfig
 from utils.errors import UserError
 
 DECLARED = "(frozen by the model)"
 """Stands for a pattern in the row of parameters that the model itself does not train."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """What the policies of the families are made of. The factors multiply `lr`."""
-
-    lr: float
-    weight_decay: float
-    bias_weight_decay: float
-    new_module_lr_factor: float
-    bias_lr_factor: float
 
 
 @dataclass(frozen=True)
@@ -36,7 +25,7 @@ class Rule:
     weight_decay: float = 0.0
 
 
-def reid5o_rules(rates: Rates) -> tuple[Rule, ...]:
+def reid5o_rules(rates: OptimizerConfig) -> tuple[Rule, ...]:
     """The released policy. The rule for biases overrides that for new modules; the fusion's outer norms are not new."""
     decay, new = rates.weight_decay, rates.new_module_lr_factor
     return (
@@ -49,7 +38,7 @@ def reid5o_rules(rates: Rates) -> tuple[Rule, ...]:
     )
 
 
-def vireid_rules(rates: Rates) -> tuple[Rule, ...]:
+def vireid_rules(rates: OptimizerConfig) -> tuple[Rule, ...]:
     """Everything at the base rate and decayed; the modality heads at `new_module_lr_factor` of it. Source: IV-REID, two
     Adams.
     """
@@ -60,10 +49,6 @@ def vireid_rules(rates: Rates) -> tuple[Rule, ...]:
         Rule(r".*\.bias", rates.bias_lr_factor, rates.bias_weight_decay),
         Rule(r"(backbone|neck|classifier)\..*", 1.0, decay),
     )
-
-
-POLICIES: dict[Family, Callable[[Rates], tuple[Rule, ...]]] = {Family.REID5O: reid5o_rules, Family.VIREID: vireid_rules}
-"""Family -> its rules, in order."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from parity_common import Kind, Row, exact, max_error, relative_error
 
 from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.vocabulary import COMBINATIONS, Modality, combination_name
-from model.build import build_reid5o, initialise_reid5o, official_names
 from model.reid5o import ReID5o
+from model.weights.clip import initialise_reid5o
 from model.weights.reid5o import export_reid5o, load_reid5o, read_flat_config, read_official_state, reid5o_sizes
-from model.weights.reid5o_names import alias_names, reference_name, released_in_half
+from model.weights.reid5o_names import alias_names, official_names, reference_name, released_in_half
 from solver.losses import identity_loss, sdm_loss
 
 FEATURE_TOLERANCE = 1e-4
@@ -117,7 +117,7 @@ def _feature(name: str, value: torch.Tensor, stored: Any) -> Row:
 def _initialisation_rows(folder: Path, stored: Any) -> list[Row]:
     flat = read_flat_config(folder / "configs.yaml")
     config = reid5o_sizes(read_official_state(folder / "best.pth"), flat, init=str(folder / "clip_init.pt"))
-    model = build_reid5o(config, num_identities=2)
+    model = ReID5o(config, num_identities=2)
     initialise_reid5o(model, config)
     inputs, _ = golden_inputs(folder)
     rows = []
@@ -202,7 +202,7 @@ def check_key_shapes(path: Path) -> list[Row]:
     rows: list[Row] = []
     for table in read_key_tables(path):
         with torch.device("meta"):
-            model = build_reid5o(_table_config(table), table.entries["classifier.weight"][0][0])
+            model = ReID5o(_table_config(table), table.entries["classifier.weight"][0][0])
         trained = {reference_name(name).name: value.requires_grad for name, value in model.named_parameters()}
         aliases = alias_names(name for name, _ in model.named_parameters())
         ours = {}

@@ -8,7 +8,8 @@ from pathlib import Path
 from parity_common import Kind, Row, exact
 
 from datasets.loading.captions import preprocess_caption
-from datasets.loading.tokenizers import WordPieces, attention_mask
+from datasets.loading.tokenizers import WordPieces
+from utils.texts import attention_mask
 
 VOCABULARY = "bert-base-uncased"
 """Folder beside the golden file with the public vocab.txt; it is never part of the repository."""

@@ -15,15 +15,17 @@ import torch
 from parity_common import Kind, Row, exact, max_error, relative_error
 from parity_model import golden_inputs, golden_model
 
+from configs.schema.reid5o import Reid5oObjectiveConfig
+from configs.schema.train import WITH_TARGET, OptimizerConfig, ScheduleConfig
 from configs.vocabulary import parse_combination
 from datasets.loading.caption_masking import mask_caption
 from datasets.loading.tokenizers import ClipTokenizer
-from model.build import official_names
 from model.weights.reid5o import load_reid5o, read_flat_config
+from model.weights.reid5o_names import official_names
 from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
 from solver.objectives.reid5o import Reid5oObjective
-from solver.training.lr_schedule import WITH_TARGET, ScheduleSpec, learning_rate
-from solver.training.param_groups import Rates, apply_policy, reid5o_rules
+from solver.training.lr_schedule import learning_rate
+from solver.training.param_groups import apply_policy, reid5o_rules
 
 LOSS_TOLERANCE = 1e-3
 RATE_TOLERANCE = 1e-9
@@ -73,9 +75,9 @@ def _forward_rows(folder: Path, golden: dict[str, dict[str, float]], id_weight: 
     model, (inputs, person_ids) = golden_model(folder), golden_inputs(folder)
     for name, released in golden.items():
         weights = {loss: id_weight if loss == "id" else 1.0 for loss in name.split("+")}
-        objective = Reid5oObjective(losses=weights, temperature=released["temperature"])
+        objective = Reid5oObjective(Reid5oObjectiveConfig(losses=weights, temperature=released["temperature"]))
         with torch.no_grad():
-            output = objective.evaluate(model, inputs, person_ids, objective.combinations(0))
+            output = objective.compute(model, inputs, person_ids, objective.combinations(0))
         expected = {_our_term(term): value for term, value in released.items() if term.endswith("_loss")}
         # The released code forgets the identity loss in every mix but mm_sdm+id; ours computes it.
         missing = set(output.losses) ^ set(expected)
@@ -95,7 +97,7 @@ def check_param_groups(path: Path) -> list[Row]:
     base, folder = golden["base"], path.parent
     # Not the shared model: the policy switches gradients off.
     model = load_reid5o(folder / "best.pth", folder / "configs.yaml")
-    rates = Rates(
+    rates = OptimizerConfig(
         lr=base["lr"],
         weight_decay=base["weight_decay"],
         bias_weight_decay=base["weight_decay_bias"],
@@ -139,16 +141,15 @@ def check_tokenizer(path: Path) -> list[Row]:
     return rows
 
 
-def _schedule_of(key: str, options: dict[str, Any]) -> ScheduleSpec:
+def _schedule_of(key: str, options: dict[str, Any]) -> ScheduleConfig:
     """Return the schedule that a key names: `poly_target_lr_1e-6` is the released poly with that option."""
     match = re.fullmatch(r"(cosine|step|linear|exp|poly)(_constant_warmup)?(?:_target_lr_(.+))?", key)
     if match is None:
         raise ValueError(f"schedule {key!r} is of no known form")
     target = float(match[3] or options["target_lr"])
     name = "poly_released" if match[1] == "poly" else match[1]
-    return ScheduleSpec(
+    return ScheduleConfig(
         name=name,
-        epochs=options["num_epoch"],
         warmup_epochs=options["warmup_epochs"],
         warmup_factor=options["warmup_factor"],
         warmup_method="constant" if match[2] else options["warmup_method"],
@@ -163,11 +164,11 @@ def _schedule_of(key: str, options: dict[str, Any]) -> ScheduleSpec:
 def check_schedules(path: Path) -> list[Row]:
     """Compare the learning rate of every epoch, relative to the base rate."""
     golden = json.loads(path.read_text(encoding="utf-8"))
-    base = golden["options"]["lr"]
+    base, epochs = golden["options"]["lr"], golden["options"]["num_epoch"]
     rows = []
     for key, expected in golden["schedules"].items():
         spec = _schedule_of(key, golden["options"])
-        actual = [learning_rate(epoch, base, spec) / base for epoch in range(len(expected))]
+        actual = [learning_rate(epoch, base, spec, epochs) / base for epoch in range(len(expected))]
         rows.append(
             Row(f"{key} (share of the base rate)", max_error(actual, np.asarray(expected) / base), RATE_TOLERANCE)
         )

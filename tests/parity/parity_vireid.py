@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 from pathlib import Path
@@ -12,19 +13,25 @@ import torch
 from parity_common import Kind, Row, exact, max_error, relative_error
 from torch import Tensor
 
+from configs.schema.train import OptimizerConfig
+from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
 from configs.vocabulary import Modality
-from model.resnet import DEPTHS, Backbone, ResNetSpec
-from model.vireid import HeadSpec, ModalityHead, VIReID
+from model.resnet import DEPTHS, Backbone
+from model.vireid import ModalityHead, Vireid
 from model.weights.vireid_names import rename
 from solver.losses import batch_hard_triplet_loss, identity_loss, imitation_loss
 from solver.losses.numerics import same_person
 from solver.losses.triplet import euclidean_distances, hardest_pairs
 from solver.objectives.vireid import VireidObjective
 from solver.training.optimizer import build_optimizer
-from solver.training.param_groups import Rates, apply_policy, vireid_rules
+from solver.training.param_groups import apply_policy, vireid_rules
 
 Arrays = dict[str, np.ndarray]
 RGB, NIR = Modality.RGB, Modality.NIR
+RATES = OptimizerConfig(
+    lr=1e-4, weight_decay=5e-4, bias_weight_decay=5e-4, new_module_lr_factor=10.0, bias_lr_factor=1.0
+)
+"""The recipe of IV-REID."""
 TERMS = {
     "kl_rgb": "imitation/rgb",
     "kl_ir": "imitation/nir",
@@ -54,9 +61,9 @@ def _weights(golden: Arrays, prefix: str, dtype: torch.dtype = torch.float64) ->
     }
 
 
-def _spec(golden: Arrays, state: dict[str, Tensor]) -> ResNetSpec:
+def _spec(golden: Arrays, state: dict[str, Tensor]) -> VireidConfig:
     bottleneck = any(".conv3." in name for name in state)
-    return ResNetSpec(
+    return VireidConfig(
         depth=50 if bottleneck else 18,
         blocks=tuple(int(count) for count in golden["layers"]),
         width=int(golden["width"]),
@@ -65,9 +72,9 @@ def _spec(golden: Arrays, state: dict[str, Tensor]) -> ResNetSpec:
 
 
 def _model(
-    state: dict[str, Tensor], spec: ResNetSpec, num_identities: int, head_width: int, dtype: torch.dtype
-) -> VIReID:
-    model = VIReID(spec, HeadSpec(head_width=head_width), num_identities).to(dtype)
+    state: dict[str, Tensor], spec: VireidConfig, num_identities: int, head_width: int, dtype: torch.dtype
+) -> Vireid:
+    model = Vireid(dataclasses.replace(spec, head_width=head_width), num_identities).to(dtype)
     ours = rename(state, spec.blocks or DEPTHS[spec.depth][1], "golden")
     left = set(model.state_dict()) - set(ours)
     assert not set(ours) - set(model.state_dict()) and all(name.startswith("heads.") for name in left)
@@ -146,7 +153,7 @@ def check_recipe(path: Path) -> list[Row]:
     blocks = tuple(int(count) for count in golden["layers"])
     arch = str(golden["arch"])
     depth = 18 if arch.startswith("basic") or arch in ("resnet18", "resnet34") else 50
-    backbone = Backbone(ResNetSpec(depth=depth, blocks=blocks)).double().eval()
+    backbone = Backbone(VireidConfig(depth=depth, blocks=blocks)).double().eval()
     names = _reference_names(backbone)
     shapes = {names[name]: tuple(value.shape) for name, value in backbone.state_dict().items()}
     state = recipe_state(shapes, int(golden["seed"]))
@@ -295,21 +302,21 @@ def check_steps(path: Path) -> list[Row]:
     """Three steps of the optimisers in float64: every loss term, the features and some weights after them."""
     golden = _load(path)
     state = {**_weights(golden, "wm_"), **_weights(golden, "wn_")}
-    spec = ResNetSpec(depth=18, blocks=(1, 1, 1, 1), width=int(golden["width"]))
+    spec = VireidConfig(depth=18, blocks=(1, 1, 1, 1), width=int(golden["width"]))
     model = _model(state, spec, int(golden["num_classes"]), 512, torch.float64).train()
-    rates = Rates(lr=1e-4, weight_decay=5e-4, bias_weight_decay=5e-4, new_module_lr_factor=10.0, bias_lr_factor=1.0)
-    optimizer = build_optimizer(
-        apply_policy(model.named_parameters(), vireid_rules(rates), lr=rates.lr).groups, name="adam", eps=1e-8
-    )
+    rates = dataclasses.replace(RATES, eps=1e-8)
+    optimizer = build_optimizer(apply_policy(model.named_parameters(), vireid_rules(rates), lr=rates.lr).groups, rates)
     objective = VireidObjective(
-        losses=ALL_LOSSES, margin=float(golden["margin"]), reduction=str(golden["kl_reduction"])
+        VireidObjectiveConfig(
+            losses=ALL_LOSSES, margin=float(golden["margin"]), imitation_reduction=str(golden["kl_reduction"])
+        )
     )  # type: ignore[arg-type]
     instances, names = int(golden["K"]), [str(name) for name in golden["loss_names"]]
     infrared = np.arange(golden["Y"].shape[1]) % (2 * instances) < instances
     rows = []
     for step, (images, labels) in enumerate(zip(golden["X"], golden["Y"])):
         optimizer.zero_grad()
-        output = objective.evaluate(
+        output = objective.compute(
             model,
             {RGB: _tensor(images[~infrared]), NIR: _tensor(images[infrared])},
             {RGB: _tensor(labels[~infrared]), NIR: _tensor(labels[infrared])},
@@ -343,7 +350,7 @@ def check_steps(path: Path) -> list[Row]:
 def check_shapes(path: Path) -> list[Row]:
     """Names, shapes and number of parameters of the full backbone."""
     golden = json.loads(path.read_text(encoding="utf-8"))
-    backbone = Backbone(ResNetSpec())
+    backbone = Backbone(VireidConfig())
     names = _reference_names(backbone)
     found = {names[name]: list(value.shape) for name, value in backbone.state_dict().items()}
     biases = sum(1 for module in backbone.modules() if isinstance(module, torch.nn.Conv2d) and module.bias is not None)
@@ -360,10 +367,10 @@ def check_shapes(path: Path) -> list[Row]:
 def check_optimizer(path: Path) -> list[Row]:
     """Class, betas, epsilon and the two groups of the optimiser under the recipe's configuration."""
     golden = json.loads(path.read_text(encoding="utf-8"))
-    model = VIReID(ResNetSpec(depth=18, blocks=(1, 1, 1, 1), width=4), HeadSpec(), 5)
-    rates = Rates(lr=1e-4, weight_decay=5e-4, bias_weight_decay=5e-4, new_module_lr_factor=10.0, bias_lr_factor=1.0)
+    model = Vireid(VireidConfig(depth=18, blocks=(1, 1, 1, 1), width=4), 5)
+    rates = dataclasses.replace(RATES, eps=golden["eps"])
     policy = apply_policy(model.named_parameters(), vireid_rules(rates), lr=rates.lr)
-    optimizer = build_optimizer(policy.groups, name="adam", eps=golden["eps"])
+    optimizer = build_optimizer(policy.groups, rates)
     rows = [
         exact(type(optimizer) is torch.optim.Adam, "class"),
         exact(list(optimizer.defaults["betas"]) == golden["betas"], "betas"),

@@ -2,37 +2,63 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.vocabulary import Modality
 from datasets.protocols import Search
 from datasets.structures import Record, Source
-from model.interface import Tokens
+from model.interface import Instructions, RetrievalModel, Tokens
 
 DIM = 5
 
 
-class ToyModel(nn.Module):
-    """One linear map per modality and a tanh; what is said beside an image is added before it. Counts its rows."""
+class ToyModel(RetrievalModel):
+    """One linear map per modality and a tanh; what is said beside an image is added before it. Counts its rows, and
+    the distinct instructions of each batch."""
 
     statistics = "clip"
 
     def __init__(self, follows: bool = False) -> None:
         super().__init__()
-        self.embed_dim, self.num_identities, self.follows_instructions, self.rows = DIM, 2, follows, 0
+        self.embed_dim, self.num_identities, self.rows, self.told = DIM, 2, 0, 0
+        self.follows_instructions = follows  # type: ignore[misc]
         draw = torch.Generator().manual_seed(11)
         self.maps = {kind: torch.randn(24, DIM, generator=draw) for kind in Modality}
 
-    def encode(self, modality: Modality, inputs: Tensor, instruction: Tensor | None = None) -> Tokens:
+    def encode_batch(
+        self, inputs: Mapping[Modality, Tensor], instructions: Mapping[Modality, Instructions] | None = None
+    ) -> dict[Modality, Tokens]:
+        return {kind: self._encoded(kind, rows, (instructions or {}).get(kind, ())) for kind, rows in inputs.items()}
+
+    def _encoded(self, modality: Modality, inputs: Tensor, instructions: Instructions) -> Tokens:
         self.rows += len(inputs)
         hidden = inputs.flatten(1).to(torch.float32) @ self.maps[modality]
-        if instruction is not None:
-            hidden = hidden + instruction.flatten(1).to(torch.float32) @ self.maps[Modality.TEXT] * 0.3
+        for told in instructions:
+            self.told += len(told.inputs)
+            said = told.inputs.flatten(1).to(torch.float32) @ self.maps[Modality.TEXT] * 0.3
+            hidden = hidden + torch.cat([said, torch.zeros(1, DIM)])[told.rows]
         return Tokens(tokens=torch.tanh(hidden)[:, None], pooled=torch.tanh(hidden))
+
+    def identity_logits(self, features: Tensor) -> Tensor:
+        raise AssertionError("an evaluation classifies nothing")
+
+    def compile_blocks(self, **options: Any) -> None:
+        raise AssertionError("an evaluation compiles nothing")
+
+
+class ToyReader:
+    """Pixels or token ids that depend on the source's text and crop alone, for sources and instructions alike."""
+
+    def __call__(self, source: Source) -> Tensor:
+        return read(source)
+
+    def annotation(self, source: Source) -> Tensor:
+        return self(source)
 
 
 def read(source: Source) -> Tensor:

@@ -1,0 +1,63 @@
+"""What the sections `model` and `objective` of all families have in common, and what a model may take besides images.
+
+A family's section says what the model reads by what it is made of: `ReadsText`, `FollowsInstructions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from configs.schema.checks import require
+from configs.vocabulary import Modality
+
+if TYPE_CHECKING:
+    from configs.schema.experiment import ExperimentConfig
+
+
+class Section:
+    """A section of one family."""
+
+    def check(self, experiment: ExperimentConfig) -> None:
+        """Raise ValueError where other sections do not fit the family. Called once the experiment is complete."""
+
+
+@dataclass(frozen=True)
+class ModelSection(Section):
+    """Section `model` of every family."""
+
+    modalities: ClassVar[tuple[Modality, ...]]
+    """What it encodes."""
+    init: str = "random"
+    """Initial weights."""
+    image_size: tuple[int, int] = (384, 128)
+    """Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class ReadsText:
+    """A model that reads captions, descriptions or instructions."""
+
+    tokenizer: str = "clip"
+    """clip, or bert:FOLDER-OR-HUB-ID (a folder that holds vocab.txt)."""
+    text_length: int = 77
+    """Ids of a text, start and end included; longer texts are cut."""
+    vocab_size: int = 49408
+    """Rows of the text embedding."""
+
+    def __post_init__(self) -> None:
+        require(self.text_length >= 3, "model.text_length", self.text_length, "at least 3 (start, one piece, end)")
+        require(self.vocab_size >= 1, "model.vocab_size", self.vocab_size, "at least 1")
+
+
+@dataclass(frozen=True)
+class FollowsInstructions:
+    """A model that takes an instruction beside an image: a text, or a picture of clothes."""
+
+    instruction_size: tuple[int, int] = (128, 128)
+    """Height and width in pixels of a clothes picture."""
+
+
+@dataclass(frozen=True)
+class ObjectiveSection(Section):
+    """Section `objective` of every family."""

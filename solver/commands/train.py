@@ -1,0 +1,83 @@
+"""What train.py does: check, assemble, train, record where the run ended, return what is to be printed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from configs.load import save_experiment
+from configs.schema.experiment import ExperimentConfig
+from solver.reports.figures import draw_curves
+from solver.run_directory import OUTCOME_FILE, check_free, held_log, open_directory, start_log
+from solver.runs import CONFIG_FILE
+from solver.training.engine import Trainer, TrainingOutcome, assemble
+from utils.device import resolve_device
+from utils.errors import UserError
+from utils.files import write_json
+
+logger = logging.getLogger(__name__)
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> str:
+    """Train in output_dir/name and return what is to be printed.
+
+    Raises UserError for wrong input; until the first step is ready to run, nothing is written.
+    """
+    directory = Path(config.output_dir) / config.name
+    check_free(directory, overwrite)
+    if config.train.init_from and directory.resolve() == Path(config.train.init_from).resolve():
+        raise UserError(
+            f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
+            "name=..."
+        )
+    with held_log() as held:
+        job = assemble(config, resolve_device(device))
+    open_directory(directory)
+    start_log(directory, held)
+    save_experiment(config, directory / CONFIG_FILE)
+    try:
+        with failures_as_user_errors(directory):
+            outcome = Trainer(job, directory).fit()
+            draw_curves(directory)
+            write_outcome(directory, outcome)
+    except UserError as error:
+        logger.error("stopped: %s", error)
+        raise
+    score = "" if outcome.score is None else f", mean mAP of the groups {outcome.score:.3f} %"
+    return (
+        f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
+        f"evaluate it: python test.py --run {directory}"
+    )
+
+
+def write_outcome(directory: Path, outcome: TrainingOutcome) -> None:
+    """Record where the run ended. The file is written last: a directory without it holds an unfinished run."""
+    write_json(directory / OUTCOME_FILE, dataclasses.asdict(outcome) | {"best": outcome.best.name})
+
+
+@contextlib.contextmanager
+def failures_as_user_errors(directory: Path) -> Iterator[None]:
+    """Turn a full disk and an exhausted device into a UserError; every other exception passes."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the device has too little memory for this run; set train.checkpoint_activations=true, "
+            "train.precision=bf16, or lower train.batch_size (during an evaluation eval.batch_size or "
+            "eval.cache_device_mb)"
+        ) from error
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"no space left while writing to {directory} ({error}); the checkpoints there are whole, free some space "
+            "and start again"
+        ) from error

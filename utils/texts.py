@@ -1,0 +1,13 @@
+"""Token ids as tensors, for tokenizers and models alike."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def attention_mask(ids: Tensor, pad_id: int) -> Tensor:
+    """Return a boolean mask shaped as int64 `ids` (..., T): False for the padding at the end of each row.
+
+    Only the run of pad_id that ends a row is padding: CLIP's pad id is also the id of a piece.
+    """
+    return (ids != pad_id).flip(-1).cumsum(-1).flip(-1) > 0
