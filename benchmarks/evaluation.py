@@ -15,7 +15,6 @@ the one that encoding each source once allows.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.retrieval.metrics import SHOWN_METRICS
 from utils.threads import configure_threads
 
 configure_threads()
@@ -50,9 +50,10 @@ from model.build import build_model, initialise  # noqa: E402
 from model.layers import attend  # noqa: E402
 from model.reid5o import ReID5o  # noqa: E402
 from solver.evaluation.encoding import batch_rows, inference  # noqa: E402
-from solver.evaluation.evaluator import EvaluationSpec, evaluate_split  # noqa: E402
+from solver.evaluation.evaluator import evaluate_split  # noqa: E402
 from solver.evaluation.plan import plan_evaluation  # noqa: E402
-from solver.evaluation.result import METRICS, EvaluationResult  # noqa: E402
+from solver.evaluation.result import EvaluationResult  # noqa: E402
+from solver.evaluation.spec import EvaluationSpec  # noqa: E402
 from solver.runs import open_run  # noqa: E402
 from utils.device import DTYPES, describe_device, resolve_device  # noqa: E402
 from utils.errors import run_script  # noqa: E402
@@ -132,7 +133,7 @@ def sorted_metrics(similarity: Tensor, query_ids: Sequence[int], gallery_ids: Se
     """Metrics in percent by sorting every row, one loop over the queries."""
     order = torch.argsort(similarity, dim=1, descending=True, stable=True).cpu()
     matches = torch.tensor(gallery_ids)[order] == torch.tensor(query_ids)[:, None]
-    totals = dict.fromkeys(METRICS, 0.0)
+    totals = dict.fromkeys(SHOWN_METRICS, 0.0)
     for row in matches:
         ranks = row.nonzero().squeeze(1).double() + 1
         for depth in (1, 5, 10):
@@ -161,7 +162,9 @@ def reference_evaluation(
 def largest_difference(result: EvaluationResult, reference: Metrics) -> float:
     """Largest absolute difference of any metric of any list, as a fraction."""
     ours = {entry.task: entry.metrics() for entry in result.lists}
-    return max(abs(ours[task][name] - values[name]) for task, values in reference.items() for name in METRICS) / 100
+    return (
+        max(abs(ours[task][name] - values[name]) for task, values in reference.items() for name in SHOWN_METRICS) / 100
+    )
 
 
 def unexplained_difference(result: EvaluationResult, split: EvalSplit, similarities: Mapping[str, Tensor]) -> float:
@@ -304,7 +307,7 @@ def make_setting(options: argparse.Namespace, root: str) -> tuple[Setting, Exper
     threads = plan_threads(device.type, options.workers)
     torch.set_num_threads(options.threads or threads.threads)
     split = build_benchmark(config.data, select="test", need_train=False).splits["test"]
-    spec = EvaluationSpec(**dataclasses.asdict(config.eval), workers=threads.workers)
+    spec = EvaluationSpec(config=config.eval, workers=threads.workers)
     return Setting(
         model=model, split=split, reader=build_source_reader(config.data, config.model), spec=spec, device=device
     ), config

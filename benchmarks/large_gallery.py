@@ -29,7 +29,9 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks.ranking import high_water_mark  # noqa: E402
 from utils.retrieval.exclusion import Labels  # noqa: E402
-from utils.retrieval.metrics import MetricOptions, RetrievalResult, evaluate_features  # noqa: E402
+from utils.retrieval.metrics import evaluate_features  # noqa: E402
+from utils.retrieval.options import MetricOptions  # noqa: E402
+from utils.retrieval.result import RetrievalResult  # noqa: E402
 
 QUERIES, GALLERY, PERSONS, CAMERAS = 11_659, 82_161, 3_060, 15
 SIGNAL = 0.4
@@ -74,8 +76,8 @@ def differences(
             query[row], gallery, (int(ids[row]), gallery_ids), (int(cameras[row]), gallery_cameras)
         )
         found = {
-            "AP": result.ap[row] - ap,
-            "INP": result.inp[row] - inp,
+            "AP": result.per_query["mAP"][row] - ap,
+            "INP": result.per_query["mINP"][row] - inp,
             "first rank": 100 * (result.first_rank[row] - first) / first,
         }
         largest = {name: max(value, abs(float(found[name]))) for name, value in largest.items()}

@@ -7,7 +7,6 @@ python benchmarks/query.py --setting vitb16    # sizes of the real model
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import sys
 import tempfile
@@ -119,7 +118,7 @@ def main() -> None:
     initialise(config.family, model, config.model)
     model.to(device).eval()
     reader = build_source_reader(config.data, config.model)
-    spec = EvaluationSpec(**dataclasses.asdict(config.eval), workers=0)
+    spec = EvaluationSpec(config=config.eval)
     with tempfile.TemporaryDirectory() as name:
         gallery, index = make_gallery(Path(name), options.images, model.embed_dim)
         load = median_ms(device, lambda: read_index(index, IDENTITY, gallery, allow_failures=False), 3)

@@ -19,7 +19,7 @@ from prettytable import PrettyTable
 from configs.load import load_experiment
 from datasets.build import build_benchmark
 from datasets.structures import EvalSplit, QueryList
-from utils.retrieval.exclusion import Labels, comparable_labels, get_rule
+from utils.retrieval.exclusion import Labels, comparable_labels, excluded, get_rule
 
 LEAST_RATIO = 10.0
 
@@ -28,21 +28,17 @@ def chance(split: EvalSplit, queries: QueryList) -> float:
     """Return the chance of one list in percent."""
     searched = np.arange(len(split.gallery)) if queries.gallery is None else np.asarray(queries.gallery)
     rule = get_rule(queries.exclusion_rule)
-    gallery_ids, gallery_cameras, gallery_clothes = (
+    gallery_cameras, gallery_clothes = (
         np.asarray(values)[searched] if values else None
-        for values in (split.gallery_ids, split.gallery_camera_ids, split.gallery_clothes_ids)
+        for values in (split.gallery_camera_ids, split.gallery_clothes_ids)
     )
     query, gallery = comparable_labels(
         Labels(ids=queries.person_ids, cameras=queries.camera_ids or None, clothes=queries.clothes_ids or None),
-        Labels(ids=gallery_ids, cameras=gallery_cameras, clothes=gallery_clothes),
+        Labels(ids=np.asarray(split.gallery_ids)[searched], cameras=gallery_cameras, clothes=gallery_clothes),
         (len(queries.entries), len(searched)),
         rule.needs,
     )
-    dropped = (
-        np.zeros((len(queries.entries), len(searched)), dtype=bool)
-        if rule.drop is None
-        else rule.drop(query, gallery).numpy()
-    )
+    dropped = excluded(query, gallery, rule).numpy()
     positive = (query.persons[:, None] == gallery.persons).numpy() & ~dropped
     matched = positive.any(axis=1)
     return 100 * float((positive.sum(axis=1) / (~dropped).sum(axis=1))[matched].mean())

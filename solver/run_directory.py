@@ -9,37 +9,47 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from solver.reports.results import CSV_FILE, PER_QUERY_FILE, RESULTS_FILE
-from solver.runs import BEST_FILE, CONFIG_FILE, LAST_FILE
 from utils.errors import UserError
 from utils.log import configure_logging
 
-LOG_FILE, METRICS_FILE, BOARD_FOLDER, OUTCOME_FILE = "train.log", "metrics.jsonl", "tensorboard", "outcome.json"
-CURVES_FILE, COMBINATIONS_FILE = "curves.png", "combinations.png"
+RETRIEVAL_EXTENSIONS = (".png", ".html", ".json")
+"""A search writes its picture, its page and its results under one name."""
 
+# Each name is given where it is listed, so that none can be forgotten.
 ARTEFACTS = (
-    CONFIG_FILE,
-    LOG_FILE,
-    METRICS_FILE,
-    BOARD_FOLDER,
-    LAST_FILE,
-    BEST_FILE,
-    OUTCOME_FILE,
-    RESULTS_FILE,
-    CSV_FILE,
-    PER_QUERY_FILE,
-    CURVES_FILE,
-    COMBINATIONS_FILE,
-    "report.html",
-    "retrieval.png",
-    "retrieval.json",
-    "retrieval.html",
+    CONFIG_FILE := "config.yaml",
+    LOG_FILE := "train.log",
+    METRICS_FILE := "metrics.jsonl",
+    BOARD_FOLDER := "tensorboard",
+    LAST_FILE := "last.pth",
+    BEST_FILE := "best.pth",
+    OUTCOME_FILE := "outcome.json",
+    RESULTS_FILE := "results.json",
+    CSV_FILE := "results.csv",
+    PER_QUERY_FILE := "per_query.npz",
+    CURVES_FILE := "curves.png",
+    COMBINATIONS_FILE := "combinations.png",
+    REPORT_FILE := "report.html",
+    *(f"retrieval{extension}" for extension in RETRIEVAL_EXTENSIONS),
 )
 """Everything that training, testing, drawing and searching write into a run directory by themselves; `--overwrite`
 removes these and nothing else.
 """
 
-HELD_RECORDS = 100_000
+RETRIEVAL_FILE = f"retrieval{RETRIEVAL_EXTENSIONS[0]}"
+"""The picture of a search that is given no name."""
+GALLERY_CACHE_FOLDER = "gallery_cache"
+"""Encoded galleries. `--overwrite` keeps it: each file is told by the weights and answers for no others."""
+
+TRIAL_FOLDERS = "trial-*"
+"""Pattern of the names of `trial_folder`."""
+
+BUFFERED_RECORDS = 100_000
+
+
+def trial_folder(trial: int) -> str:
+    """Return the name of a trial's run directory inside that of its series."""
+    return f"trial-{trial:02d}"
 
 
 def check_free(directory: Path, overwrite: bool) -> None:
@@ -71,12 +81,12 @@ def open_directory(directory: Path) -> None:
 
 
 @contextmanager
-def held_log() -> Iterator[list[logging.LogRecord]]:
+def buffered_log() -> Iterator[list[logging.LogRecord]]:
     """Log to stderr and collect the records, for a run directory that is opened only when nothing can go wrong any
     more.
     """
     configure_logging()
-    handler = MemoryHandler(HELD_RECORDS, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    handler = MemoryHandler(BUFFERED_RECORDS, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     root = logging.getLogger()
     root.addHandler(handler)
     try:
@@ -85,10 +95,10 @@ def held_log() -> Iterator[list[logging.LogRecord]]:
         root.removeHandler(handler)
 
 
-def start_log(directory: Path, held: list[logging.LogRecord]) -> None:
-    """Log to stderr and to the run's file, which begins with the records held so far."""
+def start_log(directory: Path, records: list[logging.LogRecord]) -> None:
+    """Log to stderr and to the run's file, which begins with the records collected so far."""
     configure_logging(directory / LOG_FILE)
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
-    for record in held:
+    for record in records:
         for handler in files:
             handler.handle(record)

@@ -17,30 +17,30 @@ from configs.vocabulary import Family
 from model.build import build_model
 from model.interface import RetrievalModel
 from model.weights.reid5o import build_official, is_flat_config, read_flat_config, read_official_state, reid5o_sizes
+from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE
 from utils.checkpoint_io import fingerprint_state, load_checkpoint
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 
-CONFIG_FILE, BEST_FILE, LAST_FILE = "config.yaml", "best.pth", "last.pth"
 SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedModel:
-    """A model with its weights, in eval mode, and where they came from.
-
-    fingerprint: digest of the weights. selected_on: the split that chose this checkpoint, empty = unknown.
-    trials: data set -> trial that the weights were
-    trained on.
-    """
+    """A model with its weights, in eval mode, and where they came from."""
 
     config: ExperimentConfig
     model: RetrievalModel
     checkpoint: Path
+    """File of the weights."""
     fingerprint: str
+    """Digest of the weights."""
     selected_on: str = ""
+    """The split that chose this checkpoint, empty = unknown."""
     epoch: int | None = None
     step: int | None = None
+    """Optimiser steps of the weights."""
     trials: Mapping[str, int] = field(default_factory=dict)
+    """Data set -> trial that the weights were trained on."""
 
 
 def open_run(
@@ -55,7 +55,7 @@ def open_run(
         raise UserError(
             f"{directory} is not a run directory: it has no {CONFIG_FILE}; "
             + (
-                f"it holds the runs {_shortened(inner)}: give one of them, or --trials for a series"
+                f"it holds the runs {shortened(inner, SHOWN)}: give one of them, or --trials for a series"
                 if inner
                 else "give the folder that train.py made"
             )
@@ -68,7 +68,7 @@ def find_checkpoint(directory: Path, name: str) -> Path:
     absent.
     """
     candidates = {"": (BEST_FILE, LAST_FILE), "best": (BEST_FILE,), "last": (LAST_FILE,)}.get(name)
-    paths = [directory / entry for entry in candidates] if candidates else [Path(name), directory / name]
+    paths = [directory / file for file in candidates] if candidates else [Path(name), directory / name]
     for path in paths:
         if path.is_file():
             return path
@@ -172,9 +172,4 @@ def load_weights(model: RetrievalModel, state: Mapping[str, Tensor], where: str)
 def _listed(what: str, names: list[str]) -> str:
     if not names:
         return ""
-    return f"{len(names)} entries {what}: {_shortened(names)}"
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    return f"{len(names)} entries {what}: {shortened(names, SHOWN)}"

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,9 +18,10 @@ from configs.vocabulary import ORBENCH_KEYS, Modality, combination_name
 from datasets.loading.transforms import model_input
 from datasets.structures import EvalSplit, QueryList, Source
 from model.interface import Fuses, RetrievalModel, Tokens
-from solver.evaluation.evaluator import EvaluationSpec, evaluate_split, evaluate_splits
+from solver.evaluation.evaluator import evaluate_split, evaluate_splits
 from solver.evaluation.plan import SourceTable, plan_evaluation
 from solver.evaluation.result import METRICS, EvaluationResult, ListResult
+from solver.evaluation.spec import EvaluationSpec
 from utils.errors import UserError
 from utils.retrieval.metrics import evaluate
 
@@ -133,6 +135,7 @@ def plain_metrics(model: SmallModel, split: EvalSplit) -> dict[str, dict[str, fl
     found = {}
     for entry in split.query_lists:
         totals: list[list[float]] = []
+        firsts: list[int] = []
         for sources, person in zip(entry.entries, entry.person_ids):
             members = [encode(source) for source in sources]
             if len(members) == 1:
@@ -147,10 +150,13 @@ def plain_metrics(model: SmallModel, split: EvalSplit) -> dict[str, dict[str, fl
             ranks = [rank for rank, index in enumerate(order, start=1) if split.gallery_ids[index] == person]
             if ranks:
                 precision = sum((position + 1) / rank for position, rank in enumerate(ranks)) / len(ranks)
-                totals.append([ranks[0] <= 1, ranks[0] <= 5, ranks[0] <= 10, precision, len(ranks) / ranks[-1]])
+                shares = [ranks[0] <= depth for depth in (1, 5, 10, 20)]
+                totals.append([*shares, precision, len(ranks) / ranks[-1]])
+                firsts.append(ranks[0])
         if totals:
             means = [100 * sum(column) / len(totals) for column in zip(*totals)]
-            found[entry.name] = dict(zip(("R1", "R5", "R10", "mAP", "mINP"), means))
+            found[entry.name] = dict(zip(("R1", "R5", "R10", "R20", "mAP", "mINP"), means))
+            found[entry.name]["median_rank"] = statistics.median(firsts)
     return found
 
 
@@ -163,7 +169,7 @@ def assert_equal_metrics(result: EvaluationResult, expected: dict[str, dict[str,
 
 def test_equals_the_plain_way_on_all_lists() -> None:
     split = make_split()
-    result = evaluate_split(SmallModel(), split, read, EvaluationSpec(batch_size=7), CPU)
+    result = evaluate_split(SmallModel(), split, read, EvaluationSpec(config=EvalConfig(batch_size=7)), CPU)
     expected = plain_metrics(SmallModel(), split)
     assert len(expected) == 32 and len({round(row["mAP"], 6) for row in expected.values()}) > 20
     assert_equal_metrics(result, expected)
@@ -186,7 +192,7 @@ def test_averages_are_means_of_lists_and_of_groups() -> None:
 
 def test_each_source_is_encoded_once_and_each_set_fused_once() -> None:
     model, split = SmallModel(), make_split()
-    result = evaluate_split(model, split, read, EvaluationSpec(batch_size=4), CPU)
+    result = evaluate_split(model, split, read, EvaluationSpec(config=EvalConfig(batch_size=4)), CPU)
     listed = {
         (source.modality, source.value)
         for entry in split.query_lists
@@ -219,7 +225,7 @@ def test_each_source_is_encoded_once_and_each_set_fused_once() -> None:
 )
 def test_block_sizes_and_tiers_change_nothing(changes: dict[str, int]) -> None:
     split = make_split(seed=4)
-    result = evaluate_split(SmallModel(), split, read, EvaluationSpec(**changes), CPU)
+    result = evaluate_split(SmallModel(), split, read, EvaluationSpec(config=EvalConfig(**changes)), CPU)
     assert_equal_metrics(result, plain_metrics(SmallModel(), split))
     prepared = changes.get("cache_host_mb", 1) > 0
     assert result.cache["stored"] == ("prepared tokens" if prepared else "plain tokens")
@@ -265,7 +271,9 @@ def test_unreadable_sources_stop_or_are_left_out(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("test_evaluator.DAMAGED", damaged)
     with pytest.raises(UserError, match="person 0 number 1: damaged"):
         evaluate_split(SmallModel(), split, read, EvaluationSpec(), CPU)
-    result = evaluate_split(SmallModel(), split, read, EvaluationSpec(batch_size=2, skip_unreadable=True), CPU)
+    result = evaluate_split(
+        SmallModel(), split, read, EvaluationSpec(config=EvalConfig(batch_size=2), skip_unreadable=True), CPU
+    )
     monkeypatch.setattr("test_evaluator.DAMAGED", set())
     kept = [index for index, source in enumerate(split.gallery) if source.value not in damaged]
     lists = []
@@ -355,7 +363,9 @@ def test_the_search_of_one_query_agrees_with_its_rank() -> None:
 def test_training_mode_and_gradients_are_restored() -> None:
     model = SmallModel()
     model.train()
-    evaluate_split(model, make_split(keys=[(Modality.NIR,)]), read, EvaluationSpec(precision="bf16"), CPU)
+    evaluate_split(
+        model, make_split(keys=[(Modality.NIR,)]), read, EvaluationSpec(config=EvalConfig(precision="bf16")), CPU
+    )
     assert model.training and model.projection.requires_grad and torch.is_grad_enabled()
 
 
@@ -392,14 +402,15 @@ def test_flip_of_combinations_fuses_the_mirror_images_and_keeps_the_plain_rows()
         return read(source) if source.modality is Modality.TEXT else read(source).flip(-1)
 
     plain, turned = (evaluate_split(SmallModel(), split, reader, EvaluationSpec(), CPU) for reader in (read, mirrored))
-    result = evaluate_split(SmallModel(), split, read, EvaluationSpec(flip=True), CPU)
+    result = evaluate_split(SmallModel(), split, read, EvaluationSpec(config=EvalConfig(flip=True)), CPU)
     assert [row for row in result.averages() if not row.stamp] == list(plain.averages())
     assert [row.task for row in result.averages() if row.stamp] == [f"{row.task} [flip]" for row in plain.averages()]
     features = sum(torch.nn.functional.normalize(found.ranked.features, dim=1) for found in (plain, turned))
     gallery = sum(torch.nn.functional.normalize(found.ranked.gallery_features, dim=1) for found in (plain, turned))
-    for entry, queries in zip((entry for entry in result.lists if entry.stamp), split.query_lists):
+    for entry, listed in zip((entry for entry in result.lists if entry.stamp), plain.ranked.plan.lists):
+        queries = listed.queries
         similarity = (
-            torch.nn.functional.normalize(features[plain.ranked.rows[queries.name]], dim=1)
+            torch.nn.functional.normalize(features[listed.rows], dim=1)
             @ torch.nn.functional.normalize(gallery, dim=1).T
         )
         wanted = evaluate(similarity, queries.person_ids, split.gallery_ids)
@@ -408,11 +419,3 @@ def test_flip_of_combinations_fuses_the_mirror_images_and_keeps_the_plain_rows()
         entry.task for entry, other in zip(result.lists[32:], plain.lists) if entry.metrics() != other.metrics()
     ]
     assert len(different) == 32
-
-
-def test_defaults_of_the_specification_are_the_configurations() -> None:
-    """Both are written out, so that solver needs no configuration; they must not drift apart."""
-    spec = EvaluationSpec()
-    assert dataclasses.asdict(EvalConfig()) == {
-        field.name: getattr(spec, field.name) for field in dataclasses.fields(EvalConfig)
-    }

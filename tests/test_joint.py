@@ -23,7 +23,8 @@ from datasets.protocols import Search, assemble_split
 from datasets.structures import EvalSplit, ReadOptions, Record, Release, Source
 from datasets.synthetic.render import render
 from utils.errors import UserError
-from utils.retrieval.metrics import RetrievalResult, evaluate
+from utils.retrieval.metrics import evaluate
+from utils.retrieval.result import RetrievalResult
 
 CLOTHES, DESCRIPTION, SENTENCE = AnnotationKind.CLOTHES, AnnotationKind.DESCRIPTION, AnnotationKind.SENTENCE
 RGB, NIR, TEXT = Modality.RGB, Modality.NIR, Modality.TEXT
@@ -106,7 +107,7 @@ ORDERS = {
 
 
 def average_precisions(result: RetrievalResult) -> list[float | None]:
-    return [None if np.isnan(value) else round(float(value) / 100, 6) for value in result.ap]
+    return [None if np.isnan(value) else round(float(value) / 100, 6) for value in result.per_query["mAP"]]
 
 
 def test_right_is_the_person_in_the_target_outfit(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ import torch
 
 from utils.errors import UserError
 from utils.retrieval.annotation_vectors import AnnotationVectors, SparseRows
-from utils.retrieval.exclusion import RULES
-from utils.retrieval.metrics import Labels, MetricOptions, evaluate, evaluate_blocks, evaluate_features
+from utils.retrieval.exclusion import RULES, Labels
+from utils.retrieval.metrics import METRICS, Metric, QueryMatches, evaluate, evaluate_blocks, evaluate_features
+from utils.retrieval.options import MetricOptions
+from utils.retrieval.result import RetrievalResult
 
 # Five queries and five gallery items; every row of scores ranks the gallery 0, 1, 2, 3, 4.
 DESCENDING = [[5.0, 4.0, 3.0, 2.0, 1.0]] * 5
@@ -36,7 +41,7 @@ KEPT_RANKS = {
 }
 
 
-def run_case(rule: str, **options: object) -> object:
+def run_case(rule: str, **options: Any) -> RetrievalResult:
     return evaluate(
         DESCENDING,
         QUERY["ids"],
@@ -67,8 +72,8 @@ def test_five_by_five(rule: str) -> None:
 def test_figures_written_out() -> None:
     result = run_case("none")
     # AP 1/3 (1/2 + 2/3 + 3/5) = 53/90 twice, 1 and 1/4; INP 3/5 twice, 1 and 1/4; first ranks 2, 2, 1, 4.
-    assert result.ap[:4] == pytest.approx([100 * 53 / 90, 100 * 53 / 90, 100.0, 25.0], abs=1e-12)
-    assert math.isnan(result.ap[4]) and math.isnan(result.inp[4])
+    assert result.per_query["mAP"][:4] == pytest.approx([100 * 53 / 90, 100 * 53 / 90, 100.0, 25.0], abs=1e-12)
+    assert math.isnan(result.per_query["mAP"][4]) and math.isnan(result.per_query["mINP"][4])
     assert result.mAP == pytest.approx((53 / 90 * 2 + 1.25) / 4 * 100, abs=1e-12)
     assert result["mINP"] == pytest.approx((0.6 * 2 + 1.25) / 4 * 100, abs=1e-12)
     assert (result.R1, result.R5, result.R10) == (25.0, 100.0, 100.0)
@@ -79,7 +84,7 @@ def test_trapezoid_by_hand() -> None:
     result = run_case("none", ap="trapezoid")
     # Ranks 2, 3, 5: before/at 0/1, 1/2; 1/2, 2/3; 2/4, 3/5. Rank 1: 1, 1. Rank 4: 0, 1/4.
     three = ((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2 + (2 / 4 + 3 / 5) / 2) / 3
-    assert result.ap[:4] == pytest.approx([100 * three, 100 * three, 100.0, 12.5], abs=1e-12)
+    assert result.per_query["mAP"][:4] == pytest.approx([100 * three, 100 * three, 100.0, 12.5], abs=1e-12)
 
 
 def test_persons_counted_once_under_the_identity_curve() -> None:
@@ -94,11 +99,13 @@ def test_persons_counted_once_under_the_identity_curve() -> None:
 def test_cut_before_and_after_the_exclusion() -> None:
     # Without item 1, query 0 has matches at ranks 2 and 4, which were 3 and 5.
     before = run_case("same_camera", ap_topk=3)
-    assert before.ap[0] == pytest.approx(100 * 1 / 2, abs=1e-12)
+    assert before.per_query["mAP"][0] == pytest.approx(100 * 1 / 2, abs=1e-12)
     after = run_case("same_camera", ap_depth=3)
-    assert after.ap[0] == pytest.approx(100 * 1 / 2, abs=1e-12)
-    assert math.isnan(run_case("same_camera", ap_topk=2).ap[0])
-    assert run_case("same_camera", ap_depth=2).ap[0] == pytest.approx(100 * 1 / 2, abs=1e-12)
+    assert after.per_query["mAP"][0] == pytest.approx(100 * 1 / 2, abs=1e-12)
+    # Item 2 has rank 3 before the exclusion: no positive within the cut.
+    assert run_case("same_camera", ap_topk=2).per_query["mAP"][0] == 0.0
+    assert math.isnan(run_case("same_camera", ap_topk=2, no_positive="skip").per_query["mAP"][0])
+    assert run_case("same_camera", ap_depth=2).per_query["mAP"][0] == pytest.approx(100 * 1 / 2, abs=1e-12)
     # The curve and INP do not see the cut.
     assert before.mINP == run_case("same_camera").mINP and before.R5 == run_case("same_camera").R5
 
@@ -110,7 +117,35 @@ def test_matched_queries_without_a_positive_in_the_cut() -> None:
     assert run_case("none", ap_depth=1, no_positive="skip").mAP == pytest.approx(100)
 
 
-INSTRUCTIONS = {
+def test_the_median_of_first_ranks_by_hand() -> None:
+    # First ranks: 2, 2, 1, 4 and none: the middle of 1, 2, 2, 4. The mean would be 2.25.
+    result = run_case("none")
+    assert result["median_rank"] == 2.0 and result.per_query["median_rank"][:4].tolist() == [2.0, 2.0, 1.0, 4.0]
+    assert math.isnan(result.per_query["median_rank"][4])
+    # After the exclusion 3 and 1 are left: an even number has its middle between two.
+    assert run_case("same_camera_or_other_clothes")["median_rank"] == 2.0
+    # Without query 3 (dropped with item 3): 2, 2, 1.
+    assert run_case("other_clothes")["median_rank"] == 2.0
+    # Cuts are AP's alone; persons are counted where the curve counts them: 2, 1, 1.
+    assert run_case("none", ap_depth=1)["median_rank"] == 2.0
+    assert run_case("sysu", cmc="identity")["median_rank"] == 1.0
+    assert math.isnan(evaluate([[1.0]], [1], [2])["median_rank"])
+
+
+def test_a_metric_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more line in the table, and the value is in the result: here the rank of the last match, its maximum."""
+
+    def last_ranks(matches: QueryMatches) -> np.ndarray:
+        last = np.full(matches.count, np.nan)
+        last[matches.queries] = matches.ranks
+        return last
+
+    monkeypatch.setitem(METRICS, "worst_rank", Metric(per_query=last_ranks, summary=lambda values: float(values.max())))
+    result = run_case("none")
+    assert result["worst_rank"] == 5.0 and result.per_query["worst_rank"][:4].tolist() == [5.0, 5.0, 1.0, 4.0]
+
+
+INSTRUCTIONS: dict[str, Any] = {
     "query_instructions": [[1.0, 0.0]] * 5,
     # Cosines with every query: 1, 0.8, 0.6, 0, -1.
     "gallery_instructions": [[2.0, 0.0], [0.8, 0.6], [0.3, 0.4], [0.0, 3.0], [-1.0, 0.0]],
@@ -118,19 +153,19 @@ INSTRUCTIONS = {
 
 
 def test_thresholds_by_hand() -> None:
-    taus = (-1, 0.5, 0.7, 1.0, 1.1)
-    result = run_case("none", thresholds=taus, **INSTRUCTIONS)
+    taus: tuple[float, ...] = (-1, 0.5, 0.7, 1.0, 1.1)
+    result = run_case("none", thresholds=taus, no_positive="zero", **INSTRUCTIONS)
     # Queries 0 and 1 have matches at ranks 2, 3, 5 with cosines 0.8, 0.6, -1; query 2 at rank 1 with 1; query 3 at 4
     # with 0.
-    expected = {
+    expected: dict[float, list[float]] = {
         -1: [53 / 90, 53 / 90, 1, 1 / 4],
         0.5: [7 / 12, 7 / 12, 1, 0],
         0.7: [1 / 2, 1 / 2, 1, 0],
         1.0: [0, 0, 1, 0],
         1.1: [0, 0, 0, 0],
     }
-    positives = {-1: 4, 0.5: 3, 0.7: 3, 1.0: 1, 1.1: 0}
-    share = {-1: 8 / 8, 0.5: 5 / 8, 0.7: 3 / 8, 1.0: 1 / 8, 1.1: 0}
+    positives: dict[float, int] = {-1: 4, 0.5: 3, 0.7: 3, 1.0: 1, 1.1: 0}
+    share: dict[float, float] = {-1: 8 / 8, 0.5: 5 / 8, 0.7: 3 / 8, 1.0: 1 / 8, 1.1: 0}
     for tau in taus:
         name = f"mAP@{tau:g}"
         assert result[name] == pytest.approx(100 * sum(expected[tau]) / 5, abs=1e-12)
@@ -154,7 +189,7 @@ def test_threshold_invariances() -> None:
         random.integers(0, 5, 60),
     )
     query, gallery = random.standard_normal((20, 7)), random.standard_normal((60, 7))
-    options = {"thresholds": (-1.0, 0.25, 1.0), "ap_depth": 30}
+    options: dict[str, Any] = {"thresholds": (-1.0, 0.25, 1.0), "ap_depth": 30, "no_positive": "zero"}
     result = evaluate(similarity, ids, gallery_ids, query_instructions=query, gallery_instructions=gallery, **options)
     scaled = evaluate(
         similarity,
@@ -183,18 +218,20 @@ def test_threshold_invariances() -> None:
 
 def test_a_query_never_finds_itself() -> None:
     # Queries 0 and 1 are items 2 and 1; queries 2 to 4 are in no gallery, which is how -1 and 77 are meant.
-    items = {"query_items": [12, 11, -1, -1, 77], "gallery_items": [10, 11, 12, -1, 14]}
+    items: dict[str, Any] = {"query_items": [12, 11, -1, -1, 77], "gallery_items": [10, 11, 12, -1, 14]}
     result = run_case("none", **items)
-    assert result.first_rank.tolist() == [2, 2, 1, 4, 0] and result.inp[:2] == pytest.approx([100 * 2 / 4] * 2)
+    assert result.first_rank.tolist() == [2, 2, 1, 4, 0] and result.per_query["mINP"][:2] == pytest.approx(
+        [100 * 2 / 4] * 2
+    )
     # Matches left: items 1 and 4 at ranks 2 and 4 of query 0 (items 0, 1, 3, 4 remain), items 2 and 4 of query 1.
-    assert result.ap[:2] == pytest.approx([100 * (1 / 2 + 2 / 4) / 2] * 2)
+    assert result.per_query["mAP"][:2] == pytest.approx([100 * (1 / 2 + 2 / 4) / 2] * 2)
     # With a camera rule as well, query 0 loses item 1 too: item 4 alone, at rank 3 of items 0, 3, 4.
-    assert run_case("same_camera", **items).ap[0] == pytest.approx(100 / 3)
+    assert run_case("same_camera", **items).per_query["mAP"][0] == pytest.approx(100 / 3)
     # Under SYSU's rule query 1 keeps items 1 and 2; its own is 1.
     assert run_case("sysu", cmc="identity", **items).first_rank.tolist() == [2, 1, 1, 0, 0]
     # The own image does not even use up a place of the cut: items 0 and 1 are the first two of query 0.
     cut = run_case("none", ap_topk=2, query_items=[10, -1, -1, -1, -1], gallery_items=[10, 11, 12, 13, 14])
-    assert cut.ap[:2] == pytest.approx([100 * (1 + 1) / 2, 100 * 1 / 2])
+    assert cut.per_query["mAP"][:2] == pytest.approx([100 * (1 + 1) / 2, 100 * 1 / 2])
     alone = evaluate([[1.0, 2.0]], [1], [2, 1], query_items=[5], gallery_items=[4, 5])
     assert alone.unmatched == (0,) and alone.absent == ()
 
@@ -211,7 +248,7 @@ KINDS = {
 }
 
 
-def by_kind(kinds: dict[str, tuple[AnnotationVectors, AnnotationVectors]]) -> dict[str, object]:
+def by_kind(kinds: dict[str, tuple[AnnotationVectors, AnnotationVectors]]) -> dict[str, Any]:
     return {
         f"{side}_instructions": {kind: pair[place] for kind, pair in kinds.items()}
         for place, side in enumerate(("query", "gallery"))
@@ -219,7 +256,7 @@ def by_kind(kinds: dict[str, tuple[AnnotationVectors, AnnotationVectors]]) -> di
 
 
 def test_each_kind_is_compared_with_its_own() -> None:
-    result = run_case("none", thresholds=(-1, 0.65, 0.8), **by_kind(KINDS))
+    result = run_case("none", thresholds=(-1, 0.65, 0.8), no_positive="zero", **by_kind(KINDS))
     # Query 0 (clothes): matches 1, 2, 4 at ranks 2, 3, 5 with cosines 0.6, none, 1. Query 1 (description): 1, 2, 4 with
     # 0.707, 0.707, none. Query 2 (clothes): item 0 at rank 1 with 1. Query 3 (description): item 3 at rank 4, none.
     expected = {
@@ -263,10 +300,18 @@ def test_sparse_vectors_shared_vectors_and_one_matrix_agree(monkeypatch: pytest.
     found = []
     for chunk in (1 << 21, 30):
         monkeypatch.setattr("utils.retrieval.annotation_vectors.CHUNK_VALUES", chunk)
-        matrix = {"query_instructions": vectors[rows], "gallery_instructions": vectors[gallery_rows]}
+        matrix: dict[str, Any] = {"query_instructions": vectors[rows], "gallery_instructions": vectors[gallery_rows]}
+        forms: list[Any] = [vectors, torch.from_numpy(vectors), sparse(vectors)]
         kinds = [
-            by_kind({"text": tuple(AnnotationVectors(vectors=form, rows=side) for side in (rows, gallery_rows))})
-            for form in (vectors, torch.from_numpy(vectors), sparse(vectors))
+            by_kind(
+                {
+                    "text": (
+                        AnnotationVectors(vectors=form, rows=rows),
+                        AnnotationVectors(vectors=form, rows=gallery_rows),
+                    )
+                }
+            )
+            for form in forms
         ]
         found += [
             evaluate(similarity, ids, gallery_ids, thresholds=(0.1, 0.3, 1.0), **instructions)
@@ -292,7 +337,9 @@ def test_blocks_of_scores_give_the_same_metrics(rows: int) -> None:
     blocks = [(start, scores[start : start + rows]) for start in range(0, 5, rows)]
     found = evaluate_blocks(iter(blocks), *labels, (5, 5), options=MetricOptions(rule="same_camera"))
     expected = run_case("same_camera", query_items=[1, 2, 3, 4, 5], gallery_items=[9, 1, 9, 9, 2])
-    assert dict(found) == dict(expected) and found.ap == pytest.approx(expected.ap, nan_ok=True)
+    assert dict(found) == dict(expected) and found.per_query["mAP"] == pytest.approx(
+        expected.per_query["mAP"], nan_ok=True
+    )
     with pytest.raises(UserError, match="query 0 is due"):
         evaluate_blocks([(1, scores[1:])], *labels, (5, 5))
     with pytest.raises(UserError, match="end at query 4 of 5"):
@@ -302,18 +349,21 @@ def test_blocks_of_scores_give_the_same_metrics(rows: int) -> None:
 def loop_metrics(
     similarity: np.ndarray, ids: np.ndarray, gallery_ids: np.ndarray, dropped: np.ndarray
 ) -> dict[str, float]:
-    """AP, INP, CMC by walking down each sorted row."""
-    values: dict[str, list[float]] = {"mAP": [], "mINP": [], "R1": [], "R5": [], "R10": []}
+    """AP, INP, CMC and the median rank by walking down each sorted row."""
+    values: dict[str, list[float]] = {"mAP": [], "mINP": [], "R1": [], "R5": [], "R10": [], "R20": []}
+    first: list[int] = []
     for row in range(len(similarity)):
         order = [item for item in np.argsort(-similarity[row], kind="stable") if not dropped[row, item]]
         good = [place + 1 for place, item in enumerate(order) if gallery_ids[item] == ids[row]]
         if not good:
             continue
-        values["mAP"].append(np.mean([np.sum(np.array(good) <= rank) / rank for rank in good]))
+        first.append(min(good))
+        values["mAP"].append(float(np.mean([np.sum(np.array(good) <= rank) / rank for rank in good])))
         values["mINP"].append(len(good) / max(good))
-        for rank in (1, 5, 10):
+        for rank in (1, 5, 10, 20):
             values[f"R{rank}"].append(min(good) <= rank)
-    return {name: 100 * float(np.mean(entries)) for name, entries in values.items()}
+    means = {name: 100 * float(np.mean(entries)) for name, entries in values.items()}
+    return means | {"median_rank": float(statistics.median(first))}
 
 
 @pytest.mark.parametrize("digits", [None, 1, 0])
@@ -337,7 +387,7 @@ def test_random_rankings_equal_the_loop(digits: int | None, gallery_size: int) -
 def test_perfect_worst_and_tied_rankings() -> None:
     ids, gallery_ids = [0, 1], [0, 1] * 6
     perfect = evaluate(np.equal.outer(ids, gallery_ids).astype(float), ids, gallery_ids)
-    assert set(perfect.values()) == {100.0}
+    assert {name: value for name, value in perfect.items() if value != 100.0} == {"median_rank": 1.0}
     worst = evaluate(-np.equal.outer(ids, gallery_ids).astype(float), ids, gallery_ids)
     assert worst.R5 == 0.0 and worst.R10 == 100.0 and worst.mINP == 50.0
     # All scores equal: the ranking is the gallery's order, so item 0 leads.
@@ -361,15 +411,15 @@ def test_input_kinds_and_block_sizes_agree() -> None:
     ]
     for other in others:
         assert dict(other) == dict(expected)
-        assert np.array_equal(other.ap, expected.ap, equal_nan=True)
+        assert np.array_equal(other.per_query["mAP"], expected.per_query["mAP"], equal_nan=True)
         assert np.array_equal(other.first_rank, expected.first_rank)
 
 
 def test_unknown_cameras_never_match_and_strings_name_clothes() -> None:
     for cameras, queries in ((-1, 1), (4, 0)):
-        seen = {"query_cameras": [cameras], "gallery_cameras": [cameras]}
+        seen: dict[str, Any] = {"query_cameras": [cameras], "gallery_cameras": [cameras]}
         assert evaluate([[1.0]], [1], [1], rule="same_camera", **seen).queries == queries
-    clothes = {"query_clothes": ["1"], "gallery_clothes": ["1", "1C"]}
+    clothes: dict[str, Any] = {"query_clothes": ["1"], "gallery_clothes": ["1", "1C"]}
     assert evaluate([[2.0, 1.0]], [1], [1, 1], rule="same_clothes", **clothes).mINP == 100.0
     assert evaluate([[2.0, 1.0]], [1], [2, 1], rule="same_clothes", **clothes).mINP == 50.0
 
@@ -384,18 +434,20 @@ def test_nothing_matches() -> None:
 
 def test_result_is_frozen_and_a_mapping() -> None:
     result = run_case("none", thresholds=(0.25,), **INSTRUCTIONS)
-    assert list(result) == ["R1", "R5", "R10", "mAP", "mINP", "mAP@0.25"] and len(result) == 6
+    assert list(result) == ["R1", "R5", "R10", "mAP", "mINP", "R20", "median_rank", "mAP@0.25"] and len(result) == 8
     with pytest.raises(dataclasses.FrozenInstanceError):
-        result.queries = 3
+        result.queries = 3  # type: ignore[misc]
     with pytest.raises(KeyError, match="R51"):
         result["R51"]
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert document["mAP@0.25"] == result["mAP@0.25"] and document["kept_share"]["mAP@0.25"] == 5 / 8
-    assert document["per_query"]["ap"][2] == 100.0 and document["per_query"]["ap"][4] is None
+    assert document["per_query"]["mAP"][2] == 100.0 and document["per_query"]["mAP"][4] is None
 
 
 SIMILARITY = np.zeros((2, 3))
-WRONG = {
+refused: Any = evaluate
+"""`evaluate` for arguments of the wrong type."""
+WRONG: dict[str, Callable[[], object]] = {
     "query_ids has 3 entries": lambda: evaluate(SIMILARITY, [1, 2, 3], [1, 2, 3]),
     "gallery_ids has 2 entries": lambda: evaluate(SIMILARITY, [1, 2], [1, 2]),
     "query_cameras has 1 entries": lambda: evaluate(
@@ -411,12 +463,12 @@ WRONG = {
     "integers or strings": lambda: evaluate(SIMILARITY, [1.5, 2.0], [1.0, 2.0, 3.0]),
     "flat lists": lambda: evaluate(SIMILARITY, [[1], [2]], [1, 2, 3]),
     "rows of different lengths": lambda: evaluate([[1, 2, 3], [1, 2]], [1, 2], [1, 2, 3]),
-    "thresholds = 0.5: give a list": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], thresholds=0.5),
-    r"thresholds = \['a'\]: give a list": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], thresholds=["a"]),
-    "ap = 'area'": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], ap="area"),
-    "no_positive = 'drop'": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], no_positive="drop"),
+    "thresholds = 0.5: give a list": lambda: refused(SIMILARITY, [1, 2], [1, 2, 3], thresholds=0.5),
+    r"thresholds = \['a'\]: give a list": lambda: refused(SIMILARITY, [1, 2], [1, 2, 3], thresholds=["a"]),
+    "ap = 'area'": lambda: refused(SIMILARITY, [1, 2], [1, 2, 3], ap="area"),
+    "no_positive = 'drop'": lambda: refused(SIMILARITY, [1, 2], [1, 2, 3], no_positive="drop"),
     "ap_depth = 0": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], ap_depth=0),
-    "max_rank = None": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], max_rank=None),
+    "max_rank = None": lambda: refused(SIMILARITY, [1, 2], [1, 2, 3], max_rank=None),
     "memory_mb = 0": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], memory_mb=0),
     "thresholds need": lambda: evaluate(SIMILARITY, [1, 2], [1, 2, 3], thresholds=[0.5]),
     "query_instructions row 1 is zero": lambda: evaluate(
@@ -490,4 +542,4 @@ def test_wrong_input_is_one_sentence(message: str) -> None:
 
 def test_options_are_checked_when_made() -> None:
     with pytest.raises(UserError, match="cmc = 'person'"):
-        MetricOptions(cmc="person")
+        MetricOptions(cmc="person")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ import torch
 from PIL import Image
 from protocol_oracle import ToyModel, ToyReader, plain_feature, plain_metrics, plain_queries, read
 
+from configs.schema.evaluation import EvalConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.protocols import Search, assemble_split, image_source
 from datasets.structures import Benchmark, EvalSplit, Record, Source
-from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
+from solver.evaluation.evaluator import evaluate_split
 from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import METRICS, EvaluationResult
+from solver.evaluation.spec import EvaluationSpec
 from solver.reports.examples_page import choose_queries, write_report
 from solver.reports.figures import of_combinations
 from solver.reports.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
@@ -78,8 +81,10 @@ def split_of(*searches: Search, instruct: object = None) -> EvalSplit:
     return assemble_split("test", searches, summaries, instruct)  # type: ignore[arg-type]
 
 
-def run(split: EvalSplit, model: ToyModel | None = None, **options: object) -> EvaluationResult:
-    return evaluate_split(model or ToyModel(), split, ToyReader(), EvaluationSpec(batch_size=7, **options), CPU)  # type: ignore[arg-type]
+def run(split: EvalSplit, model: ToyModel | None = None, **options: Any) -> EvaluationResult:
+    return evaluate_split(
+        model or ToyModel(), split, ToyReader(), EvaluationSpec(config=EvalConfig(batch_size=7, **options)), CPU
+    )  # type: ignore[arg-type]
 
 
 def simple(model: ToyModel) -> object:
@@ -95,7 +100,7 @@ def assert_rows(result: EvaluationResult, searches: Sequence[Search], stamp: str
         found = plain_queries(search, changes.get("feature", simple(model)), topk=changes.get("topk"))  # type: ignore[arg-type]
         assert entry.first_rank.tolist() == [0 if row is None else row["rank"] for row in found]
         wanted = [np.nan if row is None else 100 * row["AP"] for row in found]
-        assert entry.average_precision == pytest.approx(wanted, abs=1e-5, nan_ok=True)
+        assert entry.per_query["mAP"] == pytest.approx(wanted, abs=1e-5, nan_ok=True)
         assert entry.metrics() == pytest.approx(plain_metrics(found), abs=1e-5)
 
 
@@ -433,7 +438,7 @@ def test_map_at_thresholds_and_the_share_they_keep() -> None:
     search, feature = described(), simple(ToyModel())
     result = run(split_of(search), thresholds=(-1.0, 0.5, 1.5))
     entry = result.lists[0]
-    values = entry.further_metrics()
+    values = entry.all_metrics()
 
     def same_words(query: Record, item: Record) -> bool:
         return item.annotations.get(AnnotationKind.DESCRIPTION) == query.annotations[AnnotationKind.DESCRIPTION]

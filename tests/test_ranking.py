@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,21 +12,21 @@ import torch
 from utils.errors import UserError
 from utils.retrieval import ranking
 from utils.retrieval.exclusion import RULES, LabelBlock
-from utils.retrieval.ranking import RankingPlan, rank_blocks, rank_similarity
+from utils.retrieval.ranking import RankedMatches, RankingPlan, rank_blocks, rank_similarity, sort_blocks, unit_length
 
 
 def labels(persons: np.ndarray, cameras: np.ndarray | None = None) -> LabelBlock:
-    return LabelBlock(
+    return LabelBlock.of(
         persons=torch.from_numpy(persons.astype(np.int32)),
         cameras=None if cameras is None else torch.from_numpy(cameras.astype(np.int64)),
     )
 
 
-def plan_for(query: np.ndarray, gallery: np.ndarray, **options: object) -> RankingPlan:
+def plan_for(query: np.ndarray, gallery: np.ndarray, **options: Any) -> RankingPlan:
     return RankingPlan(query=labels(query), gallery=labels(gallery), rule=RULES["none"], **options)
 
 
-def collect(blocks: object) -> list[tuple[int, int, int]]:
+def collect(blocks: Iterable[RankedMatches]) -> list[tuple[int, int, int]]:
     """All (query, rank, gallery index) triples, in the order they come."""
     return [
         triple
@@ -127,6 +130,7 @@ def test_ranks_before_and_after_the_exclusion() -> None:
         full_ranks=True,
     )
     (block,) = rank_similarity(similarity, plan)
+    assert block.full_ranks is not None
     found = list(zip(block.queries.tolist(), block.gallery.tolist(), block.ranks.tolist(), block.full_ranks.tolist()))
     expected = []
     for row, order in enumerate(np.argsort(-similarity, axis=1, kind="stable")):
@@ -145,10 +149,34 @@ def test_place_among_distinct_persons() -> None:
     similarity, query, gallery = problem(9, persons=40)
     scores = as_bf16(similarity)
     (block,) = rank_similarity(scores, plan_for(query, gallery, identity_ranks=True))
+    assert block.identity_ranks is not None
     for row, order in enumerate(np.argsort(-scores, axis=1, kind="stable")):
         people = list(dict.fromkeys(gallery[order].tolist()))
         expected = people.index(query[row]) + 1 if query[row] in people else 0
         assert block.identity_ranks[row] == expected
+
+
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_the_sorted_gallery_agrees_with_a_stable_sort(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of small integers, so that products are exact and most similarities are tied."""
+    random = np.random.default_rng(12)
+    query, gallery = (torch.from_numpy(random.integers(-1, 2, (count, 3))).float() for count in (11, 40))
+    monkeypatch.setattr(ranking, "PRODUCT_SCORES", {"cpu": rows * 40})
+    monkeypatch.setattr(ranking, "MIN_PRODUCT_ROWS", 1)
+    blocks = list(sort_blocks(query, gallery))
+    assert [block.first for block in blocks] == list(range(0, 11, min(rows, 11)))
+    similarity = (query @ gallery.T).numpy()
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    assert np.array_equal(torch.cat([block.order for block in blocks]).numpy(), order)
+    assert np.array_equal(
+        torch.cat([block.similarity for block in blocks]).numpy(), np.take_along_axis(similarity, order, axis=1)
+    )
+
+
+def test_unit_length_makes_products_cosines() -> None:
+    unit = unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0], [-2.0, 0.0]]).half())
+    assert unit.dtype == torch.float32
+    assert unit.numpy() == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0]]))
 
 
 def test_the_input_is_left_alone_and_no_query_is_no_block() -> None:

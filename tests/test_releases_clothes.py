@@ -32,7 +32,9 @@ def check(
 ) -> None:
     """ap: by hand, for the queries that have a match, in order. rank1: number of hits."""
     (result,) = score(dataset_entry(name), root, protocol, queries, gallery).values()
-    assert [value for value in result.ap if value == value] == pytest.approx([100 * value for value in ap])
+    assert [value for value in result.per_query["mAP"] if value == value] == pytest.approx(
+        [100 * value for value in ap]
+    )
     assert result.mAP == pytest.approx(100 * sum(ap) / len(ap)) and result.R1 == pytest.approx(100 * rank1 / len(ap))
 
 

@@ -83,7 +83,7 @@ def test_market_by_hand(tmp_path: Path) -> None:
     (result,) = score(
         dataset_entry("market1501"), market(tmp_path), "market1501", MARKET_QUERY, MARKET_GALLERY
     ).values()
-    assert result.ap == pytest.approx([50, 500 / 12, 25, 500 / 6, np.nan], nan_ok=True)
+    assert result.per_query["mAP"] == pytest.approx([50, 500 / 12, 25, 500 / 6, np.nan], nan_ok=True)
     assert result.mAP == pytest.approx(50) and result.R1 == pytest.approx(25) and result.unmatched == (4,)
 
 
@@ -226,7 +226,7 @@ def test_msmt_by_hand(tmp_path: Path) -> None:
         [f"test/{path}" for path, _ in MSMT_QUERY],
         [f"test/{path}" for path, _ in MSMT_GALLERY],
     ).values()
-    assert result.ap == pytest.approx([100, 1300 / 40, 25, 700 / 12, 25])
+    assert result.per_query["mAP"] == pytest.approx([100, 1300 / 40, 25, 700 / 12, 25])
     assert result.mAP == pytest.approx(28900 / 600) and result.R1 == pytest.approx(20)
 
 
@@ -331,7 +331,7 @@ def test_cuhk03_by_hand(tmp_path: Path) -> None:
         [f"labeled/query/{name}" for name in CUHK_QUERY],
         [f"labeled/bounding_box_test/{name}" for name in CUHK_GALLERY],
     ).values()
-    assert result.ap == pytest.approx([100, 25, 50, 50, np.nan], nan_ok=True)
+    assert result.per_query["mAP"] == pytest.approx([100, 25, 50, 50, np.nan], nan_ok=True)
     assert result.mAP == pytest.approx(900 / 16) and result.R1 == pytest.approx(25)
 
 

@@ -21,7 +21,8 @@ from solver.evaluation.relevance import Relevance, relevance_of
 from utils.errors import UserError
 from utils.retrieval.annotation_vectors import SparseRows
 from utils.retrieval.exclusion import Labels
-from utils.retrieval.metrics import MetricOptions, evaluate_features
+from utils.retrieval.metrics import evaluate_features
+from utils.retrieval.options import MetricOptions
 
 CAPTIONS = ("A man in a red shirt.", "a woman in a blue coat", "a man with a red bag", "a man in a red shirt.")
 

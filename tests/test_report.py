@@ -1,6 +1,7 @@
 """Pictures and pages of ranked lists: what they show, and that nothing of the user's becomes HTML."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from list_values import values_of
 from PIL import Image
 
 from configs.vocabulary import Modality
 from datasets.structures import EvalSplit, QueryList, Source
+from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import EvaluationResult, ListResult, RankedSplit
 from solver.reports.examples_page import choose_queries, write_report
 from solver.reports.grid import (
@@ -232,7 +235,7 @@ def made_up_result(folder: Path, people: int = 15) -> EvaluationResult:
     pictures = [write_image(folder / f"{person}.png") for person in range(people)]
     gallery = tuple(Source(modality=Modality.RGB, value=path) for path in pictures)
     combinations = [(Modality.NIR,), (Modality.TEXT,), (Modality.NIR, Modality.TEXT)]
-    lists, results, rows = [], [], {}
+    lists, results = [], []
     precision = np.random.default_rng(5).uniform(0, 100, (3, people)).round(1)
     features = torch.eye(people)
     for number, combination in enumerate(combinations):
@@ -253,11 +256,9 @@ def made_up_result(folder: Path, people: int = 15) -> EvaluationResult:
                 combination=combination,
                 gallery=people,
                 first_rank=first,
-                average_precision=values,
-                inverse_penalty=values,
+                per_query=values_of(first, values, values),
             )
         )
-        rows[lists[-1].name] = np.arange(people)
     split = EvalSplit(
         name="test",
         protocol="made up",
@@ -266,7 +267,11 @@ def made_up_result(folder: Path, people: int = 15) -> EvaluationResult:
         query_lists=tuple(lists),
     )
     tilted = 3 * (features + 0.01 * torch.arange(people)[:, None] * torch.ones(people))
-    ranked = RankedSplit(split=split, features=features, gallery_features=tilted, gallery=np.arange(people), rows=rows)
+    plan = plan_evaluation([split]).splits[0]
+    plan = dataclasses.replace(
+        plan, lists=tuple(dataclasses.replace(listed, rows=np.arange(people)) for listed in plan.lists)
+    )
+    ranked = RankedSplit(plan=plan, features=features, gallery_features=tilted, gallery=np.arange(people))
     return EvaluationResult(
         name="test",
         protocol="made up",
@@ -288,7 +293,7 @@ def test_best_and_worst_queries_are_those_and_of_different_persons(tmp_path: Pat
     flat = {
         (number, entry): value
         for number, listed in enumerate(result.lists)
-        for entry, value in enumerate(listed.average_precision)
+        for entry, value in enumerate(listed.per_query["mAP"])
         if entry not in (3, 4)
     }
     for heading, largest in (("Best", True), ("Worst", False)):
@@ -318,7 +323,7 @@ def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     assert kinds == ["match", *["other"] * 9] * 30
     assert HOSTILE in found.texts["dd"] and "ALL_AVER" in found.texts["td"]
     best = choose_queries(result, 0)["Best"][0]
-    assert f"average precision {result.lists[best[0]].average_precision[best[1]]:.1f} %" in found.texts["h3"]
+    assert f"average precision {result.lists[best[0]].per_query['mAP'][best[1]]:.1f} %" in found.texts["h3"]
     assert path.stat().st_size < 1_500_000
     assert json.dumps(path.read_text(encoding="utf-8")) == json.dumps(
         write_report(tmp_path / "again", result, provenance).read_text(encoding="utf-8")

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from list_values import values_of
 
-from configs.schema.evaluation import EvalConfig
 from configs.vocabulary import Modality, combination_name
 from datasets.structures import EvalSplit, QueryList, Source
-from solver.evaluation.evaluator import EvaluationSpec
+from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import EvaluationResult, ListResult, RankedSplit, SkippedSource
 from solver.reports.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
 from utils.errors import UserError
@@ -49,8 +49,7 @@ def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> Evalu
             combination=key,
             gallery=20,
             first_rank=np.array(ranks),
-            average_precision=np.array(precision),
-            inverse_penalty=np.array(penalty),
+            per_query=values_of(ranks, precision, penalty),
         )
         for key, (ranks, precision, penalty) in values.items()
     )
@@ -64,11 +63,10 @@ def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> Evalu
         ),
     )
     ranked = RankedSplit(
-        split=split,
+        plan=plan_evaluation([split]).splits[0],
         features=torch.empty(0, 2),
         gallery_features=torch.empty(0, 2),
         gallery=np.empty(0, dtype=np.int64),
-        rows={},
     )
     skipped = SkippedSource(source=Source(modality=Modality.CP, value="cp/1.jpg", record="entry 7"), reason="damaged")
     return EvaluationResult(
@@ -97,6 +95,8 @@ def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
             "R10": 100,
             "mAP": 162.5 / 3,
             "mINP": 45,
+            "R20": 100,
+            "median_rank": 2,
             "queries": 3,
             "gallery": 20,
         }
@@ -108,10 +108,14 @@ def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
         "R10": None,
         "mAP": None,
         "mINP": None,
+        "R20": None,
+        "median_rank": None,
         "queries": 0,
         "gallery": 20,
     }
-    assert pair == {"task": "NIR+CP", "R1": 50, "R5": 50, "R10": 50, "mAP": 40, "mINP": 30, "queries": 2, "gallery": 20}
+    shares = {"R1": 50, "R5": 50, "R10": 50, "R20": 100}
+    # First matches at ranks 1 and 11: the median lies between them.
+    assert pair == {"task": "NIR+CP", **shares, "mAP": 40, "mINP": 30, "median_rank": 6, "queries": 2, "gallery": 20}
     one, two, total = document["averages"]
     assert (one["task"], one["lists"], one["expected_lists"]) == ("ONE_AVER", 1, 4) and one["mAP"] == nir["mAP"]
     assert (two["task"], two["lists"], two["expected_lists"]) == ("TWO_AVER", 1, 1)
@@ -144,8 +148,8 @@ def test_per_query_results_come_back(tmp_path: Path) -> None:
     assert list(found) == ["NIR", "TEXT", "NIR+CP"]
     for entry in make_result().lists:
         assert np.array_equal(found[entry.task]["first_rank"], entry.first_rank)
-        assert np.array_equal(found[entry.task]["average_precision"], entry.average_precision, equal_nan=True)
-        assert np.array_equal(found[entry.task]["inverse_penalty"], entry.inverse_penalty, equal_nan=True)
+        assert np.array_equal(found[entry.task]["average_precision"], entry.per_query["mAP"], equal_nan=True)
+        assert np.array_equal(found[entry.task]["inverse_penalty"], entry.per_query["mINP"], equal_nan=True)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["per_query.npz", "results.csv", "results.json"]
 
 
@@ -179,11 +183,6 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
         read_results(path)
     with pytest.raises(UserError, match="no such file"):
         read_results(tmp_path / "absent.json")
-
-
-def test_the_specification_takes_the_section_of_the_configuration_whole() -> None:
-    spec = EvaluationSpec(**dataclasses.asdict(EvalConfig()), workers=2)
-    assert (spec.batch_size, spec.max_rank, spec.workers) == (512, 50, 2)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--run", "x", "--config", "y"], ["--config", "y"], ["--compare", "a"]])

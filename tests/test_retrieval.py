@@ -17,20 +17,21 @@ from tiny_orbench import write_orbench
 
 import datasets.loading.tokenizers
 import infer
-import solver.search.ranked
 from configs.load import build_experiment, save_experiment
 from configs.vocabulary import Modality
 from datasets.loading.tokenizers import ClipTokenizer
 from datasets.structures import Source
 from model.build import build_model, initialise
 from solver.commands.evaluate import load_test_benchmark
-from solver.commands.search import DEFAULT_NAME, SearchOptions, output_path, run_search
+from solver.commands.search import SearchOptions, output_path, run_search
+from solver.run_directory import RETRIEVAL_FILE
 from solver.runs import open_run
 from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, read_index, split_gallery
 from solver.search.queries import Query, query_from_parts
 from solver.search.ranked import EncodedQueries, search
 from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError, run_script
+from utils.retrieval import ranking
 
 ROOT = Path(__file__).parent.parent
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
@@ -374,8 +375,9 @@ def test_equal_similarities_keep_the_gallery_order_whatever_the_block(monkeypatc
     encoded = EncodedQueries(
         queries=queries, features=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), failures=()
     )
-    for scores in (1 << 24, 1):
-        monkeypatch.setattr(solver.search.ranked, "BLOCK_SCORES", scores)
+    for scores, rows in ((1 << 24, 16), (1, 1)):
+        monkeypatch.setitem(ranking.PRODUCT_SCORES, "cpu", scores)
+        monkeypatch.setattr(ranking, "MIN_PRODUCT_ROWS", rows)
         first, second, third, fourth = search(encoded, gallery, 3)
         assert [image.index for image in first.results] == [2, 4, 3] and [image.match for image in first.results] == [
             True,
@@ -412,14 +414,14 @@ def test_many_equal_similarities_keep_the_gallery_order() -> None:
 def test_places_and_names(run: Path, photos: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     for name, expected in {
-        "": home / DEFAULT_NAME,
+        "": home / RETRIEVAL_FILE,
         "a": Path("a.png"),
         "a.png": Path("a.png"),
         "x/a.PNG": Path("x/a.png"),
         "a.json": Path("a.png"),
         "run.v2": Path("run.v2.png"),
-        "new/": Path("new") / DEFAULT_NAME,
-        str(tmp_path): tmp_path / DEFAULT_NAME,
+        "new/": Path("new") / RETRIEVAL_FILE,
+        str(tmp_path): tmp_path / RETRIEVAL_FILE,
     }.items():
         assert output_path(name, home) == expected
     found = [os.path.relpath(source.value, photos) for source in folder_gallery(photos).sources]

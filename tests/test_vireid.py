@@ -23,7 +23,8 @@ from model.resnet import Backbone, NonLocal
 from model.vireid import Vireid
 from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid import convert_vireid, published_sizes, read_published
-from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
+from solver.evaluation.evaluator import evaluate_split
+from solver.evaluation.spec import EvaluationSpec
 from solver.losses import batch_hard_triplet_loss, imitation_loss, weighted_triplet_loss
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError

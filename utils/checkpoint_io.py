@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import pickle
 import re
@@ -16,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.files import atomic_path
+from utils.errors import UserError, first_line
+from utils.files import DISK_FULL, atomic_path
 
 DISK_FULL_WORDS = ("no space left", "unexpected pos", "enforce fail", "file write failed", "disk quota")
 DAMAGE_ERRORS = (
@@ -49,7 +48,7 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
             torch.save(dict(payload), temporary)
     except (RuntimeError, OSError) as error:
         # torch's zip writer reports a full disk as a RuntimeError with a text of its own.
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
         if full or any(word in str(error).lower() for word in DISK_FULL_WORDS):
             raise UserError(
                 f"cannot write {path}: no space left on the device; the previous file is unchanged, free some space "
@@ -74,7 +73,7 @@ def load_tensors(path: str | Path) -> Any:
         ) from error
     except DAMAGE_ERRORS as error:
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({_first_line(error)}); it is truncated or damaged, copy it again"
+            f"{path} cannot be read as a checkpoint ({first_line(error)}); it is truncated or damaged, copy it again"
         ) from error
 
 
@@ -120,10 +119,5 @@ def fingerprint_state(state: Mapping[str, Tensor]) -> str:
 
 def _foreign(error: pickle.UnpicklingError) -> str:
     """Return what the pickle asked for, without torch's advice to load it all the same."""
-    found = re.search(r"(?:GLOBAL|class|type) ([\w.]+\.[\w.]+)", str(error))
-    return found[1] if found else "or it is no pickle"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    name = re.search(r"(?:GLOBAL|class|type) ([\w.]+\.[\w.]+)", str(error))
+    return name[1] if name else "or it is no pickle"

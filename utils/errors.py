@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -19,6 +19,18 @@ def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
     if close:
         return "did you mean " + " or ".join(repr(entry) for entry in close) + "?"
     return "valid names: " + ", ".join(names)
+
+
+def shortened(names: Sequence[str], limit: int) -> str:
+    """Return `a, b and 3 more`: at most `limit` names."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{', '.join(names[:limit])}{more}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 letters, or its type when there is none."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def run_script(main: Callable[[], int | None]) -> None:

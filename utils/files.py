@@ -14,6 +14,9 @@ from typing import Any
 
 from utils.errors import UserError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a file system answers when there is no room."""
+
 REFUSALS = (
     errno.ENOSPC,
     errno.EDQUOT,

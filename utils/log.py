@@ -37,13 +37,14 @@ def library_versions() -> dict[str, str]:
 
 
 class MetricsWriter:
-    """Writes each step to metrics.jsonl and its numbers to TensorBoard; a context manager."""
+    """Writes each step as a JSON line and its numbers to TensorBoard; a context manager."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, lines: Path, board: Path) -> None:
+        """lines: the JSON lines file. board: TensorBoard's folder."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._lines = (directory / "metrics.jsonl").open("w", encoding="utf-8")
-        self._board = SummaryWriter(log_dir=str(directory / "tensorboard"))
+        self._lines = lines.open("w", encoding="utf-8")
+        self._board = SummaryWriter(log_dir=str(board))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line; `step` counts optimiser steps from 1."""

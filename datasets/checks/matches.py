@@ -18,7 +18,15 @@ from datasets.formats.joining import JOINT
 from datasets.protocols import Search, image_source
 from datasets.structures import Record, Release
 from utils.errors import UserError, nearest
-from utils.retrieval.exclusion import LabelBlock, get_rule, other_clothes, same_camera, same_clothes, same_item
+from utils.retrieval.exclusion import (
+    LabelBlock,
+    excluded,
+    get_rule,
+    other_clothes,
+    same_camera,
+    same_clothes,
+    same_item,
+)
 
 PERSON_ABSENT, OUTSIDE, OWN_IMAGE, DROPPED = (
     "person_absent",
@@ -122,8 +130,7 @@ def _compare(
     gallery = _labels(images, list(range(len(images))))
     own = same_item(query, gallery)
     assert own is not None
-    dropped = own if rule.drop is None else own | rule.drop(query, gallery)
-    for row in (~(~dropped).any(dim=1)).nonzero().flatten().tolist():
+    for row in excluded(query, gallery, rule).all(dim=1).nonzero().flatten().tolist():
         found.setdefault(_reason(query.rows(row, row + 1), gallery, own[row], rule_name), []).append(queries[row])
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
 from datasets.structures import Benchmark
-from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
+from solver.commands.opening import ModelChoice, open_trained
+from solver.evaluation.evaluator import evaluate_split
 from solver.reports.examples_page import write_report
 from solver.reports.figures import draw_combinations
 from solver.reports.results import Provenance, format_result, write_results
 from solver.run_directory import COMBINATIONS_FILE
-from solver.runs import TrainedModel, check_trials, open_checkpoint, open_run
-from utils.device import describe_device, exact_float32, resolve_device
+from solver.runs import TrainedModel, check_trials
 from utils.errors import UserError
 from utils.log import configure_logging, library_versions
-from utils.threads import plan_threads
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +32,15 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     the checkpoint. Raises UserError for wrong input; then no result file is written.
     """
     configure_logging()
-    exact_float32()
-    place = resolve_device(device)
     if output and Path(output).exists() and not Path(output).is_dir():
         raise UserError(f"--output {output}: is a file, not a folder; choose another place")
-    trained = (
-        open_run(run, checkpoint, overrides, place) if run else open_checkpoint(config, checkpoint, overrides, place)
+    opened = open_trained(
+        ModelChoice(run=run, config=config, checkpoint=checkpoint, device=device, overrides=overrides)
     )
-    plan = plan_threads(place.type, trained.config.data.workers)
-    torch.set_num_threads(plan.threads)
-    logger.info("%s; %s", describe_device(place), plan.describe())
+    trained = opened.trained
     benchmark = load_test_benchmark(trained.config, trained)
-    spec = EvaluationSpec(
-        **dataclasses.asdict(trained.config.eval),
-        workers=plan.workers,
-        skip_unreadable=trained.config.data.on_error == "skip",
-    )
     reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
-    result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, spec, place)
+    result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)
     folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
     provenance = provenance_of(trained, benchmark)
     written = write_results(folder, result, provenance)

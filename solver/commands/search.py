@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from configs.load import experiment_to_dict
 from configs.vocabulary import Modality
 from datasets.build import build_source_reader
 from datasets.structures import distinct_sources
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
-from solver.evaluation.evaluator import EvaluationSpec
+from solver.commands.opening import ModelChoice, Opened, open_trained
 from solver.evaluation.result import TIE_RULE
 from solver.reports.grid import describe_query, printable, write_grid
 from solver.reports.html_page import write_page
-from solver.runs import TrainedModel, open_checkpoint, open_run
-from solver.search.gallery import CACHE_FOLDER, EncodedGallery, Gallery, GalleryEncoder, folder_gallery, split_gallery
+from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE
+from solver.runs import TrainedModel
+from solver.search.gallery import EncodedGallery, Gallery, GalleryEncoder, folder_gallery, split_gallery
 from solver.search.queries import (
     VISIBLE_INFRARED,
     Query,
@@ -37,20 +37,16 @@ from solver.search.queries import (
     searched_modality,
 )
 from solver.search.ranked import EncodedQueries, RankedQuery, encode_queries, search
-from utils.device import describe_device, exact_float32, resolve_device
 from utils.errors import UserError
 from utils.files import atomic_path, fingerprint, write_json
 from utils.log import configure_logging, library_versions
-from utils.threads import plan_threads
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_NAME = "retrieval.png"
 REPLACED_SUFFIXES = frozenset({".png", ".json", ".html", ".htm", ".jpg", ".jpeg"})
 SHOWN_QUERIES, SHOWN_RESULTS = 50, 50
 """Bounds of the picture and the page; the JSON file lists everything."""
 PRINTED_RESULTS = 10
-EXTENSIONS = (".png", ".html", ".json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,24 +122,27 @@ def run_search(options: SearchOptions) -> str:
     # Whatever is wrong with files that the user names is said before the weights are read.
     named = _named_queries(options)
     folder = folder_gallery(options.gallery) if options.gallery else None
-    exact_float32()
-    device = resolve_device(options.device)
-    trained = (
-        open_run(options.run, options.checkpoint, options.overrides, device)
-        if options.run
-        else open_checkpoint(options.config, options.checkpoint, options.overrides, device)
+    opened = open_trained(
+        ModelChoice(
+            run=options.run,
+            config=options.config,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            overrides=options.overrides,
+        )
     )
+    trained = opened.trained
     home = Path(options.run) if options.run else trained.checkpoint.parent
     output = output_path(options.output, home)
-    cache = Path(options.gallery_cache) if options.gallery_cache else home / CACHE_FOLDER
+    cache = Path(options.gallery_cache) if options.gallery_cache else home / GALLERY_CACHE_FOLDER
     for path, name in ((output, "--output"), (Path(options.export), "--export"), (cache / "file", "--gallery-cache")):
         _check_folder(path, name)
     if options.gallery and output.resolve().is_relative_to(Path(options.gallery).resolve()):
         logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
     queries, gallery = _queries_and_gallery(options, trained, named, folder)
-    result = _search(trained, queries, gallery, options.top_k, device, cache)
+    result = _search(opened, queries, gallery, options.top_k, cache)
     _write_files(output, result)
-    written = [str(output.with_suffix(extension)) for extension in EXTENSIONS]
+    written = [str(output.with_suffix(extension)) for extension in RETRIEVAL_EXTENSIONS]
     if options.export:
         written.append(str(export_features(options.export, result)))
     return "\n".join([*_printed(result), "written: " + ", ".join(written)])
@@ -195,9 +194,9 @@ def output_path(name: str, home: Path) -> Path:
 
     A suffix of one of the three files is replaced by .png, anything else behind a dot is part of the name.
     """
-    path = Path(name) if name else home / DEFAULT_NAME
+    path = Path(name) if name else home / RETRIEVAL_FILE
     if path.is_dir() or name.endswith(("/", "\\")):
-        return path / DEFAULT_NAME
+        return path / RETRIEVAL_FILE
     return path.with_suffix(".png") if path.suffix.lower() in REPLACED_SUFFIXES else path.with_name(f"{path.name}.png")
 
 
@@ -214,22 +213,14 @@ def model_identity(trained: TrainedModel) -> dict[str, Any]:
     return {"family": trained.config.family.value, "weights": trained.fingerprint, "model": fingerprint([sizes])}
 
 
-def _search(
-    trained: TrainedModel, queries: tuple[Query, ...], gallery: Gallery, top_k: int, device: torch.device, cache: Path
-) -> SearchResult:
-    config = trained.config
-    plan = plan_threads(device.type, config.data.workers)
-    torch.set_num_threads(plan.threads)
-    logger.info("%s; %s", describe_device(device), plan.describe())
-    reader = build_source_reader(config.data, config.model)
-    spec = EvaluationSpec(
-        **dataclasses.asdict(config.eval), workers=plan.workers, skip_unreadable=config.data.on_error == "skip"
-    )
+def _search(opened: Opened, queries: tuple[Query, ...], gallery: Gallery, top_k: int, cache: Path) -> SearchResult:
+    trained, device, spec = opened.trained, opened.device, opened.spec
+    reader = build_source_reader(trained.config.data, trained.config.model)
     # Loader processes take longer to start than a few queries to read.
     encoded = encode_queries(trained.model, queries, reader, dataclasses.replace(spec, workers=0), device)
     if not encoded.queries:
         raise UserError(f"no query can be read, the first: {encoded.failures[0][1]}")
-    encoder = GalleryEncoder(trained.model, reader, spec.encoder, device, identity=model_identity(trained), cache=cache)
+    encoder = GalleryEncoder(trained.model, reader, spec, device, identity=model_identity(trained), cache=cache)
     found = encoder.encode(gallery)
     result = SearchResult(
         trained=trained,
@@ -237,7 +228,7 @@ def _search(
         gallery=found,
         ranked=tuple(search(encoded, found, top_k)),
         requested=top_k,
-        precision=spec.precision,
+        precision=spec.config.precision,
         device=str(device),
     )
     for note in result.notes():

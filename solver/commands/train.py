@@ -14,8 +14,7 @@ import torch
 from configs.load import save_experiment
 from configs.schema.experiment import ExperimentConfig
 from solver.reports.figures import draw_curves
-from solver.run_directory import OUTCOME_FILE, check_free, held_log, open_directory, start_log
-from solver.runs import CONFIG_FILE
+from solver.run_directory import CONFIG_FILE, OUTCOME_FILE, buffered_log, check_free, open_directory, start_log
 from solver.training.engine import Trainer, TrainingOutcome, assemble
 from utils.device import resolve_device
 from utils.errors import UserError
@@ -38,7 +37,7 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
             f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
             "name=..."
         )
-    with held_log() as held:
+    with buffered_log() as held:
         job = assemble(config, resolve_device(device))
     open_directory(directory)
     start_log(directory, held)

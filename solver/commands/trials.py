@@ -19,9 +19,8 @@ from datasets.build import build_benchmark, number_of_trials
 from solver.commands.evaluate import run_test
 from solver.commands.train import run_training
 from solver.reports.merging import format_merged, merge_results, read_series, write_merged
-from solver.reports.results import CSV_FILE, RESULTS_FILE
-from solver.run_directory import OUTCOME_FILE, check_free
-from solver.runs import CONFIG_FILE, find_checkpoint
+from solver.run_directory import CONFIG_FILE, CSV_FILE, OUTCOME_FILE, RESULTS_FILE, check_free
+from solver.runs import find_checkpoint
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from model.interface import Fuses, Instruction, RetrievalModel, Tokens
 from solver.evaluation.plan import EvaluationPlan, SourceTable, Space
+from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import BankShape, CacheBudget, TokenCache
 from utils.device import autocast
 from utils.errors import UserError
@@ -43,21 +44,6 @@ speed.
 
 EncodedBatch = tuple[Tensor, Tokens]
 """Slots (B,) int64 on the CPU and what they were encoded to."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderSpec:
-    """How sources are read and encoded.
-
-    precision: fp32, bf16 or fp16. workers: loader processes. skip_unreadable: leave unreadable sources out. mirror:
-    encode the mirror images.
-    """
-
-    batch_size: int
-    precision: str
-    workers: int
-    skip_unreadable: bool
-    mirror: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +80,7 @@ def inference(model: RetrievalModel, device: torch.device, precision: str) -> It
 class SourceEncoder:
     """Reads and encodes sources of one modality in batches. Must be used under `inference`."""
 
-    def __init__(self, model: RetrievalModel, reader: Reader, spec: EncoderSpec, device: torch.device) -> None:
+    def __init__(self, model: RetrievalModel, reader: Reader, spec: EvaluationSpec, device: torch.device) -> None:
         self.model = model
         self.reader = reader
         self.spec = spec
@@ -226,7 +212,7 @@ class _EncodingPass:
     def _probe(self, space: Space, slots: NDArray[np.int64]) -> tuple[list[EncodedBatch], int]:
         """Encode the first readable rows of a space; return their batches and how many slots are done."""
         done = 0
-        rows = min(PROBE_ROWS, self.encoder.spec.batch_size)
+        rows = min(PROBE_ROWS, self.encoder.spec.config.batch_size)
         while done < len(slots):
             chunk = slots[done : done + rows]
             done += len(chunk)
@@ -241,7 +227,7 @@ class _EncodingPass:
                 self._store(batch, bar)
             if done == len(slots):
                 return
-            rows = batch_rows(probed[0][1].tokens.shape[1], self.encoder.spec.batch_size, self.encoder.device)
+            rows = batch_rows(probed[0][1].tokens.shape[1], self.encoder.spec.config.batch_size, self.encoder.device)
             for batch in self.encoder.batches(self.table, space, slots[done:], rows, self.encoder.spec.workers):
                 self._store(batch, bar)
 

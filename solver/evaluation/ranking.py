@@ -13,13 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from solver.evaluation.labels import QueryColumns, labels_of
+from solver.evaluation.list_result import ListResult, ThresholdResult, stamped
 from solver.evaluation.plan import Integers, ListPlan, SplitPlan
+from solver.evaluation.ranked_split import RankedSplit
 from solver.evaluation.relevance import Relevance
-from solver.evaluation.result import ListResult, RankedSplit, ThresholdResult, stamped
 from utils.retrieval.annotation_vectors import AnnotationVectors
-from utils.retrieval.exclusion import Labels, get_rule
-from utils.retrieval.metrics import MetricOptions, RetrievalResult, evaluate_blocks, evaluate_features, threshold_name
+from utils.retrieval.metrics import METRICS, evaluate_blocks, evaluate_features, threshold_name
+from utils.retrieval.options import MetricOptions
 from utils.retrieval.rerank import rerank_distances
+from utils.retrieval.result import RetrievalResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,18 +36,20 @@ class RerankSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """One way to measure every list. stamp: what it is beside the plain way, empty = plain. features (F, D).
-
-    options: rule and curve are each list's own. memory_mb: budget of a block of similarities, and of re-ranking.
-    relevance: of mAP@tau, None = no thresholds.
-    """
+    """One way to measure every list."""
 
     stamp: str
+    """What it is beside the plain way, empty = plain."""
     features: Tensor
+    """(F, D)."""
     options: MetricOptions
+    """Rule and curve are each list's own."""
     memory_mb: float
+    """Budget of a block of similarities, and of re-ranking."""
     rerank: RerankSpec | None = None
+    """None = by cosine."""
     relevance: Relevance | None = None
+    """Of mAP@tau, None = no thresholds."""
 
 
 def rank_split(plan: SplitPlan, measurement: Measurement, readable: NDArray[np.bool_]) -> tuple[ListResult, ...]:
@@ -61,108 +66,87 @@ def ranked_split(plan: SplitPlan, features: Tensor, readable: NDArray[np.bool_])
     """Return what shows single queries of a split."""
     gallery = np.flatnonzero(readable[plan.gallery])
     return RankedSplit(
-        split=plan.split,
-        features=features,
-        gallery_features=_take(features, plan.gallery[gallery]),
-        gallery=gallery,
-        rows={entry.name: entry.rows for entry in plan.lists},
+        plan=plan, features=features, gallery_features=_take(features, plan.gallery[gallery]), gallery=gallery
     )
 
 
 def _ranked_together(plan: SplitPlan, measurement: Measurement) -> list[list[ListPlan]]:
     """Lists that share gallery, rule and curve; each by itself where its queries among themselves, or its own share of
-    matches, enter the result."""
+    matches, enter the result.
+    """
     grouped: dict[object, list[ListPlan]] = {}
-    for entry in plan.lists:
+    for listed in plan.lists:
         alone = measurement.rerank is not None or measurement.relevance is not None
-        key = entry.number if alone else (entry.queries.gallery, entry.queries.exclusion_rule, entry.queries.cmc)
-        grouped.setdefault(key, []).append(entry)
+        key = listed.number if alone else (listed.queries.gallery, listed.queries.exclusion_rule, listed.queries.cmc)
+        grouped.setdefault(key, []).append(listed)
     return list(grouped.values())
 
 
 def _rank_lists(
     plan: SplitPlan, lists: Sequence[ListPlan], measurement: Measurement, readable: NDArray[np.bool_]
 ) -> dict[int, ListResult]:
+    """Measure lists that are ranked together; by their number."""
     first = lists[0]
     gallery = np.arange(len(plan.gallery)) if first.subset is None else first.subset
     gallery = gallery[readable[plan.gallery[gallery]]]
-    kept = [np.flatnonzero(readable[entry.members].all(axis=1)) for entry in lists]
-    found, position = None, np.empty(0, dtype=np.int64)
-    if any(len(index) for index in kept):
-        needs = get_rule(first.queries.exclusion_rule).needs
-        columns = {
-            name: np.concatenate([getattr(entry, name)[index] for entry, index in zip(lists, kept)])
-            for name in ("rows", "person_ids", "camera_ids", "clothes_ids", "items")
-        }
-        compared = [
-            "rows",
-            "person_ids",
-            *(name for name, need in (("camera_ids", "cameras"), ("clothes_ids", "clothes")) if need in needs),
-        ]
-        chosen, position = _distinct([columns[name] for name in compared])
+    kept = [np.flatnonzero(readable[listed.members].all(axis=1)) for listed in lists]
+    measured, position = None, np.empty(0, dtype=np.int64)
+    if any(len(entries) for entries in kept):
+        query = QueryColumns.of(lists, kept)
+        chosen, position = _distinct(query.compared(first.queries.exclusion_rule))
         if measurement.relevance is not None:
             # Equal images may ask for different things.
             chosen = position = np.arange(len(position))
-        query = {name: column[chosen] for name, column in columns.items()}
         asked = _asked(measurement.relevance, first, kept[0])
-        found = _measure(plan, first, query, gallery, measurement, asked)
-    shares = np.split(position, np.cumsum([len(index) for index in kept])[:-1])
+        measured = _measure(plan, first, query.take(chosen), gallery, measurement, asked)
+    shares = np.split(position, np.cumsum([len(entries) for entries in kept])[:-1])
     return {
-        entry.number: _list_result(entry, index, share, found, len(gallery), measurement)
-        for entry, index, share in zip(lists, kept, shares)
+        listed.number: _list_result(
+            listed, _Spread(measured, entries, share, len(listed.rows)), len(gallery), measurement.stamp
+        )
+        for listed, entries, share in zip(lists, kept, shares)
     }
 
 
-def _asked(relevance: Relevance | None, entry: ListPlan, kept: Integers) -> Mapping[str, AnnotationVectors] | None:
+def _asked(relevance: Relevance | None, listed: ListPlan, kept: Integers) -> Mapping[str, AnnotationVectors] | None:
     """What the readable queries of a list ask for; None when it is not to be measured."""
-    annotations = relevance.lists[entry.number] if relevance is not None else None
-    return None if annotations is None else {kind: found.take(kept) for kind, found in annotations.items()}
+    annotations = relevance.lists[listed.number] if relevance is not None else None
+    return None if annotations is None else {kind: vectors.take(kept) for kind, vectors in annotations.items()}
 
 
 def _measure(
     plan: SplitPlan,
     first: ListPlan,
-    query: dict[str, Integers],
+    query: QueryColumns,
     gallery: Integers,
     measurement: Measurement,
     asked: Mapping[str, AnnotationVectors] | None,
 ) -> RetrievalResult:
-    features, relevance = measurement.features, measurement.relevance
-    sides = _take(features, query["rows"]), _take(features, plan.gallery[gallery])
-    items = query["items"], plan.gallery_items[gallery]
-    finds_itself = bool(np.isin(items[0][items[0] >= 0], items[1]).any())
-    labels = [
-        Labels(
-            ids=query["person_ids"],
-            cameras=query["camera_ids"],
-            clothes=query["clothes_ids"],
-            items=items[0] if finds_itself else None,
-            instructions=asked,
-        ),
-        Labels(
-            ids=plan.gallery_ids[gallery],
-            cameras=plan.gallery_cameras[gallery],
-            clothes=plan.gallery_clothes[gallery],
-            items=items[1] if finds_itself else None,
-            instructions=relevance.gallery_part(gallery) if relevance is not None and asked is not None else None,
-        ),
-    ]
+    """Rank distinct queries in the gallery of their lists, of which `first` is one."""
+    queries = _take(measurement.features, query.rows)
+    images = _take(measurement.features, plan.gallery[gallery])
+    query_labels, gallery_labels = labels_of(plan, query, gallery)
+    if measurement.relevance is not None and asked is not None:
+        query_labels = replace(query_labels, instructions=asked)
+        gallery_labels = replace(gallery_labels, instructions=measurement.relevance.gallery_part(gallery))
     options = replace(
         measurement.options,
         rule=first.queries.exclusion_rule,
         cmc=first.queries.cmc,
         thresholds=measurement.options.thresholds if asked is not None else (),
     )
+    memory_mb = measurement.memory_mb
     if measurement.rerank is None:
-        return evaluate_features(*sides, *labels, options=options, memory_mb=measurement.memory_mb)
+        return evaluate_features(queries, images, query_labels, gallery_labels, options=options, memory_mb=memory_mb)
     spec = measurement.rerank
-    blocks = rerank_distances(*sides, k1=spec.k1, k2=spec.k2, weight=spec.weight, memory_mb=measurement.memory_mb)
+    blocks = rerank_distances(queries, images, k1=spec.k1, k2=spec.k2, weight=spec.weight, memory_mb=memory_mb)
     return evaluate_blocks(
         ((start, -distances) for start, distances in blocks),
-        *labels,
-        (len(sides[0]), len(sides[1])),
+        query_labels,
+        gallery_labels,
+        (len(queries), len(images)),
         options=options,
-        memory_mb=measurement.memory_mb,
+        memory_mb=memory_mb,
     )
 
 
@@ -183,63 +167,70 @@ def _take(features: Tensor, rows: Integers) -> Tensor:
     return features[torch.from_numpy(rows).to(features.device)]
 
 
-def _list_result(
-    entry: ListPlan,
-    kept: Integers,
-    share: Integers,
-    found: RetrievalResult | None,
-    gallery: int,
-    measurement: Measurement,
-) -> ListResult:
-    """Spread the distinct results over the entries of a list. Entries that were not ranked have rank -1."""
-    total = len(entry.rows)
-    first_rank = np.full(total, -1, dtype=np.int64)
-    absent = np.zeros(total, dtype=bool)
-    if found is not None:
-        first_rank[kept] = found.first_rank[share]
-        absent[kept] = np.isin(share, found.absent)
-    queries = entry.queries
-    precision = _spread(found.ap if found is not None else None, kept, share, total)
-    if measurement.options.no_positive != "skip":
-        # Matched, but without a positive within a cut.
-        precision[(first_rank > 0) & np.isnan(precision)] = 0.0
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """The results of distinct queries, spread over the entries of one list."""
+
+    measured: RetrievalResult | None
+    """None = no entry was ranked."""
+    kept: Integers
+    """Entries that were ranked."""
+    share: Integers
+    """The query of each of them."""
+    total: int
+    """Number of entries."""
+
+    def values(self, per_query: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Return values (total,), NaN for entries that were not ranked."""
+        spread = np.full(self.total, np.nan)
+        if per_query is not None:
+            spread[self.kept] = per_query[self.share]
+        return spread
+
+    def first_rank(self) -> NDArray[np.int64]:
+        """Return the rank of the first match, -1 for entries that were not ranked."""
+        ranks = np.full(self.total, -1, dtype=np.int64)
+        if self.measured is not None:
+            ranks[self.kept] = self.measured.first_rank[self.share]
+        return ranks
+
+    def absent(self) -> NDArray[np.bool_]:
+        """Return the entries whose person is not searched at all."""
+        absent = np.zeros(self.total, dtype=bool)
+        if self.measured is not None:
+            absent[self.kept] = np.isin(self.share, self.measured.absent)
+        return absent
+
+
+def _list_result(listed: ListPlan, spread: _Spread, gallery: int, stamp: str) -> ListResult:
+    queries, measured = listed.queries, spread.measured
     return ListResult(
-        task=stamped(entry.name, measurement.stamp),
-        combination=entry.combination,
+        task=stamped(listed.name, stamp),
+        combination=listed.combination,
         gallery=gallery,
-        first_rank=first_rank,
-        average_precision=precision,
-        thresholds=_thresholds(found, kept, share, total),
-        inverse_penalty=_spread(found.inp if found is not None else None, kept, share, total),
-        absent=absent,
-        protocol=stamped(queries.protocol, measurement.stamp) if queries.protocol else "",
+        first_rank=spread.first_rank(),
+        per_query={name: spread.values(None if measured is None else measured.per_query[name]) for name in METRICS},
+        thresholds=_thresholds(spread),
+        absent=spread.absent(),
+        protocol=stamped(queries.protocol, stamp) if queries.protocol else "",
         group=queries.group,
-        stamp=measurement.stamp,
+        stamp=stamp,
     )
 
 
-def _thresholds(
-    found: RetrievalResult | None, kept: Integers, share: Integers, total: int
-) -> dict[float, ThresholdResult]:
-    if found is None:
+def _thresholds(spread: _Spread) -> dict[float, ThresholdResult]:
+    measured = spread.measured
+    if measured is None:
         return {}
-    measured = {}
-    for tau in found.options.thresholds:
+    results = {}
+    for tau in measured.options.thresholds:
         name = threshold_name(tau)
-        kept_pairs = round(found.kept_share[name] * found.pairs) if found.pairs else 0
-        measured[tau] = ThresholdResult(
-            values=_spread(found.threshold_ap[name], kept, share, total),
-            mean=found.scores[name],
-            queries=found.threshold_queries[name],
-            kept=kept_pairs,
-            pairs=found.pairs,
-            unannotated=found.unannotated,
+        results[tau] = ThresholdResult(
+            values=spread.values(measured.threshold_ap[name]),
+            mean=measured.scores[name],
+            queries=measured.threshold_queries[name],
+            kept=round(measured.kept_share[name] * measured.pairs) if measured.pairs else 0,
+            pairs=measured.pairs,
+            unannotated=measured.unannotated,
         )
-    return measured
-
-
-def _spread(values: NDArray[np.float64] | None, kept: Integers, share: Integers, total: int) -> NDArray[np.float64]:
-    spread = np.full(total, np.nan)
-    if values is not None:
-        spread[kept] = values[share]
-    return spread
+    return results

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
 
-from configs.vocabulary import GROUP_NAMES, Combination, parse_combination
-from datasets.modalities import MODALITIES
+from configs.vocabulary import GROUP_NAMES, parse_combination
 from datasets.structures import EvalSplit, QueryList, Source
-from utils.retrieval.exclusion import LabelBlock, get_rule
-from utils.retrieval.metrics import threshold_name
+from solver.evaluation.list_result import ListResult, pooled, stamped
+from solver.evaluation.ranked_split import RankedSplit
+from utils.retrieval.exclusion import get_rule
+from utils.retrieval.metrics import METRICS
+from utils.retrieval.options import ApForm
 
-METRICS = ("R1", "R5", "R10", "mAP", "mINP")
-"""Columns of the reference's table, in percent."""
-DEPTHS = (1, 5, 10)
-FURTHER_DEPTH = 20
 TOTAL = "ALL_AVER"
 
 TIE_RULE = "equal similarities are ordered by gallery index"
@@ -30,241 +24,66 @@ EXAMPLES = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkippedSource:
-    """A source that could not be read and was left out, with the reason."""
+    """A source that could not be read and was left out."""
 
     source: Source
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ThresholdResult:
-    """mAP@tau of one list. values (n,) in percent, NaN where the query has no positive at tau.
-
-    mean, queries: over the queries that the policy of eval.no_positive counts, and how many those are. kept, pairs:
-    identity matches that tau keeps, and all of them; unannotated: those whose item has no annotation of the query's
-    kind, which no tau keeps.
-    """
-
-    values: NDArray[np.float64]
-    mean: float
-    queries: int
-    kept: int
-    pairs: int
-    unannotated: int = 0
-
-    @property
-    def share(self) -> float:
-        """Share of the identity matches that tau keeps; 1 = the column says nothing. NaN without any."""
-        return self.kept / self.pairs if self.pairs else float("nan")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ListResult:
-    """One query list of n entries, measured in one way.
-
-    first_rank (n,) int64: rank of the first match from 1 (place of the person under a CMC by identity), 0 = no valid
-    match, -1 = not ranked because a source was unreadable. average_precision, inverse_penalty (n,) float64 in percent,
-    NaN where first_rank < 1 (and where a cut left no positive under eval.no_positive=skip). absent (n,): the person is
-    not searched at all, for entries without a match; None = unknown.
-    protocol: name of the protocol, empty for ORBench. group: row of averages. stamp: what was done beside the plain way
-    (`flip`, `re-ranked`, `ap_topk=500`), empty = the plain way. thresholds: by tau.
-    """
-
-    task: str
-    combination: Combination
-    gallery: int
-    first_rank: NDArray[np.int64]
-    average_precision: NDArray[np.float64]
-    inverse_penalty: NDArray[np.float64]
-    absent: NDArray[np.bool_] | None = None
-    protocol: str = ""
-    group: str = ""
-    stamp: str = ""
-    thresholds: Mapping[float, ThresholdResult] = field(default_factory=dict)
-
-    @property
-    def queries(self) -> int:
-        """Entries with a match: those that the means are over."""
-        return int((self.first_rank > 0).sum())
-
-    @property
-    def without_match(self) -> NDArray[np.int64]:
-        """Indices of entries without any valid match in the gallery."""
-        return np.flatnonzero(self.first_rank == 0)
-
-    @property
-    def unreadable(self) -> NDArray[np.int64]:
-        """Indices of entries left out because a source could not be read."""
-        return np.flatnonzero(self.first_rank < 0)
-
-    def metrics(self) -> dict[str, float]:
-        """Return the metrics in percent; NaN when no entry has a match."""
-        matched = self.first_rank > 0
-        if not matched.any():
-            return dict.fromkeys(METRICS, float("nan"))
-        shares = {f"R{depth}": self.rank_share(depth) for depth in DEPTHS}
-        return shares | {
-            "mAP": _mean_known(self.average_precision[matched]),
-            "mINP": float(self.inverse_penalty[matched].mean()),
-        }
-
-    def rank_share(self, depth: int) -> float:
-        """Return the percentage of matched entries whose first match has a rank up to `depth`; NaN without any."""
-        ranks = self.first_rank[self.first_rank > 0]
-        return 100.0 * float((ranks <= depth).mean()) if len(ranks) else float("nan")
-
-    def further_metrics(self) -> dict[str, float]:
-        """Return what rows of protocols have beside the table's columns: R20, and for each tau mAP@tau and the share it
-        keeps.
-        """
-        found = {f"R{FURTHER_DEPTH}": self.rank_share(FURTHER_DEPTH)} if self.protocol else {}
-        for tau, measured in self.thresholds.items():
-            found |= {threshold_name(tau): measured.mean, share_name(tau): measured.share}
-        return found
-
-
-def _mean_known(values: NDArray[np.float64]) -> float:
-    """Mean without NaN: average precisions that a cut and eval.no_positive=skip leave out."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def share_name(tau: float) -> str:
-    """Return the column of the share of matches that a threshold keeps, for instance kept@0.25."""
-    return f"kept@{tau:g}"
-
-
-def pooled(lists: Sequence[ListResult]) -> ListResult:
-    """Return lists of one group and stamp as one list: every query counts once, whatever list it is in."""
-    return replace(
-        lists[0],
-        task=lists[0].group,
-        gallery=max(entry.gallery for entry in lists),
-        absent=None,
-        first_rank=np.concatenate([entry.first_rank for entry in lists]),
-        average_precision=np.concatenate([entry.average_precision for entry in lists]),
-        inverse_penalty=np.concatenate([entry.inverse_penalty for entry in lists]),
-        thresholds={
-            tau: _pooled_threshold([entry.thresholds[tau] for entry in lists])
-            for tau in lists[0].thresholds
-            if all(tau in entry.thresholds for entry in lists)
-        },
-    )
-
-
-def _pooled_threshold(parts: Sequence[ThresholdResult]) -> ThresholdResult:
-    queries = sum(part.queries for part in parts)
-    total = sum(part.mean * part.queries for part in parts if part.queries)
-    return ThresholdResult(
-        values=np.concatenate([part.values for part in parts]),
-        mean=total / queries if queries else float("nan"),
-        queries=queries,
-        kept=sum(part.kept for part in parts),
-        pairs=sum(part.pairs for part in parts),
-        unannotated=sum(part.unannotated for part in parts),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class AverageRow:
-    """Plain mean over the query lists of one size or of one group, or over those means (ALL_AVER).
-
-    lists: how many lists entered; expected: how many the benchmark defines. deviation: standard deviation over the
-    lists of a group (n - 1 in the denominator), empty where there is none. pooled: the mean is over all queries of the
-    group.
-    """
+    """Plain mean over the query lists of one size or of one group, or over those means (ALL_AVER)."""
 
     task: str
+    """Name of the row, with its stamp."""
     metrics: Mapping[str, float]
+    """By name, NaN when no list entered."""
     lists: int
+    """How many lists entered."""
     expected: int
+    """How many the benchmark defines."""
     deviation: Mapping[str, float] = field(default_factory=dict)
+    """Standard deviation over the lists of a group (n - 1 in the denominator), empty where there is none."""
     pooled: bool = False
+    """The metrics are over all queries of the group."""
     protocol: str = ""
+    """Protocols of the lists."""
     group: str = ""
+    """The group, empty for sizes and ALL_AVER."""
     stamp: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankedSplit:
-    """Features behind a result, for showing single queries. gallery: indices into the split's gallery that were ranked.
-
-    rows: by list name, row of each entry in the features.
-    """
-
-    split: EvalSplit
-    features: Tensor
-    gallery_features: Tensor
-    gallery: NDArray[np.int64]
-    rows: Mapping[str, NDArray[np.int64]]
-
-    def candidates(self, task: str, entry: int) -> NDArray[np.int64]:
-        """Return the places in `gallery` that count for one entry of a list: in its part of the gallery, not
-        excluded.
-        """
-        queries = next(queries for queries in self.split.query_lists if queries.name == task)
-        counts = np.ones(len(self.gallery), dtype=bool)
-        if queries.gallery is not None:
-            counts &= np.isin(self.gallery, queries.gallery)
-        if len(queries.combination) == 1 and MODALITIES[queries.combination[0]].is_image:
-            own = queries.entries[entry][0]
-            counts &= np.array(
-                [
-                    self.split.gallery[index].value != own.value
-                    or self.split.gallery[index].modality is not own.modality
-                    for index in self.gallery
-                ],
-                dtype=bool,
-            )
-        rule = get_rule(queries.exclusion_rule)
-        if rule.drop is not None:
-            sides = (
-                (queries.person_ids, queries.camera_ids, queries.clothes_ids, np.array([entry])),
-                (self.split.gallery_ids, self.split.gallery_camera_ids, self.split.gallery_clothes_ids, self.gallery),
-            )
-            counts &= ~rule.drop(*(_label_block(*side) for side in sides))[0].numpy()
-        return np.flatnonzero(counts)
-
-    def search(self, task: str, entry: int, top_k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return gallery indices and cosine similarities of the `top_k` best images for one entry of a list."""
-        places = torch.from_numpy(self.candidates(task, entry)).to(self.gallery_features.device)
-        query = F.normalize(self.features[int(self.rows[task][entry])], dim=0)
-        similarity = F.normalize(self.gallery_features[places], dim=1) @ query
-        order = torch.argsort(similarity, descending=True, stable=True)[:top_k]
-        return self.gallery[places[order].cpu().numpy()], similarity[order].cpu().numpy()
-
-
-def _label_block(
-    persons: Sequence[int], cameras: Sequence[int], clothes: Sequence[int], chosen: NDArray[np.int64]
-) -> LabelBlock:
-    columns = [
-        torch.from_numpy(np.asarray(values, dtype=np.int64)[chosen]) if values else torch.full((len(chosen),), -1)
-        for values in (persons, cameras, clothes)
-    ]
-    return LabelBlock(persons=columns[0], cameras=columns[1], clothes=columns[2])
+    """What was done beside the plain way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationResult:
-    """Everything measured on one split. counts and cache are plain values for the result file.
-
-    lists: all lists of the split in the plain way, then all of them again for each further stamp. relevance: what
-    mAP@tau compares annotations by, empty without thresholds. stamps: what each stamp means.
-    """
+    """Everything measured on one split."""
 
     name: str
+    """The split's name."""
     protocol: str
+    """How it is measured, in words."""
     lists: tuple[ListResult, ...]
+    """All lists of the split in the plain way, then all of them again for each further stamp."""
     missing_lists: tuple[str, ...]
-    ap_form: str
+    """Lists that the benchmark defines and the data lack."""
+    ap_form: ApForm
+    """Form of average precision."""
     precision: str
+    """Arithmetic: fp32, bf16 or fp16."""
     counts: Mapping[str, object]
+    """Sources, sets and entries, plain values for the result file."""
     cache: Mapping[str, object]
+    """Token cache, plain values for the result file."""
     skipped: tuple[SkippedSource, ...]
+    """Unreadable sources."""
     seconds: Mapping[str, float]
+    """Wall time by part."""
     ranked: RankedSplit
+    """For showing single queries."""
     relevance: Mapping[str, object] = field(default_factory=dict)
+    """What mAP@tau compares annotations by, empty without thresholds."""
     stamps: Mapping[str, str] = field(default_factory=dict)
+    """What each stamp means."""
 
     @property
     def plain_lists(self) -> tuple[ListResult, ...]:
@@ -294,7 +113,7 @@ class EvaluationResult:
             len(parse_combination(name)) for name in self.missing_lists
         ]
         scored = {
-            size: [_metrics(entry) for entry in lists if len(entry.combination) == size and entry.queries]
+            size: [entry.all_metrics() for entry in lists if len(entry.combination) == size and entry.queries]
             for size in sorted(set(sizes))
         }
         groups = [
@@ -321,7 +140,7 @@ class EvaluationResult:
             self._group(name, [entry for entry in lists if entry.group == name], stamp)
             for name in dict.fromkeys(entry.group for entry in lists if entry.group)
         ]
-        single = [_metrics(entry) for entry in lists if not entry.group and entry.queries]
+        single = [entry.all_metrics() for entry in lists if not entry.group and entry.queries]
         total = AverageRow(
             task=stamped(TOTAL, stamp),
             metrics=_mean([*(group.metrics for group in groups if group.lists), *single]),
@@ -334,12 +153,12 @@ class EvaluationResult:
     def _group(self, name: str, lists: Sequence[ListResult], stamp: str) -> AverageRow:
         scored = [entry for entry in lists if entry.queries]
         is_pooled = name in self.ranked.split.pooled_groups
-        rows = [_metrics(entry) for entry in scored]
+        rows = [entry.all_metrics() for entry in scored]
         # A group of one list that bears its name would hide that list where rows are told apart by their names.
         task = f"{name} mean" if stamped(name, stamp) in {entry.task for entry in self.lists} else name
         return AverageRow(
             task=stamped(task, stamp),
-            metrics=_metrics(pooled(scored)) if is_pooled and scored else _mean(rows),
+            metrics=pooled(scored).all_metrics() if is_pooled and scored else _mean(rows),
             lists=len(scored),
             expected=len(lists),
             deviation=_deviation(rows) if not is_pooled else {},
@@ -377,11 +196,6 @@ class EvaluationResult:
                 f"{len(self.skipped)} unreadable sources were skipped; {left_out} queries were left out with them"
             )
         return tuple(found)
-
-
-def stamped(name: str, stamp: str) -> str:
-    """Return the name with a stamp behind it: `NIR [flip]`."""
-    return f"{name} [{stamp}]" if stamp else name
 
 
 def unmatched_notes(result: EvaluationResult) -> list[str]:
@@ -468,10 +282,6 @@ def threshold_notes(result: EvaluationResult) -> list[str]:
             "annotation of their query's kind; no tau keeps them"
         )
     return notes
-
-
-def _metrics(entry: ListResult) -> dict[str, float]:
-    return entry.metrics() | entry.further_metrics()
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -5,7 +5,6 @@ Shapes: N slots (one per encoded source), n rows of one request, L tokens of a s
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.files import DISK_FULL
 
 MEGABYTE = 1 << 20
 
@@ -26,26 +26,28 @@ PINNED_BLOCK_BYTES = 256 * MEGABYTE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheBudget:
-    """Bytes of token embeddings on the compute device and in host memory; what exceeds both goes to disk.
-
-    directory: where the file of the disk tier is made, empty = the system's temporary folder.
-    """
+    """How many bytes of token embeddings are kept where; what exceeds both goes to disk."""
 
     device_bytes: int
+    """On the compute device."""
     host_bytes: int
+    """In host memory."""
     directory: str = ""
+    """Where the file of the disk tier is made, empty = the system's temporary folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BankShape:
-    """Token embeddings of equal shape: which slots (n,) int64, how many tokens each, how wide a plain and a prepared
-    one.
-    """
+    """Token embeddings of equal shape."""
 
     slots: Tensor
+    """(n,) int64: whose they are."""
     length: int
+    """Tokens of each."""
     plain_width: int
+    """Values of a plain token."""
     prepared_width: int
+    """Values of a prepared one."""
     dtype: torch.dtype
 
     def bytes(self, prepared: bool) -> int:
@@ -194,7 +196,7 @@ def reserve_file(path: Path, size: int) -> None:
             else:
                 stream.truncate(size)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in DISK_FULL:
             raise UserError(
                 f"no room for {size / MEGABYTE:.0f} MB of cached tokens in {path.parent.parent}: raise "
                 "eval.cache_host_mb, or point TMPDIR to a larger disk"
@@ -229,11 +231,11 @@ class _Bank:
         parts = self._split(rows)
         if len(parts) == 1:
             return _fetch(parts[0][0], rows, device)
-        found = torch.empty((len(rows), self.length, self.width), dtype=self.dtype, device=device)
+        tokens = torch.empty((len(rows), self.length, self.width), dtype=self.dtype, device=device)
         for tier, selected in parts:
             assert selected is not None
-            found.index_copy_(0, selected.to(device), _fetch(tier, rows[selected], device))
-        return found
+            tokens.index_copy_(0, selected.to(device), _fetch(tier, rows[selected], device))
+        return tokens
 
     def _split(self, rows: Tensor) -> list[tuple[_Tier, Tensor | None]]:
         """Return the tiers that hold some of `rows` with the positions they hold; None = all of them."""

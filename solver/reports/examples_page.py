@@ -59,7 +59,7 @@ def choose_queries(result: EvaluationResult, seed: int) -> dict[str, list[Entry]
     numbers = np.repeat(np.arange(len(lists)), [len(kept) for kept in lists])
     entries = np.concatenate(lists) if lists else np.empty(0, dtype=np.int64)
     precision = (
-        np.concatenate([listed.average_precision[kept] for listed, kept in zip(result.plain_lists, lists)])
+        np.concatenate([listed.per_query["mAP"][kept] for listed, kept in zip(result.plain_lists, lists)])
         if lists
         else np.empty(0)
     )
@@ -109,5 +109,5 @@ def _ranked(result: EvaluationResult, entry: Entry) -> RankedQuery:
         results=images,
         matches=matches,
         first_match=first_match,
-        note=f"average precision {listed.average_precision[index]:.1f} %",
+        note=f"average precision {listed.per_query['mAP'][index]:.1f} %",
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.vocabulary import GROUP_NAMES
-from solver.reports.results import RESULTS_FILE, read_results
-from solver.run_directory import COMBINATIONS_FILE, CURVES_FILE, METRICS_FILE
+from solver.reports.results import read_results
+from solver.run_directory import COMBINATIONS_FILE, CURVES_FILE, METRICS_FILE, RESULTS_FILE
 from utils.errors import UserError, run_script
 from utils.files import atomic_path
 

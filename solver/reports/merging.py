@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from solver.evaluation.result import METRICS, TOTAL, stamped
+from solver.evaluation.list_result import stamped
+from solver.evaluation.result import TOTAL
 from solver.reports.results import PLUS_MINUS, folded_row, read_results, shown_columns, write_tables
 from utils.errors import UserError
+from utils.retrieval.metrics import SHOWN_METRICS
 from utils.tables import columns_of, format_table, group_means, is_number
 
 MERGED_RULE = (
@@ -37,11 +39,11 @@ def read_series(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
             if (
                 not isinstance(row, Mapping)
                 or not isinstance(row.get("task"), str)
-                or not all(name in row and (row[name] is None or is_number(row[name])) for name in METRICS)
+                or not all(name in row and (row[name] is None or is_number(row[name])) for name in SHOWN_METRICS)
             ):
                 raise UserError(
                     f"{path} is not a whole results.json: row {number} lacks a task or a number for one of "
-                    f"{', '.join(METRICS)}; run test.py again"
+                    f"{', '.join(SHOWN_METRICS)}; run test.py again"
                 )
         documents[label] = document
     return documents
@@ -73,7 +75,7 @@ def merge_results(documents: Mapping[str, Mapping[str, Any]], expected: Sequence
             and all(is_number(row.get(name)) or row["mAP"] is None for row in present)
         ]
         name = stamped(*key)
-        columns = list(dict.fromkeys([*METRICS, *measures]))
+        columns = list(dict.fromkeys([*SHOWN_METRICS, *measures]))
         averages += [
             row | belongs for row in group_means(members, {name: range(len(members))}, columns, deviations=True)
         ]

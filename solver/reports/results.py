@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solver.evaluation.result import METRICS, TIE_RULE, AverageRow, EvaluationResult, ListResult
+from solver.evaluation.list_result import ListResult
+from solver.evaluation.result import TIE_RULE, AverageRow, EvaluationResult
+from solver.run_directory import CSV_FILE, PER_QUERY_FILE, RESULTS_FILE
 from utils.errors import UserError
 from utils.files import atomic_path, read_json, write_json
+from utils.retrieval.metrics import METRICS, SHOWN_METRICS
 from utils.tables import columns_of, compare_results, format_cell, format_comparison, format_table, write_csv
 
-RESULTS_FILE, CSV_FILE, PER_QUERY_FILE = "results.json", "results.csv", "per_query.npz"
 CSV_COLUMNS = ("task", *METRICS, "queries", "gallery", "lists", "expected_lists")
-PER_QUERY_ARRAYS = ("first_rank", "average_precision", "inverse_penalty", "person_ids")
+PER_QUERY_VALUES = {metric.array: name for name, metric in METRICS.items() if metric.array}
+"""Array of a per-query file -> metric."""
+PER_QUERY_ARRAYS = ("first_rank", *PER_QUERY_VALUES, "person_ids")
 AVERAGE_RULE = "a group's average is the plain mean over its lists; ALL_AVER is the mean of the group averages"
 DEVIATION = "standard deviation over the lists of a group, n - 1 in the denominator"
 PLUS_MINUS = "±"
@@ -52,7 +56,7 @@ class Provenance:
 def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
     """Return one plain row per query list, in percent; a list without scored queries has None for its metrics.
 
-    Rows of a protocol name it and their group, and have R20, mAP@tau and kept@tau, the share of matches that tau keeps.
+    Rows of a protocol name it and their group, and have mAP@tau and kept@tau, the share of matches that tau keeps.
     """
     return [
         {
@@ -60,7 +64,7 @@ def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
             **_numbers(entry.metrics()),
             "queries": entry.queries,
             "gallery": entry.gallery,
-            **_numbers(entry.further_metrics()),
+            **_numbers(entry.threshold_metrics()),
             **_belongings(entry),
         }
         for entry in result.lists
@@ -170,8 +174,7 @@ def _write_per_query(path: Path, result: EvaluationResult) -> None:
     # The lists of every stamp are those of the split over again.
     for entry, listed in zip(result.lists, itertools.cycle(result.ranked.split.query_lists)):
         arrays[f"{entry.task}/first_rank"] = entry.first_rank.astype(np.int32)
-        arrays[f"{entry.task}/average_precision"] = entry.average_precision
-        arrays[f"{entry.task}/inverse_penalty"] = entry.inverse_penalty
+        arrays |= {f"{entry.task}/{array}": entry.per_query[name] for array, name in PER_QUERY_VALUES.items()}
         arrays[f"{entry.task}/person_ids"] = np.asarray(listed.person_ids, dtype=np.int64)
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)
@@ -234,7 +237,7 @@ def shown_columns(*rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of a table for readers: the task, the reference's, mAP@tau and the shares they keep."""
     return [
         "task",
-        *METRICS,
+        *SHOWN_METRICS,
         *(
             name
             for name in columns_of([row for part in rows for row in part])
@@ -296,4 +299,4 @@ def compare_files(first: str | Path, second: str | Path) -> str:
         for path, found in zip((first, second), queries)
         if not found
     ]
-    return "\n".join([*lines, format_comparison(compare_results(before, after, *queries), METRICS)])
+    return "\n".join([*lines, format_comparison(compare_results(before, after, *queries), SHOWN_METRICS)])

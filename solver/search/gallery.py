@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from configs.vocabulary import Modality
@@ -24,17 +23,18 @@ from datasets.loading.readers import IMAGE_SUFFIXES, Reader
 from datasets.modalities import MODALITIES
 from datasets.structures import Benchmark, EvalSplit, QueryList, Source
 from model.interface import RetrievalModel
-from solver.evaluation.encoding import EncoderSpec, SourceEncoder, encode_sources, inference
+from solver.evaluation.encoding import SourceEncoder, encode_sources, inference
 from solver.evaluation.plan import Integers, SourceTable, gallery_slots
+from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import CacheBudget
 from utils.errors import UserError
 from utils.files import atomic_path, fingerprint, sha256_of
+from utils.retrieval.ranking import unit_length
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 """To be raised when the file's form, the reading of images or the normalisation changes."""
-CACHE_FOLDER = "gallery_cache"
 
 Signature = list[Any]
 """[absolute path, size, modification time in ns, SHA-256 of the content]; size -1 = no such file."""
@@ -42,18 +42,20 @@ Signature = list[Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gallery:
-    """Images to search in. person_ids: one per image, None = unknown. location: folder or data set, for the cache's
-    name.
-
-    note: what a reader of the result must know about it, empty = nothing.
-    """
+    """Images to search in."""
 
     name: str
+    """For readers."""
     location: str
+    """Folder or data set, for the cache's name."""
     sources: tuple[Source, ...]
+    """The images."""
     person_ids: tuple[int, ...] | None = None
+    """One per image, None = unknown."""
     protocol: str = "cosine similarity, no exclusion"
+    """How it is searched, in words."""
     note: str = ""
+    """What a reader of the result must know about it, empty = nothing."""
     instruction: Source | None = None
     """What a model that follows instructions is told with every image; None = the images alone."""
 
@@ -70,17 +72,23 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedGallery:
-    """A gallery and the features of its readable images.
-
-    features (N, D) float32, each of length 1. positions (N,) int64: index of each row in the gallery. failures: reason
-    by gallery index of each unreadable image. reused: the features came from the disk.
-    """
+    """A gallery and the features of its readable images."""
 
     gallery: Gallery
     features: Tensor
+    """(N, D) float32, each of length 1."""
     positions: Integers
+    """(N,): index of each row in the gallery."""
     failures: Mapping[int, str]
+    """Reason by gallery index of each unreadable image."""
     reused: bool
+    """The features came from the disk."""
+
+    @property
+    def person_ids(self) -> Integers | None:
+        """Persons of the rows (N,), None = unknown."""
+        ids = self.gallery.person_ids
+        return None if ids is None else np.asarray(ids, dtype=np.int64)[self.positions]
 
 
 def split_gallery(
@@ -100,19 +108,19 @@ def split_gallery(
     pairs = [(split.gallery[item], split.gallery_ids[item]) for item in items]
     kept = [pair for pair in pairs if modality in (None, pair[0].modality)]
     note = ""
-    if not kept:
-        assert modality is not None
+    if not kept and modality is not None:
         kept = _queries_of(split, modality)
         title = f"{title} queries"
         note = (
             f"{benchmark.name} has no gallery of {modality.name} images: its {len(kept)} {modality.name} test queries "
             "were searched; --gallery FOLDER searches others"
         )
-    elif len(kept) < len(pairs):
+    elif kept and len(kept) < len(pairs):
         title = f"{title}, {kept[0][0].modality.name} images"
     if not kept:
+        wanted = "" if modality is None else f"{modality.name} "
         raise UserError(
-            f"{benchmark.name} has no {modality.name} test images to search; give --gallery FOLDER or another "
+            f"{benchmark.name} has no {wanted}test images to search; give --gallery FOLDER or another "
             "--gallery-modality"
         )
     return Gallery(
@@ -137,13 +145,13 @@ def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
 
 def _queries_of(split: EvalSplit, modality: Modality) -> list[tuple[Source, int]]:
     """Every distinct single-image query of a modality with its person."""
-    found = {
+    persons = {
         entry[0]: person
         for queries in split.query_lists
         if queries.combination == (modality,)
         for entry, person in zip(queries.entries, queries.person_ids)
     }
-    return list(found.items())
+    return list(persons.items())
 
 
 def folder_gallery(folder: str | Path) -> Gallery:
@@ -154,23 +162,23 @@ def folder_gallery(folder: str | Path) -> Gallery:
     root = os.fspath(folder)
     if not os.path.isdir(root):
         raise UserError(f"no such gallery folder: {root}")
-    found: list[str] = []
-    for place, folders, names in os.walk(root, onerror=_refuse_folder):
+    images: list[str] = []
+    for folder_path, folders, names in os.walk(root, onerror=_refuse_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(place, name)
+        images += [
+            os.path.join(folder_path, name)
             for name in names
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
         ]
-    if not found:
+    if not images:
         raise UserError(
             f"gallery folder {root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give a folder of images"
         )
-    found.sort(key=lambda path: path.split(os.sep))
+    images.sort(key=lambda path: path.split(os.sep))
     return Gallery(
         name=f"folder {root}",
         location=os.path.abspath(root),
-        sources=tuple(Source(modality=Modality.RGB, value=path, record="gallery folder") for path in found),
+        sources=tuple(Source(modality=Modality.RGB, value=path, record="gallery folder") for path in images),
     )
 
 
@@ -188,7 +196,7 @@ class GalleryEncoder:
         self,
         model: RetrievalModel,
         reader: Reader,
-        spec: EncoderSpec,
+        spec: EvaluationSpec,
         device: torch.device,
         *,
         identity: Mapping[str, Any],
@@ -198,7 +206,7 @@ class GalleryEncoder:
         self.reader = reader
         self.spec = spec
         self.device = device
-        self.identity = {"format": FORMAT_VERSION, "precision": spec.precision, **identity}
+        self.identity = {"format": FORMAT_VERSION, "precision": spec.config.precision, **identity}
         self.cache = cache
 
     def encode(self, gallery: Gallery) -> EncodedGallery:
@@ -244,7 +252,7 @@ class GalleryEncoder:
         told = gallery.instruction if self.model.follows_instructions else None
         slots = gallery_slots(table, gallery.sources, () if told is None else (told,) * len(gallery.sources))
         encoder = SourceEncoder(self.model, self.reader, self.spec, self.device)
-        with inference(self.model, self.device, self.spec.precision):
+        with inference(self.model, self.device, self.spec.config.precision):
             encoded = encode_sources(
                 encoder, table, np.zeros(len(table), dtype=bool), CacheBudget(device_bytes=0, host_bytes=0)
             )
@@ -256,7 +264,7 @@ class GalleryEncoder:
         for reason in failures.values():
             logger.warning("skipped: %s", reason)
         readable = torch.from_numpy(np.delete(slots, list(failures))).to(encoded.pooled.device)
-        return F.normalize(encoded.pooled[readable], dim=1).cpu().numpy(), failures
+        return unit_length(encoded.pooled[readable]).cpu().numpy(), failures
 
     def _write(
         self,
@@ -290,10 +298,10 @@ def sign(path: str) -> Signature:
 
 def _stat(path: str) -> Signature:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return [os.path.abspath(path), -1, 0]
-    return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
 
 
 def write_index(
@@ -339,19 +347,22 @@ def read_index(
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s cannot be read (%s); the gallery is encoded again", path, error)
         return None
-    if not fits or [entry[0] for entry in files] != [os.path.abspath(source.value) for source in gallery.sources]:
+    if not fits or [signature[0] for signature in files] != [
+        os.path.abspath(source.value) for source in gallery.sources
+    ]:
         logger.info("gallery %s: other images than those kept in %s; encoding again", gallery.name, path)
         return None
     if failures and not allow_failures:
         return None
-    current = [_refresh(entry, source.value) for entry, source in zip(files, gallery.sources)]
-    if None in current:
-        logger.info(
-            "gallery %s: %s has changed; encoding again", gallery.name, gallery.sources[current.index(None)].value
-        )
-        return None
+    current: list[Signature] = []
+    for signature, source in zip(files, gallery.sources):
+        refreshed = _refresh(signature, source.value)
+        if refreshed is None:
+            logger.info("gallery %s: %s has changed; encoding again", gallery.name, source.value)
+            return None
+        current.append(refreshed)
     if current != files:
-        _keep(path, identity, features, failures, current)  # type: ignore[arg-type]
+        _keep(path, identity, features, failures, current)
     return features, failures
 
 
@@ -371,9 +382,9 @@ def _keep(
     return True
 
 
-def _refresh(entry: Signature, path: str) -> Signature | None:
+def _refresh(signature: Signature, path: str) -> Signature | None:
     """Return the signature of an unchanged file, None for a changed one."""
-    if entry[:3] == _stat(path):
-        return entry
+    if signature[:3] == _stat(path):
+        return signature
     current = sign(path)
-    return current if current[3] and current[3] == entry[3] else None
+    return current if current[3] and current[3] == signature[3] else None

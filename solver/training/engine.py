@@ -27,10 +27,11 @@ from datasets.loading.readers import SourceReader
 from datasets.structures import Batch, Benchmark, EvalSplit, Record
 from model.build import build_model, initialise
 from model.interface import RetrievalModel
-from solver.evaluation.evaluator import EvaluationSpec, evaluate_split
+from solver.evaluation.evaluator import evaluate_split
 from solver.evaluation.result import EvaluationResult
+from solver.evaluation.spec import EvaluationSpec
 from solver.objectives.base import Objective, ObjectiveContext, StepOutput
-from solver.runs import BEST_FILE, LAST_FILE
+from solver.run_directory import BEST_FILE, BOARD_FOLDER, LAST_FILE, METRICS_FILE
 from solver.training.checkpoint import Progress, checkpoint_payload, joined_trials, take_weights
 from solver.training.families import FAMILIES, build_objective
 from solver.training.lr_schedule import learning_rate, schedule_position
@@ -224,7 +225,7 @@ class Trainer:
 
         last.pth is replaced after every epoch, best.pth whenever the selection improves. Raises UserError.
         """
-        with MetricsWriter(self.directory) as writer:
+        with MetricsWriter(self.directory / METRICS_FILE, self.directory / BOARD_FOLDER) as writer:
             for epoch in range(self.train.epochs):
                 self.train_epoch(epoch, writer)
                 self.save(LAST_FILE, Progress(epoch=epoch + 1, step=self.step, selected_on="last", metrics={}))
@@ -397,9 +398,7 @@ class Trainer:
 
 def evaluate_job(job: TrainingJob, split: EvalSplit) -> EvaluationResult:
     """Evaluate the present weights on a split, as test.py would."""
-    spec = EvaluationSpec(
-        **dataclasses.asdict(job.config.eval), workers=job.workers, skip_unreadable=job.config.data.on_error == "skip"
-    )
+    spec = EvaluationSpec.of(job.config, job.workers)
     result = evaluate_split(job.model, split, job.reader, spec, job.device)
     for skipped in result.skipped:
         logger.warning("skipped: %s", skipped.reason)

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -151,8 +152,9 @@ def plain_queries(
 
 def plain_metrics(found: Sequence[dict[str, float] | None]) -> dict[str, float]:
     scored = [row for row in found if row is not None]
-    shares = {f"R{depth}": 100 * sum(row["rank"] <= depth for row in scored) / len(scored) for depth in (1, 5, 10)}
+    shares = {f"R{depth}": 100 * sum(row["rank"] <= depth for row in scored) / len(scored) for depth in (1, 5, 10, 20)}
     return shares | {
+        "median_rank": statistics.median(row["rank"] for row in scored),
         "mAP": 100 * sum(row["AP"] for row in scored) / len(scored),
         "mINP": 100 * sum(row["INP"] for row in scored) / len(scored),
     }

@@ -11,7 +11,8 @@ from PIL import Image
 from datasets.catalogue import dataset_entry
 from datasets.protocols import assemble_split
 from datasets.structures import EvalSplit, QueryList, ReadOptions, Release, Source
-from utils.retrieval.metrics import RetrievalResult, evaluate
+from utils.retrieval.metrics import evaluate
+from utils.retrieval.result import RetrievalResult
 
 
 def _picture(kind: str) -> bytes:

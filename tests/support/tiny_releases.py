@@ -14,7 +14,8 @@ from configs.vocabulary import Modality
 from datasets.dataset_entry import DatasetEntry
 from datasets.protocols import assemble_split
 from datasets.structures import ReadOptions, Record, Release
-from utils.retrieval.metrics import RetrievalResult, evaluate
+from utils.retrieval.metrics import evaluate
+from utils.retrieval.result import RetrievalResult
 
 # Orders of the gallery 1..5, best first: 12345, 54321, 23154, 53412, 41253.
 SIMILARITY = np.array(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,42 +13,63 @@ from utils.errors import UserError, nearest
 from utils.retrieval.annotation_vectors import AnnotationVectors
 from utils.retrieval.arrays import Array, to_numpy
 
+UNKNOWN = -1
 SYSU_QUERY_CAMERA, SYSU_DROPPED_CAMERA = 3, 2
 """Cameras 2 and 3 of SYSU-MM01 stand at the same place (official numbering, 1 to 6)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labels:
-    """Labels of one side, one per item: ids (integers or strings) and, where known, the rest.
-
-    cameras: integers. clothes: integers or strings, equal only for the same outfit of the same person. A negative
-    integer is unknown. items: integers that tell the images apart; one that stands on both sides is dropped under every
-    rule, so that a query never finds itself (negative = equals nothing). instructions: for mAP@tau only, the vectors of
-    the annotations, (n, D) or by kind.
-    """
+    """Labels of one side, one per item; None = unknown for all, a negative integer = unknown for one."""
 
     ids: Array
+    """Persons: integers or strings."""
     cameras: Array | None = None
+    """Integers."""
     clothes: Array | None = None
+    """Integers or strings, equal only for the same outfit of the same person."""
     items: Array | None = None
+    """Integers that tell the images apart; one that stands on both sides is dropped under every rule, so that a query
+    never finds itself. A negative one equals nothing.
+    """
     instructions: Array | Mapping[str, AnnotationVectors] | None = None
+    """For mAP@tau only: the vectors of the annotations, (n, D) or by kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelBlock:
     """Labels of n queries or gallery items as (n,) integer tensors on one device.
 
-    cameras, clothes and items are None when unknown for all; a negative entry is unknown and equals nothing.
+    A column that no rule asks for is all UNKNOWN; a negative entry is unknown and equals nothing.
     """
 
     persons: Tensor
-    cameras: Tensor | None = None
-    clothes: Tensor | None = None
+    """Comparable between queries and gallery."""
+    cameras: Tensor
+    clothes: Tensor
     items: Tensor | None = None
+    """None when unknown for all."""
+
+    @classmethod
+    def of(
+        cls, persons: Tensor, cameras: Tensor | None = None, clothes: Tensor | None = None, items: Tensor | None = None
+    ) -> LabelBlock:
+        """Return a block whose missing columns are UNKNOWN."""
+        unknown = torch.full((len(persons),), UNKNOWN, device=persons.device)
+        return cls(
+            persons=persons,
+            cameras=unknown if cameras is None else cameras,
+            clothes=unknown if clothes is None else clothes,
+            items=items,
+        )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> LabelBlock:
-        columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return LabelBlock(**{name: None if column is None else change(column) for name, column in columns.items()})
+        return LabelBlock(
+            persons=change(self.persons),
+            cameras=change(self.cameras),
+            clothes=change(self.clothes),
+            items=None if self.items is None else change(self.items),
+        )
 
     def rows(self, start: int, stop: int) -> LabelBlock:
         """Return the labels of items start to stop - 1."""
@@ -102,15 +123,17 @@ def other_clothes(query: LabelBlock, gallery: LabelBlock) -> Tensor:
 
 def sysu(query: LabelBlock, gallery: LabelBlock) -> Tensor:
     """For a query of camera 3 drop all of camera 2, whoever it shows. Source: SYSU-MM01, official numbering."""
-    return (query.cameras == SYSU_QUERY_CAMERA)[:, None] & (gallery.cameras == SYSU_DROPPED_CAMERA)
+    return query.cameras.eq(SYSU_QUERY_CAMERA)[:, None] & gallery.cameras.eq(SYSU_DROPPED_CAMERA)
 
 
 @dataclass(frozen=True, slots=True)
 class ExclusionRule:
-    """drop: (q labels, g labels) -> (q, g) boolean, True = does not count; None = nothing is dropped."""
+    """Which gallery items do not count for a query, beside its own image."""
 
     drop: Callable[[LabelBlock, LabelBlock], Tensor] | None
+    """(q labels, g labels) -> (q, g) boolean, True = does not count; None = nothing is dropped."""
     needs: tuple[str, ...] = ()
+    """Columns of LabelBlock that it looks at."""
 
 
 RULES: dict[str, ExclusionRule] = {
@@ -131,6 +154,14 @@ def same_item(query: LabelBlock, gallery: LabelBlock) -> Tensor | None:
     return _equal(query.items, gallery.items)
 
 
+def excluded(query: LabelBlock, gallery: LabelBlock, rule: ExclusionRule) -> Tensor:
+    """(q, g) boolean, True where the gallery item does not count: it is the query itself, or the rule drops it."""
+    own = same_item(query, gallery)
+    if own is None:
+        own = torch.zeros((len(query.persons), len(gallery.persons)), dtype=torch.bool, device=query.persons.device)
+    return own if rule.drop is None else own | rule.drop(query, gallery)
+
+
 def get_rule(name: str) -> ExclusionRule:
     """Return the rule of that name. Raises UserError that lists the nearest names."""
     if name not in RULES:
@@ -138,17 +169,18 @@ def get_rule(name: str) -> ExclusionRule:
     return RULES[name]
 
 
+def _label_array(values: Array) -> np.ndarray:
+    labels = to_numpy(values)
+    # Columns of strings from a table arrive as objects.
+    return labels.astype(str) if labels.dtype == object and all(isinstance(label, str) for label in labels) else labels
+
+
 def _label_pair(query: Array, gallery: Array, name: str, recode: bool) -> tuple[Tensor, Tensor]:
     """Two label lists as integer tensors with equal values where the labels are equal.
 
     recode: number the labels 0..n-1; otherwise integers keep their values, and only strings are numbered.
     """
-    left, right = (to_numpy(side) for side in (query, gallery))
-    # Columns of strings from a table arrive as objects.
-    left, right = (
-        side.astype(str) if side.dtype == object and all(isinstance(entry, str) for entry in side) else side
-        for side in (left, right)
-    )
+    left, right = _label_array(query), _label_array(gallery)
     if not left.size:
         left = left.reshape(-1).astype(right.dtype)
     if left.ndim != 1 or right.ndim != 1:
@@ -162,8 +194,8 @@ def _label_pair(query: Array, gallery: Array, name: str, recode: bool) -> tuple[
     both = np.concatenate([left, right])
     if recode or both.dtype.kind == "U":
         both = np.unique(both, return_inverse=True)[1].reshape(-1).astype(np.int32)
-    both = torch.from_numpy(both.astype(np.int64) if both.dtype.kind != "i" else both)
-    return both[: len(left)], both[len(left) :]
+    labels = torch.from_numpy(both.astype(np.int64) if both.dtype.kind != "i" else both)
+    return labels[: len(left)], labels[len(left) :]
 
 
 def comparable_labels(
@@ -181,15 +213,15 @@ def comparable_labels(
         "persons": _label_pair(query.ids, gallery.ids, "query_ids and gallery_ids", recode=True)
     }
     for name in ("cameras", "clothes", "items"):
-        pair = getattr(query, name), getattr(gallery, name)
-        if name in needs and any(side is None for side in pair):
+        left, right = getattr(query, name), getattr(gallery, name)
+        if name in needs and (left is None or right is None):
             raise UserError(
                 f"the exclusion rule needs query_{name} and gallery_{name}; give both or choose another rule"
             )
-        if name == "items" and (pair[0] is None) != (pair[1] is None):
+        if name == "items" and (left is None) != (right is None):
             raise UserError("query_items and gallery_items are compared with each other; give both or neither")
-        if name in needs or (name == "items" and pair[0] is not None):
-            columns[name] = _label_pair(*pair, f"query_{name} and gallery_{name}", recode=False)
+        if name in needs or (name == "items" and left is not None):
+            columns[name] = _label_pair(left, right, f"query_{name} and gallery_{name}", recode=False)
     for name, pair in columns.items():
         spelled = "ids" if name == "persons" else name
         for side, labels, count in zip(("query", "gallery"), pair, shape, strict=True):
@@ -197,4 +229,4 @@ def comparable_labels(
                 raise UserError(
                     f"{side}_{spelled} has {len(labels)} entries for {count} {side} items; give one per item"
                 )
-    return [LabelBlock(**{name: pair[side] for name, pair in columns.items()}) for side in (0, 1)]
+    return [LabelBlock.of(**{name: pair[side] for name, pair in columns.items()}) for side in (0, 1)]

@@ -5,171 +5,98 @@ image, known by `items`, is in no ranking at all. `ap_topk` cuts that ranking be
 released IRM evaluator: matches beyond the cut are forgotten by AP). The exclusion rule drops items; ranks are counted
 again without them. `ap_depth` cuts after the exclusion (the n of
 mAP at a threshold). CMC and INP see the whole ranking after the exclusion, whatever AP is cut to.
+
+A new metric is a function of `QueryMatches` and a line in METRICS.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from utils.errors import UserError
 from utils.retrieval.annotation_vectors import Annotations, PairCosines
 from utils.retrieval.arrays import Array
 from utils.retrieval.exclusion import Labels, comparable_labels, get_rule
-from utils.retrieval.ranking import RankedMatches, RankingPlan, rank_blocks, rank_scores, rank_similarity
+from utils.retrieval.options import ApForm, CmcForm, MetricOptions, NoPositive
+from utils.retrieval.ranking import (
+    RankedMatches,
+    RankingPlan,
+    rank_blocks,
+    rank_scores,
+    rank_similarity,
+    unit_length,
+)
+from utils.retrieval.result import RetrievalResult
 
-REPORTED_RANKS = (1, 5, 10)
 # Rounding neither drops equal instructions at a threshold of 1 nor opposite ones at -1.
 COSINE_SLACK = 1e-12
+DEFAULT_MEMORY_MB = 256.0
+DEFAULT_OPTIONS = MetricOptions()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MetricOptions:
-    """What is measured; the module's docstring gives the order of the cuts and the exclusion.
+class QueryMatches:
+    """The ranked matches of a block of queries: what a metric looks at. M matches, by (query, rank)."""
 
-    rule: name in utils.retrieval.exclusion. thresholds: tau of mAP@tau on instruction cosines. ap: `sum` = mean over
-    the matches of the precision at their rank; `trapezoid` = Oxford's and Market-1501's form, the mean of the
-    precisions before and at each match. cmc: `image` counts items, `identity` counts distinct persons (SYSU-MM01,
-    LLCM). ap_depth, ap_topk: cuts after and before the exclusion. no_positive: a query that AP has no positive for (at
-    a threshold or within a cut) counts as `zero`, or is skipped (`skip`). Under `zero`, mAP@tau is the mean over all
-    queries, as in the paper; `zero_matched` leaves out those without any match, as mAP always does.
-    """
-
-    rule: str = "none"
-    thresholds: tuple[float, ...] = ()
-    ap: Literal["sum", "trapezoid"] = "sum"
-    cmc: Literal["image", "identity"] = "image"
-    max_rank: int = 50
-    ap_depth: int | None = None
-    ap_topk: int | None = None
-    no_positive: Literal["zero", "zero_matched", "skip"] = "zero"
-
-    def __post_init__(self) -> None:
-        get_rule(self.rule)
-        choices = {
-            "ap": ("sum", "trapezoid"),
-            "cmc": ("image", "identity"),
-            "no_positive": ("zero", "zero_matched", "skip"),
-        }
-        for name, valid in choices.items():
-            if getattr(self, name) not in valid:
-                raise UserError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(valid)}")
-        for name in ("max_rank", "ap_depth", "ap_topk"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"{name} = {value!r}: must be a positive integer")
-        if self.max_rank is None:
-            raise UserError("max_rank = None: must be a positive integer")
-        if not all(math.isfinite(tau) for tau in self.thresholds):
-            raise UserError(f"thresholds = {self.thresholds!r}: each must be a finite number")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RetrievalResult(Mapping[str, float]):
-    """Metrics in percent: `result["mAP"]`, `result["R20"]`, `result["mAP@0.25"]`, `result.mINP`, `dict(result)`.
-
-    cmc (max_rank,): percent of the queries with a match at that rank or before. ap, inp (Q,): percent, nan where
-    undefined. first_rank (Q,): 1-based rank of the first match (place of the person under cmc `identity`), 0 = none.
-    unmatched: indices of the queries without any match after the exclusion, which no mean but that of mAP@tau under
-    `zero` contains; absent: those of them whose person the gallery does not hold at all. queries: number of the rest.
-    gallery: number of items. threshold_ap, kept_share, threshold_queries: for each mAP@tau the per-query AP, the share
-    of identity matches that tau keeps (1 = the threshold says nothing), and the number of queries in its mean. pairs:
-    number of those matches, 0 without thresholds.
-    unannotated, unannotated_items: pairs of a query and a match that lacks an annotation of the query's kind, so that
-    no threshold keeps it, and the number of gallery items in them.
-    A mean over no query is nan.
-    """
-
-    scores: Mapping[str, float]
-    cmc: np.ndarray
-    ap: np.ndarray
-    inp: np.ndarray
+    count: int
+    """Queries of the block."""
+    queries: np.ndarray
+    """(M,) int64: the query of each match, from 0."""
+    ranks: np.ndarray
+    """(M,) int64: its rank from 1, after the exclusion."""
     first_rank: np.ndarray
-    unmatched: tuple[int, ...]
-    absent: tuple[int, ...]
-    queries: int
-    gallery: int
-    threshold_ap: Mapping[str, np.ndarray]
-    kept_share: Mapping[str, float]
-    threshold_queries: Mapping[str, int]
-    pairs: int
-    unannotated: int
-    unannotated_items: int
+    """(count,) int64: rank of the first match (place of the person under a CMC by identity), 0 = none."""
+    within_cuts: np.ndarray
+    """(M,) bool: counts for AP under ap_topk and ap_depth."""
     options: MetricOptions
-
-    def __getitem__(self, name: str) -> float:
-        if name in self.scores:
-            return self.scores[name]
-        if name.startswith("R") and name[1:].isdigit() and 1 <= int(name[1:]) <= len(self.cmc):
-            return float(self.cmc[int(name[1:]) - 1])
-        raise KeyError(f"{name}: not measured; there are {', '.join(self.scores)} and R1 to R{len(self.cmc)}")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.scores)
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    @property
-    def R1(self) -> float:
-        """Rank-1 in percent."""
-        return self.scores["R1"]
-
-    @property
-    def R5(self) -> float:
-        """Rank-5 in percent."""
-        return self.scores["R5"]
-
-    @property
-    def R10(self) -> float:
-        """Rank-10 in percent."""
-        return self.scores["R10"]
-
-    @property
-    def mAP(self) -> float:
-        """Mean average precision in percent."""
-        return self.scores["mAP"]
-
-    @property
-    def mINP(self) -> float:
-        """Mean inverse negative penalty in percent."""
-        return self.scores["mINP"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain numbers and lists; nan becomes None, so that it is valid JSON."""
-        document: dict[str, Any] = {name: _plain(value) for name, value in self.scores.items()}
-        document |= {
-            "queries": self.queries,
-            "gallery": self.gallery,
-            "unmatched": list(self.unmatched),
-            "absent": list(self.absent),
-            "cmc": _plain(self.cmc),
-        }
-        if self.threshold_ap:
-            document |= {
-                "kept_share": {name: _plain(share) for name, share in self.kept_share.items()},
-                "threshold_queries": dict(self.threshold_queries),
-                "unannotated": self.unannotated,
-                "unannotated_items": self.unannotated_items,
-            }
-        document["per_query"] = {"ap": _plain(self.ap), "inp": _plain(self.inp), "first_rank": _plain(self.first_rank)}
-        document["per_query"] |= {name: _plain(values) for name, values in self.threshold_ap.items()}
-        return document
+    """What is measured."""
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [_plain(entry) for entry in value.tolist()]
-    return None if isinstance(value, float) and math.isnan(value) else value
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """How a metric is computed, summarised and shown."""
+
+    per_query: Callable[[QueryMatches], np.ndarray]
+    """Value (count,) float64 of each query of a block, nan for one that does not enter the metric."""
+    summary: Callable[[np.ndarray], float]
+    """One number of the values (n,), n >= 1, of the queries that enter it: a mean, a share, a median."""
+    unit: str = "percent"
+    """What a value is."""
+    decimals: int = 3
+    """Decimals in tables for readers."""
+    higher_is_better: bool = True
+    """Whether a larger number is a better one."""
+    shown: bool = False
+    """A column of tables for readers: the published layout. result.json, CSV and comparisons have all metrics."""
+    array: str = ""
+    """Name of its values in per-query files; empty = they follow from the rank of the first match, which is there."""
+
+    def summarise(self, values: np.ndarray) -> float:
+        """Return one number of the values (Q,) of all queries; nan when none enters it."""
+        entering = values[~np.isnan(values)]
+        return self.summary(entering) if len(entering) else float("nan")
 
 
-def average_precision(queries: np.ndarray, ranks: np.ndarray, count: int, form: str) -> np.ndarray:
+def mean(values: np.ndarray) -> float:
+    """Mean over the queries."""
+    return float(values.mean())
+
+
+def median(values: np.ndarray) -> float:
+    """Middle value of the queries; for an even number the mean of the two in the middle."""
+    return float(np.median(values))
+
+
+def share(values: np.ndarray) -> float:
+    """Percent of the queries with a value above 0."""
+    return 100.0 * float((values > 0).mean())
+
+
+def average_precision(queries: np.ndarray, ranks: np.ndarray, count: int, form: ApForm) -> np.ndarray:
     """AP in [0, 1] of each of `count` queries from the ranks of its positives; nan for a query without any.
 
     queries, ranks (M,): by (query, rank). `sum`: mean over the positives of i / rank_i. `trapezoid`: mean of
@@ -197,9 +124,49 @@ def inverse_negative_penalty(queries: np.ndarray, ranks: np.ndarray, count: int)
 def first_ranks(queries: np.ndarray, ranks: np.ndarray, count: int) -> np.ndarray:
     """Rank of the first match of each query, (count,) int64; 0 without any."""
     first = np.zeros(count, dtype=np.int64)
-    found, place = np.unique(queries, return_index=True)
-    first[found] = ranks[place]
+    matched, position = np.unique(queries, return_index=True)
+    first[matched] = ranks[position]
     return first
+
+
+def rank_share(depth: int, *, shown: bool = False) -> Metric:
+    """Rank-`depth`: the share of the queries whose first match has that rank or a better one."""
+
+    def per_query(matches: QueryMatches) -> np.ndarray:
+        return np.where(matches.first_rank > 0, 100.0 * (matches.first_rank <= depth), np.nan)
+
+    return Metric(per_query=per_query, summary=share, shown=shown)
+
+
+def _average_precisions(matches: QueryMatches) -> np.ndarray:
+    counted, options = matches.within_cuts, matches.options
+    values = 100 * average_precision(matches.queries[counted], matches.ranks[counted], matches.count, options.ap)
+    if options.no_positive != "skip":
+        values[(matches.first_rank > 0) & np.isnan(values)] = 0.0
+    return values
+
+
+def _inverse_penalties(matches: QueryMatches) -> np.ndarray:
+    return 100 * inverse_negative_penalty(matches.queries, matches.ranks, matches.count)
+
+
+def _matched_ranks(matches: QueryMatches) -> np.ndarray:
+    return np.where(matches.first_rank > 0, matches.first_rank, np.nan)
+
+
+METRICS: dict[str, Metric] = {
+    "R1": rank_share(1, shown=True),
+    "R5": rank_share(5, shown=True),
+    "R10": rank_share(10, shown=True),
+    "mAP": Metric(per_query=_average_precisions, summary=mean, shown=True, array="average_precision"),
+    "mINP": Metric(per_query=_inverse_penalties, summary=mean, shown=True, array="inverse_penalty"),
+    "R20": rank_share(20),
+    "median_rank": Metric(per_query=_matched_ranks, summary=median, unit="rank", decimals=1, higher_is_better=False),
+}
+"""Everything that is measured of a ranking, in the order of the columns; mAP@tau stands beside them, by threshold."""
+
+SHOWN_METRICS = tuple(name for name, metric in METRICS.items() if metric.shown)
+"""Columns of tables for readers, those of the reference's table."""
 
 
 def threshold_name(tau: float) -> str:
@@ -209,27 +176,26 @@ def threshold_name(tau: float) -> str:
 
 @dataclass
 class _PerQuery:
-    """Per-query values while blocks arrive; in [0, 1], nan where undefined. bare (G,): lacks an annotation asked
-    for.
-    """
+    """Values of the queries while blocks arrive."""
 
-    ap: np.ndarray
-    inp: np.ndarray
+    values: dict[str, np.ndarray]
+    """By metric (Q,), nan where undefined."""
     first_rank: np.ndarray
+    """(Q,) int64, 0 = no match."""
     threshold_ap: dict[float, np.ndarray]
+    """By tau (Q,) in percent, nan without a positive."""
     bare: np.ndarray
+    """(G,) bool: an item that lacks an annotation asked for."""
     pairs: int = 0
     bare_pairs: int = 0
     kept_pairs: dict[float, int] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, queries: int, gallery: int, thresholds: tuple[float, ...]) -> _PerQuery:
-        blank = {tau: np.full(queries, np.nan) for tau in thresholds}
         return cls(
-            ap=np.full(queries, np.nan),
-            inp=np.full(queries, np.nan),
+            values={name: np.full(queries, np.nan) for name in METRICS},
             first_rank=np.zeros(queries, dtype=np.int64),
-            threshold_ap=blank,
+            threshold_ap={tau: np.full(queries, np.nan) for tau in thresholds},
             bare=np.zeros(gallery, dtype=bool),
             kept_pairs=dict.fromkeys(thresholds, 0),
         )
@@ -238,16 +204,21 @@ class _PerQuery:
         """Fill in the queries of one block."""
         rows = slice(block.first, block.first + block.count)
         first = first_ranks(block.queries, block.ranks, block.count)
-        self.first_rank[rows] = first if block.identity_ranks is None else block.identity_ranks
-        self.inp[rows] = inverse_negative_penalty(block.queries, block.ranks, block.count)
-        within = np.ones(len(block.ranks), dtype=bool)
-        if options.ap_topk is not None:
-            within &= block.full_ranks <= options.ap_topk
-        if options.ap_depth is not None:
-            within &= block.ranks <= options.ap_depth
-        self.ap[rows] = average_precision(block.queries[within], block.ranks[within], block.count, options.ap)
-        if instructions is None:
-            return
+        matches = QueryMatches(
+            count=block.count,
+            queries=block.queries,
+            ranks=block.ranks,
+            first_rank=first if block.identity_ranks is None else block.identity_ranks,
+            within_cuts=_within_cuts(block, options),
+            options=options,
+        )
+        self.first_rank[rows] = matches.first_rank
+        for name, metric in METRICS.items():
+            self.values[name][rows] = metric.per_query(matches)
+        if instructions is not None:
+            self._add_thresholds(block, matches, instructions)
+
+    def _add_thresholds(self, block: RankedMatches, matches: QueryMatches, instructions: PairCosines) -> None:
         self.pairs += len(block.ranks)
         cosines = instructions.cosines(block.queries + block.first, block.gallery)
         bare = np.isnan(cosines)
@@ -257,44 +228,46 @@ class _PerQuery:
             # nan, an item without an annotation of the query's kind, is above no threshold.
             relevant = cosines >= tau - COSINE_SLACK
             self.kept_pairs[tau] += int(relevant.sum())
-            relevant &= within
-            values[rows] = average_precision(block.queries[relevant], block.ranks[relevant], block.count, options.ap)
+            relevant &= matches.within_cuts
+            values[block.first : block.first + block.count] = 100 * average_precision(
+                block.queries[relevant], block.ranks[relevant], block.count, matches.options.ap
+            )
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else math.nan
+def _within_cuts(block: RankedMatches, options: MetricOptions) -> np.ndarray:
+    """(M,): the matches that AP counts."""
+    within = np.ones(len(block.ranks), dtype=bool)
+    if options.ap_topk is not None:
+        assert block.full_ranks is not None
+        within &= block.full_ranks <= options.ap_topk
+    if options.ap_depth is not None:
+        within &= block.ranks <= options.ap_depth
+    return within
 
 
-def _mean_ap(ap: np.ndarray, matched: np.ndarray, policy: str) -> tuple[float, int]:
-    """Mean of AP and the number of queries in it; nan entries are zero or skipped."""
+def _threshold_mean(ap: np.ndarray, matched: np.ndarray, policy: NoPositive) -> tuple[float, int]:
+    """mAP@tau and the number of queries in it; undefined entries are zero or skipped."""
     chosen = {"zero": np.ones_like(matched), "zero_matched": matched, "skip": ~np.isnan(ap)}[policy]
-    return _mean(np.nan_to_num(ap[chosen], nan=0.0)), int(chosen.sum())
+    return METRICS["mAP"].summarise(np.nan_to_num(ap[chosen], nan=0.0)), int(chosen.sum())
 
 
-def _result(found: _PerQuery, absent: np.ndarray, gallery: int, options: MetricOptions) -> RetrievalResult:
-    matched = found.first_rank > 0
-    ranks = found.first_rank[matched]
-    steps = np.arange(1, max(options.max_rank, *REPORTED_RANKS) + 1)
-    reached = np.searchsorted(np.sort(ranks), steps, side="right")
-    curve = reached / len(ranks) * 100 if len(ranks) else np.full(len(steps), np.nan)
-    scores = {f"R{rank}": float(curve[rank - 1]) for rank in REPORTED_RANKS}
-    plain_policy = "skip" if options.no_positive == "skip" else "zero_matched"
-    scores["mAP"] = 100 * _mean_ap(found.ap, matched, plain_policy)[0]
-    scores["mINP"] = 100 * _mean(found.inp[matched])
+def _result(measured: _PerQuery, absent: np.ndarray, gallery: int, options: MetricOptions) -> RetrievalResult:
+    matched = measured.first_rank > 0
+    ranks = measured.first_rank[matched]
+    reached = np.searchsorted(np.sort(ranks), np.arange(1, options.max_rank + 1), side="right")
+    scores = {name: metric.summarise(measured.values[name]) for name, metric in METRICS.items()}
     threshold_ap, kept_share, threshold_queries = {}, {}, {}
-    for tau, ap in found.threshold_ap.items():
+    for tau, ap in measured.threshold_ap.items():
         name = threshold_name(tau)
-        mean, threshold_queries[name] = _mean_ap(ap, matched, options.no_positive)
-        scores[name] = 100 * mean
-        threshold_ap[name] = 100 * ap
-        kept_share[name] = found.kept_pairs[tau] / found.pairs if found.pairs else math.nan
+        scores[name], threshold_queries[name] = _threshold_mean(ap, matched, options.no_positive)
+        threshold_ap[name] = ap
+        kept_share[name] = measured.kept_pairs[tau] / measured.pairs if measured.pairs else float("nan")
     unmatched = np.flatnonzero(~matched)
     return RetrievalResult(
         scores=scores,
-        cmc=curve[: options.max_rank],
-        ap=100 * found.ap,
-        inp=100 * found.inp,
-        first_rank=found.first_rank,
+        per_query=measured.values,
+        cmc=reached / len(ranks) * 100 if len(ranks) else np.full(options.max_rank, np.nan),
+        first_rank=measured.first_rank,
         unmatched=tuple(unmatched.tolist()),
         absent=tuple(unmatched[absent[unmatched]].tolist()),
         queries=len(ranks),
@@ -302,9 +275,9 @@ def _result(found: _PerQuery, absent: np.ndarray, gallery: int, options: MetricO
         threshold_ap=threshold_ap,
         kept_share=kept_share,
         threshold_queries=threshold_queries,
-        pairs=found.pairs,
-        unannotated=found.bare_pairs,
-        unannotated_items=int(found.bare.sum()),
+        pairs=measured.pairs,
+        unannotated=measured.bare_pairs,
+        unannotated_items=int(measured.bare.sum()),
         options=options,
     )
 
@@ -334,11 +307,11 @@ def _prepare(
 def _evaluate(
     blocks: Iterator[RankedMatches], plan: RankingPlan, instructions: PairCosines | None, options: MetricOptions
 ) -> RetrievalResult:
-    found = _PerQuery.empty(len(plan.query.persons), len(plan.gallery.persons), options.thresholds)
+    measured = _PerQuery.empty(len(plan.query.persons), len(plan.gallery.persons), options.thresholds)
     for block in blocks:
-        found.add(block, options, instructions)
+        measured.add(block, options, instructions)
     absent = ~np.isin(plan.query.persons.numpy(), plan.gallery.persons.numpy())
-    return _result(found, absent, len(plan.gallery.persons), options)
+    return _result(measured, absent, len(plan.gallery.persons), options)
 
 
 def _numbers(thresholds: Sequence[float]) -> tuple[float, ...]:
@@ -348,6 +321,22 @@ def _numbers(thresholds: Sequence[float]) -> tuple[float, ...]:
         raise UserError(
             f"thresholds = {thresholds!r}: give a list of numbers, for instance [0.25, 0.5, 0.75]"
         ) from error
+
+
+def _matrix(similarity: Array) -> Tensor | np.ndarray:
+    """Raise UserError for what is no matrix of real numbers."""
+    if not isinstance(similarity, (Tensor, np.ndarray)):
+        try:
+            similarity = np.asarray(similarity)
+        except ValueError as error:
+            raise UserError(
+                "similarity has rows of different lengths; give one number per query and gallery item"
+            ) from error
+    if similarity.ndim != 2:
+        raise UserError(f"similarity must be a (queries, gallery) matrix, but has shape {tuple(similarity.shape)}")
+    if isinstance(similarity, np.ndarray) and similarity.dtype.kind not in "fiu":
+        raise UserError(f"similarity must hold real numbers, not {similarity.dtype}")
+    return similarity
 
 
 def evaluate(
@@ -361,38 +350,28 @@ def evaluate(
     gallery_clothes: Array | None = None,
     query_items: Array | None = None,
     gallery_items: Array | None = None,
-    rule: str = "none",
+    rule: str = MetricOptions.rule,
     query_instructions: Annotations | None = None,
     gallery_instructions: Annotations | None = None,
     thresholds: Sequence[float] = (),
-    ap: Literal["sum", "trapezoid"] = "sum",
-    max_rank: int = 50,
+    ap: ApForm = MetricOptions.ap,
+    max_rank: int = MetricOptions.max_rank,
     ap_depth: int | None = None,
     ap_topk: int | None = None,
-    no_positive: Literal["zero", "zero_matched", "skip"] = "zero",
-    cmc: Literal["image", "identity"] = "image",
-    memory_mb: float = 256.0,
+    no_positive: NoPositive = MetricOptions.no_positive,
+    cmc: CmcForm = MetricOptions.cmc,
+    memory_mb: float = DEFAULT_MEMORY_MB,
 ) -> RetrievalResult:
     """Return the metrics of a similarity matrix (Q, G), higher = more alike; lists, NumPy arrays or tensors.
 
     The ranking is cut to `ap_topk` before the exclusion and to `ap_depth` after it; `MetricOptions` explains the other
     keywords. Items tell images apart: a query never finds itself. Instructions are one vector per item, or vectors by
     kind. A query without any match after the exclusion is left out of every mean and listed in `unmatched`
-    (mAP@tau under `no_positive="zero"` alone counts it, as 0). Half precision is ranked as float32.
+    (mAP@tau under `no_positive="zero"`, the paper's form, alone counts it, as 0). Half precision is ranked as float32.
     Raises UserError that names the argument which has the wrong length, shape or value.
     Sources: AP, CMC of the ReID5o reference; mINP of AGW; mAP@tau of IRM++ (OmniReID++), equations 1 and 2.
     """
-    if not isinstance(similarity, (Tensor, np.ndarray)):
-        try:
-            similarity = np.asarray(similarity)
-        except ValueError as error:
-            raise UserError(
-                "similarity has rows of different lengths; give one number per query and gallery item"
-            ) from error
-    if similarity.ndim != 2:
-        raise UserError(f"similarity must be a (queries, gallery) matrix, but has shape {tuple(similarity.shape)}")
-    if isinstance(similarity, np.ndarray) and similarity.dtype.kind not in "fiu":
-        raise UserError(f"similarity must hold real numbers, not {similarity.dtype}")
+    matrix = _matrix(similarity)
     options = MetricOptions(
         rule=rule,
         thresholds=_numbers(thresholds),
@@ -413,8 +392,8 @@ def evaluate(
         items=gallery_items,
         instructions=gallery_instructions,
     )
-    plan, instructions = _prepare(query, gallery, tuple(similarity.shape), options, memory_mb)
-    return _evaluate(rank_similarity(similarity, plan), plan, instructions, options)
+    plan, instructions = _prepare(query, gallery, (matrix.shape[0], matrix.shape[1]), options, memory_mb)
+    return _evaluate(rank_similarity(matrix, plan), plan, instructions, options)
 
 
 def evaluate_features(
@@ -423,9 +402,9 @@ def evaluate_features(
     query: Labels,
     gallery: Labels,
     *,
-    options: MetricOptions = MetricOptions(),
+    options: MetricOptions = DEFAULT_OPTIONS,
     normalize: bool = True,
-    memory_mb: float = 256.0,
+    memory_mb: float = DEFAULT_MEMORY_MB,
 ) -> RetrievalResult:
     """Return the metrics of features (Q, D) and (G, D), whose similarity never exists as a whole.
 
@@ -444,10 +423,7 @@ def evaluate_features(
     shape = (len(query_features), len(gallery_features))
     plan, instructions = _prepare(query, gallery, shape, options, memory_mb)
     if normalize:
-        query_features, gallery_features = (
-            torch.nn.functional.normalize(features.detach().float(), dim=1)
-            for features in (query_features, gallery_features)
-        )
+        query_features, gallery_features = unit_length(query_features), unit_length(gallery_features)
     return _evaluate(rank_blocks(query_features, gallery_features, plan), plan, instructions, options)
 
 
@@ -457,8 +433,8 @@ def evaluate_blocks(
     gallery: Labels,
     shape: tuple[int, int],
     *,
-    options: MetricOptions = MetricOptions(),
-    memory_mb: float = 256.0,
+    options: MetricOptions = DEFAULT_OPTIONS,
+    memory_mb: float = DEFAULT_MEMORY_MB,
 ) -> RetrievalResult:
     """Return the metrics of a similarity (Q, G) = `shape` that arrives in blocks of rows: (first query, (b, G)), in
     order.

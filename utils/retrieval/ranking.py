@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import UserError
@@ -30,35 +31,49 @@ MIN_BINS, MAX_BINS, BINS_PER_MATCH = 256, 1 << 15, 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankedMatches:
-    """Matches of the queries first to first + count - 1 that the exclusion rule keeps, by (query, rank).
-
-    queries (M,) int64: counted from `first`. gallery (M,) int64: gallery index. ranks (M,) int64: 1-based, after the
-    exclusion. full_ranks (M,) int64 or None: before it. identity_ranks (count,) int64 or None: 1-based place of the
-    query's person among distinct persons, each at its best item, 0 without a match.
-    """
+    """Matches of the queries first to first + count - 1 that the exclusion rule keeps, by (query, rank)."""
 
     first: int
     count: int
     queries: np.ndarray
+    """(M,) int64, counted from `first`."""
     gallery: np.ndarray
+    """(M,) int64: gallery index."""
     ranks: np.ndarray
+    """(M,) int64: 1-based, after the exclusion."""
     full_ranks: np.ndarray | None = None
+    """(M,) int64: the same before the exclusion."""
     identity_ranks: np.ndarray | None = None
+    """(count,) int64: 1-based place of the query's person among distinct persons, each at its best item, 0 without a
+    match.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankingPlan:
-    """Who matches whom, what is dropped, and what is wanted of the ranking.
-
-    query, gallery: labels with person ids comparable between the two. full_ranks, identity_ranks: fill those fields.
-    """
+    """Who matches whom, what is dropped, and what is wanted of the ranking."""
 
     query: LabelBlock
     gallery: LabelBlock
+    """Person ids are comparable between the two."""
     rule: ExclusionRule
     full_ranks: bool = False
+    """Fill that field of RankedMatches."""
     identity_ranks: bool = False
+    """Fill that field of RankedMatches."""
     memory_bytes: int = DEFAULT_MEMORY_BYTES
+    """Budget of a block of similarities and its working copies."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SortedGallery:
+    """The whole gallery sorted for the queries first, first + 1, ...: b of them."""
+
+    first: int
+    similarity: Tensor
+    """(b, G) float32, descending."""
+    order: Tensor
+    """(b, G) int64: gallery index of each; equal similarities by gallery index."""
 
 
 class _MatchIndex:
@@ -314,31 +329,45 @@ def rank_blocks(query_features: Tensor, gallery_features: Tensor, plan: RankingP
     """
     for features, name in ((query_features, "query_features"), (gallery_features, "gallery_features")):
         _check_finite(features, 0, name)
-    device = gallery_features.device
     workspace = _Workspace()
     index = _MatchIndex(plan.gallery.persons.cpu().numpy())
-    plan = _on_device(plan, _ranking_device(device))
-    gallery = gallery_features.detach().float().t()
-    rows = max(PRODUCT_SCORES.get(device.type, PRODUCT_SCORES["cpu"]) // max(gallery.shape[1], 1), MIN_PRODUCT_ROWS)
-    for start in range(0, len(query_features), rows):
-        with true_float32(device):
-            scores = query_features[start : start + rows].detach().to(device).float() @ gallery
-        scores = scores.to(_ranking_device(device))
+    plan = _on_device(plan, _ranking_device(gallery_features.device))
+    for start, scores in _products(query_features, gallery_features):
+        scores = scores.to(_ranking_device(scores.device))
         _check_finite(scores, start, "the similarity of the features")
         step = _chunk_rows(scores.shape[1], scores.device, plan.memory_bytes)
         for offset in range(0, len(scores), step):
             yield _rank_block(scores[offset : offset + step], start + offset, plan, index, workspace)
 
 
+def sort_blocks(query_features: Tensor, gallery_features: Tensor) -> Iterator[SortedGallery]:
+    """Yield the gallery (G, D) sorted for blocks of queries (Q, D) by the same products as `rank_blocks`, ties alike.
+
+    On the gallery's device. Items that do not count for a query are left out by the caller.
+    """
+    for start, scores in _products(query_features, gallery_features):
+        similarity, order = scores.sort(dim=1, descending=True, stable=True)
+        yield SortedGallery(first=start, similarity=similarity, order=order)
+
+
+def _products(query_features: Tensor, gallery_features: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first query, inner products (b, G) float32) on the gallery's device, whatever autocast and TF32 say."""
+    device = gallery_features.device
+    gallery = gallery_features.detach().float().t()
+    rows = max(PRODUCT_SCORES.get(device.type, PRODUCT_SCORES["cpu"]) // max(gallery.shape[1], 1), MIN_PRODUCT_ROWS)
+    for start in range(0, len(query_features), rows):
+        with true_float32(device):
+            scores = query_features[start : start + rows].detach().to(device).float() @ gallery
+        yield start, scores
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """Features (n, D) as float32 of length 1, so that products are cosines; a zero row stays zero."""
+    return F.normalize(features.detach().float(), dim=1)
+
+
 def _on_device(plan: RankingPlan, device: torch.device) -> RankingPlan:
-    return RankingPlan(
-        query=plan.query,
-        gallery=plan.gallery.to(device),
-        rule=plan.rule,
-        full_ranks=plan.full_ranks,
-        identity_ranks=plan.identity_ranks,
-        memory_bytes=plan.memory_bytes,
-    )
+    return replace(plan, gallery=plan.gallery.to(device))
 
 
 @contextlib.contextmanager

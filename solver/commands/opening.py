@@ -1,0 +1,52 @@
+"""What test.py and infer.py begin with: the trained model on its device, threads, and how to evaluate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from solver.evaluation.spec import EvaluationSpec
+from solver.runs import TrainedModel, open_checkpoint, open_run
+from utils.device import describe_device, exact_float32, resolve_device
+from utils.threads import plan_threads
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelChoice:
+    """Which trained model a command uses, as the command line names it."""
+
+    run: str = ""
+    """A run directory; empty when config and checkpoint are files."""
+    config: str = ""
+    checkpoint: str = ""
+    """best, last or a file; empty = best, else last."""
+    device: str = "auto"
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A trained model, ready to evaluate."""
+
+    trained: TrainedModel
+    device: torch.device
+    spec: EvaluationSpec
+
+
+def open_trained(choice: ModelChoice) -> Opened:
+    """Load the model, set the threads and say what runs where. Raises UserError."""
+    exact_float32()
+    device = resolve_device(choice.device)
+    if choice.run:
+        trained = open_run(choice.run, choice.checkpoint, choice.overrides, device)
+    else:
+        trained = open_checkpoint(choice.config, choice.checkpoint, choice.overrides, device)
+    plan = plan_threads(device.type, trained.config.data.workers)
+    torch.set_num_threads(plan.threads)
+    logger.info("%s; %s", describe_device(device), plan.describe())
+    return Opened(trained=trained, device=device, spec=EvaluationSpec.of(trained.config, plan.workers))

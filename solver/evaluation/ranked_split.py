@@ -1,0 +1,53 @@
+"""Single queries of an evaluated split: what counts for one, and what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datasets.structures import EvalSplit
+from solver.evaluation.labels import counted
+from solver.evaluation.plan import Integers, ListPlan, SplitPlan
+from utils.retrieval.ranking import sort_blocks, unit_length
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankedSplit:
+    """The features behind a result, for showing single queries."""
+
+    plan: SplitPlan
+    """The split and the place of each list's entries among the features."""
+    features: Tensor
+    """(F, D): of all sources and sets."""
+    gallery_features: Tensor
+    """(G, D): of the readable gallery images."""
+    gallery: Integers
+    """(G,): the readable images, as indices into the split's gallery."""
+
+    @property
+    def split(self) -> EvalSplit:
+        """The split."""
+        return self.plan.split
+
+    def candidates(self, task: str, entry: int) -> Integers:
+        """Return the positions in `gallery` that count for one entry of a list: in its part of the gallery, not
+        excluded.
+        """
+        return np.flatnonzero(counted(self.plan, self._list(task), entry, self.gallery))
+
+    def search(self, task: str, entry: int, top_k: int) -> tuple[Integers, NDArray[np.float32]]:
+        """Return gallery indices and cosine similarities of the `top_k` best images for one entry of a list."""
+        positions = self.candidates(task, entry)
+        row = int(self._list(task).rows[entry])
+        chosen = torch.from_numpy(positions).to(self.gallery_features.device)
+        gallery = unit_length(self.gallery_features[chosen])
+        (ranked,) = sort_blocks(unit_length(self.features[row : row + 1]), gallery)
+        order = ranked.order[0, :top_k].cpu().numpy()
+        return self.gallery[positions[order]], ranked.similarity[0, :top_k].cpu().numpy()
+
+    def _list(self, task: str) -> ListPlan:
+        return next(listed for listed in self.plan.lists if listed.name == task)
