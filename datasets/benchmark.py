@@ -50,7 +50,9 @@ def build_from_release(
     splits: dict[str, EvalSplit] = {}
     if test:
         summaries = {name: protocol.summary for name, protocol in entry.protocols.items()}
-        splits["test"] = with_unique_titles(assemble_split("test", test, summaries, maker.for_test))
+        split = with_unique_titles(assemble_split("test", test, summaries, maker.for_test))
+        groups = tuple(group for protocol in entry.protocols.values() for group in protocol.groups)
+        splits["test"] = replace(split, missing_lists=dict(release.missing), groups=groups)
     else:
         notes.append(f"{entry.title} has no test part: it can be trained on, not evaluated")
     listed = release.parts.get(TRAIN, ())
@@ -60,8 +62,8 @@ def build_from_release(
     if need_train:
         train, validation = _divide(entry, release, test, select_val, val_fraction)
         if validation is not None:
-            search, summary = validation
-            splits["val"] = assemble_split("val", [search], {VAL_PROTOCOL: summary}, maker.for_test)
+            searches, summary = validation
+            splits["val"] = assemble_split("val", searches, {VAL_PROTOCOL: summary}, maker.for_test)
             notes.append(f"validation: {summary}")
     records = relabel(train)
     for note in notes:
@@ -143,8 +145,8 @@ def _test_searches(entry: DatasetEntry, release: Release, names: Sequence[str]) 
 
 def _divide(
     entry: DatasetEntry, release: Release, test: Sequence[Search], select_val: bool, val_fraction: float
-) -> tuple[Sequence[Record], tuple[Search, str] | None]:
-    """Return the training records and, when asked for, the validation search with its summary."""
+) -> tuple[Sequence[Record], tuple[Sequence[Search], str] | None]:
+    """Return the training records and, when asked for, the validation searches with their summary."""
     parts = release.parts
     train = parts.get(TRAIN, ())
     if not train:
@@ -160,25 +162,28 @@ def _divide(
         return (*train, *own), None
     default = test[0] if test else None
     if VAL_QUERY in parts and VAL_GALLERY in parts:
-        return train, (
-            _own_search(parts[VAL_QUERY], parts[VAL_GALLERY], default),
-            "the data set's own validation queries and gallery",
-        )
+        search = _own_search(parts[VAL_QUERY], parts[VAL_GALLERY], default)
+        return train, ([search], "the data set's own validation queries and gallery")
     if own:
-        search, roles = validation_search(own, default)
-        return train, (
-            search,
-            f"the data set's own {len({record.person_id for record in own})} validation identities, {roles}",
-        )
+        searches, roles = _validation(entry, own, default)
+        count = len({record.person_id for record in own})
+        return train, (searches, f"the data set's own {count} validation identities, {roles}")
     if val_fraction <= 0:
         raise UserError(
             f"train.select = 'val' needs data.val_fraction > 0, because {entry.title} has no validation identities of "
             "its own; set it, or select test or last"
         )
     held_out = hold_out(persons, val_fraction)
-    search, roles = validation_search([record for record in train if record.person_id in held_out], default)
+    searches, roles = _validation(entry, [record for record in train if record.person_id in held_out], default)
     kept = [record for record in train if record.person_id not in held_out]
-    return kept, (search, f"{len(held_out)} of {len(persons)} training identities held out, {roles}")
+    return kept, (searches, f"{len(held_out)} of {len(persons)} training identities held out, {roles}")
+
+
+def _validation(entry: DatasetEntry, records: Sequence[Record], default: Search | None) -> tuple[Sequence[Search], str]:
+    if entry.validation is not None:
+        return entry.validation(records)
+    search, roles = validation_search(records, default)
+    return [search], roles
 
 
 def _own_search(query: Sequence[Record], gallery: Sequence[Record], default: Search | None) -> Search:
@@ -286,13 +291,12 @@ Relative = Callable[[Source], list[str]]
 
 def _relative_to(root: Path) -> Relative:
     # Annotations of one outfit and draws of one gallery share their sources.
-    prefix, known = f"{root}/", dict[int, list[str]]()
+    prefix, known = f"{root}/", dict[Source, list[str]]()
 
     def relative(source: Source) -> list[str]:
-        key = id(source)
-        if key not in known:
-            known[key] = [source.modality.value, source.value.removeprefix(prefix), source.crop]
-        return known[key]
+        if source not in known:
+            known[source] = [source.modality.value, source.value.removeprefix(prefix), source.crop]
+        return known[source]
 
     return relative
 

@@ -10,21 +10,18 @@ from configs.schema.data import DataConfig, InstructionConfig
 from configs.schema.family import FollowsInstructions, ModelSection, ReadsText
 from configs.vocabulary import Modality
 from datasets.benchmark import build_from_release, exclude_listed
-from datasets.catalogue import CATALOGUE, dataset_entry
+from datasets.catalogue import dataset_entry, read_release
 from datasets.instructions import InstructionMaker
 from datasets.loading.image_cache import build_cache
 from datasets.loading.readers import ImageReader, PillowReader, SourceReader
 from datasets.loading.tokenizers import build_text_reader
 from datasets.modalities import MODALITIES
-from datasets.releases.orbench import load_orbench
 from datasets.structures import Benchmark, ReadOptions, Source, distinct_sources
-from utils.errors import UserError, nearest
+from utils.errors import UserError
 from utils.threads import available_cores
 
 logger = logging.getLogger(__name__)
 
-ORBENCH = "orbench"
-DATASETS = (ORBENCH, *CATALOGUE)
 SHOWN_LISTS = 4
 
 
@@ -37,21 +34,9 @@ def build_benchmark(
     instruction: what a model that follows instructions is given. Raises UserError for an unknown data set and for
     whatever its reader or protocol refuses.
     """
-    _check_known(data.dataset)
-    select_val = select == "val" and need_train
-    if data.dataset == ORBENCH:
-        return _build_orbench(data, select_val, need_train)
     entry = dataset_entry(data.dataset)
-    options = ReadOptions(
-        check_files=data.on_error == "raise",
-        need_train=need_train,
-        variant=data.variant,
-        merge_val=data.merge_val,
-        trial=data.trial,
-        crop=instruction.crop,
-        members=data.members,
-    )
-    release = entry.read(Path(data.root), options)
+    options = ReadOptions(data=data, check_files=data.on_error == "raise", need_train=need_train, crop=instruction.crop)
+    release = read_release(entry, Path(data.root), options)
     if data.exclude:
         release = exclude_listed(release, Path(data.exclude), Path(data.root), need_train)
     return build_from_release(
@@ -59,7 +44,7 @@ def build_benchmark(
         release,
         protocols=data.protocols,
         need_train=need_train,
-        select_val=select_val,
+        select_val=select == "val" and need_train,
         val_fraction=data.val_fraction,
         maker=InstructionMaker(instruction),
     )
@@ -67,28 +52,7 @@ def build_benchmark(
 
 def number_of_trials(dataset: str) -> int:
     """Return how many trials a data set has, 0 for one without. Raises UserError for an unknown data set."""
-    _check_known(dataset)
-    return 0 if dataset == ORBENCH else dataset_entry(dataset).trials
-
-
-def _check_known(dataset: str) -> None:
-    if dataset not in DATASETS:
-        raise UserError(f"data.dataset = {dataset!r}: {nearest(dataset, DATASETS)}")
-
-
-def _build_orbench(data: DataConfig, select_val: bool, need_train: bool) -> Benchmark:
-    if data.exclude:
-        raise UserError(f"data.exclude = {data.exclude!r}: ORBench's lists are its own; leave it empty")
-    if data.protocols:
-        raise UserError(f"data.protocols = {list(data.protocols)}: ORBench has one protocol only; leave it empty")
-    if select_val and data.val_fraction <= 0:
-        raise UserError("train.select = 'val' needs data.val_fraction > 0; set it, or select test or last")
-    return load_orbench(
-        data.root,
-        need_train=need_train,
-        val_fraction=data.val_fraction if select_val else 0.0,
-        check_files=data.on_error == "raise",
-    )
+    return dataset_entry(dataset).trials
 
 
 def build_source_reader(
@@ -143,8 +107,9 @@ def _names(modalities: Collection[Modality]) -> str:
 def image_sources(benchmark: Benchmark) -> list[Source]:
     """Return every image source of a benchmark; one file may come several times, with other parts of it."""
     sources = [source for record in benchmark.train for source in record.sources.values()]
-    for partners in {id(record.partners): record.partners for record in benchmark.train}.values():
-        sources += [source for candidates in partners.values() for source in candidates]
+    sources += dict.fromkeys(
+        source for record in benchmark.train for candidates in record.partners.values() for source in candidates
+    )
     for split in benchmark.splits.values():
         sources += [source for group in distinct_sources(split).values() for source in group]
     return [source for source in sources if MODALITIES[source.modality].is_image]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
-from datasets.dataset_entry import DatasetEntry
+from datasets.dataset_entry import DatasetEntry, refuse_options
+from datasets.structures import ReadOptions, Release
 from utils.errors import UserError, nearest
 
 CATALOGUE: dict[str, str] = {
+    "orbench": "datasets.releases.orbench",
     "market1501": "datasets.releases.market1501",
     "msmt17": "datasets.releases.msmt17",
     "cuhk03": "datasets.releases.cuhk03",
@@ -36,7 +39,18 @@ CATALOGUE: dict[str, str] = {
 def dataset_entry(name: str) -> DatasetEntry:
     """Return the entry of a data set. Raises UserError that names the nearest one."""
     if name not in CATALOGUE:
-        raise UserError(f"unknown data set {name!r}: {nearest(name, CATALOGUE)}")
+        raise UserError(f"unknown data set {name!r} (data.dataset): {nearest(name, CATALOGUE)}")
     entry = importlib.import_module(CATALOGUE[name]).DATASET
     assert isinstance(entry, DatasetEntry) and entry.name == name
     return entry
+
+
+def owners_of(option: str) -> list[str]:
+    """Return the data sets that have an option of dataset_entry.OPTIONS."""
+    return [name for name in CATALOGUE if option in dataset_entry(name).options]
+
+
+def read_release(entry: DatasetEntry, root: Path, options: ReadOptions) -> Release:
+    """Read a data set. Raises UserError for an option that it does not have, and for whatever its reader refuses."""
+    refuse_options(entry, options.data, owners_of)
+    return entry.read(root, options)

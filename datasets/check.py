@@ -101,20 +101,23 @@ def main() -> int:
     parsed = _parser().parse_args()
     against = parse_against(parsed.against)
     # Imported after parsing: --help must not wait for torch.
+    from configs.schema.data import DataConfig
     from datasets.checks.report import render
     from datasets.checks.run import CheckOptions, run_check
     from datasets.structures import ReadOptions
     from utils.files import write_json
 
     # Absent files are counted and listed by the check instead of ending it at the first one.
-    reading = ReadOptions(
-        check_files=False,
-        need_train=not parsed.test_only,
-        variant=parsed.variant,
-        merge_val=not parsed.no_merge_val,
-        trial=parsed.trial,
-        members=tuple(parsed.members),
-    )
+    try:
+        data = DataConfig(
+            variant=parsed.variant,
+            merge_val=not parsed.no_merge_val,
+            trial=parsed.trial,
+            members=tuple(parsed.members),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    reading = ReadOptions(data=data, check_files=False, need_train=not parsed.test_only)
     report, release = run_check(
         CheckOptions(
             dataset=parsed.dataset,

@@ -126,18 +126,14 @@ def image_values(records: Iterable[Record], *, annotations: bool = True) -> list
     """Return the distinct image files of records: listed ones, partners and (unless left out) annotations, in listed
     order.
     """
-    found: dict[str, None] = {}
-    seen: set[int] = set()
+    values: dict[str, None] = {}
     for record in records:
         groups = [tuple(record.sources.values()), tuple(record.annotations.values()) if annotations else ()]
-        # Records of one folder share their partners.
-        if id(record.partners) not in seen:
-            seen.add(id(record.partners))
-            groups += record.partners.values()
-        found.update(
+        groups += record.partners.values()
+        values.update(
             (source.value, None) for group in groups for source in group if MODALITIES[source.modality].is_image
         )
-    return list(found)
+    return list(values)
 
 
 def load_exclusions(path: Path, root: Path) -> dict[str, str]:

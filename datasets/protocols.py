@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from configs.vocabulary import AnnotationKind, Modality, Task
+from configs.vocabulary import AnnotationKind, Combination, Modality, Task
 from datasets.structures import EvalSplit, QueryList, Record, Release, Source
 
 MAIN_KIND: dict[Task, AnnotationKind] = {
@@ -27,34 +27,44 @@ Instruct = Callable[[Record], "Source | None"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """Queries against a gallery under one rule; queries of several modalities become one list per modality.
-
-    title: name of the row. group: row of averages, empty = none. pooled: the group's average is over all queries.
-    protocol: name that stamps the row. gallery_instructions: False = task-free, the gallery is images alone;
-    annotations stay.
-    """
+    """Queries against a gallery under one rule; queries of several modalities become one list per modality."""
 
     title: str
+    """Name of the row."""
     protocol: str
+    """Name that stamps the row."""
     query: Sequence[Record]
     gallery: Sequence[Record]
+    gallery_key: str = ""
+    """Searches of one split with the same key have the same gallery, which is then looked at once; empty = its own."""
+    repeated_items: bool = False
+    """An image that the gallery lists twice is two items; False = one."""
+    combination: Combination = ()
+    """What each query is made of: all its sources, mixed, in this order; empty = one source a query."""
     exclusion_rule: str = "none"
     cmc: Literal["image", "identity"] = "image"
     group: str = ""
+    """Row of averages, empty = none."""
     pooled: bool = False
+    """The group's average is over all queries."""
+    draws: bool = True
+    """See `QueryList.draws`."""
     gallery_instructions: bool = True
+    """False = task-free, the gallery is images alone; annotations stay."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
-    """name: stamps every result. summary: one sentence with roles, rule, curve and draws, shown with every result.
-
-    searches: the searches of a release; raises UserError when a part that the protocol needs is absent.
-    """
+    """A way to test on a data set."""
 
     name: str
+    """Stamps every result."""
     summary: str
+    """One sentence with roles, rule, curve and draws, shown with every result."""
     searches: Callable[[Release], Iterable[Search]]
+    """The searches of a release; raises UserError when a part that the protocol needs is absent."""
+    groups: tuple[str, ...] = ()
+    """Rows of averages in their order, where lists, and with them rows, may be missing."""
 
 
 def plain_protocol(
@@ -75,6 +85,7 @@ def plain_protocol(
                 protocol=name,
                 query=release.parts[query],
                 gallery=release.parts[gallery],
+                gallery_key=gallery,
                 exclusion_rule=exclusion_rule,
                 cmc=cmc,
             )
@@ -138,6 +149,10 @@ def assemble_split(
     )
 
 
+ItemKey = tuple[str, int, int, int, "Source | None", "Source | None", int]
+"""Image, person, camera, clothes, instruction, sentence of the task, and which of several equal ones."""
+
+
 class _Pool:
     """Gallery items of all searches, in order of first appearance.
 
@@ -150,31 +165,42 @@ class _Pool:
         self.records: list[Record] = []
         self.instructions: list[Source | None] = []
         self._instruct = instruct
-        self._places: dict[tuple[str, int, int, int, Source | None, Source | None], int] = {}
-        self._known: dict[tuple[int, bool], tuple[int, ...]] = {}
+        self._places: dict[ItemKey, int] = {}
+        self._known: dict[tuple[str, bool], tuple[int, ...]] = {}
 
     def add(self, search: Search) -> tuple[int, ...]:
         """Return the items of the search's gallery."""
-        key = id(search.gallery), search.gallery_instructions
-        if key not in self._known:
-            instruct = self._instruct if search.gallery_instructions else None
-            self._known[key] = tuple(dict.fromkeys(self._place(record, instruct) for record in search.gallery))
+        key = search.gallery_key, search.gallery_instructions
+        if search.gallery_key and key in self._known:
+            return self._known[key]
+        instruct = self._instruct if search.gallery_instructions else None
+        seen: dict[ItemKey, int] = {}
+        places: dict[int, None] = {}
+        for record in search.gallery:
+            item = self._item(record, instruct)
+            if search.repeated_items:
+                seen[item] = seen.get(item, -1) + 1
+                item = (*item[:-1], seen[item])
+            places[self._place(item, record)] = None
+        self._known[key] = tuple(places)
         return self._known[key]
 
-    def _place(self, record: Record, instruct: Instruct | None) -> int:
-        instruction = instruct(record) if instruct is not None else None
-        key = (
+    def _item(self, record: Record, instruct: Instruct | None) -> ItemKey:
+        return (
             image_source(record).value,
             record.person_id,
             record.camera_id,
             record.clothes_id,
-            instruction,
+            instruct(record) if instruct is not None else None,
             record.annotations.get(AnnotationKind.SENTENCE),
+            0,
         )
-        place = self._places.setdefault(key, len(self.records))
+
+    def _place(self, item: ItemKey, record: Record) -> int:
+        place = self._places.setdefault(item, len(self.records))
         if place == len(self.records):
             self.records.append(record)
-            self.instructions.append(instruction)
+            self.instructions.append(item[4])
         elif record.annotations.keys() - self.records[place].annotations.keys():
             known = self.records[place]
             self.records[place] = replace(known, annotations={**record.annotations, **known.annotations})
@@ -182,22 +208,32 @@ class _Pool:
 
 
 def _query_lists(search: Search, gallery: tuple[int, ...] | None, instruct: Instruct | None) -> list[QueryList]:
+    if search.combination:
+        return [_query_list(search, search.combination, search.query, gallery, instruct, search.title)]
     by_modality: dict[Modality, list[Record]] = {}
     for record in search.query:
         by_modality.setdefault(query_modality(record), []).append(record)
     several = len(by_modality) > 1
     return [
-        _query_list(search, modality, records, gallery, instruct, several) for modality, records in by_modality.items()
+        _query_list(
+            search,
+            (modality,),
+            records,
+            gallery,
+            instruct,
+            f"{search.title} {modality.name}" if several else search.title,
+        )
+        for modality, records in by_modality.items()
     ]
 
 
 def _query_list(
     search: Search,
-    modality: Modality,
+    combination: Combination,
     records: Sequence[Record],
     gallery: tuple[int, ...] | None,
     instruct: Instruct | None,
-    several: bool,
+    title: str,
 ) -> QueryList:
     kinds = [MAIN_KIND.get(record.task) for record in records]
     annotations = tuple(
@@ -205,18 +241,19 @@ def _query_list(
     )
     annotated = any(annotation is not None for annotation in annotations)
     return QueryList(
-        combination=(modality,),
-        entries=tuple((record.sources[modality],) for record in records),
+        combination=combination,
+        entries=tuple(tuple(record.sources[modality] for modality in combination) for record in records),
         person_ids=tuple(record.person_id for record in records),
         camera_ids=tuple(record.camera_id for record in records),
         clothes_ids=tuple(record.clothes_id for record in records),
         instructions=tuple(map(instruct, records)) if instruct is not None else (),
         annotations=annotations if annotated else (),
         annotation_kinds=tuple(kinds) if annotated else (),
-        title=f"{search.title} {modality.name}" if several else search.title,
+        title=title,
         group=search.group,
         protocol=search.protocol,
         gallery=gallery,
         exclusion_rule=search.exclusion_rule,
         cmc=search.cmc,
+        draws=search.draws,
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from configs.vocabulary import Modality
 from datasets.dataset_entry import Count, DatasetEntry
 from datasets.modalities import MODALITIES
-from datasets.orbench_statistics import RENDERED_MARKER
-from datasets.structures import Record, Release
+from datasets.structures import Record, Release, Source
+
+RENDERED_MARKER = "manifest.json"
+"""The renderer writes its manifest beside the data; no original has such a file there."""
 
 
 def is_rendered(release: Release) -> bool:
@@ -16,8 +19,16 @@ def is_rendered(release: Release) -> bool:
 
 
 def count_part(records: Sequence[Record]) -> Count:
-    """Return images (texts, for a part without images) and persons of a part."""
-    return Count(images=_images(records) or len(records), persons=len({record.person_id for record in records}))
+    """Return images (texts, for a part without images), persons, and images of partners by modality, of a part."""
+    partners: dict[Modality, set[Source]] = {}
+    for record in records:
+        for modality, candidates in record.partners.items():
+            partners.setdefault(modality, set()).update(candidates)
+    return Count(
+        images=_images(records) or len(records),
+        persons=len({record.person_id for record in records}),
+        partners={modality: len(sources) for modality, sources in partners.items()},
+    )
 
 
 def _images(records: Sequence[Record]) -> int:
@@ -47,6 +58,10 @@ def count_differences(entry: DatasetEntry, release: Release) -> tuple[int, list[
         for what, value, wanted in (
             (pictures, found.images, expected.images),
             ("persons", found.persons, expected.persons),
+            *(
+                (f"{kind.name} images", found.partners.get(kind, 0), wanted)
+                for kind, wanted in expected.partners.items()
+            ),
         ):
             if wanted is None:
                 continue

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from configs.vocabulary import AnnotationKind, Combination, Modality, Task, combination_name
+from configs.schema.data import DataConfig
+from configs.vocabulary import BOX, AnnotationKind, Combination, Modality, Task, combination_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,45 +54,41 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadOptions:
-    """Options of the readers; each reader uses those that its data set has and refuses a value that it cannot serve.
+    """What a reader is asked for."""
 
-    check_files: raise for a listed image that does not exist. need_train: False = only the parts that a test needs must
-    be present. variant: `v1` / `v2` of MSMT17, `detected` / `labeled` of CUHK03-NP, empty = whichever is there.
-    merge_val: MSMT17's validation list, or SYSU-MM01's validation persons, join train. trial: RegDB's, 1 to 10. crop:
-    what stands for a clothes image where the release ships none, `none` or `box`. members: data sets or tasks of a
-    joint test.
-    """
-
+    data: DataConfig = DataConfig()
+    """Section `data`: a reader looks at the options that its entry names, and at no other."""
     check_files: bool = True
+    """Raise for a listed image that does not exist."""
     need_train: bool = True
-    variant: str = ""
-    merge_val: bool = True
-    trial: int = 1
-    crop: str = "box"
-    members: tuple[str, ...] = ()
+    """False = only the parts that a test needs must be present."""
+    crop: str = BOX
+    """What stands for a clothes image where the release ships none: `none` or `box`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """A data set as it lies on disk. Person ids are the data set's own; nothing is relabelled, drawn or excluded.
-
-    root: the folder that holds the data set's files. parts: `train`, `query`, `gallery`, and whatever else a protocol
-    of the data set needs (`query_changed`, `val_query`, ...), records in sorted or listed order. dropped: what was left
-    out by the data set's own rules, with the number (`junk images, pid -1`: 3819). notes: findings for the log and the
-    results. variant: which of the entry's `published` counts this release is compared with. shared_persons: True for a
-    user's own data without a split, where train and test are the same images on purpose. trials: data set -> trial that
-    was read, for data sets with several divisions of the same persons into train and test (RegDB, also as a member of a
-    joint release).
-    """
+    """A data set as it lies on disk. Person ids are the data set's own; nothing is relabelled, drawn or excluded."""
 
     name: str
     root: Path
+    """The folder that holds the data set's files."""
     parts: Mapping[str, tuple[Record, ...]]
+    """`train`, `query`, `gallery`, and whatever else a protocol of the data set needs (`query_changed`, `val_query`,
+    ...); records in sorted or listed order."""
     dropped: Mapping[str, int] = field(default_factory=dict)
+    """What was left out by the data set's own rules, with the number (`junk images, pid -1`: 3819)."""
     notes: tuple[str, ...] = ()
+    """Findings for the log and the results."""
     variant: str = ""
+    """Which of the entry's `published` counts this release is compared with."""
     shared_persons: bool = False
+    """True for a user's own data without a split, where train and test are the same images on purpose."""
     trials: Mapping[str, int] = field(default_factory=dict)
+    """Data set -> trial that was read, for data sets with several divisions of the same persons into train and test
+    (RegDB, also as a member of a joint release)."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Query lists that the data set defines and this copy lacks: name -> row of averages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +120,9 @@ class QueryList:
     gallery: tuple[int, ...] | None = None
     exclusion_rule: str = "none"
     cmc: Literal["image", "identity"] = "image"
+    draws: bool = True
+    """The lists of its group repeat one measurement (draws of a gallery), so that readers see their mean; False = they
+    are different measurements, and each is shown."""
 
     @property
     def name(self) -> str:
@@ -145,7 +145,10 @@ class EvalSplit:
     gallery: tuple[Source, ...]
     gallery_ids: tuple[int, ...]
     query_lists: tuple[QueryList, ...]
-    missing_lists: tuple[str, ...] = ()
+    missing_lists: Mapping[str, str] = field(default_factory=dict)
+    """Lists that the data set defines and this copy lacks: name -> row of averages."""
+    groups: tuple[str, ...] = ()
+    """Rows of averages in their order, as far as the protocols fix it; the others follow as they come."""
     gallery_camera_ids: tuple[int, ...] = ()
     gallery_clothes_ids: tuple[int, ...] = ()
     gallery_instructions: tuple[Source | None, ...] = ()
@@ -235,14 +238,14 @@ class Batch:
         """Return the batch on `device`."""
         assert self.instructed is not None
         # One tensor stands for all inputs that have every row; it is moved once.
-        rows = {id(tensor): tensor.to(device, non_blocking=True) for tensor in self.rows.values()}
+        rows = {tensor: tensor.to(device, non_blocking=True) for tensor in self.rows.values()}
         return Batch(
             inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
             erased={name: tensor.to(device, non_blocking=True) for name, tensor in self.erased.items()},
             person_ids=self.person_ids.to(device, non_blocking=True),
             record_ids=self.record_ids,
             camera_ids=self.camera_ids,
-            rows={name: rows[id(tensor)] for name, tensor in self.rows.items()},
+            rows={name: rows[tensor] for name, tensor in self.rows.items()},
             tasks=self.tasks,
             annotations={name: annotations.to(device) for name, annotations in self.annotations.items()},
             instructed=self.instructed.to(device, non_blocking=True),

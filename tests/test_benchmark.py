@@ -368,7 +368,7 @@ def test_a_data_set_of_the_table_is_built_by_name(tmp_path: Path) -> None:
         .value
         == "do not change clothes"
     )
-    with pytest.raises(UserError, match="data.dataset = 'market': did you mean 'market1501'"):
+    with pytest.raises(UserError, match="unknown data set 'market' .data.dataset.: did you mean 'market1501'"):
         build_benchmark(dataclasses.replace(data, dataset="market"), select="test", need_train=False)
 
 

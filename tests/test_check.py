@@ -507,7 +507,7 @@ def test_datalists_are_written(tmp_path: Path, run) -> None:
         (["--dataset", "markt1501"], "did you mean 'market1501'"),
         (["--dataset", "orbnch"], "did you mean 'orbench'"),
         (["--dataset", "market1501", "--protocols", "msmt17"], "has no protocol 'msmt17'"),
-        (["--dataset", "market1501", "--variant", "v1"], "has no variants"),
+        (["--dataset", "market1501", "--variant", "v1"], "only msmt17, cuhk03"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, run, arguments: list[str], message: str) -> None:

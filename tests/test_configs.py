@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.load import experiment_to_dict, load_experiment, save_experiment
-from datasets.build import DATASETS
+from datasets.catalogue import CATALOGUE
 from datasets.loading.loaders import SAMPLERS
 from model.build import build_model
 from solver.objectives.base import ObjectiveContext
@@ -119,7 +119,7 @@ def test_header_tells_its_command(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_everything_named_exists_and_every_parameter_has_a_rule(path: Path) -> None:
     config = load_experiment(path)
-    assert config.data.dataset in DATASETS and config.train.sampler in SAMPLERS and config.schedule.name in SHAPES
+    assert config.data.dataset in CATALOGUE and config.train.sampler in SAMPLERS and config.schedule.name in SHAPES
     with torch.device("meta"):
         model = build_model(config.family, config.model, 7)
     build_objective(config.family, config.objective, ObjectiveContext(seed=config.seed, model=model, records=()))

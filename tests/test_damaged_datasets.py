@@ -16,7 +16,7 @@ from official_trees import TREES, lines, plant, root_of
 from tiny_orbench import write_orbench
 
 from datasets import check
-from datasets.checks.run import check_entry
+from datasets.catalogue import dataset_entry
 from datasets.loading.readers import PillowReader
 from datasets.structures import ReadOptions
 from utils.errors import run_script
@@ -348,7 +348,7 @@ def test_damage_of_single_images(
     assert len(said) == 1 and re.search(case.says, out.splitlines()[said[0] + 1])
 
     def need_every_image() -> None:
-        release = check_entry(case.dataset).read(Path(arguments[3]), ReadOptions())
+        release = dataset_entry(case.dataset).read(Path(arguments[3]), ReadOptions())
         reader = PillowReader((16, 8))
         for records in release.parts.values():
             for record in records:

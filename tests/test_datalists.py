@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from official_trees import lines as write
 from official_trees import plant
+from reading import read_options
 
 from configs.vocabulary import AnnotationKind, Modality, Task
-from datasets.catalogue import dataset_entry
+from datasets.catalogue import dataset_entry, read_release
 from datasets.formats.datalists import GALLERY_KEY, DataList, ListReader, outfit_numbers, write_datalists
 from datasets.formats.listing import ImageTree
-from datasets.structures import ReadOptions, Record, Release, Source
+from datasets.structures import Record, Release, Source
 from utils.errors import UserError
 
 CLOTHES, DESCRIPTION = AnnotationKind.CLOTHES, AnnotationKind.DESCRIPTION
@@ -80,7 +81,7 @@ def omnireid(root: Path) -> Path:
 
 
 def read(root: Path, **options: object) -> Release:
-    return dataset_entry("omnireid").read(root, ReadOptions(**options))  # type: ignore[arg-type]
+    return read_release(dataset_entry("omnireid"), root, read_options(**options))  # type: ignore[arg-type]
 
 
 def summary(record: Record, root: Path) -> tuple:

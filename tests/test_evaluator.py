@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema.evaluation import EvalConfig
-from configs.vocabulary import ORBENCH_KEYS, Modality, combination_name
+from configs.vocabulary import GROUP_NAMES, ORBENCH_KEYS, Modality, combination_name
 from datasets.loading.transforms import model_input
 from datasets.structures import EvalSplit, QueryList, Source
 from model.interface import Fuses, RetrievalModel, Tokens
@@ -109,6 +109,8 @@ def make_split(keys: Sequence[tuple[Modality, ...]] = ORBENCH_KEYS, people: int 
                 combination=combination,
                 entries=entries,
                 person_ids=tuple(int(person) for person in np.repeat(range(people), 3)),
+                group=GROUP_NAMES[len(combination)],
+                draws=False,
             )
         )
     gallery = tuple(source(Modality.RGB, person, number) for person in range(people) for number in range(4))
@@ -118,6 +120,7 @@ def make_split(keys: Sequence[tuple[Modality, ...]] = ORBENCH_KEYS, people: int 
         gallery=gallery,
         gallery_ids=tuple(int(person) for person in np.repeat(range(people), 4)),
         query_lists=tuple(lists),
+        groups=tuple(GROUP_NAMES.values()),
     )
 
 
@@ -234,7 +237,11 @@ def test_block_sizes_and_tiers_change_nothing(changes: dict[str, int]) -> None:
 def test_missing_lists_shrink_the_averages() -> None:
     split = dataclasses.replace(
         make_split(keys=[key for key in ORBENCH_KEYS if key[0] is not Modality.CP and len(key) != 4]),
-        missing_lists=tuple(combination_name(key) for key in ORBENCH_KEYS if key[0] is Modality.CP or len(key) == 4),
+        missing_lists={
+            combination_name(key): GROUP_NAMES[len(key)]
+            for key in ORBENCH_KEYS
+            if key[0] is Modality.CP or len(key) == 4
+        },
     )
     result = evaluate_split(SmallModel(), split, read, EvaluationSpec(), CPU)
     assert_equal_metrics(result, plain_metrics(SmallModel(), split))
@@ -261,7 +268,7 @@ def test_queries_without_match_are_left_out_and_listed() -> None:
     assert result.lists[4].without_match.tolist() == [0, 1, 2] and result.lists[4].queries == 12
     assert result.lists[5].queries == 0 and math.isnan(result.lists[5].metrics()["mAP"])
     assert [(row.task, row.lists) for row in result.averages()] == [("ONE_AVER", 4), ("TWO_AVER", 1), ("ALL_AVER", 5)]
-    assert any(note.startswith("18 queries have no match") for note in result.notes())
+    assert "TWO_AVER: 18 of 30 queries in 2 lists have no valid match" in "".join(result.notes())
 
 
 def test_unreadable_sources_stop_or_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from official_trees import TREES, plant
 from official_trees import lines as write
+from reading import read_options
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
-from datasets.catalogue import dataset_entry
+from datasets.catalogue import dataset_entry, read_release
 from datasets.formats.joining import Offset, merge_images, offsets_of, shifted
 from datasets.instructions import BANK, InstructionMaker, annotate_release
 from datasets.protocols import Search, assemble_split
-from datasets.structures import EvalSplit, ReadOptions, Record, Release, Source
+from datasets.structures import EvalSplit, Record, Release, Source
 from datasets.synthetic.render import render
 from utils.errors import UserError
 from utils.retrieval.metrics import evaluate
@@ -63,7 +64,7 @@ def describe(root: Path, **texts: str) -> None:
 
 
 def read(name: str, root: Path, **options: object) -> Release:
-    return dataset_entry(name).read(root, ReadOptions(**{"need_train": False, **options}))  # type: ignore[arg-type]
+    return read_release(dataset_entry(name), root, read_options(**{"need_train": False, **options}))  # type: ignore[arg-type]
 
 
 def split_of(release: Release, *names: str, maker: InstructionMaker = InstructionMaker()) -> EvalSplit:

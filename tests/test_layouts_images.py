@@ -17,6 +17,7 @@ import numpy
 import pytest
 from PIL import Image
 
+from configs.schema.data import DataConfig
 from configs.vocabulary import Modality
 from datasets.catalogue import dataset_entry
 from datasets.checks.run import CheckOptions, run_check
@@ -181,7 +182,7 @@ def test_lists_junk_and_variants(rendered: Path) -> None:
         == 3
         == sum(record.person_id == 0 for record in market.parts["gallery"])
     )
-    detected = dataset_entry("cuhk03").read(rendered, ReadOptions(variant="detected"))
+    detected = dataset_entry("cuhk03").read(rendered, ReadOptions(data=DataConfig(variant="detected")))
     assert {part: len(records) for part, records in detected.parts.items()} == {"train": 7, "query": 6, "gallery": 6}
     nkup = dataset_entry("nkup").read(rendered, ReadOptions())
     assert sum(nkup.dropped.values()) == 2

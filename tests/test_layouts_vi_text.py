@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
+from configs.schema.data import DataConfig
 from configs.vocabulary import Modality
 from datasets.catalogue import dataset_entry
 from datasets.protocols import Search
@@ -262,7 +263,7 @@ def test_regdb_trials_differ_and_share_their_persons(tmp_path: Path) -> None:
             assert len(visible) == len(thermal) == 10 * taking
             assert all(len(found) == 1 and membership(min(found)) is kind for found in persons.values())
             labelled[part].add(tuple(min(persons[label]) for label in range(taking)))
-        release = dataset_entry("regdb").read(tmp_path, ReadOptions(trial=trial))
+        release = dataset_entry("regdb").read(tmp_path, ReadOptions(data=DataConfig(trial=trial)))
         assert {name: len(records) for name, records in release.parts.items()} == {
             "train": 160,
             "test_visible": 50,

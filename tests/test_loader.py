@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_orbench import load_orbench
 
 from configs.schema.data import AugmentConfig, DataConfig
 from configs.schema.reid5o import Reid5oConfig
@@ -27,7 +28,6 @@ from datasets.loading.loaders import TrainLoader, build_train_loader, source_loa
 from datasets.loading.readers import ImageReader, PillowReader, SourceReader, open_image
 from datasets.loading.samplers import IdentityBatches, RandomBatches
 from datasets.loading.transforms import ImageAugmentation, model_input
-from datasets.releases.orbench import load_orbench
 from datasets.structures import Batch, Benchmark, Record, Source
 from utils.errors import UserError
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from configs.schema.data import DataConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
+from datasets.catalogue import dataset_entry, read_release
 from datasets.formats.manifest_rows import COLUMNS, ManifestRow, read_manifest, write_manifest
 from datasets.releases.folders import DATASET as FOLDERS
 from datasets.releases.manifest import DATASET as MANIFEST
@@ -272,8 +274,8 @@ def test_the_root_must_be_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read(tmp_path / "other.csv")
     with pytest.raises(UserError, match="ends in .csv or .jsonl"):
         read(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match="has no variants"):
-        read(path, ReadOptions(variant="v1"))
+    with pytest.raises(UserError, match="does not belong to manifest"):
+        read_release(dataset_entry("manifest"), path, ReadOptions(data=DataConfig(variant="v1")))
     assert read(manifest(tmp_path, "path,person\nabsent.jpg,a\n"), ReadOptions(check_files=False)).parts["train"]
     assert MANIFEST.recognise(path) and not MANIFEST.recognise(tmp_path) and not MANIFEST.recognise(tmp_path / "a.jpg")
     monkeypatch.setattr("datasets.formats.manifest_rows.MAX_BYTES", 10)

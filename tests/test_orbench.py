@@ -3,16 +3,17 @@ byte.
 """
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_orbench import load_orbench
 
 from configs.schema.data import DataConfig
 from configs.vocabulary import ORBENCH_KEYS, Modality
 from datasets.build import build_benchmark
-from datasets.releases.orbench import load_orbench
+from datasets.dataset_entry import Count
+from datasets.releases import orbench
 from datasets.structures import Benchmark, EvalSplit
 from utils.errors import UserError
 
@@ -197,51 +198,63 @@ def test_fingerprint_sees_ids_captions_partners_and_queries_but_not_the_place(tr
     assert len(set(seen)) == 5
 
 
-def test_statistics_and_published_counts(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        benchmark = tree.load()
-    table, against = benchmark.notes
-    rows = {
-        cells[0]: cells[1:]
-        for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
-        if cells
-    }
+def test_published_counts(tree: Tree) -> None:
     # Three folders with 2 visible, 3 infrared, 1 pencil and 2 sketch images, one caption per visible image.
-    assert rows["train"] == ["3", "6", "9", "3", "6", "6", "0", "0"]
-    assert rows["test"] == ["2", "2", "2", "2", "2", "2", "32", "64"]
+    (against,) = tree.load().notes
     assert against.startswith(
-        "11 of 11 counts differ from the published ones of ORBench: training identities 3 (published 600)"
+        "11 of 11 counts differ from the published ones of ORBench: train images 6 (published 27,063, unconfirmed)"
     )
-    assert "gallery 2 (published 18050)" in against and "NIR queries 2 (published 10425)" in against
-    assert against in caplog.text
+    for words in ("train persons 3 (published 600", "train NIR images 9 (published 15,646", "train SK images 6"):
+        assert words in against
+    assert "gallery images 2 (published 18,050" in against and "NIR images 2 (published 10,425" in against
     (tree.base / "manifest.json").touch()
-    assert len(tree.load().notes) == 1, "rendered data are not compared with ORBench"
+    assert not tree.load().notes, "rendered data are not compared with ORBench"
 
 
 def test_published_counts_that_agree_are_said_to(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = {
-        "training identities": 3,
-        "training RGB": 6,
-        "training NIR": 9,
-        "training CP": 3,
-        "training SK": 6,
-        "test identities": 2,
-        "gallery": 2,
-        "NIR queries": 2,
-        "CP queries": 2,
-        "SK queries": 2,
-        "TEXT queries": 2,
+    partners = {Modality.NIR: 9, Modality.CP: 3, Modality.SK: 6}
+    own = {name: Count(images=2) for name in ("NIR", "CP", "SK", "TEXT")}
+    own |= {"train": Count(images=6, persons=3, partners=partners), "gallery": Count(images=2, persons=2)}
+    monkeypatch.setitem(orbench.PUBLISHED, "train", own["train"])
+    for name, count in own.items():
+        monkeypatch.setitem(orbench.PUBLISHED, name, count)
+    assert tree.load().notes == ("all 11 counts equal the published ones of ORBench",)
+    assert "all 6 counts" in tree.load(need_train=False).notes[0]
+
+
+def test_an_excluded_image_is_in_no_part(tree: Tree, tmp_path: Path) -> None:
+    before = tree.load()
+    gone = before.splits["test"].query_lists[0].entries[0][0].value
+    partner = before.train[0].partners[Modality.SK][0].value
+    listing = tmp_path / "leave-out.txt"
+    listing.write_text(f"{Path(gone).relative_to(tree.root)}\n{Path(partner).relative_to(tree.root)}\n")
+    after = tree.load(exclude=str(listing))
+    values = {
+        source.value for queries in after.splits["test"].query_lists for entry in queries.entries for source in entry
     }
-    monkeypatch.setattr("datasets.orbench_statistics.PUBLISHED_ORBENCH", own)
-    assert tree.load().notes[1] == "all 11 counts equal the published ones of ORBench"
-    assert "all 6 counts" in tree.load(need_train=False).notes[1]
+    assert gone not in values and partner not in {source.value for source in after.train[0].partners[Modality.SK]}
+    # Every mixed query that held the image went with it, no other one.
+    for old, new in zip(before.splits["test"].query_lists, after.splits["test"].query_lists):
+        kept = [entry for entry in old.entries if gone not in {source.value for source in entry}]
+        assert list(new.entries) == kept, old.name
+
+
+def test_options_of_other_data_sets_are_refused(tree: Tree) -> None:
+    tree.load()
+    for options in ({"variant": "v1"}, {"trial": 3}, {"members": ("market1501",)}, {"merge_val": False}):
+        with pytest.raises(UserError, match="does not belong to orbench: only .* know it; remove the option"):
+            build_benchmark(DataConfig(root=str(tree.root), **options), select="last", need_train=True)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="orbench has no protocol 'orbnch', did you mean 'orbench'"):
+        build_benchmark(DataConfig(root=str(tree.root), protocols=("orbnch",)), select="last", need_train=True)
+    chosen = build_benchmark(DataConfig(root=str(tree.root), protocols=("orbench",)), select="last", need_train=True)
+    assert chosen == tree.load()
 
 
 def test_missing_query_lists_are_noted(tree: Tree) -> None:
     del tree.test["NIR"], tree.test["TEXT+CP+SK"]
     tree.test["NIR+RGB"] = []
     benchmark = tree.load(need_train=False)
-    assert benchmark.splits["test"].missing_lists == ("NIR", "TEXT+CP+SK")
+    assert benchmark.splits["test"].missing_lists == {"NIR": "ONE_AVER", "TEXT+CP+SK": "THREE_AVER"}
     assert len(benchmark.splits["test"].query_lists) == 30
     assert any("2 of 32 query lists are missing: NIR, TEXT+CP+SK" in note for note in benchmark.notes)
     assert any("1 unknown keys are ignored: NIR+RGB" in note for note in benchmark.notes)
@@ -260,20 +273,21 @@ def test_evaluation_needs_no_training_files_but_checks_the_overlap_when_it_can(t
 
 
 def test_roots_one_level_off_say_so(tree: Tree) -> None:
-    tree.load()
+    fingerprint = tree.load().fingerprint
     base, root = tree.base, tree.root
+    # The folder itself may be named as well as the one above.
+    assert load_orbench(base, need_train=True).fingerprint == fingerprint
     for given, words in (
         (root / "no", ["no such data root"]),
-        (base, ["one level too low", f"data.root={root}"]),
-        (base / "vis", ["too low", f"data.root={root}"]),
-        (base / "vis" / "0007", ["too low", f"data.root={root}"]),
+        (base / "vis", ["too low", f"data.root={base}"]),
+        (base / "vis" / "0007", ["too low", f"data.root={base}"]),
         (root.parent, ["one level too high", f"data.root={root}"]),
     ):
         with pytest.raises(UserError) as caught:
             load_orbench(given, need_train=True)
         assert not [word for word in words if word not in str(caught.value)], str(caught.value)
     (root / "empty").mkdir()
-    with pytest.raises(UserError, match="has no folder ORBench/"):
+    with pytest.raises(UserError, match="holds no ORBench: expected ORBench/"):
         load_orbench(root / "empty", need_train=True)
 
 
@@ -281,7 +295,7 @@ def test_roots_one_level_off_say_so(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (None, "no such file"),
+        (None, "no such file|missing; restore it"),
         (b"", "not valid JSON"),
         (b'[{"id": 1, "file_path"', "truncated"),
         (b"\xff\xfe{}", "not valid JSON"),

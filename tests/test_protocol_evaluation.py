@@ -25,7 +25,7 @@ from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import METRICS, EvaluationResult
 from solver.evaluation.spec import EvaluationSpec
 from solver.reports.examples_page import choose_queries, write_report
-from solver.reports.figures import of_combinations
+from solver.reports.figures import has_combinations
 from solver.reports.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
 from solver.search.gallery import split_gallery
 from solver.search.queries import find_list, listed_query
@@ -526,7 +526,7 @@ def test_tables_fold_draws_and_files_hold_all_of_them(tmp_path: Path) -> None:
     other = write_results(tmp_path / "b", run(split_of(market(), *sysu()), flip=True, ap="trapezoid"), PROVENANCE)
     compared = compare_files(path, other)
     assert "different ap: sum and trapezoid" in compared and "| sysu-all " in compared and "market [flip]: " in compared
-    assert not of_combinations(document)
+    assert not has_combinations(document)
 
 
 def test_a_group_of_one_list_with_its_name_hides_nothing() -> None:

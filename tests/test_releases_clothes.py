@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from reading import read_options
 from tiny_releases import place, rows, score, write
 
 from configs.vocabulary import Task
-from datasets.catalogue import dataset_entry
+from datasets.catalogue import dataset_entry, read_release
 from datasets.formats.listing import outfit_id
-from datasets.structures import ReadOptions
 from utils.errors import UserError
 
 
 def read(name: str, root: Path, **options):
-    return dataset_entry(name).read(root, ReadOptions(**options))
+    return read_release(dataset_entry(name), root, read_options(**options))
 
 
 def check(

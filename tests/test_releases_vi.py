@@ -828,7 +828,7 @@ def test_options_of_other_data_sets_are_refused(tmp_path: Path) -> None:
     for name in ("sysu", "llcm", "regdb"):
         with pytest.raises(UserError, match="data.variant"):
             read(name, tmp_path, variant="v1")
-    for name, trial in (("sysu", 2), ("llcm", 2), ("regdb", 11)):
+    for name, trial in (("sysu", 2), ("llcm", 2)):
         with pytest.raises(UserError, match="data.trial"):
             read(name, tmp_path, trial=trial)
 

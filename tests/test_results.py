@@ -14,7 +14,7 @@ import pytest
 import torch
 from list_values import values_of
 
-from configs.vocabulary import Modality, combination_name
+from configs.vocabulary import GROUP_NAMES, Modality, combination_name
 from datasets.structures import EvalSplit, QueryList, Source
 from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import EvaluationResult, ListResult, RankedSplit, SkippedSource
@@ -50,6 +50,8 @@ def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> Evalu
             gallery=20,
             first_rank=np.array(ranks),
             per_query=values_of(ranks, precision, penalty),
+            group=GROUP_NAMES[len(key)],
+            draws=False,
         )
         for key, (ranks, precision, penalty) in values.items()
     )
@@ -59,7 +61,12 @@ def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> Evalu
         gallery=(),
         gallery_ids=(),
         query_lists=tuple(
-            QueryList(combination=key, entries=(), person_ids=tuple(range(len(values[key][0])))) for key in values
+            QueryList(
+                combination=key,
+                entries=(tuple(Source(modality=kind, value="x") for kind in key),) * len(values[key][0]),
+                person_ids=tuple(range(len(values[key][0]))),
+            )
+            for key in values
         ),
     )
     ranked = RankedSplit(
@@ -73,7 +80,7 @@ def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> Evalu
         name="test",
         protocol="made up",
         lists=lists,
-        missing_lists=("CP", "SK"),
+        missing_lists={"CP": "ONE_AVER", "SK": "ONE_AVER"},
         ap_form="sum",
         precision="fp32",
         counts={"sources_encoded_total": 5},
@@ -99,6 +106,7 @@ def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
             "median_rank": 2,
             "queries": 3,
             "gallery": 20,
+            "group": "ONE_AVER",
         }
     )
     assert text == {
@@ -112,10 +120,12 @@ def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
         "median_rank": None,
         "queries": 0,
         "gallery": 20,
+        "group": "ONE_AVER",
     }
     shares = {"R1": 50, "R5": 50, "R10": 50, "R20": 100}
     # First matches at ranks 1 and 11: the median lies between them.
-    assert pair == {"task": "NIR+CP", **shares, "mAP": 40, "mINP": 30, "median_rank": 6, "queries": 2, "gallery": 20}
+    counts = {"queries": 2, "gallery": 20, "group": "TWO_AVER"}
+    assert pair == {"task": "NIR+CP", **shares, "mAP": 40, "mINP": 30, "median_rank": 6, **counts}
     one, two, total = document["averages"]
     assert (one["task"], one["lists"], one["expected_lists"]) == ("ONE_AVER", 1, 4) and one["mAP"] == nir["mAP"]
     assert (two["task"], two["lists"], two["expected_lists"]) == ("TWO_AVER", 1, 1)

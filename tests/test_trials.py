@@ -320,7 +320,15 @@ def test_a_checkpoint_refuses_another_trial(
 
 def test_trials_are_inherited_and_known_in_joint_data(copy: Path, data: Path) -> None:
     assert joined_trials({}, str(copy / "trial-02")) == {"regdb": 2} == joined_trials({"regdb": 2}, "")
-    joint = read_joint(data, ReadOptions(trial=2, members=("regdb",)))
+    joint = read_joint(
+        data,
+        ReadOptions(
+            data=DataConfig(
+                trial=2,
+                members=("regdb",),
+            )
+        ),
+    )
     assert joint.trials == {"regdb": 2}
     benchmark = build_benchmark(
         DataConfig(dataset="joint", root=str(data), trial=2, members=("regdb",)), select="last", need_train=False

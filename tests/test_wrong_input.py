@@ -139,7 +139,6 @@ TRAIN, TEST = "train_annos.json", "test_gallery_and_queries.json"
     ("up", "words"),
     [
         ("..", ["one level too high"]),
-        ("data/ORBench", ["one level too low"]),
         ("data/ORBench/vis", ["too low"]),
         ("nowhere", ["no such data root"]),
     ],
@@ -155,13 +154,13 @@ def test_missing_and_truncated_annotations(place: Place, name: str) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     refused(place, place.train(), name, "not valid JSON")
     path.unlink()
-    refused(place, place.train(), name, "no such file")
+    refused(place, place.train(), name, "restore it" if name == TEST else "no such file")
 
 
 def test_test_lists_missing_for_the_other_scripts(place: Place) -> None:
     (place.orbench / TEST).unlink()
-    refused(place, place.test(), TEST, "no such file")
-    refused(place, place.infer("--task", "NIR"), TEST, "no such file")
+    refused(place, place.test(), TEST, "missing; restore it")
+    refused(place, place.infer("--task", "NIR"), TEST, "missing; restore it")
 
 
 def test_annotations_of_another_shape(place: Place) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets.benchmark import exclude_listed
-from datasets.catalogue import CATALOGUE, dataset_entry
+from datasets.catalogue import CATALOGUE, dataset_entry, read_release
 from datasets.checks.contents import (
     count_findings,
     count_parts,
@@ -19,7 +19,6 @@ from datasets.checks.contents import (
 )
 from datasets.checks.files import file_findings, missing_findings
 from datasets.checks.matches import find_unmatched, match_findings, searchable_persons, searches_of
-from datasets.checks.orbench import ORBENCH
 from datasets.checks.report import Finding, Report, examples
 from datasets.dataset_entry import DatasetEntry
 from datasets.overlap import find_identical, grammar_of, image_values, known_overlaps
@@ -27,7 +26,7 @@ from datasets.protocols import Search
 from datasets.published_counts import is_rendered
 from datasets.releases.manifest import NO_SPLIT
 from datasets.structures import ReadOptions, Release
-from utils.errors import UserError, nearest
+from utils.errors import UserError
 
 OWN, JOINT = ("manifest", "folders"), "joint"
 COMPOSED = (*OWN, JOINT)
@@ -54,18 +53,9 @@ class CheckOptions:
     exclude: str = ""
 
 
-def check_entry(name: str) -> DatasetEntry:
-    """Return the entry of a data set, ORBench included. Raises UserError that names the nearest one."""
-    if name == ORBENCH.name:
-        return ORBENCH
-    if name not in CATALOGUE:
-        raise UserError(f"unknown data set {name!r}: {nearest(name, [ORBENCH.name, *CATALOGUE])}")
-    return dataset_entry(name)
-
-
 def run_check(options: CheckOptions) -> tuple[Report, Release]:
     """Check one data set. Raises UserError when it cannot be read at all."""
-    entry = check_entry(options.dataset)
+    entry = dataset_entry(options.dataset)
     # Own data may be there to be trained on, or to be searched, alone.
     reading = replace(options.reading, need_train=options.reading.need_train and entry.name not in OWN)
     release = _read(entry, options.root, reading)
@@ -119,7 +109,7 @@ def _other_trials(entry: DatasetEntry, options: CheckOptions) -> list[Finding]:
     """Read the lists of the other trials of a data set that has some: a damaged one is a defect."""
     if entry.trials <= 1:
         return []
-    own = options.reading.trial
+    own = options.reading.data.trial
     found = [
         Finding(
             level="note",
@@ -132,7 +122,7 @@ def _other_trials(entry: DatasetEntry, options: CheckOptions) -> list[Finding]:
         if trial == own:
             continue
         try:
-            entry.read(options.root, replace(options.reading, trial=trial))
+            read_release(entry, options.root, replace(options.reading, data=replace(options.reading.data, trial=trial)))
         except UserError as error:
             found.append(Finding(level="defect", kind="trials", message=f"trial {trial}: {error}"))
     return found
@@ -147,7 +137,7 @@ def _from_reader(note: str) -> Finding:
 
 def _read(entry: DatasetEntry, root: Path, reading: ReadOptions) -> Release:
     try:
-        return entry.read(root, reading)
+        return read_release(entry, root, reading)
     except UserError as error:
         others = list(recognised(root, entry.name)) if root.is_dir() and entry.name != JOINT else []
         if not 1 <= len(others) <= NEARBY or _is(entry, root):
@@ -157,9 +147,9 @@ def _read(entry: DatasetEntry, root: Path, reading: ReadOptions) -> Release:
 
 def recognised(root: Path, besides: str) -> Iterator[DatasetEntry]:
     """Yield the data sets that a folder looks like, except the named one."""
-    for name in (ORBENCH.name, *CATALOGUE):
-        if name != besides and name not in COMPOSED and _is(check_entry(name), root):
-            yield check_entry(name)
+    for name in CATALOGUE:
+        if name != besides and name not in COMPOSED and _is(dataset_entry(name), root):
+            yield dataset_entry(name)
 
 
 def _is(entry: DatasetEntry, root: Path) -> bool:
@@ -220,7 +210,7 @@ def _from_others(entry: DatasetEntry, release: Release, options: CheckOptions) -
         for sentence in known_overlaps([entry.name, *(name for name, _ in options.against)])
     ]
     for name, root in options.against:
-        other = check_entry(name)
+        other = dataset_entry(name)
         theirs = image_values(
             record
             for records in _read(other, root, ReadOptions(check_files=False, need_train=False)).parts.values()

@@ -14,7 +14,6 @@ from pathlib import Path
 from configs.vocabulary import Modality, Task
 from datasets.formats.listing import ImageTree, find_folder, is_image_name, parse_name, require_some
 from datasets.structures import ReadOptions, Record
-from utils.errors import UserError
 
 SAMPLED_NAMES = 8
 """Names that must agree before a folder is taken for a data set's."""
@@ -126,28 +125,3 @@ def looks_like(
         return folder is not None and (pattern is None or names_agree(folder / sample, pattern))
 
     return recognise
-
-
-def refuse_options(
-    options: ReadOptions, dataset: str, *, variants: Sequence[str] = (), merge_val: bool = False
-) -> None:
-    """Raise UserError for an option that belongs to another data set.
-
-    variants: values of data.variant that this one has. merge_val: whether it has a validation list to merge.
-    """
-    if options.variant and options.variant not in variants:
-        known = f"its variants are {', '.join(variants)}" if variants else "it has no variants"
-        raise UserError(f"data.variant={options.variant} does not belong to {dataset}: {known}; remove the option")
-    if not options.merge_val and not merge_val:
-        raise UserError(
-            f"data.merge_val=false does not belong to {dataset}: only msmt17 and sysu have a validation part to merge; "
-            "remove the option"
-        )
-    if options.trial != 1:
-        raise UserError(
-            f"data.trial={options.trial} does not belong to {dataset}: only regdb has trials; remove the option"
-        )
-    if options.members:
-        raise UserError(
-            f"data.members does not belong to {dataset}: only joint and omnireid have members; remove the option"
-        )

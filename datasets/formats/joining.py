@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from configs.vocabulary import Task
+from configs.vocabulary import Combination, Task, combination_name
 from datasets.formats.listing import OUTFITS
 from datasets.modalities import MODALITIES
 from datasets.overlap import find_identical, grammar_of, known_overlaps
 from datasets.protocols import Search, image_source
-from datasets.structures import Record
+from datasets.structures import Record, Source
 from utils.errors import UserError
 
 TASK_FREE, JOINT = "task-free", "joint"
+
+QueryKey = tuple[int, str, tuple[Source, ...]]
+"""Person, place in the lists, and sources: what tells a query from the others of its member."""
 
 TASK_FREE_SUMMARY = (
     "each test set by itself under its own rule and curve; queries keep the instruction of their task, gallery images "
@@ -81,26 +84,14 @@ def shifted(record: Record, offset: Offset) -> Record:
     )
 
 
-class Shifter:
-    """Shifts records; the same record gives the same result object, so that draws of one gallery share their items."""
-
-    def __init__(self, offset: Offset) -> None:
-        self._offset = offset
-        self._known: dict[int, tuple[Record, Record]] = {}
-
-    def __call__(self, records: Iterable[Record]) -> tuple[Record, ...]:
-        """Return the shifted records."""
-        return tuple(self._shift(record) for record in records)
-
-    def _shift(self, record: Record) -> Record:
-        # The record is kept beside the result, so that its id stays its own.
-        if id(record) not in self._known:
-            self._known[id(record)] = (record, shifted(record, self._offset))
-        return self._known[id(record)][1]
-
-    def search(self, search: Search) -> Search:
-        """Return the search with both sides shifted."""
-        return replace(search, query=self(search.query), gallery=self(search.gallery))
+def shifted_search(search: Search, offset: Offset, member: str) -> Search:
+    """Return a member's search with both sides shifted; its gallery stays the member's own."""
+    return replace(
+        search,
+        query=[shifted(record, offset) for record in search.query],
+        gallery=[shifted(record, offset) for record in search.gallery],
+        gallery_key=f"{member}/{search.gallery_key}" if search.gallery_key else "",
+    )
 
 
 def task_free_searches(members: Iterable[Member]) -> list[Search]:
@@ -125,28 +116,41 @@ def joint_searches(members: Sequence[Member]) -> list[Search]:
     owners.
     """
     gallery = merge_images(record for member in members for search in member.searches for record in search.gallery)
-    found = []
+    pooled = []
     for member in members:
-        queries = list({id(record): record for search in member.searches for record in search.query}.values())
-        tasks = dict.fromkeys(record.task for record in queries)
-        found += [
+        lists = _pooled_queries(member)
+        tasks = dict.fromkeys(task for task, _ in lists)
+        pooled += [
             Search(
-                title=f"{JOINT} {_row(member.name, task, tasks)}",
+                title=f"{JOINT} {_row(member.name, task, tasks, combination)}",
                 protocol=JOINT,
                 group=JOINT,
                 pooled=True,
                 gallery=gallery,
-                query=[record for record in queries if record.task is task],
+                gallery_key=JOINT,
+                query=queries,
+                combination=combination,
                 exclusion_rule="same_camera",
                 gallery_instructions=False,
             )
-            for task in tasks
+            for (task, combination), queries in lists.items()
         ]
-    return found
+    return pooled
 
 
-def _row(member: str, task: Task, tasks: Iterable[Task]) -> str:
-    return member if len(list(tasks)) == 1 else f"{member} {task.value}"
+def _pooled_queries(member: Member) -> dict[tuple[Task, Combination], list[Record]]:
+    """Return the distinct queries of a member's searches by task and by what they mix."""
+    lists: dict[tuple[Task, Combination], dict[QueryKey, Record]] = {}
+    for search in member.searches:
+        for record in search.query:
+            queries = lists.setdefault((record.task, search.combination), {})
+            queries.setdefault((record.person_id, record.name, tuple(record.sources.values())), record)
+    return {key: list(queries.values()) for key, queries in lists.items()}
+
+
+def _row(member: str, task: Task, tasks: Iterable[Task], combination: Combination) -> str:
+    parts = [member, *([] if len(list(tasks)) == 1 else [task.value])]
+    return " ".join([*parts, *([combination_name(combination)] if combination else [])])
 
 
 def merge_images(records: Iterable[Record]) -> tuple[Record, ...]:

@@ -46,11 +46,12 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
                 f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set "
                 f"data.root={below.parent}"
             )
-    above = root.absolute().parent
-    if all((above / marker).exists() for marker in markers):
-        raise UserError(
-            f"data.root={root} is one level too low: it is a part of the {what} in {above}; set data.root={above}"
-        )
+    for above in root.absolute().parents:
+        if all((above / marker).exists() for marker in markers):
+            levels = "one level" if above == root.absolute().parent else "some levels"
+            raise UserError(
+                f"data.root={root} is {levels} too low: it is a part of the {what} in {above}; set data.root={above}"
+            )
     raise UserError(
         f"{root} holds no {what}: expected {names[0]}/ with {', '.join(markers)}; set data.root to the folder that "
         "contains it"

@@ -18,7 +18,7 @@ from pathlib import Path
 from configs.vocabulary import BOX, AnnotationKind, Modality, Task
 from datasets.dataset_entry import DatasetEntry
 from datasets.formats.datalists import outfit_numbers, read_captions
-from datasets.formats.image_folders import looks_like, refuse_options
+from datasets.formats.image_folders import looks_like
 from datasets.formats.listing import ImageTree, find_folder, read_lines, to_integer
 from datasets.instructions import DESCRIPTION_FILES, box_note
 from datasets.loading.crops import BOX_TEXT
@@ -53,7 +53,6 @@ def read(root: Path, options: ReadOptions) -> Release:
     Persons, cameras and clothes have the numbers of the lists. A query's clothes id is that of the outfit it asks for.
     Raises UserError naming file and line.
     """
-    refuse_options(options, NAME)
     folder = find_folder(root, FOLDERS, MARKERS, f"{TITLE} (Real1 exists as datalists only: data.dataset=omnireid)")
     tree = ImageTree(folder, options.check_files)
     lines = {"query": _read_list(folder / QUERY_LIST, 5), "gallery": _read_list(folder / GALLERY_LIST, 4)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, locate, looks_like, needed_places, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, locate, looks_like, needed_places, open_folders
 from datasets.formats.listing import to_integer
 from datasets.protocols import plain_protocol, protocol_table
 from datasets.releases.cuhk03_mat import FOLDERS as PARTS
@@ -29,12 +29,11 @@ PATTERN = re.compile(r"(\d{4})_c([12])(?!\d).*\.png", re.ASCII)
 def read(root: Path, options: ReadOptions) -> Release:
     """Return parts train, query, gallery, cameras 1 and 2. Raises UserError naming the folder and the file.
 
-    Without options.variant `labeled` is taken where both are there. Where only the .mat is there, the error says which
-    command extracts it.
+    Without options.data.variant `labeled` is taken where both are there. Where only the .mat is there, the error says
+    which command extracts it.
     """
-    refuse_options(options, NAME, variants=VARIANTS)
     present = [variant for variant in VARIANTS if locate(root, FOLDERS, [f"{variant}/{PARTS['query']}"])]
-    variant = options.variant or (present or VARIANTS)[0]
+    variant = options.data.variant or (present or VARIANTS)[0]
     if variant not in present:
         _refuse_mat(root, variant)
     places = {part: f"{variant}/{place}" for part, place in needed_places(PARTS, options).items()}
@@ -43,7 +42,7 @@ def read(root: Path, options: ReadOptions) -> Release:
     )
     found, _ = images.parts(places, PATTERN, _record)
     notes = ()
-    if not options.variant and len(present) > 1:
+    if not options.data.variant and len(present) > 1:
         notes = (f"{images.tree.root} holds both variants: labeled is taken (data.variant=detected: the other)",)
     return Release(name=NAME, root=images.tree.root, parts=found, notes=notes, variant=variant)
 
@@ -104,6 +103,8 @@ DATASET = DatasetEntry(
             "gallery": Count(images=5332, persons=700),
         },
     },
+    options=frozenset({"variant"}),
+    variants=VARIANTS,
     access="From CUHK under its regulations; research only, the images are privacy-sensitive.",
 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import looks_like, refuse_options
+from datasets.formats.image_folders import looks_like
 from datasets.formats.listing import ImageTree, find_folder
 from datasets.formats.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
 from datasets.protocols import protocol_table
@@ -26,7 +26,6 @@ LAYOUT = CaptionLayout(name=NAME)
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Read ICFG-PEDES: `train`, `query`, `gallery`; it has no validation split. Raises UserError."""
-    refuse_options(options, NAME)
     folder = find_folder(root, FOLDERS, ("imgs",), TITLE)
     path = next((folder / name for name in ANNOTATIONS if (folder / name).exists()), folder / ANNOTATIONS[0])
     return build_release(LAYOUT, ImageTree(folder, options.check_files), read_entries(path, LAYOUT), options.need_train)

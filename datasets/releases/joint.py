@@ -6,13 +6,14 @@ member by offsets, so that a number is unique in the whole release; the members'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from configs.schema.data import DataConfig
 from configs.vocabulary import Task
-from datasets.catalogue import CATALOGUE, dataset_entry
-from datasets.dataset_entry import DatasetEntry
+from datasets.catalogue import CATALOGUE, dataset_entry, read_release
+from datasets.dataset_entry import OPTIONS, DatasetEntry
 from datasets.formats.joining import (
     JOINT,
     JOINT_SUMMARY,
@@ -20,13 +21,13 @@ from datasets.formats.joining import (
     TASK_FREE_SUMMARY,
     Member,
     Offset,
-    Shifter,
     joined_images,
     joint_searches,
     offsets_of,
     overlap_notes,
     refuse_identical,
     shifted,
+    shifted_search,
     task_free_searches,
 )
 from datasets.protocols import Protocol, protocol_table
@@ -45,10 +46,6 @@ SINGLE_PROTOCOLS: Mapping[str, tuple[str, ...]] = {"cocas": ("cocas-target", "co
 """Member -> protocols searched task-free by themselves, where these are not its default ones."""
 OPTIONAL_PARTS = {"cocas-li": "query_li"}
 """Protocol -> part without which it is left out."""
-OWNERS = {"v1": "msmt17", "v2": "msmt17", "detected": "cuhk03", "labeled": "cuhk03"}
-"""data.variant -> the member that it is meant for."""
-WITH_VALIDATION_LIST, WITH_TRIALS = ("msmt17", "sysu"), ("regdb",)
-"""Members that data.merge_val and data.trial are meant for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +59,15 @@ class JointRelease(Release):
 
 
 def read(root: Path, options: ReadOptions) -> JointRelease:
-    """Read options.members, or every data set that is recognised in a folder below `root`. Raises UserError naming the
-    member.
+    """Read options.data.members, or every data set that is recognised in a folder below `root`. Raises UserError naming
+    the member.
     """
-    folders = _folders(root, options.members)
-    _refuse_unowned(options, tuple(folders))
-    releases = {name: dataset_entry(name).read(folder, _own_options(name, options)) for name, folder in folders.items()}
+    folders = _folders(root, options.data.members)
+    _refuse_unowned(options.data, tuple(folders))
+    releases = {
+        name: read_release(dataset_entry(name), folder, replace(options, data=_own_options(name, options.data)))
+        for name, folder in folders.items()
+    }
     offsets = offsets_of(
         {
             name: [record for records in release.parts.values() for record in records]
@@ -105,26 +105,30 @@ def _training(name: str, parts: Mapping[str, tuple[Record, ...]]) -> tuple[Recor
     return train if not train or any(record.person_id in persons for record in val) else (*train, *val)
 
 
-def _own_options(name: str, options: ReadOptions) -> ReadOptions:
-    """Return the options that a member knows."""
+def _own_options(name: str, data: DataConfig) -> DataConfig:
+    """Return the options that a member knows; the others as they are by default."""
+    entry, plain = dataset_entry(name), DataConfig()
     return replace(
-        options,
+        data,
         members=(),
-        variant=options.variant if OWNERS.get(options.variant) == name else "",
-        trial=options.trial if name in WITH_TRIALS else 1,
-        merge_val=options.merge_val if name in WITH_VALIDATION_LIST else True,
+        variant=data.variant if data.variant in entry.variants else plain.variant,
+        trial=data.trial if "trial" in entry.options else plain.trial,
+        merge_val=data.merge_val if "merge_val" in entry.options else plain.merge_val,
     )
 
 
-def _refuse_unowned(options: ReadOptions, members: tuple[str, ...]) -> None:
+def _refuse_unowned(data: DataConfig, members: tuple[str, ...]) -> None:
     """Raise UserError for an option that none of the members has."""
-    for given, text, owners in (
-        (bool(options.variant), f"data.variant={options.variant}", (OWNERS.get(options.variant, ""),)),
-        (options.trial != 1, f"data.trial={options.trial}", WITH_TRIALS),
-        (not options.merge_val, "data.merge_val=false", WITH_VALIDATION_LIST),
-    ):
-        if given and not set(owners) & set(members):
-            raise UserError(f"{text} belongs to none of the members ({', '.join(members)}); remove the option")
+    entries = [dataset_entry(name) for name in members]
+    for option, asked in OPTIONS.items():
+        value = asked(data)
+        owned = option == "members" or any(
+            option in entry.options and (option != "variant" or value in entry.variants) for entry in entries
+        )
+        if value and not owned:
+            raise UserError(
+                f"data.{option}={value} belongs to none of the members ({', '.join(members)}); remove the option"
+            )
 
 
 def _folders(root: Path, members: tuple[str, ...]) -> dict[str, Path]:
@@ -138,28 +142,30 @@ def _folders(root: Path, members: tuple[str, ...]) -> dict[str, Path]:
     for member in members:
         if member not in MEMBERS:
             raise UserError(f"data.members: {member!r} is no data set that can be joined: {nearest(member, MEMBERS)}")
-    below = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    below = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     seen = {name: [folder for folder in below if dataset_entry(name).recognise(folder)] for name in members or MEMBERS}
-    if members:
-        return {name: folders[0] if len(folders) == 1 else root for name, folders in seen.items()}
-    # The authors' tree holds copies of several data sets, whose folders would be taken for the originals.
-    authors = {folder for folder in below if dataset_entry(AUTHORS_TREE).recognise(folder)}
-    found = {
-        name: kept
-        for name, folders in seen.items()
-        if (kept := [folder for folder in folders if folder not in authors])
-    }
-    if not found:
+    folders = seen if members else _originals(root, below, seen)
+    return {name: places[0] if len(places) == 1 else root for name, places in folders.items()}
+
+
+def _originals(root: Path, below: Sequence[Path], seen: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
+    """Return the folders of each recognised data set, without those in the authors' tree, whose copies of several data
+    sets would be taken for the originals. Raises UserError when there is none, and for a folder that looks like two.
+    """
+    authors = [folder for folder in below if dataset_entry(AUTHORS_TREE).recognise(folder)]
+    kept = {name: [folder for folder in folders if folder not in authors] for name, folders in seen.items()}
+    kept = {name: folders for name, folders in kept.items() if folders}
+    if not kept:
         raise UserError(
             f"no folder in {root} is recognised as a data set; set data.root to the folder that contains them, or name "
             f"them with data.members ({', '.join(MEMBERS[:4])}, ...)"
         )
     owners: dict[Path, str] = {}
-    for name, folders in found.items():
+    for name, folders in kept.items():
         for folder in folders:
             if owners.setdefault(folder, name) != name:
                 raise UserError(f"{folder} looks like {owners[folder]} and like {name}; say which with data.members")
-    return {name: folders[0] if len(folders) == 1 else root for name, folders in found.items()}
+    return kept
 
 
 def members_of(release: Release, joint: bool) -> list[Member]:
@@ -178,9 +184,8 @@ def members_of(release: Release, joint: bool) -> list[Member]:
 
 def _member(release: JointRelease, name: str, joint: bool) -> list[Member]:
     entry, offset = dataset_entry(name), release.offsets[name]
-    own, shift = Shifter(offset.negative()), Shifter(offset)
     parts = {
-        part.removeprefix(f"{name}/"): own(records)
+        part.removeprefix(f"{name}/"): tuple(shifted(record, offset.negative()) for record in records)
         for part, records in release.parts.items()
         if part.startswith(f"{name}/")
     }
@@ -201,7 +206,11 @@ def _member(release: JointRelease, name: str, joint: bool) -> list[Member]:
                 f"person {shared.person_id} of {name} is in train and in test ({shared.name}); training and test "
                 "identities must not overlap: correct its lists or folders"
             )
-    return [Member(name=name, source=name, searches=tuple(map(shift.search, searches)))] if searches else []
+    return (
+        [Member(name=name, source=name, searches=tuple(shifted_search(search, offset, name) for search in searches))]
+        if searches
+        else []
+    )
 
 
 DATASET = DatasetEntry(
@@ -226,5 +235,7 @@ DATASET = DatasetEntry(
     default=(JOINT,),
     recognise=lambda _: False,
     separate_ids=True,
+    options=frozenset(OPTIONS),
+    variants=tuple(variant for name in MEMBERS for variant in dataset_entry(name).variants),
     access="Each member under its own licence.",
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders
 from datasets.formats.listing import OUTFITS, outfit_id, require_some, to_integer
 from datasets.protocols import plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release
@@ -30,7 +30,6 @@ def read(root: Path, options: ReadOptions) -> Release:
 
     The outfits of a person in train are numbered in the sorted order of their names. val may be absent.
     """
-    refuse_options(options, NAME)
     markers = ["test/query", "test/gallery", *(["train"] if options.need_train else [])]
     images = open_folders(root, FOLDERS, markers, options, dataset=NAME, title=TITLE, task=Task.CC)
     folder = images.tree.root

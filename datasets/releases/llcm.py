@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Modality, Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders
 from datasets.formats.listing import parse_name, read_id_list, require_some
 from datasets.formats.visible_infrared import (
     TRIALS,
@@ -47,7 +47,6 @@ def read(root: Path, options: ReadOptions) -> Release:
 
     Raises UserError, also for a file whose name contradicts its folder or list.
     """
-    refuse_options(options, NAME)
     markers = (*TEST_MARKERS, *(MODALITY_OF if options.need_train else ()))
     images = open_folders(root, FOLDERS, markers, options, dataset=NAME, title=TITLE, task=Task.VI)
     folder = images.tree.root

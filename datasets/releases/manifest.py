@@ -32,7 +32,6 @@ from pathlib import Path
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.dataset_entry import DatasetEntry
-from datasets.formats.image_folders import refuse_options
 from datasets.formats.listing import OUTFITS, outfit_id
 from datasets.formats.manifest_rows import SUFFIXES, ManifestRow, read_manifest
 from datasets.loading.readers import IMAGE_SUFFIXES
@@ -58,7 +57,6 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
 
     Raises UserError for an image that does not exist or that stands in two places that exclude each other.
     """
-    refuse_options(options, name)
     numbers = _Numbers.of(rows)
     images = _Images(folder, options.check_files)
     listed = _Listed()

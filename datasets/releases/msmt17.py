@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, locate, looks_like, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, locate, looks_like, open_folders
 from datasets.formats.listing import parse_name, read_lines, to_integer
 from datasets.protocols import plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release
@@ -48,9 +48,8 @@ LAYOUTS = {
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Return parts train, query, gallery, cameras 1 to 15. Raises UserError naming the list and its line."""
-    refuse_options(options, NAME, variants=tuple(LAYOUTS), merge_val=True)
-    variant, notes = _variant(root, options.variant)
-    train_lists = ["train", "val"] if options.merge_val else ["train"]
+    variant, notes = _variant(root, options.data.variant)
+    train_lists = ["train", "val"] if options.data.merge_val else ["train"]
     parts = [*(train_lists if options.need_train else []), "query", "gallery"]
     layout = LAYOUTS[variant]
     images = open_folders(
@@ -70,10 +69,10 @@ def read(root: Path, options: ReadOptions) -> Release:
     if options.need_train:
         notes.append(
             "train = list_train and list_val (data.merge_val=false: list_train only)"
-            if options.merge_val
+            if options.data.merge_val
             else "train = list_train only, without list_val (data.merge_val=true joins it)"
         )
-    published = variant + ("" if options.merge_val else UNMERGED)
+    published = variant + ("" if options.data.merge_val else UNMERGED)
     return Release(name=NAME, root=images.tree.root, parts=found, notes=tuple(notes), variant=published)
 
 
@@ -145,5 +144,7 @@ DATASET = DatasetEntry(
     ),
     default=(NAME,),
     published={"v1": _MERGED, "v2": _MERGED, "v1" + UNMERGED: _UNMERGED, "v2" + UNMERGED: _UNMERGED},
+    options=frozenset({"variant", "merge_val"}),
+    variants=tuple(LAYOUTS),
     access="By e-mail request to the authors at PKU, the official page is closed; no redistribution.",
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, needed_places, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, looks_like, needed_places, open_folders
 from datasets.formats.listing import to_integer
 from datasets.protocols import plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release
@@ -24,7 +24,6 @@ NOBODY = -1
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Return parts train, query, gallery. Raises UserError naming the folder and the file."""
-    refuse_options(options, NAME)
     places = needed_places(PARTS, options)
     images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.CC)
     found, nobody = images.parts(places, PATTERN, _record)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, refuse_options
+from datasets.formats.image_folders import ImageFolders
 from datasets.formats.listing import OUTFITS, ImageTree, find_folder, outfit_id, require_some, to_integer
 from datasets.protocols import Protocol, Search, plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release
@@ -39,7 +39,6 @@ def read(root: Path, options: ReadOptions) -> Release:
 
     The appearances of a person are numbered in the sorted order of their folders, over all test parts at once.
     """
-    refuse_options(options, NAME)
     markers = [*TEST_PARTS.values(), *([TRAIN] if options.need_train else [])]
     folder = _search(root, markers) or find_folder(root, FOLDERS, markers, "NKUP+")
     images = ImageFolders(tree=ImageTree(folder, options.check_files), dataset=NAME, task=Task.CC)

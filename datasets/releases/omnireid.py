@@ -9,13 +9,12 @@ unique in the whole release.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs.vocabulary import TASK_TAGS, AnnotationKind, Task
 from datasets.dataset_entry import Count, DatasetEntry
 from datasets.formats.datalists import DataList, ListReader, describe_gallery
-from datasets.formats.image_folders import refuse_options
 from datasets.formats.joining import (
     JOINT,
     JOINT_SUMMARY,
@@ -117,28 +116,27 @@ SETS: dict[str, ListedSet] = {
 
 
 def read(root: Path, options: ReadOptions) -> Release:
-    """Read every set that has lists below `root`, the authors' data/ folder; options.members (sets or tasks) restricts
-    them.
+    """Read every set that has lists below `root`, the authors' data/ folder; options.data.members (sets or tasks)
+    restricts them.
 
     Raises UserError naming file and line, and when nothing is found.
     """
-    refuse_options(replace(options, members=()), NAME)
     data = _data_folder(root)
     parts: dict[str, tuple[Record, ...]] = {}
     notes: list[str] = []
     by_folder: dict[Path, dict[str, DataList]] = {}
-    for entry in _chosen(options.members):
+    for entry in _chosen(options.data.members):
         folder, lists = _find_lists(data, entry, options, notes)
         if lists:
             by_folder.setdefault(folder, {}).update(lists)
-        elif entry.name in options.members and (options.need_train or "query" in entry.roles):
+        elif entry.name in options.data.members and (options.need_train or "query" in entry.roles):
             wanted = " or ".join(f"{role}{entry.suffixes[0]}.txt" for role in entry.roles)
             raise UserError(
                 f"{folder} has no lists of {entry.name} ({wanted}, there or in its datalist/); restore them or change "
                 "data.members"
             )
     if not by_folder:
-        asked = f" named by data.members ({', '.join(options.members)})" if options.members else ""
+        asked = f" named by data.members ({', '.join(options.data.members)})" if options.data.members else ""
         raise UserError(
             f"{root} holds no set of {TITLE}{asked}: expected folders like market/ or real2/ with datalist/query.txt "
             "and datalist/gallery.txt; set data.root to the authors' data folder"
@@ -361,6 +359,7 @@ DATASET = DatasetEntry(
         }
     },
     separate_ids=True,
+    options=frozenset({"members"}),
     access="The authors' datalists (Instruct-ReID, no licence stated) and each data set under its own licence; Real1 "
     "has no public download (the lists were not seen, their contents are unconfirmed).",
 )

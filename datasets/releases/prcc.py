@@ -13,7 +13,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders
 from datasets.formats.listing import outfit_id, parse_name, require_some, to_integer
 from datasets.protocols import Protocol, Search, image_source, plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release
@@ -35,7 +35,6 @@ def read(root: Path, options: ReadOptions) -> Release:
 
     val shares its persons with train: it is no test set. It may be absent.
     """
-    refuse_options(options, NAME)
     markers = [f"rgb/test/{room}" for room in CAMERAS] + ([TRAIN_PARTS["train"]] if options.need_train else [])
     images = open_folders(root, FOLDERS, markers, options, dataset=NAME, title=TITLE, task=Task.CC)
     folder = images.tree.root

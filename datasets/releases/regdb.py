@@ -8,14 +8,13 @@ which titles every row.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Modality, Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders
 from datasets.formats.visible_infrared import TRIALS, LabelledLine, check_labels, labelled_lines, with_both_modalities
 from datasets.protocols import Protocol, Search, protocol_table
 from datasets.structures import ReadOptions, Record, Release
@@ -36,8 +35,7 @@ def read(root: Path, options: ReadOptions) -> Release:
 
     Raises UserError, also for a trial outside 1..10 and for a person in both the training and the test lists.
     """
-    refuse_options(dataclasses.replace(options, trial=1), NAME)
-    trial = options.trial
+    trial = options.data.trial
     if not 1 <= trial <= TRIALS:
         raise UserError(f"data.trial = {trial}: RegDB has the trials 1..{TRIALS}")
     images = open_folders(root, FOLDERS, MARKERS, options, dataset=NAME, title=TITLE, task=Task.VI)
@@ -156,5 +154,6 @@ DATASET = DatasetEntry(
     name_pattern=NAME_PATTERN.pattern,
     separate_ids=True,
     trials=TRIALS,
+    options=frozenset({"trial"}),
     access="Copyright form of Dongguk University (dm.dongguk.edu); its terms are unconfirmed.",
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import looks_like, refuse_options
+from datasets.formats.image_folders import looks_like
 from datasets.formats.listing import ImageTree, find_folder
 from datasets.formats.text_sets import CaptionLayout, build_release, caption_protocol, read_entries
 from datasets.protocols import protocol_table
@@ -22,7 +22,6 @@ LAYOUT = CaptionLayout(name=NAME, path_key="img_path")
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Read RSTPReid: `train`, `val_query`, `val_gallery`, `query`, `gallery`. Raises UserError."""
-    refuse_options(options, NAME)
     folder = find_folder(root, FOLDERS, ("imgs",), TITLE)
     return build_release(
         LAYOUT, ImageTree(folder, options.check_files), read_entries(folder / ANNOTATIONS, LAYOUT), options.need_train

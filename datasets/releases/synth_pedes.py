@@ -13,7 +13,7 @@ from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import looks_like, refuse_options
+from datasets.formats.image_folders import looks_like
 from datasets.formats.listing import ImageTree, find_folder, read_lines, to_integer
 from datasets.formats.text_sets import CaptionedImage, CaptionLayout, build_release, check_captions, read_entries
 from datasets.structures import ReadOptions, Release
@@ -29,7 +29,6 @@ LAYOUT = CaptionLayout(name=NAME, images="", splits=False)
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Read SYNTH-PEDES: `train` only. Raises UserError, also where only a test is asked for."""
-    refuse_options(options, NAME)
     if not options.need_train:
         raise UserError(f"{TITLE} has no test split: train on it, and test on another caption data set")
     folder = find_folder(root, FOLDERS, MARKERS, TITLE)

@@ -18,7 +18,7 @@ import numpy as np
 
 from configs.vocabulary import Modality, Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, open_folders, refuse_options
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders
 from datasets.formats.listing import read_id_list, require_some
 from datasets.formats.matlab_files import load_matlab
 from datasets.formats.visible_infrared import (
@@ -49,7 +49,6 @@ def read(root: Path, options: ReadOptions) -> Release:
     """Read SYSU-MM01. Training persons with images of one modality only are left out and listed in the notes. Raises
     UserError.
     """
-    refuse_options(options, NAME, merge_val=True)
     images = open_folders(root, FOLDERS, MARKERS, options, dataset=NAME, title=TITLE, task=Task.VI)
     folder = images.tree.root
     ids = _split_ids(folder, ("train", "val", "test") if options.need_train else ("test",))
@@ -68,7 +67,7 @@ def read(root: Path, options: ReadOptions) -> Release:
         left_out, notes = left_out + count, notes + found
     if "val" in parts:
         parts |= {f"val_{part}": records for part, records in _by_modality(parts["val"]).items()}
-        if not options.merge_val:
+        if not options.data.merge_val:
             del parts["val"]
     dropped = {"images of training identities that lack one modality": left_out} if left_out else {}
     return Release(name=NAME, root=folder, parts=parts, dropped=dropped, notes=tuple(notes))
@@ -282,6 +281,7 @@ DATASET = DatasetEntry(
         }
     },
     name_pattern=NAME_PATTERN.pattern,
+    options=frozenset({"merge_val"}),
     access="Signed agreement to wuanc@mail.sysu.edu.cn; no redistribution and no commercial use, every subject signed "
     "a privacy licence.",
 )

@@ -45,7 +45,7 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     provenance = provenance_of(trained, benchmark)
     written = write_results(folder, result, provenance)
     pages = [write_report(folder, result, provenance, trained.config.seed)]
-    if result.of_combinations and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
+    if result.mixed and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
         pages.append(draw_combinations(written, folder / COMBINATIONS_FILE))
     return f"{format_result(result)}\nwritten: {', '.join(map(str, (written, *pages)))}"
 

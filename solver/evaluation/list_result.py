@@ -54,9 +54,11 @@ class ListResult:
     absent: NDArray[np.bool_] | None = None
     """(n,): the person is not searched at all, for entries without a match; None = unknown."""
     protocol: str = ""
-    """Name of the protocol, empty for ORBench."""
+    """Name of the protocol."""
     group: str = ""
     """Row of averages that the list belongs to, empty = none."""
+    draws: bool = True
+    """The lists of its group repeat one measurement; see datasets.structures.QueryList."""
     stamp: str = ""
     """What was done beside the plain way (`flip`, `re-ranked`, `ap_topk=500`), empty = the plain way."""
     thresholds: Mapping[float, ThresholdResult] = field(default_factory=dict)

@@ -214,6 +214,7 @@ def _list_result(listed: ListPlan, spread: _Spread, gallery: int, stamp: str) ->
         absent=spread.absent(),
         protocol=stamped(queries.protocol, stamp) if queries.protocol else "",
         group=queries.group,
+        draws=queries.draws,
         stamp=stamp,
     )
 

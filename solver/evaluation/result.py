@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from configs.vocabulary import GROUP_NAMES, parse_combination
 from datasets.structures import EvalSplit, QueryList, Source
 from solver.evaluation.list_result import ListResult, pooled, stamped
 from solver.evaluation.ranked_split import RankedSplit
@@ -64,7 +63,7 @@ class EvaluationResult:
     """How it is measured, in words."""
     lists: tuple[ListResult, ...]
     """All lists of the split in the plain way, then all of them again for each further stamp."""
-    missing_lists: tuple[str, ...]
+    missing_lists: Mapping[str, str]
     """Lists that the benchmark defines and the data lack."""
     ap_form: ApForm
     """Form of average precision."""
@@ -91,61 +90,39 @@ class EvaluationResult:
         return tuple(entry for entry in self.lists if not entry.stamp)
 
     @property
-    def of_combinations(self) -> bool:
-        """Whether the lists are ORBench's combinations of modalities, averaged by their size."""
-        return not any(entry.protocol or entry.group for entry in self.lists)
+    def mixed(self) -> bool:
+        """Whether there are queries of several modalities."""
+        return any(len(listed.combination) > 1 for listed in self.lists)
+
+    @property
+    def folded(self) -> bool:
+        """Whether there are lists that repeat one measurement, so that readers see their mean."""
+        return any(listed.draws for listed in self.lists)
 
     def averages(self) -> tuple[AverageRow, ...]:
         """Return the mean of each group of lists, then ALL_AVER; the same again for each stamp.
 
-        Combinations of modalities are grouped by their size. Lists of protocols are grouped by their group; ALL_AVER is
-        the mean of the group means and of the lists without a group. A list without any scored query enters no mean; a
-        group without scored lists has NaN and enters no ALL_AVER.
+        ALL_AVER is the mean of the group means and of the lists without a group. A list without any scored query enters
+        no mean; a group without scored lists has NaN and enters no ALL_AVER.
         """
         rows: list[AverageRow] = []
-        for stamp in dict.fromkeys(entry.stamp for entry in self.lists) or [""]:
-            lists = [entry for entry in self.lists if entry.stamp == stamp]
-            rows += self._sizes(lists, stamp) if self.of_combinations else self._groups(lists, stamp)
+        for stamp in dict.fromkeys(listed.stamp for listed in self.lists) or [""]:
+            rows += self._groups([listed for listed in self.lists if listed.stamp == stamp], stamp)
         return tuple(rows)
 
-    def _sizes(self, lists: Sequence[ListResult], stamp: str) -> list[AverageRow]:
-        sizes = [len(entry.combination) for entry in lists] + [
-            len(parse_combination(name)) for name in self.missing_lists
-        ]
-        scored = {
-            size: [entry.all_metrics() for entry in lists if len(entry.combination) == size and entry.queries]
-            for size in sorted(set(sizes))
-        }
-        groups = [
-            AverageRow(
-                task=stamped(GROUP_NAMES[size], stamp),
-                metrics=_mean(rows),
-                lists=len(rows),
-                expected=sizes.count(size),
-                stamp=stamp,
-            )
-            for size, rows in scored.items()
-        ]
-        total = AverageRow(
-            task=stamped(TOTAL, stamp),
-            metrics=_mean([group.metrics for group in groups if group.lists]),
-            lists=sum(group.lists for group in groups),
-            expected=len(sizes),
-            stamp=stamp,
-        )
-        return [*groups, total]
-
     def _groups(self, lists: Sequence[ListResult], stamp: str) -> list[AverageRow]:
+        present = {*(listed.group for listed in lists), *self.missing_lists.values()}
+        order = [group for group in self.ranked.split.groups if group in present]
         groups = [
-            self._group(name, [entry for entry in lists if entry.group == name], stamp)
-            for name in dict.fromkeys(entry.group for entry in lists if entry.group)
+            self._group(name, [listed for listed in lists if listed.group == name], stamp)
+            for name in dict.fromkeys([*order, *(listed.group for listed in lists if listed.group)])
         ]
-        single = [entry.all_metrics() for entry in lists if not entry.group and entry.queries]
+        single = [listed.all_metrics() for listed in lists if not listed.group and listed.queries]
         total = AverageRow(
             task=stamped(TOTAL, stamp),
             metrics=_mean([*(group.metrics for group in groups if group.lists), *single]),
             lists=sum(group.lists for group in groups) + len(single),
-            expected=len(lists),
+            expected=len(lists) + len(self.missing_lists),
             stamp=stamp,
         )
         return [*groups, total]
@@ -160,8 +137,8 @@ class EvaluationResult:
             task=stamped(task, stamp),
             metrics=pooled(scored).all_metrics() if is_pooled and scored else _mean(rows),
             lists=len(scored),
-            expected=len(lists),
-            deviation=_deviation(rows) if not is_pooled else {},
+            expected=len(lists) + list(self.missing_lists.values()).count(name),
+            deviation={} if is_pooled or not all(listed.draws for listed in lists) else _deviation(rows),
             pooled=is_pooled,
             protocol="; ".join(dict.fromkeys(entry.protocol for entry in lists)),
             group=name,
@@ -182,12 +159,7 @@ class EvaluationResult:
                 f"{len(self.missing_lists)} query lists are missing ({', '.join(self.missing_lists)}); the averages "
                 "are over the others"
             )
-        if self.of_combinations:
-            unmatched = sum(len(entry.without_match) for entry in self.plain_lists)
-            if unmatched:
-                found.append(f"{unmatched} queries have no match in the gallery and are left out of every mean")
-        else:
-            found += [*unmatched_notes(self), *rule_notes(self.ranked.split)]
+        found += [*unmatched_notes(self), *rule_notes(self.ranked.split)]
         found += threshold_notes(self)
         found += [f"rows [{stamp}]: {meaning}" for stamp, meaning in self.stamps.items()]
         if self.skipped:

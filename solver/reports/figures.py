@@ -90,11 +90,9 @@ def draw_curves(directory: Path) -> Path:
     return _save(figure, directory / CURVES_FILE)
 
 
-def of_combinations(document: Mapping[str, Any]) -> bool:
-    """Return whether the rows of a results.json are combinations of modalities; those of protocols have no such
-    picture.
-    """
-    return not any("protocol" in row for row in document["rows"])
+def has_combinations(document: Mapping[str, Any]) -> bool:
+    """Return whether a results.json has averages by the number of mixed modalities, which the picture shows."""
+    return any(row.get("task") in GROUP_NAMES.values() for row in document["averages"])
 
 
 def draw_combinations(results: Path, output: Path) -> Path:
@@ -201,7 +199,7 @@ def main() -> int:
     )
     directory = Path(parser.parse_args().run)
     drawn = [draw_curves(directory)] if (directory / METRICS_FILE).is_file() else []
-    if (directory / RESULTS_FILE).is_file() and of_combinations(read_results(directory / RESULTS_FILE)):
+    if (directory / RESULTS_FILE).is_file() and has_combinations(read_results(directory / RESULTS_FILE)):
         drawn.append(draw_combinations(directory / RESULTS_FILE, directory / COMBINATIONS_FILE))
     if not drawn:
         raise UserError(

@@ -104,7 +104,7 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
         "rows": result_rows(result),
         "averages": average_rows(result),
         "units": "percent",
-        "averages_rule": AVERAGE_RULE if result.of_combinations else GROUP_RULE,
+        "averages_rule": GROUP_RULE if result.folded else AVERAGE_RULE,
         "split": result.name,
         "protocol": result.protocol,
         "tie_rule": TIE_RULE,
@@ -201,24 +201,25 @@ def format_result(result: EvaluationResult) -> str:
 def shown_rows(result: EvaluationResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows and the averages that a table for readers has.
 
-    The lists of a group that is not pooled (draws, trials) are folded into one row, mean and deviation; all of them are
-    in results.json. ALL_AVER is left out where it is over one row.
+    The lists of a group that repeat one measurement (draws, trials) are folded into one row, mean and deviation; all of
+    them are in results.json. ALL_AVER is left out where it is over one row.
     """
-    if result.of_combinations:
-        return result_rows(result), average_rows(result)
     averages = {
         (average.group, average.stamp): (average, row) for average, row in zip(result.averages(), average_rows(result))
     }
-    units = Counter(stamp for stamp, _ in {(entry.stamp, entry.group or entry.task) for entry in result.lists})
+    units = Counter(stamp for stamp, _ in {(listed.stamp, listed.group or listed.task) for listed in result.lists})
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
-    for entry, row in zip(result.lists, result_rows(result)):
-        average, folded = averages[entry.group, entry.stamp]
-        if entry.group and not average.pooled:
-            rows.setdefault(("group", entry.group, entry.stamp), folded_row(folded) if average.expected > 1 else row)
+    for listed, row in zip(result.lists, result_rows(result)):
+        average, folded = averages[listed.group, listed.stamp]
+        if listed.group and listed.draws and not average.pooled:
+            rows.setdefault(("group", listed.group, listed.stamp), folded_row(folded) if average.expected > 1 else row)
         else:
-            rows["list", entry.task] = row
+            rows["list", listed.task] = row
+    shown = {listed.group for listed in result.lists if not listed.draws} | set(result.missing_lists.values())
     return list(rows.values()), [
-        row for average, row in averages.values() if average.pooled or (not average.group and units[average.stamp] > 1)
+        row
+        for average, row in averages.values()
+        if average.pooled or average.group in shown or (not average.group and (units[average.stamp] > 1 or shown))
     ]
 
 

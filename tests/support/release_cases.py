@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
+from reading import read_options
 
-from datasets.catalogue import dataset_entry
+from datasets.catalogue import dataset_entry, read_release
 from datasets.protocols import assemble_split
-from datasets.structures import EvalSplit, QueryList, ReadOptions, Release, Source
+from datasets.structures import EvalSplit, QueryList, Release, Source
 from utils.retrieval.metrics import evaluate
 from utils.retrieval.result import RetrievalResult
 
@@ -40,7 +41,7 @@ def write(path: Path, lines: Iterable[str]) -> None:
 
 def read(name: str, root: Path, **options: object) -> Release:
     """Read a data set through the catalogue."""
-    return dataset_entry(name).read(root, ReadOptions(**options))  # type: ignore[arg-type]
+    return read_release(dataset_entry(name), root, read_options(**options))  # type: ignore[arg-type]
 
 
 def split_of(release: Release, *protocols: str) -> EvalSplit:

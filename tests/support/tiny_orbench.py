@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from configs.schema.data import DataConfig
+from datasets.build import build_benchmark
+from datasets.structures import Benchmark
+
 KEYS = {1: ["NIR", "CP", "SK", "TEXT"], 2: ["NIR+TEXT", "TEXT+NIR", "CP+SK"], 3: ["NIR+CP+SK"], 4: ["TEXT+NIR+CP+SK"]}
 FOLDERS = {"RGB": "vis", "NIR": "nir", "CP": "cp", "SK": "sk"}
 WORDS = ("red coat", "green dress", "blue jeans", "white hat", "black bag", "yellow shirt", "brown shoes", "grey scarf")
@@ -43,3 +47,16 @@ def write_orbench(
         json.dumps({"RGB_GALLERY": gallery, **queries}), encoding="utf-8"
     )
     return root
+
+
+def load_orbench(
+    root: Path, *, need_train: bool, val_fraction: float = 0.0, check_files: bool = True, exclude: str = ""
+) -> Benchmark:
+    """Read ORBench as a run does. val_fraction: above 0 = with the split `val`."""
+    data = DataConfig(
+        root=str(root),
+        val_fraction=val_fraction,
+        on_error="raise" if check_files else "skip",
+        exclude=exclude,
+    )
+    return build_benchmark(data, select="val" if val_fraction else "last", need_train=need_train)
