@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("lists"))
 
 
-def experiment(family: str, data: Path, output: Path, /, **changes: dict[str, object]) -> ExperimentConfig:
+def experiment(family: str, data: Path, output: Path, /, **changes: Mapping[str, object]) -> ExperimentConfig:
     values: dict[str, dict[str, object]] = {
         "data": {"dataset": "omnireid", "root": str(data), "workers": 0, "protocols": ["lists", "task-free"]},
         "augment": {"flip": 0.0},
@@ -79,7 +79,7 @@ def experiment(family: str, data: Path, output: Path, /, **changes: dict[str, ob
         "optimizer": {"lr": 0.01, "weight_decay": 0.0},
         "train": {"epochs": 3, "batch_size": 12, "select": "last"},
     }
-    merged = {name: values.get(name, {}) | changes.get(name, {}) for name in values | changes}
+    merged = {name: {**values.get(name, {}), **changes.get(name, {})} for name in {**values, **changes}}
     return build_experiment([("test", {"family": family, "name": "told", "output_dir": str(output), **merged})])
 
 
@@ -222,7 +222,10 @@ def searches_of(data: Path) -> list[Search]:
 def test_task_specific_and_task_free_tables(
     family: str, data: Path, tmp_path: Path, trained: ToldModel, cached: bool, batch_size: int
 ) -> None:
-    changes = {"data": {"cache_dir": str(tmp_path / "cache")} if cached else {}, "eval": {"batch_size": batch_size}}
+    changes: dict[str, Mapping[str, object]] = {
+        "data": {"cache_dir": str(tmp_path / "cache")} if cached else {},
+        "eval": {"batch_size": batch_size},
+    }
     job = dataclasses.replace(assemble(experiment(family, data, tmp_path, **changes), CPU), model=trained)
     result = evaluate_job(job, job.benchmark.splits["test"])
     searches = searches_of(data)
@@ -248,7 +251,7 @@ def test_task_specific_and_task_free_tables(
 def test_a_distinct_instruction_is_encoded_once_a_batch(
     family: str, data: Path, tmp_path: Path, trained: ToldModel
 ) -> None:
-    changes = {"data": {"protocols": ["lists"]}, "eval": {"batch_size": 512}}
+    changes: dict[str, Mapping[str, object]] = {"data": {"protocols": ["lists"]}, "eval": {"batch_size": 512}}
     job = dataclasses.replace(assemble(experiment(family, data, tmp_path, **changes), CPU), model=trained)
     texts, clothes = Counter[str](), Counter[str]()
     slots = {
@@ -296,7 +299,7 @@ def test_queries_and_gallery_are_searched_under_their_instructions(
                 query = feature(trained, image, told)
                 items = torch.stack([feature(trained, source, said) for source in found.sources])
             cosines = torch.cosine_similarity(items, query[None]).tolist()
-            wanted = sorted(range(len(cosines)), key=lambda index, cosines=cosines: -cosines[index])
+            wanted = [index for _, index in sorted((-value, index) for index, value in enumerate(cosines))]
             assert [item.index for item in ranked.results] == wanted
             assert [item.similarity for item in ranked.results] == pytest.approx(
                 [cosines[index] for index in wanted], abs=1e-5

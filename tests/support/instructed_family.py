@@ -116,9 +116,9 @@ def register(patch: pytest.MonkeyPatch) -> Family:
     patch.setitem(configs.schema.experiment.FAMILIES, family, FamilySections(ToldConfig, ToldObjectiveConfig))  # type: ignore[arg-type]
     patch.setitem(
         model.build.FAMILIES, family, FamilyModel(ToldModel, lambda *_: InitialWeights(source="torch", rows=()))
-    )  # type: ignore[type-var]
+    )
     rules = (Rule(r".*", 1.0),)
-    patch.setitem(solver.training.families.FAMILIES, family, FamilyTraining(ToldObjective, lambda _: rules))  # type: ignore[type-var]
+    patch.setitem(solver.training.families.FAMILIES, family, FamilyTraining(ToldObjective, lambda _: rules))
     return family
 
 
