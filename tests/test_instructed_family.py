@@ -42,7 +42,7 @@ from datasets.loading.transforms import ImageAugmentation
 from datasets.protocols import Search
 from datasets.structures import Batch, ReadOptions, Record, Source
 from solver.commands.train import run_training
-from solver.evaluation.evaluator import EvaluationSpec
+from solver.evaluation.spec import EvaluationSpec
 from solver.runs import open_run
 from solver.search.gallery import Gallery, GalleryEncoder
 from solver.search.queries import Query
@@ -289,7 +289,7 @@ def test_queries_and_gallery_are_searched_under_their_instructions(
     box = dataclasses.replace(found.sources[0], crop="box")
     asked = [None, described("a person in red"), described("with a blue bag"), box, found.sources[0]]
     queries = [Query(name=str(number), sources=(image,), instruction=told) for number, told in enumerate(asked)]
-    encoder = GalleryEncoder(trained, job.reader, EvaluationSpec().encoder, CPU, identity={}, cache=tmp_path)
+    encoder = GalleryEncoder(trained, job.reader, EvaluationSpec(), CPU, identity={}, cache=tmp_path)
     for said in (None, described("Find this person again."), box):
         gallery = encoder.encode(dataclasses.replace(found, instruction=said))
         assert not gallery.reused
@@ -312,7 +312,7 @@ def test_an_encoded_gallery_is_kept_under_its_instruction(
     clothes = tmp_path / "clothes.png"
     clothes.write_bytes(Path(found.sources[0].value).read_bytes())
     shown = Source(modality=RGB, value=str(clothes))
-    encoder = GalleryEncoder(trained, job.reader, EvaluationSpec().encoder, CPU, identity={}, cache=tmp_path / "kept")
+    encoder = GalleryEncoder(trained, job.reader, EvaluationSpec(), CPU, identity={}, cache=tmp_path / "kept")
     said = [None, described("in red"), described("in blue"), shown, dataclasses.replace(shown, crop="box")]
     galleries = [dataclasses.replace(found, instruction=told) for told in said]
     first = [encoder.encode(gallery) for gallery in galleries]
