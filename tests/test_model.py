@@ -8,12 +8,13 @@ import pickle
 import model_oracle as oracle
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.vocabulary import COMBINATIONS, Family, Modality
 from model.build import build_model, initialise
 from model.interface import Instruction, RetrievalModel
+from model.layers import run_blocks
 from model.lora import ExpertLinear
 from model.reid5o import ReID5o
 from model.weights.reid5o import build_official, reid5o_sizes
@@ -388,6 +389,25 @@ def test_compiled_blocks_keep_names_and_outputs() -> None:
         block._compiled_call_impl is not None
         for block in (*model.vision.blocks, *model.text.blocks, *model.fusion.blocks)
     )
+
+
+def dropout_gradients(**options: bool) -> list[Tensor]:
+    """Output and gradients of three blocks with dropout, always under the same seed."""
+    torch.manual_seed(2)
+    blocks = [nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Dropout(0.5)).double() for _ in range(3)]
+    inputs = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
+    output = run_blocks(blocks, inputs, **options)
+    output.square().sum().backward()
+    leaves = [inputs, *(value for block in blocks for value in block.parameters())]
+    return [output, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+def test_recomputed_blocks_draw_the_same_dropout_again() -> None:
+    kept = dropout_gradients(recompute=False)
+    for one, other in zip(dropout_gradients(recompute=True, draws=True), kept, strict=True):
+        assert torch.equal(one, other)
+    careless = dropout_gradients(recompute=True)
+    assert torch.equal(careless[0], kept[0]) and not torch.equal(careless[1], kept[1]), "wrong without a word"
 
 
 def test_copies_and_pickles_keep_the_model() -> None:

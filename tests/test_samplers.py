@@ -409,8 +409,10 @@ def test_instructions_are_drawn_read_and_told_apart_for_each_row(pictures: Path)
     bank = {tuple(WORDS(sentence).tolist()) for sentence in BANK[Task.VI]}
     assert {row for batch in drawn[0] for row in said(batch)} == bank, "240 draws meet all twenty"
     for batch in drawn[0]:
+        assert batch is not None and batch.instructed is not None
         assert batch.instructed.all() and len(batch.annotations[Modality.TEXT].inputs) == len(set(said(batch)))
     plain, _ = collate([RecordDataset(records, reader, ImageAugmentation(AugmentConfig(flip=0)), None, 5)[0, 0]])
+    assert plain is not None and plain.instructed is not None
     assert plain.annotations == {} and not plain.instructed.any()
     released = next(
         load(

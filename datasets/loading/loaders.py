@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -69,7 +69,8 @@ class TrainLoader:
     """Batches of an epoch, the same for the same (seed, epoch) whatever the number of workers."""
 
     def __init__(self, dataset: RecordDataset, batches: Batches, workers: int, skip: bool) -> None:
-        self.records, self.steps_per_epoch, self.skipped = dataset.records, len(batches), []  # type: ignore[var-annotated]
+        self.records, self.steps_per_epoch = dataset.records, len(batches)
+        self.skipped: list[str] = []
         self.batches, self._skip, self._batches = batches, skip, _EpochBatches(batches)
         self._loader = DataLoader(
             dataset,
@@ -183,7 +184,7 @@ def source_loader(
     batch_size: int,
     workers: int,
     batches: Sequence[Sequence[int]] | None = None,
-) -> DataLoader[SourceBatch]:
+) -> Iterable[SourceBatch]:
     """Return a loader over sources of ONE modality. batches: indices of each batch; None = all in order.
 
     It yields (indices (b,) int64, inputs (b, ...), failures [(index, reason)]); b may be smaller than batch_size, even
@@ -192,7 +193,7 @@ def source_loader(
     modalities = {Modality(source.modality) for source in sources}
     assert len(modalities) <= 1, "sources of one loader share a modality"
     size: dict[str, Any] = {"batch_size": batch_size} if batches is None else {"batch_sampler": batches}
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _SourceDataset(sources, read),
         num_workers=workers,
         collate_fn=_collate_sources,
@@ -201,6 +202,7 @@ def source_loader(
         generator=torch.Generator(),
         **size,
     )
+    return loader
 
 
 def _collate_sources(items: Sequence[tuple[int, Tensor | None, str]]) -> SourceBatch:

@@ -22,17 +22,31 @@ VOCAB_FILE = "vocab.txt"
 
 
 class Tokenizer(Protocol):
-    """What a dataset and a mask augmentation need to know of a tokenizer. Ids lie in 0..vocab_size-1.
+    """What a dataset and a mask augmentation need to know of a tokenizer. Ids lie in 0..vocab_size-1."""
 
-    end_id: None where a text has no end token. ordinary_ids: the ids that a mask augmentation may change and may draw.
-    """
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
 
-    vocab_size: int
-    pad_id: int
-    mask_id: int
-    start_id: int
-    end_id: int | None
-    ordinary_ids: range
+    @property
+    def pad_id(self) -> int:
+        """What fills a row."""
+
+    @property
+    def mask_id(self) -> int:
+        """What stands for a masked piece."""
+
+    @property
+    def start_id(self) -> int:
+        """The first id of a row."""
+
+    @property
+    def end_id(self) -> int | None:
+        """What ends a text, None where nothing does."""
+
+    @property
+    def ordinary_ids(self) -> range:
+        """The ids that a mask augmentation may change and may draw."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of all pieces, without start, end and padding."""
@@ -57,6 +71,7 @@ def _clip_library() -> ModuleType:
         )
     file = Path(package.submodule_search_locations[0]) / "tokenizer.py"
     spec = importlib.util.spec_from_file_location("anyreid_clip_tokenizer", file)
+    assert spec is not None and spec.loader is not None, "a file that ends in .py has a loader"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -206,13 +221,11 @@ def _is_reserved(piece: str) -> bool:
 
 def _longest_run(ids: Iterator[int]) -> range:
     """Return the longest range of consecutive ids."""
-    best = start = previous = None
+    best = run = range(0)
     for index in sorted(ids):
-        start = index if previous is None or index != previous + 1 else start
-        previous = index
-        if best is None or index + 1 - start > len(best):
-            best = range(start, index + 1)
-    return best if best is not None else range(0)
+        run = range(run.start if index == run.stop else index, index + 1)
+        best = run if len(run) > len(best) else best
+    return best
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,13 @@ def _widen(value: object) -> object:
 def full_precision(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
     """Run a loss in float32 with autocast off, whatever its arguments' type; float64 stays float64."""
 
+    call: Callable[..., Tensor] = function
+
     @functools.wraps(function)
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
         device = next(value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         with torch.autocast(device_type=device.type, enabled=False):
-            return function(*map(_widen, args), **{name: _widen(value) for name, value in kwargs.items()})
+            return call(*map(_widen, args), **{name: _widen(value) for name, value in kwargs.items()})
 
     return wrapped
 

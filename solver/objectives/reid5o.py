@@ -119,7 +119,9 @@ class Reid5oObjective(Objective[ReID5o]):
         fused.
         """
         encoded = model.encode_batch(inputs)
-        features = {(kind,): encoded[kind].pooled for kind in (Modality.RGB, *QUERY_MODALITIES)}
+        features: dict[Combination, Tensor] = {
+            (kind,): encoded[kind].pooled for kind in (Modality.RGB, *QUERY_MODALITIES)
+        }
         if combinations:
             features |= fuse_combinations(model, encoded, combinations)
         losses = self.losses(features, person_ids, model.identity_logits)

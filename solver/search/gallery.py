@@ -285,7 +285,14 @@ class GalleryEncoder:
 
 def _told(instruction: Source) -> str:
     """A text itself; of a picture its content, since another file of that name is another instruction."""
-    return sha256_of(instruction.value) if MODALITIES[instruction.modality].is_image else instruction.value
+    if not MODALITIES[instruction.modality].is_image:
+        return instruction.value
+    try:
+        return sha256_of(instruction.value)
+    except OSError as error:
+        raise UserError(
+            f"{instruction.value}: the gallery's instruction cannot be read ({error.strerror}); correct the path"
+        ) from error
 
 
 def sign(path: str) -> Signature:

@@ -53,9 +53,17 @@ SHOWN_RECORDS = 5
 class Loader(Protocol):
     """Training batches of an epoch, decided by the epoch's number alone."""
 
-    records: Sequence[Record]
-    steps_per_epoch: int
-    skipped: Sequence[str]
+    @property
+    def records(self) -> Sequence[Record]:
+        """The training records, by the numbers that batches give them."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Why records were left out so far, each reason once."""
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of epoch 0, 1, ..."""
