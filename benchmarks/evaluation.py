@@ -19,7 +19,7 @@ import functools
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from configs.load import load_experiment  # noqa: E402
 from configs.schema.experiment import ExperimentConfig  # noqa: E402
-from configs.vocabulary import Family, Modality  # noqa: E402
+from configs.schema.reid5o import Reid5oConfig  # noqa: E402
+from configs.vocabulary import Modality  # noqa: E402
 from datasets.build import build_benchmark, build_source_reader  # noqa: E402
 from datasets.loading.loaders import source_loader  # noqa: E402
 from datasets.loading.transforms import model_input  # noqa: E402
@@ -113,7 +114,7 @@ def encode_list(setting: Setting, sources: Sequence[Source], rows: int) -> list[
 def reference_features(setting: Setting, listed: QueryList, tokens_of: Mapping[Modality, int]) -> Tensor:
     """Features (n, D) of a list, from nothing: batch by batch, every member encoded, then fused."""
     rows = batch_rows(
-        sum(tokens_of[modality] for modality in listed.combination), setting.spec.batch_size, setting.device
+        sum(tokens_of[modality] for modality in listed.combination), setting.spec.config.batch_size, setting.device
     )
     columns = [[entry[position] for entry in listed.entries] for position in range(len(listed.combination))]
     if len(columns) == 1:
@@ -150,7 +151,7 @@ def reference_evaluation(
     found: Metrics = {}
     similarities: dict[str, Tensor] = {}
     with inference(setting.model, setting.device, precision):
-        rows = batch_rows(tokens_of[Modality.RGB], setting.spec.batch_size, setting.device)
+        rows = batch_rows(tokens_of[Modality.RGB], setting.spec.config.batch_size, setting.device)
         gallery = torch.cat([batch.pooled for batch in encode_list(setting, setting.split.gallery, rows)])
         for listed in setting.split.query_lists:
             query = reference_features(setting, listed, tokens_of)
@@ -187,23 +188,33 @@ def unexplained_difference(result: EvaluationResult, split: EvalSplit, similarit
     return worst
 
 
+def reid5o_section(config: ExperimentConfig) -> Reid5oConfig:
+    """Return the section `model` of a configuration of the family reid5o."""
+    assert isinstance(config.model, Reid5oConfig)
+    return config.model
+
+
 class MultiplyAdds:
     """Multiply-adds of one row, counted by running the model without data."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         self._fake = FakeTensorMode()
         with self._fake:
-            self.model = build_model(Family.REID5O, config.model, 1).eval()
+            self.model = ReID5o(reid5o_section(config), 1).eval()
         self.config = config
         self.encode: dict[Modality, float] = {}
         self.tokens: dict[Modality, int] = {}
         for modality in Modality:
-            self.encode[modality], encoded = self._count(lambda: self.model.encode(modality, self._inputs(modality)))
+            self.encode[modality], encoded = self._count(functools.partial(self._encode, modality))
             self.tokens[modality] = encoded.tokens.shape[1]
+
+    def _encode(self, modality: Modality) -> Any:
+        # Called inside the count, so that the inputs are made there and hold no data either.
+        return self.model.encode(modality, self._inputs(modality))
 
     def _inputs(self, modality: Modality) -> Tensor:
         if modality is Modality.TEXT:
-            return torch.zeros((1, self.config.model.text_length), dtype=torch.int64)
+            return torch.zeros((1, reid5o_section(self.config).text_length), dtype=torch.int64)
         return torch.zeros((1, 3, *self.config.model.image_size))
 
     def _count(self, call: Any) -> tuple[float, Any]:
@@ -308,6 +319,7 @@ def make_setting(options: argparse.Namespace, root: str) -> tuple[Setting, Exper
     torch.set_num_threads(options.threads or threads.threads)
     split = build_benchmark(config.data, select="test", need_train=False).splits["test"]
     spec = EvaluationSpec(config=config.eval, workers=threads.workers)
+    assert isinstance(model, ReID5o)
     return Setting(
         model=model, split=split, reader=build_source_reader(config.data, config.model), spec=spec, device=device
     ), config
@@ -337,26 +349,26 @@ def measure(
     setting: Setting, tokens_of: Mapping[Modality, int], repeats: int
 ) -> tuple[dict[str, float], EvaluationResult, tuple[Metrics, dict[str, Tensor]]]:
     """Return the best seconds of each side, our result, and what the reference found in the same precision."""
-    baselines = list(dict.fromkeys((setting.spec.precision, "fp32")))
+    baselines = list(dict.fromkeys((setting.spec.config.precision, "fp32")))
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *baselines)}
     found: dict[str, Any] = {}
     evaluate_split(setting.model, setting.split, setting.reader, setting.spec, setting.device)
     for _ in range(repeats):
-        calls = {
+        calls: dict[str, Callable[[], Any]] = {
             "ours": lambda: evaluate_split(setting.model, setting.split, setting.reader, setting.spec, setting.device)
         }
         calls |= {name: functools.partial(reference_evaluation, setting, tokens_of, name) for name in baselines}
         for name, call in calls.items():
             elapsed, found[name] = timed(setting.device, call)
             seconds[name].append(elapsed)
-    return {name: min(values) for name, values in seconds.items()}, found["ours"], found[setting.spec.precision]
+    return {name: min(values) for name, values in seconds.items()}, found["ours"], found[setting.spec.config.precision]
 
 
 def report(
     setting: Setting, counts: Mapping[str, float], rate: float, seconds: Mapping[str, float], result: EvaluationResult
 ) -> bool:
     """Print times, floors and ratios; return whether the ratio is reached."""
-    precision = setting.spec.precision
+    precision = setting.spec.config.precision
     print(
         f"{precision}, {describe_device(setting.device)}, {torch.get_num_threads()} threads, {setting.spec.workers} "
         f"loader processes; gallery {len(setting.split.gallery)}, entries {result.counts['query_list_entries']}, "

@@ -198,8 +198,8 @@ def main(arguments: list[str]) -> int:
         f"torch {torch.__version__}, numpy {np.__version__}"
     )
     rows = [measure(problem, mode, shots, options) for mode in MODES for shots in SHOTS]
-    total = {name: sum(float(row[name]) for row in rows) for name in ("per query s", "ours s")}
-    ratio, error = total["per query s"] / total["ours s"], max(float(row["difference"]) for row in rows)
+    total = {name: sum(float(str(row[name])) for row in rows) for name in ("per query s", "ours s")}
+    ratio, error = total["per query s"] / total["ours s"], max(float(str(row["difference"])) for row in rows)
     print(format_table([{**row, "difference": f"{row['difference']:.1e}"} for row in rows]))
     print(
         f"all protocols: {total['per query s']:.1f} s per query, {total['ours s']:.1f} s ours, {ratio:.1f} times as "

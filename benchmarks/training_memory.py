@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from configs.load import load_experiment  # noqa: E402
 from configs.schema.experiment import ExperimentConfig  # noqa: E402
+from configs.schema.reid5o import Reid5oConfig  # noqa: E402
 from configs.vocabulary import Modality  # noqa: E402
 from datasets.structures import Batch  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
@@ -97,6 +98,7 @@ class Step:
             for kind in Modality
             if kind is not Modality.TEXT
         }
+        assert isinstance(config.model, Reid5oConfig)
         captions = torch.zeros(rows, config.model.text_length, dtype=torch.int64, device=device)
         ids = torch.arange(rows, device=device) % IDENTITIES
         self.batch = Batch(inputs=images | {Modality.TEXT: captions}, erased={}, person_ids=ids, record_ids=ids)

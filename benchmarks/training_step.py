@@ -25,12 +25,11 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from configs.load import build_experiment  # noqa: E402
-from configs.vocabulary import COMBINATIONS, Modality  # noqa: E402
-from model.build import build_model, initialise  # noqa: E402
-from model.interface import RetrievalModel  # noqa: E402
-from solver.objectives.base import ObjectiveContext  # noqa: E402
-from solver.objectives.reid5o import fuse_combinations  # noqa: E402
-from solver.training.families import build_objective  # noqa: E402
+from configs.schema.reid5o import Reid5oConfig, Reid5oObjectiveConfig  # noqa: E402
+from configs.vocabulary import COMBINATIONS, Combination, Modality  # noqa: E402
+from model.build import initialise  # noqa: E402
+from model.reid5o import ReID5o  # noqa: E402
+from solver.objectives.reid5o import Reid5oObjective, fuse_combinations  # noqa: E402
 from utils.device import DTYPES, autocast, resolve_device  # noqa: E402
 from utils.tables import format_table  # noqa: E402
 
@@ -80,14 +79,14 @@ class Step:
         config = build_experiment([("benchmark", {"model": SIZES[size]})])
         self.device, self.precision, identities = device, precision, max(2, batch // 4)
         torch.manual_seed(0)
-        self.model: RetrievalModel = build_model(config.family, config.model, identities)
+        assert isinstance(config.model, Reid5oConfig)
+        self.model = ReID5o(config.model, identities)
         initialise(config.family, self.model, config.model)
         self.model.to(device).train()
-        self.objective = build_objective(
-            config.family, config.objective, ObjectiveContext(seed=0, model=self.model, records=())
-        )
+        assert isinstance(config.objective, Reid5oObjectiveConfig)
+        self.objective = Reid5oObjective(config.objective)
         height, width = config.model.image_size
-        self.inputs = {
+        self.inputs: dict[Modality, torch.Tensor] = {
             modality: torch.randn(batch, 3, height, width, device=device)
             for modality in Modality
             if modality is not Modality.TEXT
@@ -107,12 +106,14 @@ class Step:
         """Forward and backward with one call per modality and per combination."""
         with autocast(self.device, self.precision):
             encoded = {modality: self.model.encode(modality, inputs) for modality, inputs in self.inputs.items()}
-            features = {(modality,): tokens.pooled for modality, tokens in encoded.items()}
+            features: dict[Combination, torch.Tensor] = {
+                (modality,): tokens.pooled for modality, tokens in encoded.items()
+            }
             features |= {
                 combination: self.model.fuse([encoded[member] for member in combination]) for combination in FUSED
             }
             losses = self.objective.losses(features, self.person_ids, self.model.identity_logits)
-        return self._backward(sum(losses.values()))
+        return self._backward(torch.stack(list(losses.values())).sum())
 
     def _backward(self, total: torch.Tensor) -> torch.Tensor:
         total.backward()

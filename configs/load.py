@@ -72,7 +72,7 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     where = layers[-1][0] if layers else "defaults"
     scalars = _scalars(tree, where)
     try:
-        built = {section: OmegaConf.to_object(tree[section]) for section in kinds}
+        built: dict[str, Any] = {section: OmegaConf.to_object(tree[section]) for section in kinds}
         return ExperimentConfig(family=family, **scalars, **built)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from error
@@ -152,9 +152,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict) or not values:
         raise UserError(f"{path}: must be a table of `key: value` lines")
-    for key, value in _leaves(values):
+    table = {str(key): value for key, value in values.items()}
+    for key, value in _leaves(table):
         _refuse_interpolation(str(path), key, value)
-    return values  # type: ignore[return-value]
+    return table
 
 
 def _refuse_interpolation(where: str, key: str, value: Any) -> None:

@@ -106,6 +106,10 @@ class Fuses(ABC):
         return self.fuse_prepared(self.prepare(torch.cat([member.tokens for member in members], dim=1)))
 
 
+class FusingModel(RetrievalModel, Fuses):
+    """A model that encodes and fuses."""
+
+
 def as_modality(name: Modality | str) -> Modality:
     """Return the modality of that name. Raises UserError with the valid names."""
     try:

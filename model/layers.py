@@ -40,7 +40,7 @@ def head_count(width: int, heads: int | None, what: str) -> int:
 
 def clip_block(width: int, heads: int) -> Block:
     """Return a pre-norm block of CLIP: QuickGELU, MLP of four times the width, biases everywhere, eps 1e-5."""
-    return Block(width, heads, qkv_bias=True, act_layer=QuickGELU, norm_layer=LayerNorm)
+    return Block(width, heads, qkv_bias=True, act_layer=QuickGELU, norm_layer=LayerNorm)  # type: ignore[arg-type]
 
 
 def attend(qkv: Tensor, heads: int) -> Tensor:

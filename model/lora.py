@@ -9,6 +9,7 @@ Shapes: B rows, L tokens, I inputs, O outputs, R rank, G groups.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,13 +62,13 @@ class ExpertLinear(nn.Linear):
             nn.init.zeros_(parameter)
         self.unmerge()
 
-    def forward(self, inputs: Tensor, groups: Groups) -> Tensor:
+    def forward(self, inputs: Tensor, groups: Groups) -> Tensor:  # type: ignore[override]
         """Map (B, L, I) to (B, L, O), each row through its expert."""
         if sum(rows for _, rows in groups) != inputs.shape[0]:
             raise ValueError(f"groups {groups} do not cover a batch of {inputs.shape[0]} rows")
         if self.merged is not None:
-            parts = zip(inputs.split([rows for _, rows in groups]), groups, strict=True)
-            return _joined([F.linear(part, self.merged[expert], self.bias) for part, (expert, _) in parts])
+            merged = zip(inputs.split([rows for _, rows in groups]), groups, strict=True)
+            return _joined([F.linear(part, self.merged[expert], self.bias) for part, (expert, _) in merged])
         base = F.linear(inputs, self.weight, self.bias)
         if len({rows for _, rows in groups}) == 1:
             return self._add_experts(base, inputs, tuple(expert for expert, _ in groups))
@@ -116,20 +117,22 @@ class ExpertBlock(Block):
     """
 
     def __init__(self, width: int, heads: int, spec: LoraConfig) -> None:
-        super().__init__(width, heads, qkv_bias=True, act_layer=QuickGELU, norm_layer=LayerNorm)
+        super().__init__(width, heads, qkv_bias=True, act_layer=QuickGELU, norm_layer=LayerNorm)  # type: ignore[arg-type]
         self.mlp.fc1 = ExpertLinear(width, 4 * width, spec, ("weight",))
         self.mlp.fc2 = ExpertLinear(4 * width, width, spec, ("weight",))
         if spec.mode == "all":
             self.attn.qkv = ExpertLinear(width, 3 * width, spec, ("weight", "bias"), random_up=True)
             self.attn.proj = ExpertLinear(width, width, spec, (), random_up=True)
 
-    def forward(self, hidden: Tensor, groups: Groups) -> Tensor:
+    def forward(self, hidden: Tensor, groups: Groups) -> Tensor:  # type: ignore[override]
         """Map (B, L, W) to (B, L, W), each row through its expert."""
         hidden = hidden + self._attention(self.norm1(hidden), groups)
-        expanded = self.mlp.act(self.mlp.fc1(self.norm2(hidden), groups))
-        return hidden + self.mlp.fc2(expanded, groups)
+        mlp: Any = self.mlp
+        expanded = mlp.act(mlp.fc1(self.norm2(hidden), groups))
+        return hidden + mlp.fc2(expanded, groups)
 
     def _attention(self, inputs: Tensor, groups: Groups) -> Tensor:
-        if not isinstance(self.attn.qkv, ExpertLinear):
-            return self.attn(inputs)
-        return self.attn.proj(attend(self.attn.qkv(inputs, groups), self.attn.num_heads), groups)
+        attention: Any = self.attn
+        if not isinstance(attention.qkv, ExpertLinear):
+            return attention(inputs)
+        return attention.proj(attend(attention.qkv(inputs, groups), attention.num_heads), groups)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from configs.schema.reid5o import Reid5oConfig
 from configs.vocabulary import Modality
 from model.fusion import Fusion
-from model.interface import Fuses, Instructions, RetrievalModel, Tokens, refuse_instructions
+from model.interface import FusingModel, Instructions, Tokens, refuse_instructions
 from model.layers import float32_linear, head_count
 from model.lora import ExpertLinear, Groups
 from model.text import TextSpec, TextTransformer
@@ -47,7 +47,7 @@ def _text_spec(config: Reid5oConfig) -> TextSpec:
     )
 
 
-class ReID5o(RetrievalModel, Fuses):
+class ReID5o(FusingModel):
     """Retrieval across rgb, nir, cp, sk and text, and by any mix of the last four.
 
     frozen_names are the bases under the experts. Parameters hold no useful values until they are initialised or loaded.

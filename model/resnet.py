@@ -98,7 +98,7 @@ class Backbone(nn.Module):
         else:
             hidden = torch.cat([self.stem(modality)(images) for modality, images in inputs.items()])
         for number, stage in enumerate(self.stages):
-            for index, block in enumerate(stage):
+            for index, block in enumerate(stage.children()):
                 hidden = block(hidden)
                 name = f"{number}_{index}"
                 if name in self.non_local:

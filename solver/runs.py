@@ -13,6 +13,7 @@ from torch import Tensor
 
 from configs.load import build_experiment, load_experiment, parse_overrides
 from configs.schema.experiment import ExperimentConfig
+from configs.schema.reid5o import Reid5oConfig
 from configs.vocabulary import Family
 from model.build import build_model
 from model.interface import RetrievalModel
@@ -124,6 +125,7 @@ def _open_official(config_file: Path, checkpoint: Path, overrides: Sequence[str]
         if source in flat:
             released[section][key] = flat[source]
     config = build_experiment([(str(config_file), released), ("command line", parse_overrides(overrides))])
+    assert isinstance(config.model, Reid5oConfig), "the family is stated above"
     model = build_official(state, config.model, str(checkpoint))
     return TrainedModel(config=config, model=model, checkpoint=checkpoint, fingerprint=fingerprint_state(state))
 

@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.files import atomic_path
 
 Row = Mapping[str, Any]
-QueryValues = Mapping[str, Mapping[str, Sequence[float]]]
+QueryValues = Mapping[str, Mapping[str, Any]]
 
 DECIMALS = 3
 ABSENT = "-"
@@ -188,12 +188,13 @@ def _rows_by_task(document: Mapping[str, Any], which: str) -> dict[str, Row]:
 def _difference(task: str, before: Row, after: Row) -> dict[str, Any]:
     row: dict[str, Any] = {"task": task}
     for name in columns_of([before, after]):
-        values = before.get(name), after.get(name)
-        if any(is_number(value) for value in values):
+        first, second = before.get(name), after.get(name)
+        if is_number(first) or is_number(second):
+            both = is_number(first) and is_number(second)
             row |= {
-                f"{name} first": values[0],
-                f"{name} second": values[1],
-                f"{name} change": values[1] - values[0] if all(is_number(value) for value in values) else None,
+                f"{name} first": first,
+                f"{name} second": second,
+                f"{name} change": float(second) - float(first) if both else None,  # type: ignore[arg-type]
             }
     return row
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from configs.vocabulary import Modality
-from datasets.checks.report import Coverage, Finding, PartCount, examples
+from datasets.checks.report import Coverage, Finding, Level, PartCount, examples
 from datasets.dataset_entry import Count, DatasetEntry
 from datasets.modalities import MODALITIES
 from datasets.overlap import image_values
@@ -108,7 +108,7 @@ def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
     if release.shared_persons:
         return [Finding(level="warning", kind="no_split", message=NO_SPLIT)]
     sides = by_side(release)
-    pairs = [("train", "test", "defect"), ("val", "test", "warning")]
+    pairs: list[tuple[str, str, Level]] = [("train", "test", "defect"), ("val", "test", "warning")]
     if entry.name in ("manifest", "folders"):
         pairs.append(("train", "val", "warning"))
     findings = []
@@ -123,14 +123,14 @@ def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
                     level=level,
                     kind="image_overlap",
                     count=len(shared),
-                    examples=examples(sorted(shared)),  # type: ignore[arg-type]
+                    examples=examples(sorted(shared)),
                     message=f"{len(shared):,} images are in {left} and in {right}; correct the lists",
                 )
             )
     return findings
 
 
-def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, level: str) -> list[Finding]:
+def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, level: Level) -> list[Finding]:
     first: dict[int, Record] = {}
     for record in other:
         first.setdefault(record.person_id, record)
@@ -146,7 +146,7 @@ def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, l
             level=level,
             kind="identity_overlap",
             count=len(shared),
-            examples=examples(shown),  # type: ignore[arg-type]
+            examples=examples(shown),
             message=f"{len(shared):,} persons are in {what}; the sides must not share a person, correct the lists or "
             "folders",
         )
@@ -163,12 +163,12 @@ def repeated_findings(release: Release) -> list[Finding]:
         seen: set[tuple[object, ...]] = set()
         again = []
         for record in records:
-            shown = (*record.sources.items(), *record.annotations.items())
             key = (
                 record.person_id,
                 record.clothes_id,
                 record.camera_id,
-                *((kind.value, source.value) for kind, source in shown),
+                *((modality.value, source.value) for modality, source in record.sources.items()),
+                *((kind.value, source.value) for kind, source in record.annotations.items()),
             )
             if key in seen:
                 again.append(record.name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.vocabulary import Modality
 from datasets.checks.contents import side_of
-from datasets.checks.report import Finding, SearchCount, examples
+from datasets.checks.report import Finding, Level, SearchCount, examples
 from datasets.dataset_entry import DatasetEntry
 from datasets.formats.joining import JOINT
 from datasets.protocols import Search, image_source
@@ -177,7 +177,8 @@ def searches_of(entry: DatasetEntry, release: Release, names: Sequence[str]) -> 
             if names:
                 raise UserError(f"protocol {name} is not possible: {reason}") from error
             # What is wrong with the data as such is a defect; a part or a file of a further protocol may be absent.
-            level = "defect" if isinstance(error, UserError) and (name in entry.default or name == JOINT) else "note"
+            needed = name in entry.default or name == JOINT
+            level: Level = "defect" if isinstance(error, UserError) and needed else "note"
             notes.append(
                 Finding(level=level, kind="protocol_not_possible", message=f"protocol {name} is not possible: {reason}")
             )
@@ -215,7 +216,7 @@ def match_findings(entry: DatasetEntry, unmatched: Iterable[Unmatched]) -> list[
         other = f", or choose another protocol ({', '.join(others[:4])})" if others else ""
         text = REASONS[reason].format(other=other, rule=search.exclusion_rule)
         designed = reason in BY_DESIGN or (reason == DROPPED and "clothes" in get_rule(search.exclusion_rule).needs)
-        level = "defect" if reason == PERSON_ABSENT else "note" if designed else "warning"
+        level: Level = "defect" if reason == PERSON_ABSENT else "note" if designed else "warning"
         findings.append(
             Finding(
                 level=level,

@@ -13,6 +13,9 @@ FORMAT = 1
 EXAMPLES = 5
 
 
+Level = Literal["defect", "warning", "note"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """One thing that was found. kind: stable key. message: one sentence that names the culprit and, for a defect, the
@@ -22,7 +25,7 @@ class Finding:
     note informs.
     """
 
-    level: Literal["defect", "warning", "note"]
+    level: Level
     kind: str
     message: str
     count: int = 1

@@ -41,7 +41,7 @@ def read(root: Path, options: ReadOptions) -> Release:
         root, FOLDERS, [*places.values()], options, dataset=NAME, title=f"{TITLE} ({variant})", task=Task.TRAD
     )
     found, _ = images.parts(places, PATTERN, _record)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if not options.data.variant and len(present) > 1:
         notes = (f"{images.tree.root} holds both variants: labeled is taken (data.variant=detected: the other)",)
     return Release(name=NAME, root=images.tree.root, parts=found, notes=notes, variant=variant)

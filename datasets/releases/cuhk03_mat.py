@@ -203,12 +203,12 @@ def _open_cells(path: Path, variant: str) -> Iterator[_Cells]:
         return isinstance(value, h5py.Dataset) and h5py.check_ref_dtype(value.dtype) is not None
 
     with file:
-        outer = file.get(variant)
+        outer: Any = file.get(variant)
         if not is_cell(outer) or outer.size != PAIRS:
             raise UserError(
                 f"{path}: {variant!r} is not a cell of {PAIRS} pairs of cameras; it is not the {MAT} of the release"
             )
-        pairs = [file[reference] if reference else None for reference in outer[()].reshape(-1)]
+        pairs: list[Any] = [file[reference] if reference else None for reference in outer[()].reshape(-1)]
         for number, pair in enumerate(pairs, 1):
             if not is_cell(pair) or pair.ndim != 2:
                 raise UserError(

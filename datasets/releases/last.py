@@ -72,7 +72,7 @@ def _read_train(images: ImageFolders) -> tuple[Record, ...]:
     outfits: dict[int, set[str]] = {}
     for _, person, clothes in named:
         outfits.setdefault(person, set()).add(clothes)
-    numbers = {}
+    numbers: dict[tuple[int, str], int] = {}
     for person, names in outfits.items():
         if len(names) > OUTFITS:
             raise UserError(

@@ -90,7 +90,15 @@ def _changing(rule: _Rule) -> Protocol:
                 raise UserError(
                     f"{release.root / CHANGING_LIST}: none of its persons is in {PARTS[part]}; restore the list"
                 )
-        return [Search(title=name, protocol=name, exclusion_rule=rule.rule, **sides)]
+        return [
+            Search(
+                title=name,
+                protocol=name,
+                exclusion_rule=rule.rule,
+                query=sides["query"],
+                gallery=sides["gallery"],
+            )
+        ]
 
     return Protocol(
         name=name,

@@ -46,8 +46,12 @@ def read(root: Path, options: ReadOptions) -> Release:
         else:
             notes.append(f"{folder / place} is not there: no part {part}")
     for part, room in TEST_PARTS.items():
-        found[part] = _read_persons(images, f"rgb/test/{room}", lambda name, where, room=room: room)
+        found[part] = _read_persons(images, f"rgb/test/{room}", _room_is(room))
     return Release(name=NAME, root=folder, parts=found, notes=tuple(notes))
+
+
+def _room_is(room: str) -> Callable[[str, str], str]:
+    return lambda name, where: room
 
 
 def _read_persons(images: ImageFolders, place: str, room_of: Callable[[str, str], str]) -> tuple[Record, ...]:

@@ -9,6 +9,7 @@ of them in cameras 1, 2, 4, 5; the protocols draw from the gallery.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -253,7 +254,7 @@ def _protocols() -> list[Protocol]:
                         f"{', '.join(map(str, cameras))} with {shots} image{'s' if shots > 1 else ''} per person and "
                         f"camera; draws {numbers[0]} to {numbers[-1]} by {drawn}; queries of camera 3 skip camera 2; "
                         "CMC over identities",
-                        lambda release, prepare=prepare, cameras=cameras, shots=shots: prepare(release, cameras, shots),
+                        functools.partial(prepare, cameras=cameras, shots=shots),
                         exclusion_rule="sysu",
                         numbers=numbers,
                     )

@@ -54,7 +54,15 @@ def _camera_pair(name: str, cameras: tuple[int, int], what: str) -> Protocol:
                     f"{release.root / part}: no image of camera {cameras[0]} or {cameras[1]}, which {name} needs; "
                     "restore the files or choose another protocol"
                 )
-        return [Search(title=name, protocol=name, exclusion_rule="same_camera", **sides)]
+        return [
+            Search(
+                title=name,
+                protocol=name,
+                exclusion_rule="same_camera",
+                query=sides["query"],
+                gallery=sides["gallery"],
+            )
+        ]
 
     return Protocol(
         name=name,

@@ -68,7 +68,8 @@ def _read_hugging_face(source: str) -> ClipWeights:
                 "hf:openai/clip-vit-base-patch16"
             )
         _require_quick_gelu(source, {config.vision_config.hidden_act, config.text_config.hidden_act})
-        model, loading = CLIPModel.from_pretrained(name, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(name, output_loading_info=True)
+        model, loading = loaded
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:

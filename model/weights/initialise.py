@@ -5,10 +5,14 @@ Shapes: W width, N layers of a transformer, D embed_dim.
 
 from __future__ import annotations
 
+from typing import Any
+
+from timm.models.vision_transformer import Block
 from torch import nn
 
 from model.lora import ExpertLinear
 from model.reid5o import IMAGE_MODALITIES, ReID5o
+from model.vision import ImageTokenizer
 
 
 def initialise_encoders(model: ReID5o) -> None:
@@ -24,6 +28,7 @@ def initialise_encoders(model: ReID5o) -> None:
     _initialise_blocks(text.blocks, width)
     width = model.vision_spec.width
     first = model.tokenizers[IMAGE_MODALITIES[0].value]
+    assert isinstance(first, ImageTokenizer)
     first.conv.reset_parameters()
     nn.init.normal_(first.class_embedding, std=width**-0.5)
     nn.init.normal_(first.positional_embedding, std=width**-0.5)
@@ -52,12 +57,15 @@ def _initialise_blocks(blocks: nn.ModuleList, width: int) -> None:
     # Projections back into the residual stream shrink with depth.
     out_std = width**-0.5 * (2 * max(1, len(blocks))) ** -0.5
     for block in blocks:
+        assert isinstance(block, Block)
+        mlp: Any = block.mlp
         _initialise_attention(block.attn, width**-0.5, out_std)
-        nn.init.normal_(block.mlp.fc1.weight, std=(2 * width) ** -0.5)
-        nn.init.normal_(block.mlp.fc2.weight, std=out_std)
+        nn.init.normal_(mlp.fc1.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(mlp.fc2.weight, std=out_std)
 
 
-def _initialise_attention(attention: nn.Module, in_std: float, out_std: float) -> None:
+def _initialise_attention(attention: Any, in_std: float, out_std: float) -> None:
+    # timm's or the fusion's: both have `qkv` and `proj`, linear or with experts.
     nn.init.normal_(attention.qkv.weight, std=in_std)
     nn.init.zeros_(attention.qkv.bias)
     nn.init.normal_(attention.proj.weight, std=out_std)

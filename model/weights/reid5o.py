@@ -87,9 +87,11 @@ class _FlatLoader(yaml.SafeLoader):
     """Safe YAML that knows one tag more: tuples."""
 
 
-_FlatLoader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(yaml.SafeLoader.construct_sequence(loader, node))
-)
+def _construct_tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node))
+
+
+_FlatLoader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
 
 
 def read_flat_config(path: str | Path) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _read_initial(config: VireidConfig) -> Mapping[str, Tensor]:
 
 
 def _to_ours(source: Mapping[str, Tensor], model: Vireid) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, value in source.items():
         ours = our_name(name, TORCHVISION_RULES)
         if not ours:

@@ -359,7 +359,7 @@ def export_features(name: str, result: SearchResult) -> Path:
         "weights": np.asarray(result.trained.fingerprint),
     }
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
     return path
 
 

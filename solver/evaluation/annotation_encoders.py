@@ -136,9 +136,10 @@ def _read_bert(place: str) -> tuple[WordPieces, Any]:
         kind = AutoConfig.from_pretrained(place).model_type
         if kind != "bert":
             raise UserError(f"{place} is a {kind} model, not BERT; give a BERT such as bert-base-uncased")
-        model, loading = BertModel.from_pretrained(
+        loaded: Any = BertModel.from_pretrained(
             place, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True
         )
+        model, loading = loaded
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:

@@ -62,7 +62,8 @@ def relevance_of(split: EvalSplit, *, encoder: str, read_clothes: ReadClothes) -
         split.gallery_annotations[item] if split.gallery_annotations else {} for item in range(len(split.gallery))
     ]
     encoders = _Encoders(encoder, read_clothes)
-    gallery, lists = {}, [None if queries is None else {} for queries in asked]
+    gallery: dict[str, AnnotationVectors] = {}
+    lists: list[dict[str, AnnotationVectors]] = [{} for _ in asked]
     parts = []
     for kind in kinds:
         columns = [
@@ -86,7 +87,7 @@ def relevance_of(split: EvalSplit, *, encoder: str, read_clothes: ReadClothes) -
     return Relevance(
         name="; ".join(f"{kind}: {name}" for kind, name, _ in parts),
         gallery=gallery,
-        lists=tuple(lists),
+        lists=tuple(None if queries is None else vectors for queries, vectors in zip(asked, lists)),
         checksum=digest([np.frombuffer(repr(parts).encode(), dtype=np.uint8)]),
     )
 
@@ -95,7 +96,7 @@ def _asked(query_list: QueryList) -> list[Mapping[AnnotationKind, Source]] | Non
     """What each query asks for, as a mapping with one entry; None for a list without annotations."""
     if not any(annotation is not None for annotation in query_list.annotations):
         return None
-    found = []
+    found: list[Mapping[AnnotationKind, Source]] = []
     for entry, kind, annotation in zip(
         query_list.entries, query_list.annotation_kinds, query_list.annotations, strict=True
     ):
@@ -140,6 +141,9 @@ class _Encoders:
             self._text = text_encoder(self._name)
         pieces = [self._text.pieces(source.value) for source in sources]
         spoken = [row for row, found in enumerate(pieces) if found]
-        vectors, checksum = self._text.encode([pieces[row] for row in spoken]) if spoken else (np.zeros((0, 1)), "")
+        encoded: Vectors = np.zeros((0, 1))
+        checksum = ""
+        if spoken:
+            encoded, checksum = self._text.encode([pieces[row] for row in spoken])
         places = dict.fromkeys(sources, ABSENT) | {sources[row]: place for place, row in enumerate(spoken)}
-        return vectors, places, self._text.name, checksum
+        return encoded, places, self._text.name, checksum

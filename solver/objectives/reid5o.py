@@ -14,8 +14,7 @@ from torch import Tensor
 from configs.schema.reid5o import Reid5oObjectiveConfig
 from configs.vocabulary import COMBINATIONS, QUERY_MODALITIES, Combination, Modality
 from datasets.structures import Batch
-from model.interface import Tokens
-from model.reid5o import ReID5o
+from model.interface import FusingModel, Tokens
 from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
 from solver.losses.numerics import full_precision, unit_rows
 from solver.objectives.base import Objective, StepOutput, batch_inputs, loss_weights
@@ -52,7 +51,7 @@ def batch_rank1(query: Tensor, gallery: Tensor, person_ids: Tensor) -> Tensor:
 
 
 def fuse_combinations(
-    model: ReID5o, encoded: Mapping[Modality, Tokens], combinations: Sequence[Combination]
+    model: FusingModel, encoded: Mapping[Modality, Tokens], combinations: Sequence[Combination]
 ) -> dict[Combination, Tensor]:
     """Fuse the members of each combination, row by row, into (B, D).
 
@@ -71,7 +70,7 @@ def fuse_combinations(
     return {combination: fused[combination] for combination in combinations}
 
 
-class Reid5oObjective(Objective[ReID5o]):
+class Reid5oObjective(Objective[FusingModel]):
     """Any weighted set of the reference's losses.
 
     sdm, itc: one term for each single modality. mm_sdm, mm_itc, mm_supitc, mm_cmpm: four terms, the means over all
@@ -92,7 +91,7 @@ class Reid5oObjective(Objective[ReID5o]):
         self.combinations_per_step = config.combinations_per_step
         self.seed = seed
 
-    def step(self, model: ReID5o, batch: Batch, step: int) -> StepOutput:
+    def step(self, model: FusingModel, batch: Batch, step: int) -> StepOutput:
         """Return the losses of a batch of all five modalities; step decides which combinations take part."""
         return self.compute(model, batch_inputs(model, batch), batch.person_ids, self.combinations(step))
 
@@ -110,7 +109,7 @@ class Reid5oObjective(Objective[ReID5o]):
 
     def compute(
         self,
-        model: ReID5o,
+        model: FusingModel,
         inputs: Mapping[Modality, Tensor],
         person_ids: Tensor,
         combinations: Sequence[Combination],

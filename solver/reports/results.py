@@ -177,7 +177,7 @@ def _write_per_query(path: Path, result: EvaluationResult) -> None:
         arrays |= {f"{entry.task}/{array}": entry.per_query[name] for array, name in PER_QUERY_VALUES.items()}
         arrays[f"{entry.task}/person_ids"] = np.asarray(listed.person_ids, dtype=np.int64)
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def format_result(result: EvaluationResult) -> str:
@@ -300,4 +300,4 @@ def compare_files(first: str | Path, second: str | Path) -> str:
         for path, found in zip((first, second), queries)
         if not found
     ]
-    return "\n".join([*lines, format_comparison(compare_results(before, after, *queries), SHOWN_METRICS)])
+    return "\n".join([*lines, format_comparison(compare_results(before, after, queries[0], queries[1]), SHOWN_METRICS)])
