@@ -22,8 +22,9 @@ from datasets.formats.query_lists import draw_query_lists
 from datasets.synthetic import drawings, photographs
 from datasets.synthetic.arguments import RenderArguments, parse_image_size
 from datasets.synthetic.camera import make_camera
+from datasets.synthetic.canvas import Layer, Scene
 from datasets.synthetic.captions import SYNONYMS, make_caption
-from datasets.synthetic.figure import Layer, Scene, draw_labels
+from datasets.synthetic.figure import draw_labels
 from datasets.synthetic.layouts import orbench
 from datasets.synthetic.nuisance import RENDERER_VERSION
 from datasets.synthetic.person import Membership, View, make_person, membership, person_indices
