@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tiny_releases import write
+from trees import plant
 
 from configs.schema.data import DataConfig, InstructionConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
@@ -352,7 +352,7 @@ def market(root: Path) -> Path:
         for name in (f"{person:04d}_c1s1_000151_01.jpg", f"{person:04d}_c2s1_000151_01.jpg")
     ]
     names += ["bounding_box_test/-1_c1s1_000401_03.jpg", "bounding_box_test/0000_c3s1_000401_03.jpg"]
-    return write(root, *(f"Market-1501-v15.09.15/{name}" for name in names))
+    return plant(root, *(f"Market-1501-v15.09.15/{name}" for name in names))
 
 
 def test_a_data_set_of_the_table_is_built_by_name(tmp_path: Path) -> None:

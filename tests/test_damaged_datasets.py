@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from official_trees import TREES, lines, plant, root_of
+from official_trees import TREES, root_of
 from tiny_orbench import write_orbench
+from trees import plant, write_lines
 
 from datasets import check
 from datasets.catalogue import dataset_entry
@@ -62,7 +63,7 @@ def add(name: str) -> Spoil:
 
 
 def text(name: str, *content: str) -> Spoil:
-    return lambda folder: lines(folder / name, *content)
+    return lambda folder: write_lines(folder / name, *content)
 
 
 def append(name: str, line: str) -> Spoil:
@@ -259,7 +260,7 @@ REFUSED: dict[str, Case] = {
     # The list of images to leave out.
     "an exclusion of nothing": Case(
         "market1501",
-        lambda folder: lines(folder.parent / "out.txt", "# none", "query/typo.jpg"),
+        lambda folder: write_lines(folder.parent / "out.txt", "# none", "query/typo.jpg"),
         "out.txt line 2: .*typo.jpg is no image",
         ("--exclude", "{root}/out.txt"),
     ),

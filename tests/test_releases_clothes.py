@@ -12,10 +12,9 @@ from clothes_trees import (
     nkup,
     nkup_plus,
     prcc,
-    read,
     vc_clothes,
 )
-from tiny_releases import rows
+from measure import read, rows
 
 from configs.vocabulary import Task
 from datasets.catalogue import dataset_entry

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from clothes_trees import LAST_GALLERY, LAST_QUERY, LAST_TRAIN, check, last, read
-from tiny_releases import rows, write
+from clothes_trees import LAST_GALLERY, LAST_QUERY, LAST_TRAIN, check, last
+from measure import read, rows
+from trees import plant
 
 from datasets.formats.listing import outfit_id
 from utils.errors import UserError
@@ -37,7 +38,7 @@ def test_last_by_hand(tmp_path: Path) -> None:
     "path", ["test/query/picture.jpg", "test/gallery/1/1.jpg", "train/000007/x_1.jpg", "val/query/000001-a.jpg"]
 )
 def test_last_bad_names(tmp_path: Path, path: str) -> None:
-    write(last(tmp_path) / "last", path)
+    plant(last(tmp_path) / "last", path)
     with pytest.raises(
         UserError, match=f"{path.rpartition('/')[0]}: file name '{path.rpartition('/')[2]}' does not have the form"
     ):
@@ -45,6 +46,6 @@ def test_last_bad_names(tmp_path: Path, path: str) -> None:
 
 
 def test_last_gallery_without_folders(tmp_path: Path) -> None:
-    write(tmp_path / "last", *LAST_QUERY, *LAST_TRAIN, "test/gallery/000001_a_1.jpg")
+    plant(tmp_path / "last", *LAST_QUERY, *LAST_TRAIN, "test/gallery/000001_a_1.jpg")
     with pytest.raises(UserError, match="test/gallery: no images found"):
         read("last", tmp_path)

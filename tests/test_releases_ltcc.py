@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from clothes_trees import LTCC_GALLERY, LTCC_QUERY, check, ltcc, read
-from tiny_releases import rows, write
+from clothes_trees import LTCC_GALLERY, LTCC_QUERY, check, ltcc
+from measure import read, rows
+from trees import plant
 
 from datasets.catalogue import dataset_entry
 from datasets.formats.listing import outfit_id
@@ -78,7 +79,7 @@ def test_ltcc_list_of_changing_persons(tmp_path: Path, text: str | None, message
     ],
 )
 def test_ltcc_bad_names(tmp_path: Path, name: str, message: str) -> None:
-    write(ltcc(tmp_path) / "LTCC_ReID/test", f"{name}.png")
+    plant(ltcc(tmp_path) / "LTCC_ReID/test", f"{name}.png")
     with pytest.raises(UserError, match=message) as caught:
         read("ltcc", tmp_path)
     assert name in str(caught.value)

@@ -13,9 +13,9 @@ from clothes_trees import (
     check,
     nkup,
     nkup_plus,
-    read,
 )
-from tiny_releases import place, rows, write
+from measure import place, read, rows
+from trees import plant
 
 from datasets.catalogue import dataset_entry
 from datasets.formats.listing import outfit_id
@@ -39,7 +39,7 @@ def test_nkup_by_hand(tmp_path: Path) -> None:
     "name", ["0005_D912_C03S01_00151.jpg", "0005_c3s1_000151_01.jpg", "0005_D0912_C3S01_00151.jpg"]
 )
 def test_nkup_bad_names(tmp_path: Path, name: str) -> None:
-    write(nkup(tmp_path) / "NKUP/bounding_box_train", name)
+    plant(nkup(tmp_path) / "NKUP/bounding_box_train", name)
     with pytest.raises(UserError, match=f"bounding_box_train: file name '{name}' does not have the form"):
         read("nkup", tmp_path)
 
@@ -91,6 +91,6 @@ def test_nkup_plus_by_hand(tmp_path: Path, protocol: str, gallery: list[str], ap
     ],
 )
 def test_nkup_plus_bad_names(tmp_path: Path, path: str, message: str) -> None:
-    write(nkup_plus(tmp_path) / "NKUP2_0126/NKUP2", path)
+    plant(nkup_plus(tmp_path) / "NKUP2_0126/NKUP2", path)
     with pytest.raises(UserError, match=message):
         read("nkup-plus", tmp_path)

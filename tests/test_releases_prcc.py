@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from clothes_trees import PRCC_A, PRCC_B, PRCC_C, check, prcc, read
-from tiny_releases import place, rows, score, write
+from clothes_trees import PRCC_A, PRCC_B, PRCC_C, check, prcc
+from measure import place, read, rows, score
+from trees import plant
 
 from configs.vocabulary import Task
 from datasets.catalogue import dataset_entry
@@ -58,7 +59,7 @@ RANKS_SC = {"135": [1, 2, 1, 2, 2], "145": [1, 2, 3, 2, 3], "235": [1, 2, 2, 2, 
 def test_prcc_single_shot_by_hand(
     tmp_path: Path, protocol: str, queries: list[str], ranks: dict[str, list[int]]
 ) -> None:
-    results = score(dataset_entry("prcc"), prcc(tmp_path), protocol, queries, PRCC_A)
+    results = score("prcc", prcc(tmp_path), protocol, queries, PRCC_A)
     assert list(results) == [f"{protocol} draw {draw}" for draw in range(10)]
     for result, draw in zip(results.values(), DRAWS):
         assert result.first_rank.tolist() == ranks[draw] and result.gallery == 3
@@ -90,17 +91,17 @@ def test_prcc_draws_are_one_group_and_do_not_depend_on_the_order(tmp_path: Path)
     ],
 )
 def test_prcc_bad_names(tmp_path: Path, path: str, message: str) -> None:
-    write(prcc(tmp_path) / "prcc", path)
+    plant(prcc(tmp_path) / "prcc", path)
     with pytest.raises(UserError, match=message) as caught:
         read("prcc", tmp_path)
     assert "/".join(path.split("/")[:2]) in str(caught.value)
 
 
 def test_prcc_parts_that_may_be_absent(tmp_path: Path) -> None:
-    write(tmp_path / "prcc", *PRCC_A, *PRCC_B, *PRCC_C)
+    plant(tmp_path / "prcc", *PRCC_A, *PRCC_B, *PRCC_C)
     assert read("prcc", tmp_path, need_train=False).parts["train"] == ()
     with pytest.raises(UserError, match="rgb/train missing"):
         read("prcc", tmp_path)
-    write(tmp_path / "prcc", "rgb/train/004/A_cropped_rgb001.jpg")
+    plant(tmp_path / "prcc", "rgb/train/004/A_cropped_rgb001.jpg")
     release = read("prcc", tmp_path)
     assert "val" not in release.parts and "no part val" in release.notes[0]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from infrared_trees import llcm_name, llcm_tree, regdb_tree
-from release_cases import gallery_of, list_named, measure, plant, read, shown, split_of
+from measure import gallery_of, list_named, measure, read, shown, split_of
+from trees import plant
 
 from configs.vocabulary import Modality
 from datasets.benchmark import build_from_release

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from infrared_trees import OFFICIAL_TREE, PERMUTED, SYSU_SINGLE, cells, sysu_tree
-from release_cases import gallery_of, list_named, measure, plant, read, shown, split_of
+from measure import gallery_of, list_named, measure, read, shown, split_of
 from scipy.io import savemat
+from trees import plant
 
 from configs.vocabulary import Modality, Task
 from datasets.benchmark import build_from_release

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from clothes_trees import VC_GALLERY, VC_QUERY, check, read, vc_clothes
-from tiny_releases import rows, write
+from clothes_trees import VC_GALLERY, VC_QUERY, check, vc_clothes
+from measure import read, rows
+from trees import plant
 
 from datasets.catalogue import dataset_entry
 from datasets.formats.listing import outfit_id
@@ -59,7 +60,7 @@ def test_vc_clothes_without_a_camera_pair(tmp_path: Path) -> None:
     ],
 )
 def test_vc_clothes_bad_names(tmp_path: Path, name: str, message: str) -> None:
-    write(vc_clothes(tmp_path) / "VC-Clothes/gallery", f"{name}.jpg")
+    plant(vc_clothes(tmp_path) / "VC-Clothes/gallery", f"{name}.jpg")
     with pytest.raises(UserError, match=message) as caught:
         read("vc-clothes", tmp_path)
     assert name in str(caught.value)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from infrared_trees import OFFICIAL_TREE, PERMUTED, SYSU_SINGLE, cells, llcm_tree, regdb_tree, sysu_tree
-from release_cases import plant, read, split_of, write
+from measure import read, split_of
 from scipy.io import savemat
+from trees import plant, write_lines
 
 from datasets.catalogue import dataset_entry
 from datasets.structures import ReadOptions
@@ -20,7 +21,7 @@ from utils.errors import UserError
 def test_a_person_of_one_modality_is_left_out_and_listed(tmp_path: Path) -> None:
     folder = sysu_tree(tmp_path / "s", *SYSU_SINGLE)
     plant(folder, "cam1/0030/0001.jpg", "cam1/0030/0002.jpg", "cam3/0031/0001.jpg", "cam3/zz 0011/0001.jpg")
-    write(folder / "exp" / "train_id.txt", ["7,11,30,31,32"])
+    write_lines(folder / "exp" / "train_id.txt", "7,11,30,31,32")
     sysu = read("sysu", folder)
     assert {record.person_id for record in sysu.parts["train"]} == {7, 11} and list(sysu.dropped.values()) == [3]
     assert [note for note in sysu.notes if "visible" in note] == [
@@ -39,7 +40,7 @@ def test_a_person_of_one_modality_is_left_out_and_listed(tmp_path: Path) -> None
     ):
         folder = tree(tmp_path / name)
         lines = (folder / "idx" / file).read_text().splitlines()
-        write(folder / "idx" / file, [line for line in lines if not line.endswith(" 1")])
+        write_lines(folder / "idx" / file, *[line for line in lines if not line.endswith(" 1")])
         release = read(name, folder)
         assert {record.person_id for record in release.parts["train"]} == {0} and list(release.dropped.values()) == [
             count
@@ -50,7 +51,7 @@ def test_a_person_of_one_modality_is_left_out_and_listed(tmp_path: Path) -> None
 def _replace_line(file: str, number: int, line: str) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         lines = (folder / "idx" / file).read_text().splitlines()
-        write(folder / "idx" / file, [*lines[: number - 1], line, *lines[number:]])
+        write_lines(folder / "idx" / file, *lines[: number - 1], line, *lines[number:])
 
     return edit
 
@@ -69,18 +70,18 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "sysu lacks a list": ("sysu", _remove("exp/val_id.txt"), ("no such file", "val_id.txt", "identities of val")),
     "sysu list holds a word": (
         "sysu",
-        lambda folder: write(folder / "exp/test_id.txt", ["1,x,3"]),
+        lambda folder: write_lines(folder / "exp/test_id.txt", "1,x,3"),
         ("test_id.txt line 1", "'x'"),
     ),
-    "sysu list is empty": ("sysu", lambda folder: write(folder / "exp/test_id.txt", []), ("test_id.txt", "empty")),
+    "sysu list is empty": ("sysu", lambda folder: write_lines(folder / "exp/test_id.txt"), ("test_id.txt", "empty")),
     "sysu person in two lists": (
         "sysu",
-        lambda folder: write(folder / "exp/val_id.txt", ["20,3"]),
+        lambda folder: write_lines(folder / "exp/val_id.txt", "20,3"),
         ("identity 3", "val_id", "test_id"),
     ),
     "sysu list of no image": (
         "sysu",
-        lambda folder: write(folder / "exp/test_id.txt", ["77"]),
+        lambda folder: write_lines(folder / "exp/test_id.txt", "77"),
         ("exp/test_id", "no image"),
     ),
     "sysu file name": ("sysu", lambda folder: plant(folder, "cam1/0001/img1.jpg"), ("cam1/0001", "'img1.jpg'")),
@@ -181,7 +182,7 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "llcm only one modality in train": (
         "llcm",
         lambda folder: (
-            write(folder / "idx/train_nir.txt", ["nir/0077/0077_c06_s2_f0_nir.jpg 7"])
+            write_lines(folder / "idx/train_nir.txt", "nir/0077/0077_c06_s2_f0_nir.jpg 7")
             or plant(folder, "nir/0077/0077_c06_s2_f0_nir.jpg")
         ),
         ("no identity of train has both",),

@@ -4,14 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from reading import read_options
-from tiny_releases import score, write
-
-from datasets.catalogue import dataset_entry, read_release
-
-
-def read(name: str, root: Path, **options):
-    return read_release(dataset_entry(name), root, read_options(**options))
+from measure import score
+from trees import plant
 
 
 def check(
@@ -24,7 +18,7 @@ def check(
     rank1: float,
 ) -> None:
     """ap: by hand, for the queries that have a match, in order. rank1: number of hits."""
-    (result,) = score(dataset_entry(name), root, protocol, queries, gallery).values()
+    (result,) = score(name, root, protocol, queries, gallery).values()
     assert [value for value in result.per_query["mAP"] if value == value] == pytest.approx(
         [100 * value for value in ap]
     )
@@ -64,7 +58,7 @@ PRCC_C = [
 
 
 def prcc(root: Path) -> Path:
-    write(
+    plant(
         root / "prcc",
         *PRCC_A,
         *PRCC_B,
@@ -91,7 +85,7 @@ VC_GALLERY = [
 
 
 def vc_clothes(root: Path) -> Path:
-    write(root / "VC-Clothes", *VC_QUERY, *VC_GALLERY, "train/0512-04-03-21.jpg", "train/0300-01-01-01.jpg")
+    plant(root / "VC-Clothes", *VC_QUERY, *VC_GALLERY, "train/0512-04-03-21.jpg", "train/0300-01-01-01.jpg")
     (root / "VC-Clothes/query/Thumbs.db").write_bytes(b"thumbs")
     return root
 
@@ -107,7 +101,7 @@ LTCC_GALLERY = [
 
 
 def ltcc(root: Path) -> Path:
-    write(root / "LTCC_ReID", *LTCC_QUERY, *LTCC_GALLERY, "train/140_2_c5_002106.png", "train/151_1_c12_000001.png")
+    plant(root / "LTCC_ReID", *LTCC_QUERY, *LTCC_GALLERY, "train/140_2_c5_002106.png", "train/151_1_c12_000001.png")
     (root / "LTCC_ReID/query/Thumbs.db").write_bytes(b"thumbs")
     (root / "LTCC_ReID/info").mkdir(exist_ok=True)
     (root / "LTCC_ReID/info/cloth-change_id_test.txt").write_text("3\n7\n")
@@ -134,7 +128,7 @@ LAST_TRAIN = [
 
 
 def last(root: Path) -> Path:
-    write(
+    plant(
         root / "last",
         *LAST_QUERY,
         *LAST_GALLERY,
@@ -169,7 +163,7 @@ NKUP_GALLERY = [
 
 
 def nkup(root: Path) -> Path:
-    write(
+    plant(
         root / "NKUP",
         *NKUP_QUERY,
         *NKUP_GALLERY,
@@ -197,7 +191,7 @@ PLUS_DRAMATIC = plus("bounding_box_test/gallery_crossapp_dramatic", (1, "1C", 9)
 
 
 def nkup_plus(root: Path, folder: str = "NKUP2_0126/NKUP2") -> Path:
-    write(
+    plant(
         root / folder,
         *PLUS_QUERY,
         *PLUS_SAME,

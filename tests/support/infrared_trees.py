@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from release_cases import plant, write
+from trees import plant, write_lines
 
 SYSU_TRAINED = (
     "cam1/0007/0001.jpg",
@@ -23,9 +23,9 @@ def sysu_tree(root: Path, *tested: str) -> Path:
     for camera in range(1, 7):
         (folder / f"cam{camera}").mkdir(parents=True)
     plant(folder, *SYSU_TRAINED, *SYSU_VALIDATED, *tested)
-    write(folder / "exp" / "train_id.txt", ["7,11"])
-    write(folder / "exp" / "val_id.txt", ["20"])
-    write(folder / "exp" / "test_id.txt", [",".join(sorted({str(int(name.split("/")[1])) for name in tested}))])
+    write_lines(folder / "exp" / "train_id.txt", "7,11")
+    write_lines(folder / "exp" / "val_id.txt", "20")
+    write_lines(folder / "exp" / "test_id.txt", ",".join(sorted({str(int(name.split("/")[1])) for name in tested})))
     return folder
 
 
@@ -92,7 +92,7 @@ def regdb_tree(root: Path, trial: int = 1) -> Path:
                 ]
                 plant(folder, *names)
                 lines += [f"{name} {label}" for name in names]
-            write(folder / "idx" / f"{split}_{side.lower()}_{trial}.txt", lines)
+            write_lines(folder / "idx" / f"{split}_{side.lower()}_{trial}.txt", *lines)
     return folder
 
 
@@ -115,11 +115,13 @@ def llcm_tree(root: Path, *tested: str) -> Path:
             for place in range(2)
         ]
         plant(folder, *names)
-        write(folder / "idx" / f"train_{modality}.txt", [f"{name} {place // 2}" for place, name in enumerate(names)])
-        write(
+        write_lines(
+            folder / "idx" / f"train_{modality}.txt", *[f"{name} {place // 2}" for place, name in enumerate(names)]
+        )
+        write_lines(
             folder / "idx" / f"test_{modality}.txt",
-            [f"{name} 0" for name in tested if name.startswith(f"test_{modality}")],
+            *[f"{name} 0" for name in tested if name.startswith(f"test_{modality}")],
         )
     plant(folder, *tested)
-    write(folder / "idx" / "test_id.txt", [",".join(sorted({str(int(name.split("/")[2])) for name in tested}))])
+    write_lines(folder / "idx" / "test_id.txt", ",".join(sorted({str(int(name.split("/")[2])) for name in tested})))
     return folder

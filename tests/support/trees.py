@@ -1,0 +1,43 @@
+"""Files of a small tree written by hand: pictures, lines of text, and a pickle that must never be unpickled."""
+
+import io
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+FORMATS = {".jpg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
+_NUMBERS = itertools.count(1)
+
+
+def plant(root: Path, *names: str) -> Path:
+    """Write an 8 x 16 picture under every name below root, each different from every other; return root."""
+    for name in names:
+        number, suffix = next(_NUMBERS), Path(name).suffix
+        # A JPEG file also says its number, for colours may become equal.
+        more: dict[str, Any] = {"comment": str(number).encode()} if suffix == ".jpg" else {}
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 16), (number % 256, number // 256 % 256, number // 65536)).save(
+            stream, FORMATS[suffix], **more
+        )
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(stream.getvalue())
+    return root
+
+
+def write_lines(path: Path, *lines: str) -> None:
+    """Write lines of text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+class Bomb:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
