@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from trees import Bomb
 
 from utils import checkpoint_io, device, threads
 from utils.checkpoint_io import fingerprint_state, load_checkpoint, load_tensors, save_checkpoint
@@ -96,16 +97,6 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "a.pth")
     assert loaded["config"] == {"seed": 1} and torch.equal(loaded["model"]["weight"], torch.arange(4.0))
     assert names(tmp_path) == ["a.pth"]
-
-
-class Bomb:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("plain", [True, False])

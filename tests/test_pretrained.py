@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from trees import Bomb
 
 from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.vocabulary import Family, Modality
@@ -333,16 +333,6 @@ def test_open_clip_equals_open_clip(open_clip_models, tmp_path: Path) -> None:
         build("open_clip:tiny-tset-quickgelu/openai")
     with pytest.raises(UserError, match="no weights 'opnai' for ViT-B-16-quickgelu.*did you mean 'openai'"):
         build("open_clip:ViT-B-16-quickgelu/opnai")
-
-
-class Bomb:
-    """Unpickled without care, this makes a folder."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.target),)
 
 
 @pytest.mark.parametrize("form", ["torchscript", "zip", "legacy"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from script_calls import ROOT, exit_code, global_state_kept
+from scripts import ROOT, exit_code, global_state_kept
 
 from configs.load import load_experiment
 from configs.schema.data import DataConfig
