@@ -3,9 +3,6 @@
 import errno
 import math
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,11 +251,8 @@ def test_existing_run_is_refused_or_replaced(data: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "override, expected",
     [
-        ("data.root=absent", "data root"),
         ("train.freeze=['nothing']", "matches no parameter"),
         ("model.init=absent.pt", "absent.pt"),
-        ("optimizer.lr=-1", "optimizer.lr"),
-        ("objective.losses={mm_sdn: 1}", "mm_sdm"),
         ("train.init_from=RUN", "itself"),
     ],
 )
@@ -297,6 +291,7 @@ def test_max_steps_ends_the_run(data: Path, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "run" / "best.pth")["step"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_training_equals_plain_training(data: Path, tmp_path: Path) -> None:
     options = (
@@ -313,14 +308,3 @@ def test_compiled_training_equals_plain_training(data: Path, tmp_path: Path) -> 
     assert len(plain) == len(compiled) == 2
     for name in ("total", "loss/id", "gradient_norm"):
         assert [line[name] for line in compiled] == pytest.approx([line[name] for line in plain], rel=1e-4)
-
-
-def test_help_is_quick_and_wrong_arguments_exit_with_2(tmp_path: Path) -> None:
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--overwrite" in done.stdout and time.perf_counter() - started < 2.0, "torch is not imported for --help"
-    done = subprocess.run(
-        [sys.executable, "train.py", "--config", "absent.yaml"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.strip().splitlines()[-1].startswith("error: no such configuration: absent.yaml")

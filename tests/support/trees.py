@@ -1,11 +1,16 @@
-"""Files of a small tree written by hand: pictures, lines of text, and a pickle that must never be unpickled."""
+"""Files written by hand: pictures, lines of text, a pickle that must never be unpickled, a disk that is soon full."""
 
+import contextlib
 import io
 import itertools
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
@@ -41,3 +46,18 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, (str(self.path),)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Make a folder that holds `size` at most, for instance 256k; skip the test where that is not allowed."""
+    folder.mkdir()
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0 and sys.platform == "linux"
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if not is_root or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        # Lazily: a log in it may still be open.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
