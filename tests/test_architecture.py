@@ -1,4 +1,6 @@
-"""The house, read off the syntax trees: what neither ruff nor mypy says, every rule with all its offenders at once."""
+"""Covers: utils, configs, datasets, model, solver. The house, read off the syntax trees: what neither ruff nor mypy
+says, every rule with all its offenders at once.
+"""
 
 import ast
 import graphlib
@@ -152,6 +154,27 @@ def test_tests_are_flat_and_no_package() -> None:
     assert not [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent != ROOT / "tests"]
     standard = {Path(name).stem for name in OURS if name.count("/") == 1} & sys.stdlib_module_names
     assert not standard, "a module started as a script would shadow the standard library's"
+
+
+def covered(tree: ast.Module) -> list[str]:
+    """The names after `Covers:` at the beginning of a docstring, which a full stop and a sentence follow."""
+    match = re.match(r"Covers: ([\w/, ]+)\. \S", " ".join((ast.get_docstring(tree) or "").split()))
+    return match[1].split(", ") if match else []
+
+
+def test_every_module_is_covered_and_every_test_says_of_what() -> None:
+    named = {name: covered(tree) for name, tree in TESTS.items()}
+    assert not [name for name, modules in named.items() if not modules], "begin with `Covers: a/b, c/d. <a sentence>`"
+    # A folder stands for what holds of it as a whole; it covers none of its modules.
+    missing = [
+        f"{name}: {module}"
+        for name, modules in named.items()
+        for module in modules
+        if not (ROOT / f"{module}.py").is_file() and not (ROOT / module).is_dir()
+    ]
+    assert not missing, "no such module"
+    modules = {name.removesuffix(".py") for name in OURS if not name.endswith("__init__.py")}
+    assert not sorted(modules - {module for entries in named.values() for module in entries}), "no test covers these"
 
 
 def longest(name: str) -> int:

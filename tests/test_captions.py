@@ -1,5 +1,5 @@
-"""Caption preprocessing against a loop over characters, word pieces of a tiny vocabulary, masks and their ranges of
-ids.
+"""Covers: datasets/loading/captions, datasets/loading/tokenizers, datasets/loading/caption_masking, utils/texts.
+Caption preprocessing against a loop over characters, word pieces of a tiny vocabulary, masks and their ranges of ids.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""python -m datasets.check: what it finds in whole and in spoilt copies, its exit code, its JSON; overlap and
-exclusion.
+"""Covers: datasets/check, datasets/checks/run, datasets/checks/contents, datasets/checks/files,
+datasets/checks/matches, datasets/checks/report, datasets/overlap. python -m datasets.check: what it finds in whole and
+in spoilt copies, its exit code, its JSON; overlap and exclusion.
 """
 
 import json

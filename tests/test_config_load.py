@@ -1,4 +1,7 @@
-"""Configuration files and overrides: what is merged, what is refused and in which words."""
+"""Covers: configs/load, configs/vocabulary, configs/schema/checks, configs/schema/data, configs/schema/evaluation,
+configs/schema/experiment, configs/schema/family, configs/schema/reid5o, configs/schema/train, configs/schema/vireid.
+Configuration files and overrides: what is merged, what is refused and in which words.
+"""
 
 import dataclasses
 import math

@@ -1,4 +1,6 @@
-"""The shipped configurations: each loads, says what it is, and builds everything that it names."""
+"""Covers: configs/reid5o, configs/vireid, model/build, solver/training/families. The shipped configurations: each
+loads, says what it is, and builds everything that it names.
+"""
 
 import re
 from pathlib import Path

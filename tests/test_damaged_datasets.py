@@ -1,5 +1,5 @@
-"""More than thirty kinds of damaged data sets: each ends in one clear sentence that names the culprit, and in exit code
-2.
+"""Covers: datasets/check, datasets/releases, datasets/formats. More than thirty kinds of damaged data sets: each ends
+in one clear sentence that names the culprit, and in exit code 2.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""The authors' datalists: each task by hand, the names that disagree, thirty ways to be damaged, and writing them
-back.
+"""Covers: datasets/formats/datalists, datasets/releases/omnireid. The authors' datalists: each task by hand, the names
+that disagree, thirty ways to be damaged, and writing them back.
 """
 
 from __future__ import annotations

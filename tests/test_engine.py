@@ -1,4 +1,6 @@
-"""A step of training, computed by hand: gradients, logged terms, rates, clipping; what stops a run, which is best."""
+"""Covers: solver/training/engine. A step of training, computed by hand: gradients, logged terms, rates, clipping; what
+stops a run, which is best.
+"""
 
 import dataclasses
 import errno

@@ -1,4 +1,7 @@
-"""Evaluator against the plain way: every entry of every list read, encoded and fused by itself, ranked by sorting."""
+"""Covers: solver/evaluation/evaluator, solver/evaluation/encoding, solver/evaluation/features, solver/evaluation/plan,
+solver/evaluation/spec, solver/evaluation/result, datasets/modalities. Evaluator against the plain way: every entry of
+every list read, encoded and fused by itself, ranked by sorting.
+"""
 
 import dataclasses
 import hashlib

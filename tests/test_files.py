@@ -1,4 +1,6 @@
-"""Files that are whole or absent, checkpoints that run no code, threads within the cores, errors as exit codes."""
+"""Covers: utils/files, utils/checkpoint_io, utils/errors, utils/threads, utils/device. Files that are whole or absent,
+checkpoints that run no code, threads within the cores, errors as exit codes.
+"""
 
 import errno
 import hashlib

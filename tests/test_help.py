@@ -1,4 +1,6 @@
-"""Every command answers --help at once: what would make it slow, the heavy libraries, is not imported for it."""
+"""Covers: train, test, infer, datasets/synthetic/__main__, datasets/check, datasets/split. Every command answers --help
+at once: what would make it slow, the heavy libraries, is not imported for it.
+"""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
-"""The instruction bank, the choice of an instruction per task, the upper-body box, and annotations that no model input
-changes.
+"""Covers: datasets/instructions, datasets/loading/crops. The instruction bank, the choice of an instruction per task,
+the upper-body box, and annotations that no model input changes.
 """
 
 from __future__ import annotations

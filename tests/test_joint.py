@@ -1,5 +1,5 @@
-"""COCAS+ Real2 in the target outfit, gallery images without instructions, and several test sets in one gallery, worked
-by hand.
+"""Covers: datasets/releases/joint, datasets/releases/cocas, datasets/formats/joining, datasets/protocols. COCAS+ Real2
+in the target outfit, gallery images without instructions, and several test sets in one gallery, worked by hand.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-"""The rendered population in the layouts of the image data sets: read back by the readers, matches for every query, who
-is where.
+"""Covers: datasets/synthetic/__main__, datasets/synthetic/arguments, datasets/synthetic/population,
+datasets/synthetic/roll, datasets/synthetic/layouts/market1501, datasets/synthetic/layouts/msmt17,
+datasets/synthetic/layouts/cuhk03, datasets/synthetic/layouts/prcc, datasets/synthetic/layouts/ltcc,
+datasets/synthetic/layouts/vc_clothes, datasets/synthetic/layouts/last, datasets/synthetic/layouts/nkup. The rendered
+population in the layouts of the image data sets: read back by the readers, matches for every query, who is where.
 """
 
 from __future__ import annotations

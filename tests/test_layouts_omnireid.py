@@ -1,4 +1,6 @@
-"""The rendered population as the tree of OmniReID's authors: files, lists, instructions, read back by the reader."""
+"""Covers: datasets/synthetic/layouts/omnireid, datasets/synthetic/templates. The rendered population as the tree of
+OmniReID's authors: files, lists, instructions, read back by the reader.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The rendered population in the layouts with infrared images, captions and clothes templates, read back by the
-readers.
+"""Covers: datasets/synthetic/layouts/sysu, datasets/synthetic/layouts/regdb, datasets/synthetic/layouts/llcm,
+datasets/synthetic/layouts/matlab_cells, datasets/synthetic/layouts/caption_sets, datasets/synthetic/layouts/cuhk_pedes,
+datasets/synthetic/layouts/icfg_pedes, datasets/synthetic/layouts/rstpreid, datasets/synthetic/layouts/cocas. The
+rendered population in the layouts with infrared images, captions and clothes templates, read back by the readers.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""From files to batches: reading, augmenting, drawing, sampling, caching. Every picture has one colour that says which
-file it is.
+"""Covers: datasets/build, datasets/loading/loaders, datasets/loading/readers, datasets/loading/transforms,
+datasets/loading/record_dataset, datasets/loading/image_cache. From files to batches: reading, augmenting, drawing,
+sampling, caching. Every picture has one colour that says which file it is.
 """
 
 import io

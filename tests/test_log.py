@@ -1,4 +1,6 @@
-"""The log of a run and progress bars: what reaches the file, the terminal and TensorBoard."""
+"""Covers: utils/log, utils/progress. The log of a run and progress bars: what reaches the file, the terminal and
+TensorBoard.
+"""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Learning rates against the reference's lists and hand-worked values."""
+"""Covers: solver/training/lr_schedule. Learning rates against the reference's lists and hand-worked values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A user's own data: a manifest or a folder per person."""
+"""Covers: datasets/releases/manifest, datasets/releases/folders, datasets/formats/manifest_rows. A user's own data: a
+manifest or a folder per person.
+"""
 
 import json
 from collections import Counter

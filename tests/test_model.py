@@ -1,4 +1,6 @@
-"""The model against a second implementation, and the properties that training and evaluation rely on."""
+"""Covers: model/reid5o, model/vision, model/text, model/fusion, model/layers, model/lora, model/interface, model/build.
+The model against a second implementation, and the properties that training and evaluation rely on.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""ReID5o's objective against sums written out over separate encodings and fusions."""
+"""Covers: solver/objectives/reid5o, solver/objectives/base, solver/training/families. ReID5o's objective against sums
+written out over separate encodings and fusions.
+"""
 
 from __future__ import annotations
 

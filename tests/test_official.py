@@ -1,4 +1,6 @@
-"""Released checkpoints: strict loading, the flat configuration, export, and what is refused."""
+"""Covers: model/weights/reid5o, model/weights/reid5o_names. Released checkpoints: strict loading, the flat
+configuration, export, and what is refused.
+"""
 
 from __future__ import annotations
 

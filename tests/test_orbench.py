@@ -1,5 +1,5 @@
-"""Annotations of the official layout: what is read, drawn, counted and refused. Trees are written by hand, byte by
-byte.
+"""Covers: datasets/releases/orbench, datasets/formats/query_lists. Annotations of the official layout: what is read,
+drawn, counted and refused. Trees are written by hand, byte by byte.
 """
 
 import json

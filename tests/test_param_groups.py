@@ -1,4 +1,6 @@
-"""The parameter policy against the released rule (by substring of the released names), and the optimisers."""
+"""Covers: solver/training/param_groups, solver/training/optimizer. The parameter policy against the released rule (by
+substring of the released names), and the optimisers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Initial weights: every kind of source, checked against the libraries that define it; wrong sources are refused."""
+"""Covers: model/weights/clip, model/weights/clip_sources, model/weights/archives, model/weights/initialise. Initial
+weights: every kind of source, checked against the libraries that define it; wrong sources are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Evaluation of protocols against the plain way: rules, draws, pooled groups, parts of galleries, texts, instructions,
-stamps.
+"""Covers: solver/evaluation/evaluator, solver/evaluation/ranking, solver/evaluation/ranked_split,
+solver/evaluation/list_result, solver/evaluation/labels, solver/evaluation/result, utils/retrieval/exclusion. Evaluation
+of protocols against the plain way: rules, draws, pooled groups, parts of galleries, texts, instructions, stamps.
 """
 
 import dataclasses

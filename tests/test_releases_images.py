@@ -1,4 +1,7 @@
-"""Market-1501, MSMT17 and CUHK03: files in their official layouts, and one hand-worked 5 x 5 case each."""
+"""Covers: datasets/releases/market1501, datasets/releases/msmt17, datasets/releases/cuhk03,
+datasets/releases/cuhk03_mat, datasets/formats/listing, datasets/formats/image_folders. Market-1501, MSMT17 and CUHK03:
+files in their official layouts, and one hand-worked 5 x 5 case each.
+"""
 
 import os
 import re

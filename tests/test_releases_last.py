@@ -1,4 +1,4 @@
-"""LaST: files in the official layout, and a hand-worked 5 x 5 case."""
+"""Covers: datasets/releases/last. LaST: files in the official layout, and a hand-worked 5 x 5 case."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""LTCC: files in the official layout, and a hand-worked 5 x 5 case per protocol."""
+"""Covers: datasets/releases/ltcc. LTCC: files in the official layout, and a hand-worked 5 x 5 case per protocol."""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""NKUP and NKUP+: files in their official layouts, and a hand-worked 5 x 5 case per protocol."""
+"""Covers: datasets/releases/nkup, datasets/releases/nkup_plus. NKUP and NKUP+: files in their official layouts, and a
+hand-worked 5 x 5 case per protocol.
+"""
 
 from pathlib import Path
 

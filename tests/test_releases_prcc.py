@@ -1,4 +1,4 @@
-"""PRCC: files in the official layout, and a hand-worked 5 x 5 case per protocol."""
+"""Covers: datasets/releases/prcc. PRCC: files in the official layout, and a hand-worked 5 x 5 case per protocol."""
 
 from pathlib import Path
 

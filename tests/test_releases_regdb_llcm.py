@@ -1,4 +1,6 @@
-"""RegDB and LLCM: official layouts written by hand, protocols worked out on paper."""
+"""Covers: datasets/releases/regdb, datasets/releases/llcm, datasets/formats/visible_infrared. RegDB and LLCM: official
+layouts written by hand, protocols worked out on paper.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SYSU-MM01: the official layout written by hand, protocols worked out on paper."""
+"""Covers: datasets/releases/sysu, datasets/formats/matlab_files, datasets/formats/visible_infrared. SYSU-MM01: the
+official layout written by hand, protocols worked out on paper.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""CUHK-PEDES, ICFG-PEDES, RSTPReid and SYNTH-PEDES: official layouts written by hand, the protocol on paper, damaged
-copies.
+"""Covers: datasets/formats/text_sets, datasets/releases/cuhk_pedes, datasets/releases/icfg_pedes,
+datasets/releases/rstpreid, datasets/releases/synth_pedes. CUHK-PEDES, ICFG-PEDES, RSTPReid and SYNTH-PEDES: official
+layouts written by hand, the protocol on paper, damaged copies.
 """
 
 from __future__ import annotations

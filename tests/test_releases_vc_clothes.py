@@ -1,4 +1,6 @@
-"""VC-Clothes: files in the official layout, and a hand-worked 5 x 5 case per protocol."""
+"""Covers: datasets/releases/vc_clothes. VC-Clothes: files in the official layout, and a hand-worked 5 x 5 case per
+protocol.
+"""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""What is relevant to an annotated query: encoders against their formulas, kinds apart, independence of the
-instructions.
+"""Covers: solver/evaluation/relevance, solver/evaluation/annotation_encoders. What is relevant to an annotated query:
+encoders against their formulas, kinds apart, independence of the instructions.
 """
 
 from __future__ import annotations

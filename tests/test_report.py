@@ -1,4 +1,6 @@
-"""Pictures and pages of ranked lists: what they show, and that nothing of the user's becomes HTML."""
+"""Covers: solver/reports/grid, solver/reports/html_page, solver/reports/examples_page. Pictures and pages of ranked
+lists: what they show, and that nothing of the user's becomes HTML.
+"""
 
 import base64
 import dataclasses

@@ -1,4 +1,4 @@
-"""Re-ranking against a dense reference of plain loops, its bounds, ties and refusals."""
+"""Covers: utils/retrieval/rerank. Re-ranking against a dense reference of plain loops, its bounds, ties, refusals."""
 
 from __future__ import annotations
 

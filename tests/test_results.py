@@ -1,4 +1,6 @@
-"""Result files: the same numbers in JSON and CSV, per-query arrays that come back, comparison, the script's manners."""
+"""Covers: solver/reports/results. Result files: the same numbers in JSON and CSV, per-query arrays that come back,
+comparison, the script's manners.
+"""
 
 import csv
 import dataclasses

@@ -1,4 +1,6 @@
-"""infer.py against a brute-force ranking by NumPy on a small model with random weights; its files and its refusals."""
+"""Covers: infer, solver/commands/search, solver/search/gallery, solver/search/queries, solver/search/ranked. infer.py
+against a brute-force ranking by NumPy on a small model with random weights; its files and its refusals.
+"""
 
 import functools
 import json

@@ -1,4 +1,6 @@
-"""Trained models from files: run directories, our checkpoints, released checkpoints, and files that are neither."""
+"""Covers: solver/runs. Trained models from files: run directories, our checkpoints, released checkpoints, and files
+that are neither.
+"""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Samplers: what every batch holds, that epochs are shuffled anew, positions, processes, mixtures; batches of mixed
+"""Covers: datasets/loading/samplers, datasets/loading/task_mixture, datasets/loading/loaders, datasets/structures.
+Samplers: what every batch holds, that epochs are shuffled anew, positions, processes, mixtures; batches of mixed
 modality.
 """
 

@@ -1,4 +1,4 @@
-"""Seeds that depend on their key alone, and the generators of the whole process."""
+"""Covers: utils/seeding. Seeds that depend on their key alone, and the generators of the whole process."""
 
 import random
 

@@ -1,4 +1,10 @@
-"""The rendered population: layout on disk, byte identity, what each modality keeps, membership, query lists."""
+"""Covers: datasets/synthetic/render, datasets/synthetic/layouts/orbench, datasets/synthetic/person,
+datasets/synthetic/wardrobe, datasets/synthetic/captions, datasets/synthetic/shots, datasets/synthetic/scenes,
+datasets/synthetic/camera, datasets/synthetic/canvas, datasets/synthetic/figure, datasets/synthetic/head,
+datasets/synthetic/patterns, datasets/synthetic/textures, datasets/synthetic/background, datasets/synthetic/palettes,
+datasets/synthetic/photographs, datasets/synthetic/drawings, datasets/synthetic/nuisance. The rendered population:
+layout on disk, byte identity, what each modality keeps, membership, query lists.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables, group means and comparisons on rows worked out by hand."""
+"""Covers: utils/tables. Tables, group means and comparisons on rows worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""CLIP's tokenizer and the mask augmentation against the reference's ids and counted shares."""
+"""Covers: datasets/loading/tokenizers, datasets/loading/caption_masking. CLIP's tokenizer and the mask augmentation
+against the reference's ids and counted shares.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Training on a handful of records, the whole path: what a run keeps, what it begins with, what it refuses."""
+"""Covers: solver/commands/train, solver/run_directory, solver/training/checkpoint, solver/training/engine. Training on
+a handful of records, the whole path: what a run keeps, what it begins with, what it refuses.
+"""
 
 import errno
 import math

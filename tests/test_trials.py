@@ -1,5 +1,5 @@
-"""Series of trials: one run each, a checkpoint that knows its trial, merged results against hand-worked numbers, wrong
-input.
+"""Covers: solver/commands/trials, solver/reports/merging, solver/training/checkpoint. Series of trials: one run each, a
+checkpoint that knows its trial, merged results against hand-worked numbers, wrong input.
 """
 
 import csv

@@ -1,5 +1,5 @@
-"""What a visible-infrared step is made of: order of rows, channel augmentation, erasing, the step schedule. From files
-to losses.
+"""Covers: solver/objectives/vireid, datasets/loading/samplers, datasets/loading/transforms. What a visible-infrared
+step is made of: order of rows, channel augmentation, erasing, the step schedule. From files to losses.
 """
 
 import random

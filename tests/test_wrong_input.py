@@ -1,5 +1,5 @@
-"""Wrong input given to the three scripts: one sentence with culprit and remedy, exit code 2, nothing written. And what
-is handled.
+"""Covers: train, test, infer, solver/commands/opening, utils/errors. Wrong input given to the three scripts: one
+sentence with culprit and remedy, exit code 2, nothing written. And what is handled.
 """
 
 import json

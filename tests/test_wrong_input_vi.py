@@ -1,5 +1,5 @@
-"""Wrong input of the visible-infrared family: one sentence with culprit and remedy, exit code 2, nothing written. And
-what is left out.
+"""Covers: train, test, infer, model/official, model/weights/pickled_modules. Wrong input of the visible-infrared
+family: one sentence with culprit and remedy, exit code 2, nothing written. And what is left out.
 """
 
 import json
