@@ -1,6 +1,5 @@
-"""Covers: datasets/benchmark, datasets/validation, datasets/published_counts, datasets/build.
-From a release to a benchmark: labels, test split, validation identities, notes, fingerprint, refusals; readers stand in
-memory.
+"""Covers: datasets/benchmark, datasets/validation, datasets/published_counts, datasets/build. From a release to a
+benchmark: labels, test split, validation identities, notes, fingerprint, refusals; readers stand in memory.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Covers: solver/evaluation/evaluator, solver/evaluation/encoding, solver/evaluation/features, solver/evaluation/plan,
-solver/evaluation/spec, solver/evaluation/result, datasets/modalities. Evaluator against the plain way: every entry of
-every list read, encoded and fused by itself, ranked by sorting.
+solver/evaluation/spec, solver/evaluation/result, datasets/modalities, configs/vocabulary. Evaluator against the plain
+way: every entry of every list read, encoded and fused by itself, ranked by sorting.
 """
 
 import dataclasses

@@ -1,5 +1,5 @@
-"""Covers: datasets/catalogue, datasets/formats/listing, datasets/formats/image_folders, datasets/published_counts.
-PRCC, VC-Clothes, LTCC, LaST, NKUP, NKUP+: what holds for all of them: roots, listings, recognition, counts.
+"""Covers: datasets/catalogue, datasets/formats/listing, datasets/formats/image_folders. PRCC, VC-Clothes, LTCC, LaST,
+NKUP, NKUP+: what holds for all of them: roots, listings, recognition, counts.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""Covers: datasets/releases/sysu, datasets/releases/regdb, datasets/releases/llcm, datasets/formats/visible_infrared.
-SYSU-MM01, RegDB and LLCM: what holds for all three, damaged copies, files of other places.
+"""Covers: datasets/releases/sysu, datasets/releases/regdb, datasets/releases/llcm, datasets/formats/visible_infrared,
+datasets/dataset_entry. SYSU-MM01, RegDB and LLCM: what holds for all three, damaged copies, files of other places.
 """
 
 from __future__ import annotations
