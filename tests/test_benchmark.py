@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trees import plant
@@ -63,7 +64,7 @@ def captioned(person: int, number: int) -> tuple[Record, ...]:
     )
 
 
-def entry_of(protocols: Sequence[Protocol] = (), **changes: object) -> DatasetEntry:
+def entry_of(protocols: Sequence[Protocol] = (), **changes: Any) -> DatasetEntry:
     table = protocol_table(protocols)
     entry = DatasetEntry(
         name="made-up",
@@ -90,7 +91,7 @@ WHOLE = {
 }
 
 
-def build(entry: DatasetEntry | None = None, **options: object) -> Benchmark:
+def build(entry: DatasetEntry | None = None, **options: Any) -> Benchmark:
     return build_from_release(entry or entry_of([CAMERA, PLAIN]), release_of(**WHOLE), **options)
 
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     return call
 
 
-def report(name: str, root: Path, **options: object):
+def report(name: str, root: Path, **options: Any):
     return run_check(CheckOptions(dataset=name, root=root, reading=ReadOptions(check_files=False), **options))[0]  # type: ignore[arg-type]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def text(value: str) -> Source:
     return Source(modality=Modality.TEXT, value=value)
 
 
-def record(task: Task, **values: object) -> Record:
+def record(task: Task, **values: Any) -> Record:
     return Record(
         person_id=1,
         **{"sources": {Modality.RGB: image()}, "dataset": "cocas", "name": "query.txt line 7", **values},

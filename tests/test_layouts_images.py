@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -37,7 +38,13 @@ from datasets.synthetic.shots import Plan, Shot, draw_shot, encode_shot
 from datasets.synthetic.wardrobe import make_outfit
 from utils.errors import UserError
 
-SMALL = {"identities": 4, "test_identities": 3, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
+SMALL: dict[str, Any] = {
+    "identities": 4,
+    "test_identities": 3,
+    "seed": 3,
+    "image_size": (32, 16),
+    "images_per_modality": 2,
+}
 FOLDER = {
     "market1501": "Market-1501-v15.09.15",
     "msmt17": "MSMT17_V1",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,13 @@ from datasets.synthetic.arguments import LAYOUTS, RenderArguments
 from datasets.synthetic.person import Membership, membership
 from datasets.synthetic.render import render
 
-OMNI = {"identities": 6, "test_identities": 5, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
+OMNI: dict[str, Any] = {
+    "identities": 6,
+    "test_identities": 5,
+    "seed": 3,
+    "image_size": (32, 16),
+    "images_per_modality": 2,
+}
 LISTS = {
     "market": "datalist/{}.txt",
     "msmt": "datalist/{}.txt",

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def loader(
     augment: AugmentConfig = AugmentConfig(flip=0),
     on_error: str = "raise",
     batch_size: int = 4,
-    **train: object,
+    **train: Any,
 ) -> TrainLoader:
     data = DataConfig(root=str(root), on_error=on_error)  # type: ignore[arg-type]
     benchmark = load_orbench(root, need_train=True, check_files=on_error == "raise")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import model_oracle as oracle
 import pytest
@@ -258,7 +259,7 @@ def test_autocast_keeps_norms_pooled_outputs_and_logits_in_float32(recompute: bo
     assert all(value.grad is None or value.grad.dtype == torch.float32 for value in model.parameters())
 
 
-def tiny(**options: object) -> Reid5oConfig:
+def tiny(**options: Any) -> Reid5oConfig:
     return Reid5oConfig(
         **{
             **dict(

@@ -5,6 +5,7 @@ substring of the released names), and the optimisers.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from utils.errors import UserError
 RATES = OptimizerConfig(lr=1e-5, weight_decay=4e-5, bias_weight_decay=0.0, new_module_lr_factor=5.0, bias_lr_factor=2.0)
 
 
-def tiny_model(**lora: object) -> nn.Module:
+def tiny_model(**lora: Any) -> nn.Module:
     config = Reid5oConfig(
         image_size=(32, 16),
         embed_dim=64,
@@ -40,7 +41,7 @@ def tiny_model(**lora: object) -> nn.Module:
     return ReID5o(config, num_identities=4)
 
 
-def policy_of(model: nn.Module, **options: object) -> ParameterPolicy:
+def policy_of(model: nn.Module, **options: Any) -> ParameterPolicy:
     return apply_policy(model.named_parameters(), reid5o_rules(RATES), lr=RATES.lr, **options)
 
 

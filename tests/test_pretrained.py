@@ -9,6 +9,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ SIZES = dict(
 )
 
 
-def build(init: str, **options: object) -> tuple[ReID5o, InitialWeights]:
+def build(init: str, **options: Any) -> tuple[ReID5o, InitialWeights]:
     config = Reid5oConfig(**{**SIZES, "init": init, **options})
     model = build_model(Family.REID5O, config, 4).eval()
     return model, initialise(Family.REID5O, model, config)

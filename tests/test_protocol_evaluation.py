@@ -92,7 +92,7 @@ def simple(model: ToyModel) -> object:
     return lambda entry: plain_feature(model, next(iter(entry.sources.values())))
 
 
-def assert_rows(result: EvaluationResult, searches: Sequence[Search], stamp: str = "", **changes: object) -> None:
+def assert_rows(result: EvaluationResult, searches: Sequence[Search], stamp: str = "", **changes: Any) -> None:
     """Every list of a stamp equals the plain way, query by query and in its means."""
     model = ToyModel()
     lists = [entry for entry in result.lists if entry.stamp == stamp]
@@ -105,7 +105,7 @@ def assert_rows(result: EvaluationResult, searches: Sequence[Search], stamp: str
         assert entry.metrics() == pytest.approx(plain_metrics(found), abs=1e-5)
 
 
-def market(rule: str = "same_camera", **changes: object) -> Search:
+def market(rule: str = "same_camera", **changes: Any) -> Search:
     """Persons in some cameras each; person 90 is not in the gallery, person 5 in the query's camera only, 0 is a
     distractor.
     """

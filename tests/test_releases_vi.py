@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def _remove(name: str) -> Callable[[Path], None]:
     return lambda folder: shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
 
-def _save(**content: object) -> Callable[[Path], None]:
+def _save(**content: Any) -> Callable[[Path], None]:
     return lambda folder: savemat(folder / "exp" / "rand_perm_cam.mat", content)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,7 @@ def clustered(
     return *features, ids, gallery_ids
 
 
-def final(query: np.ndarray, gallery: np.ndarray, **options: object) -> np.ndarray:
+def final(query: np.ndarray, gallery: np.ndarray, **options: Any) -> np.ndarray:
     blocks = list(rerank_distances(torch.from_numpy(query), torch.from_numpy(gallery), **options))
     assert [start for start, _ in blocks] == np.cumsum([0, *(len(block) for _, block in blocks)])[:-1].tolist()
     return torch.cat([block for _, block in blocks]).numpy()

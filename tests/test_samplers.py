@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ from datasets.structures import Batch, Benchmark, Record, Source
 from utils.errors import UserError
 
 
-def record(person: int, task: Task = Task.TRAD, modality: Modality = Modality.RGB, **fields: object) -> Record:
+def record(person: int, task: Task = Task.TRAD, modality: Modality = Modality.RGB, **fields: Any) -> Record:
     return Record(
         person_id=person, sources={modality: Source(modality=modality, value=f"{person}.png")}, task=task, **fields
     )
@@ -329,7 +330,7 @@ def infrared_records(folder: Path) -> list[Record]:
     ]
 
 
-def load(folder: Path, told: InstructionConfig | None = None, **train: object) -> object:
+def load(folder: Path, told: InstructionConfig | None = None, **train: Any) -> object:
     benchmark = Benchmark(name="vi", train=tuple(infrared_records(folder)), num_identities=4, splits={}, fingerprint="")
     reader = SourceReader(PillowReader((8, 4)), WORDS, PillowReader((4, 4)))
     return build_train_loader(

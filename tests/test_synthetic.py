@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy
 import PIL
@@ -40,7 +41,7 @@ from utils.errors import UserError
 from utils.seeding import stream
 
 SIZE = (64, 32)
-SMALL = {"identities": 5, "test_identities": 3, "seed": 7, "image_size": SIZE, "images_per_modality": 4}
+SMALL: dict[str, Any] = {"identities": 5, "test_identities": 3, "seed": 7, "image_size": SIZE, "images_per_modality": 4}
 NUMPY, PILLOW = numpy.__version__, PIL.__version__
 GOLDEN_DIGEST = (3, "fab5fc6152f550da")
 
@@ -155,7 +156,13 @@ def test_pictures_change_only_with_the_renderer_version(tmp_path: Path) -> None:
 
 
 def test_reuse_and_refusals(tmp_path: Path) -> None:
-    tiny = {"identities": 1, "test_identities": 1, "image_size": (32, 16), "images_per_modality": 1, "processes": 1}
+    tiny: dict[str, Any] = {
+        "identities": 1,
+        "test_identities": 1,
+        "image_size": (32, 16),
+        "images_per_modality": 1,
+        "processes": 1,
+    }
     first = render("orbench", tmp_path, **tiny)
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
     again = render("orbench", tmp_path, **tiny)
@@ -178,7 +185,13 @@ def test_reuse_and_refusals(tmp_path: Path) -> None:
 
 
 def test_interrupted_rendering_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = {"identities": 1, "test_identities": 1, "image_size": (32, 16), "images_per_modality": 1, "processes": 1}
+    tiny: dict[str, Any] = {
+        "identities": 1,
+        "test_identities": 1,
+        "image_size": (32, 16),
+        "images_per_modality": 1,
+        "processes": 1,
+    }
     expected = checksums(render("orbench", tmp_path / "whole", **tiny).folder)
     calls = []
 
@@ -231,7 +244,7 @@ def test_root_that_is_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments(tmp_path: Path, change: dict, message: str) -> None:
-    arguments = {"layout": "orbench", **SMALL, **change}
+    arguments: dict[str, Any] = {"layout": "orbench", **SMALL, **change}
     with pytest.raises(UserError, match=message):
         render(root=tmp_path, **arguments)
     assert not any(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import math
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ RGB, NIR = Modality.RGB, Modality.NIR
 SMALL = {"init": "random", "depth": 18, "blocks": (1, 1, 1, 1), "width": 4, "image_size": (32, 16)}
 
 
-def small(**options: object) -> Vireid:
+def small(**options: Any) -> Vireid:
     config = VireidConfig(**{**SMALL, **options})  # type: ignore[arg-type]
     model = build_model(Family.VIREID, config, 5)
     initialise(Family.VIREID, model, config)

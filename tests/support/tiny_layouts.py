@@ -5,13 +5,20 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 from datasets.protocols import Search
 from datasets.structures import Record
 from datasets.synthetic.arguments import LAYOUTS, RenderArguments
 from datasets.synthetic.shots import Plan
 
-SMALL = {"identities": 5, "test_identities": 3, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
+SMALL: dict[str, Any] = {
+    "identities": 5,
+    "test_identities": 3,
+    "seed": 3,
+    "image_size": (32, 16),
+    "images_per_modality": 2,
+}
 
 
 def plan_of(layout: str, **changes: int) -> Plan:
