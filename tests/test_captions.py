@@ -55,7 +55,8 @@ def by_characters(text: str, max_words: int) -> str:
         elif character not in ",.'!?\"()*#:;~":
             kept.append(character)
     text = "person".join("".join(kept).split("<person>"))
-    out, run = [], []
+    out: list[str] = []
+    run: list[str] = []
     for character in [*text, "end"]:
         if len(character) == 1 and character.isspace():
             run.append(character)

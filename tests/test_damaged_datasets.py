@@ -52,10 +52,11 @@ def remove(*names: str) -> Spoil:
 
 
 def rename(old: str, new: str) -> Spoil:
-    return lambda folder: (
-        (folder / new).parent.mkdir(parents=True, exist_ok=True),
-        (folder / old).rename(folder / new),
-    )
+    def spoil(folder: Path) -> None:
+        (folder / new).parent.mkdir(parents=True, exist_ok=True)
+        (folder / old).rename(folder / new)
+
+    return spoil
 
 
 def add(name: str) -> Spoil:

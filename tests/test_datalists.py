@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from measure import read as read_release
@@ -315,10 +316,7 @@ DAMAGES = {
         r"gallery_t2i_v2.txt line 2: no caption 'zzz'",
     ),
     "modality unknown": (
-        lambda root: (
-            plant(root, "llcm/LLCM/a/b.jpg"),
-            write_lines(root / "llcm/query_v2.txt", "LLCM/a/b.jpg x 1 0 1"),
-        ),
+        lambda root: write_lines(plant(root, "llcm/LLCM/a/b.jpg") / "llcm/query_v2.txt", "LLCM/a/b.jpg x 1 0 1"),
         r"llcm/query_v2.txt line 1: 'LLCM/a/b.jpg' does not say whether it is infrared",
     ),
 }
@@ -344,7 +342,7 @@ def test_wrong_places_and_options(tmp_path: Path) -> None:
         (tmp_path, {"variant": "v1"}, "does not belong to omnireid"),
     ):
         with pytest.raises(UserError, match=message):
-            read(root, **options)  # type: ignore[arg-type]
+            read(root, **options)
     with pytest.raises(UserError, match="gallery.txt line 1: no clothes image; set instruction.crop=box"):
         read(omnireid(tmp_path / "data"), crop="none")
 
@@ -399,15 +397,18 @@ def test_lists_written_and_read_again_are_the_same_records(tmp_path: Path, name:
     ]
     lists = {
         part: DataList(
-            path=tmp_path / f"lists/{part}.txt", task=TAGS[name], role=part, captions=texts if texts.is_file() else None
-        )  # type: ignore[arg-type]
+            path=tmp_path / f"lists/{part}.txt",
+            task=TAGS[name],
+            role=part,  # type: ignore[arg-type]
+            captions=texts if texts.is_file() else None,
+        )
         for part in release.parts
     }
     again = ListReader(tree=ImageTree(release.root), dataset="omnireid").read(lists)
 
     def comparable(records: tuple[Record, ...], gallery: bool) -> list[Record]:
         # T2I's format has no place for the description of a gallery image.
-        bare = {"annotations": {}} if gallery and name == "cuhk_pedes" else {}
+        bare: dict[str, Any] = {"annotations": {}} if gallery and name == "cuhk_pedes" else {}
         return [replace(record, name="", **bare) for record in records]
 
     assert {part: comparable(records, part == "gallery") for part, records in again.items()} == {

@@ -7,19 +7,21 @@ import errno
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from linear_training import (
     RECORDS,
     IdentityObjective,
+    ListLoader,
     expected_weights,
     features_and_labels,
     linear_job,
     lines_of,
     same,
 )
+from torch import nn
 
 from solver.training.checkpoint import Progress
 from solver.training.engine import Trainer, TrainingJob, grouped
@@ -43,6 +45,7 @@ def test_logged_terms_are_means_over_rows_and_total_is_their_sum(tmp_path: Path)
     features, labels = features_and_labels()
     job = linear_job((6, 2), {"accumulate": 2}, IdentityObjective(lambda step: 0.25))
     layer = job.model.classifier
+    assert isinstance(layer, nn.Linear)
     with torch.no_grad():
         logits = features @ layer.weight.T + layer.bias
         loss = -(logits - logits.logsumexp(1, keepdim=True))[torch.arange(RECORDS), labels].mean().item()
@@ -79,10 +82,11 @@ def test_clipping_bounds_the_update(tmp_path: Path, precision: str, tolerance: f
 
 def test_rate_of_every_step_follows_the_schedule(tmp_path: Path) -> None:
     job = linear_job((4, 4), {"epochs": 4})
-    for interval, expected in (
+    cases: tuple[tuple[Literal["epoch", "step"], list[float]], ...] = (
         ("epoch", [0.5 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (0, 0, 1, 1, 2, 2, 3, 3)]),
         ("step", [0.5 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]),
-    ):
+    )
+    for interval, expected in cases:
         schedule = dataclasses.replace(job.config.schedule, name="cosine", interval=interval, warmup_epochs=0.0)
         folder = tmp_path / interval
         folder.mkdir()
@@ -113,7 +117,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path: Path) -> No
     trainer.fit()
     before = (tmp_path / "last.pth").read_bytes()
     with torch.no_grad():
-        job.model.classifier.bias[1] = math.nan
+        job.model.get_parameter("classifier.bias")[1] = math.nan
     with pytest.raises(UserError, match="after step 1 .*classifier.bias"):
         trainer.save("last.pth", Progress(epoch=1, step=1, selected_on="last", metrics={}))
     assert (tmp_path / "last.pth").read_bytes() == before
@@ -139,8 +143,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: py
 
 
 def test_epoch_without_a_batch_is_an_error(tmp_path: Path) -> None:
-    job = linear_job((8,))
-    job.loader.batches = []
+    job = dataclasses.replace(linear_job((8,)), loader=ListLoader([]))
     with pytest.raises(UserError, match="epoch 1 had no batch"):
         Trainer(job, tmp_path).fit()
 
@@ -171,7 +174,8 @@ def test_best_is_the_epoch_of_the_highest_score_not_the_last(tmp_path: Path, mon
 
     monkeypatch.setattr("solver.training.engine.evaluate_job", evaluate)
     job = dataclasses.replace(
-        linear_job((8,), {"epochs": 7, "eval_period": 2, "select": "val"}), split=SimpleNamespace()
+        linear_job((8,), {"epochs": 7, "eval_period": 2, "select": "val"}),
+        split=SimpleNamespace(),  # type: ignore[arg-type]
     )
     outcome = Trainer(job, tmp_path).fit()
     assert (outcome.epoch, outcome.score, outcome.selected_on) == (4, 50.0, "val")

@@ -36,7 +36,7 @@ def record(task: Task, **values: Any) -> Record:
         person_id=1,
         **{"sources": {Modality.RGB: image()}, "dataset": "cocas", "name": "query.txt line 7", **values},
         task=task,
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_twenty_different_sentences_for_each_task() -> None:

@@ -151,7 +151,7 @@ def touched(layout: str, root: Path, **changes: int) -> Release:
 def number_in(layout: str, path: str) -> int:
     if layout == "prcc":
         return int(path.split("/")[-2])
-    found = re.match(PERSON_NUMBER[layout], path.split("/")[-1])
+    found = re.match(str(PERSON_NUMBER[layout]), path.split("/")[-1])
     assert found is not None, path
     return int(found[1])
 

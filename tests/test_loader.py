@@ -81,7 +81,7 @@ def loader(
     reader = build_source_reader(data, MODEL)
     return build_train_loader(
         benchmark, data, augment, reader, TrainConfig(batch_size=batch_size, **train), seed=seed, workers=workers
-    )  # type: ignore[arg-type]
+    )
 
 
 def drawn(batches: list[Batch]) -> list[tuple[int, ...]]:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from trees import plant
+from trees import plant, write_lines
 
 from configs.schema.data import DataConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
@@ -350,10 +350,7 @@ def test_folders_of_splits(tmp_path: Path) -> None:
 )
 def test_wrong_folders(tmp_path: Path, files: list[str], message: str) -> None:
     for name in files:
-        plant(tmp_path, name) if name.endswith(".jpg") else (
-            (tmp_path / name).parent.mkdir(exist_ok=True),
-            (tmp_path / name).write_text("", encoding="utf-8"),
-        )
+        plant(tmp_path, name) if name.endswith(".jpg") else write_lines(tmp_path / name)
     with pytest.raises(UserError, match=message):
         FOLDERS.read(tmp_path, OPTIONS)
 

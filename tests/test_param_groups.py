@@ -156,7 +156,7 @@ def test_every_family_has_a_policy() -> None:
     assert set(FAMILIES) == set(Family)
 
 
-def one_step(name: str, decay: float, **options: float) -> tuple[float, float]:
+def one_step(name: Any, decay: float, **options: Any) -> tuple[float, float]:
     """Return a weight 2 with gradients 0.5, then -1, after one and two steps at rate 0.1."""
     weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     optimizer = build_optimizer(
@@ -186,7 +186,7 @@ def test_two_steps_by_hand(name: str) -> None:
             first, second = beta1 * first + (1 - beta1) * gradient, beta2 * second + (1 - beta2) * gradient**2
             weight -= lr * (first / (1 - beta1**count)) / ((second / (1 - beta2**count)) ** 0.5 + eps)
         expected.append(weight)
-    options = {"eps": eps, "betas": (beta1, beta2), "momentum": momentum}
+    options: dict[str, Any] = {"eps": eps, "betas": (beta1, beta2), "momentum": momentum}
     assert one_step(name, decay, **options) == pytest.approx(tuple(expected), rel=1e-9)
 
 

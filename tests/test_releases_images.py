@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -377,7 +378,7 @@ def write_mat(root: Path, variant: str = "labeled", **changes) -> dict[str, np.n
                 pixels = pictures.get(f"{pair + 1}_{person + 1:03d}_{view}_{image + 1:02d}.png")
                 value = np.zeros(2, np.uint64) if pixels is None else pixels.transpose(2, 1, 0)
                 cells[image, person] = file.create_dataset(f"#refs#/{variant}{pair}_{person}_{image}", data=value).ref
-    fields = {
+    fields: dict[str, Any] = {
         "filelist": FILES,
         "labels": [1, 1, 1, 900, 900, 1467],
         "camId": [1, 1, 2, 1, 2, 1],

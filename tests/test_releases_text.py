@@ -276,8 +276,8 @@ def _entry(index: int, **changes: Any) -> Callable[[Path], None]:
     return edit
 
 
-def _content(value: Any) -> Callable[[Path], None]:
-    return lambda folder: (folder / "reid_raw.json").write_text(json.dumps(value)) and None
+def _content(value: Any) -> Callable[[Path], object]:
+    return lambda folder: (folder / "reid_raw.json").write_text(json.dumps(value))
 
 
 def _only_caption_all(folder: Path) -> None:

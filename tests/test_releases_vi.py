@@ -67,6 +67,14 @@ def _save(**content: Any) -> Callable[[Path], None]:
     return lambda folder: savemat(folder / "exp" / "rand_perm_cam.mat", content)
 
 
+def _in_turn(*steps: Callable[[Path], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        for step in steps:
+            step(folder)
+
+    return damage
+
+
 DAMAGED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "sysu lacks a camera": ("sysu", _remove("cam3"), ("SYSU-MM01: cam3 missing", "restore")),
     "sysu lacks exp": ("sysu", _remove("exp"), ("exp missing",)),
@@ -90,20 +98,20 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "sysu file name": ("sysu", lambda folder: plant(folder, "cam1/0001/img1.jpg"), ("cam1/0001", "'img1.jpg'")),
     "sysu without infrared test images": (
         "sysu",
-        lambda folder: [shutil.rmtree(folder / f"cam{c}/000{p}") for c, p in ((3, 1), (3, 2), (3, 3), (6, 1), (6, 3))],
+        _in_turn(*(_remove(f"cam{camera}/000{person}") for camera, person in ((3, 1), (3, 2), (3, 3), (6, 1), (6, 3)))),
         ("no query image", "exp/test_id"),
     ),
     "sysu list in a bad .mat": (
         "sysu",
-        lambda folder: [(folder / "exp/test_id.txt").unlink(), (folder / "exp/test_id.mat").write_bytes(b"MATLAB 5")],
+        _in_turn(_remove("exp/test_id.txt"), lambda folder: (folder / "exp/test_id.mat").write_bytes(b"MATLAB 5")),
         ("test_id.mat", "MATLAB file"),
     ),
     "sysu list in a .mat of two": (
         "sysu",
-        lambda folder: [
-            (folder / "exp/test_id.txt").unlink(),
-            savemat(folder / "exp/test_id.mat", {"a": [1], "b": [2]}),
-        ],
+        _in_turn(
+            _remove("exp/test_id.txt"),
+            lambda folder: savemat(folder / "exp/test_id.mat", {"a": [1], "b": [2]}),
+        ),
         ("test_id.mat", "one array"),
     ),
     "no folder at all": ("sysu", lambda folder: shutil.rmtree(folder), ("holds no SYSU-MM01", "data.root")),
@@ -184,9 +192,9 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "llcm only one modality in train": (
         "llcm",
-        lambda folder: (
-            write_lines(folder / "idx/train_nir.txt", "nir/0077/0077_c06_s2_f0_nir.jpg 7")
-            or plant(folder, "nir/0077/0077_c06_s2_f0_nir.jpg")
+        _in_turn(
+            lambda folder: write_lines(folder / "idx/train_nir.txt", "nir/0077/0077_c06_s2_f0_nir.jpg 7"),
+            lambda folder: plant(folder, "nir/0077/0077_c06_s2_f0_nir.jpg"),
         ),
         ("no identity of train has both",),
     ),
@@ -196,11 +204,8 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", DAMAGED)
 def test_damage_is_named(tmp_path: Path, case: str) -> None:
     name, damage, expected = DAMAGED[case]
-    folder = (
-        sysu_tree(tmp_path, *SYSU_SINGLE)
-        if name == "sysu"
-        else {"regdb": regdb_tree, "llcm": llcm_tree}[name](tmp_path)
-    )
+    trees: dict[str, Callable[[Path], Path]] = {"regdb": regdb_tree, "llcm": llcm_tree}
+    folder = sysu_tree(tmp_path, *SYSU_SINGLE) if name == "sysu" else trees[name](tmp_path)
     damage(folder)
     with pytest.raises(UserError) as error:
         read(name, tmp_path)

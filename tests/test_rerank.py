@@ -60,11 +60,11 @@ def clustered(
     random = np.random.default_rng(seed)
     centres = random.standard_normal((persons, 8))
     ids, gallery_ids = random.integers(0, persons, queries), random.integers(0, persons, gallery)
-    features = [
+    query, items = (
         (centres[labels] + 0.7 * random.standard_normal((len(labels), 8))).astype(np.float32)
         for labels in (ids, gallery_ids)
-    ]
-    return *features, ids, gallery_ids
+    )
+    return query, items, ids, gallery_ids
 
 
 def final(query: np.ndarray, gallery: np.ndarray, **options: Any) -> np.ndarray:
@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_refused_with_the_estimate() -> None:
         UserError, match=rf"3 queries against 40 gallery items with k1 = 5 takes up to {estimate_bytes(3, 40, 5) >> 20}"
     ):
         rerank_distances(*few, k1=5, memory_mb=1)
-    wrong = {"k1 = 50": {"k1": 50}, "at least 1": {"k2": 0}, "weight = 2": {"weight": 2}}
+    wrong: dict[str, dict[str, Any]] = {"k1 = 50": {"k1": 50}, "at least 1": {"k2": 0}, "weight = 2": {"weight": 2}}
     for message, options in wrong.items():
         with pytest.raises(UserError, match=message):
             rerank_distances(*few, **options)

@@ -64,7 +64,7 @@ def checksums(folder: Path) -> dict[str, str]:
     }
 
 
-def load(path: Path) -> object:
+def load(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -99,7 +99,7 @@ def test_train_annotations(rendered: Path) -> None:
     annotations = load(rendered / "train_annos.json")
     assert len(annotations) == 5 * 4
     assert sorted({entry["id"] for entry in annotations}) == [1, 2, 3, 4, 5]
-    folders = {}
+    folders: dict[int, set[str]] = {}
     for entry in annotations:
         assert set(entry) == {"id", "file_path", "caption", "split"} and entry["split"] == "train"
         assert isinstance(entry["id"], int) and isinstance(entry["caption"], str) and entry["caption"]
@@ -114,7 +114,7 @@ def test_gallery_and_queries(rendered: Path) -> None:
     gallery = test["RGB_GALLERY"]
     assert len(gallery) == 12 and len({path for _, path in gallery}) == 12
     train_folders = {entry["file_path"].split("/")[1] for entry in load(rendered / "train_annos.json")}
-    folder_of = {}
+    folder_of: dict[int, str] = {}
     for person_id, path in gallery:
         folder = path.split("/")[1]
         assert folder_of.setdefault(person_id, folder) == folder
@@ -195,7 +195,7 @@ def test_interrupted_rendering_is_not_complete(tmp_path: Path, monkeypatch: pyte
     expected = checksums(render("orbench", tmp_path / "whole", **tiny).folder)
     calls = []
 
-    def fail_at_fourth(*arguments: object) -> bytes:
+    def fail_at_fourth(*arguments: Any) -> bytes:
         calls.append(arguments)
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -288,7 +288,7 @@ def test_rendering_does_not_load_torch() -> None:
 def test_membership_is_a_property_of_the_person() -> None:
     small = RenderArguments("orbench", 5, 3, 7, SIZE, 1)
     other = dataclasses.replace(small, identities=50, test_identities=20, images_per_modality=3)
-    seen = {}
+    seen: dict[int, Membership] = {}
     for arguments in (small, other):
         plan = orbench.plan(arguments)
         trained = {path for path in (entry["file_path"] for entry in plan.annotations["train_annos.json"])}
@@ -398,7 +398,7 @@ def test_test_ids_never_equal_the_folder() -> None:
 
 def test_figure_geometry() -> None:
     scene = Scene(view=View.FRONT, left=False, phase=0.0, arm=0.0, scale=0.96, centre=0.5, top=0.02)
-    kinds = {}
+    kinds: dict[str, list[int]] = {}
     for index in range(300):
         person = make_person(0, index)
         outfit = make_outfit(0, person, 0)
@@ -427,7 +427,7 @@ def test_figure_geometry() -> None:
 
 
 def test_wardrobe() -> None:
-    order = sorted(REFLECTANCE, key=REFLECTANCE.get)
+    order = sorted(REFLECTANCE, key=lambda material: REFLECTANCE[material])
     assert order[0] == "leather" and set(DYES) == set(REFLECTANCE)
     for index in range(200):
         person = make_person(5, index)
@@ -441,6 +441,7 @@ def test_wardrobe() -> None:
         if person.sex == "man":
             assert (
                 outfit.upper.kind != "dress"
+                and outfit.lower is not None
                 and "skirt" not in outfit.lower.kind
                 and person.head.hair not in ("bob", "bun")
             )

@@ -270,11 +270,11 @@ class Baseline(nn.Module):
                     nn.Conv2d(
                         layer.in_channels,
                         layer.out_channels,
-                        layer.kernel_size,
-                        1 if first else layer.stride,
-                        layer.padding,
+                        layer.kernel_size,  # type: ignore[arg-type]
+                        1 if first else layer.stride,  # type: ignore[arg-type]
+                        layer.padding,  # type: ignore[arg-type]
                     ),
-                )  # type: ignore[arg-type]
+                )
         del self.base.fc
         self.bottleneck, self.share_classifier = nn.BatchNorm1d(512), nn.Linear(512, 4)
 

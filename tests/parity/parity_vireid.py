@@ -6,7 +6,7 @@ import dataclasses
 import json
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -152,7 +152,7 @@ def check_recipe(path: Path) -> list[Row]:
     golden = _load(path)
     blocks = tuple(int(count) for count in golden["layers"])
     arch = str(golden["arch"])
-    depth = 18 if arch.startswith("basic") or arch in ("resnet18", "resnet34") else 50
+    depth: Literal[18, 50] = 18 if arch.startswith("basic") or arch in ("resnet18", "resnet34") else 50
     backbone = Backbone(VireidConfig(depth=depth, blocks=blocks)).double().eval()
     names = _reference_names(backbone)
     shapes = {names[name]: tuple(value.shape) for name, value in backbone.state_dict().items()}
@@ -299,9 +299,11 @@ def check_steps(path: Path) -> list[Row]:
     optimizer = build_optimizer(apply_policy(model.named_parameters(), vireid_rules(rates), lr=rates.lr).groups, rates)
     objective = VireidObjective(
         VireidObjectiveConfig(
-            losses=ALL_LOSSES, margin=float(golden["margin"]), imitation_reduction=str(golden["kl_reduction"])
+            losses=ALL_LOSSES,
+            margin=float(golden["margin"]),
+            imitation_reduction=str(golden["kl_reduction"]),  # type: ignore[arg-type]
         )
-    )  # type: ignore[arg-type]
+    )
     instances, names = int(golden["K"]), [str(name) for name in golden["loss_names"]]
     infrared = np.arange(golden["Y"].shape[1]) % (2 * instances) < instances
     rows = []
@@ -333,7 +335,7 @@ def check_steps(path: Path) -> list[Row]:
             "final_conv1_weight": model.backbone.stem(RGB).conv1.weight.numpy(),
             "final_bottleneck_weight": model.neck.weight.numpy(),
             "final_bottleneck_bias": model.neck.bias.numpy(),
-            "final_ide_rgb_fc2_weight": model.heads["rgb"].fc2.weight.numpy(),
+            "final_ide_rgb_fc2_weight": model.heads.get_parameter("rgb.fc2.weight").numpy(),
         }
     return rows + [Row(name, max_error(value, golden[name]), 1e-7) for name, value in finals.items()]
 

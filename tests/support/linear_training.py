@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from configs.load import build_experiment
 from configs.schema.train import OptimizerConfig
 from configs.vocabulary import Modality
+from datasets.loading.readers import PillowReader, SourceReader
 from datasets.structures import Batch, Benchmark, Record
 from model.interface import RetrievalModel, Tokens
 from solver.objectives.base import Objective, StepOutput
@@ -125,7 +126,7 @@ def linear_job(sizes: Sequence[int], options: Mapping[str, Any] | None = None, o
         optimizer=build_optimizer(policy.groups, OptimizerConfig(name="sgd", momentum=0.0)),
         loader=ListLoader(batches_of(sizes)),
         split=None,
-        reader=lambda source: torch.zeros(1),
+        reader=SourceReader(PillowReader((1, 1))),
         workers=0,
     )
 
