@@ -21,66 +21,53 @@ EXAMPLES = """examples:
 PARTS = {"nir": "infrared image", "cp": "colour-pencil drawing", "sk": "sketch", "text": "description"}
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Parse the command line into the fields of SearchOptions. Exits with code 2 for a wrong one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=""
-    )
-    model = parser.add_mutually_exclusive_group(required=True)
+def add_query_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model searches for what."""
+    model, add = parser.add_mutually_exclusive_group(required=True), parser.add_argument
     model.add_argument("--run", metavar="DIR", help="run directory made by train.py")
-    model.add_argument(
-        "--config", metavar="FILE", help="a configuration of ours, or the flat configs.yaml of a released checkpoint"
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="best|last|FILE", help="with --run: default best, else last; with --config: a file"
-    )
+    which = "a configuration of ours, or the flat configs.yaml of a released checkpoint"
+    model.add_argument("--config", metavar="FILE", help=which)
+    files = "with --run: default best, else last; with --config: a file"
+    add("--checkpoint", metavar="best|last|FILE", help=files)
     for name, what in PARTS.items():
-        parser.add_argument(
-            f"--{name}", default=None, metavar="TEXT" if name == "text" else "FILE", help=f"part of the query: {what}"
-        )
-    parser.add_argument(
-        "--rgb",
-        "--image",
-        default=None,
-        metavar="FILE",
-        help="the query is this RGB image; it cannot be mixed with other parts",
+        kind = "TEXT" if name == "text" else "FILE"
+        add(f"--{name}", default=None, metavar=kind, help=f"part of the query: {what}")
+    alone = "the query is this RGB image; it cannot be mixed with other parts"
+    add("--rgb", "--image", default=None, metavar="FILE", help=alone)
+    add("--queries", metavar="FILE.json", help="list of objects with these keys and an optional person_id")
+    add("--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT")
+    entry = "with --task: entry of the list, from 0 (default: 0)"
+    add("--index", type=int, default=None, metavar="N", help=entry)
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says where is searched, and what is written."""
+    add = parser.add_argument
+    add("--gallery", metavar="DIR", help="folder of images to search; default the test gallery of the data set")
+    modality = (
+        "search images of this modality; default: those that the list of --task searches; the other one for "
+        "visible-infrared models and data; else rgb"
     )
-    parser.add_argument(
-        "--queries", metavar="FILE.json", help="list of objects with these keys and an optional person_id"
-    )
-    parser.add_argument(
-        "--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT"
-    )
-    parser.add_argument(
-        "--index", type=int, default=None, metavar="N", help="with --task: entry of the list, from 0 (default: 0)"
-    )
-    parser.add_argument(
-        "--gallery", metavar="DIR", help="folder of images to search; default the test gallery of the data set"
-    )
-    parser.add_argument(
-        "--gallery-modality",
-        choices=("rgb", "nir"),
-        help="search images of this modality; default: those that the list of --task searches; the other one for "
-        "visible-infrared models and data; else rgb",
-    )
-    parser.add_argument(
+    add("--gallery-modality", choices=("rgb", "nir"), help=modality)
+    add(
         "--gallery-cache",
         metavar="DIR",
         help="folder of encoded galleries; default gallery_cache/ beside the checkpoint",
     )
-    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
-    parser.add_argument(
-        "--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it"
-    )
-    parser.add_argument("--export", metavar="FILE.npz", help="also write the features of queries and gallery")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key.sub=value",
-        help="options that replace those of the configuration",
-    )
+    add("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
+    add("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")
+    add("--export", metavar="FILE.npz", help="also write the features of queries and gallery")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    overrides = "options that replace those of the configuration"
+    add("overrides", nargs="*", default=[], metavar="key.sub=value", help=overrides)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line into the fields of SearchOptions. Exits with code 2 for a wrong one."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=style, argument_default="")
+    add_query_options(parser)
+    add_search_options(parser)
     parsed = parser.parse_intermixed_args()
     given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
     parsed.parts = {name: value for name, value in given.items() if value is not None}

@@ -1,5 +1,5 @@
-"""Caption preprocessing against a loop over characters, word pieces of a tiny vocabulary, masks and their ranges of
-ids.
+"""Covers: datasets/loading/captions, datasets/loading/tokenizers, datasets/loading/caption_masking, utils/texts.
+Caption preprocessing against a loop over characters, word pieces of a tiny vocabulary, masks and their ranges of ids.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def by_characters(text: str, max_words: int) -> str:
         elif character not in ",.'!?\"()*#:;~":
             kept.append(character)
     text = "person".join("".join(kept).split("<person>"))
-    out, run = [], []
+    out: list[str] = []
+    run: list[str] = []
     for character in [*text, "end"]:
         if len(character) == 1 and character.isspace():
             run.append(character)

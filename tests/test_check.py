@@ -1,5 +1,6 @@
-"""python -m datasets.check: what it finds in whole and in spoilt copies, its exit code, its JSON; overlap and
-exclusion.
+"""Covers: datasets/check, datasets/checks/run, datasets/checks/contents, datasets/checks/files,
+datasets/checks/matches, datasets/checks/report, datasets/overlap. python -m datasets.check: what it finds in whole and
+in spoilt copies, its exit code, its JSON; overlap and exclusion.
 """
 
 import json
@@ -8,11 +9,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from official_trees import TREES, lines, plant, root_of
+from official_trees import TREES, root_of
 from tiny_orbench import write_orbench
+from trees import plant, write_lines
 
 from configs.vocabulary import Modality
 from datasets import check, overlap
@@ -56,8 +59,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     return call
 
 
-def report(name: str, root: Path, **options: object):
-    return run_check(CheckOptions(dataset=name, root=root, reading=ReadOptions(check_files=False), **options))[0]  # type: ignore[arg-type]
+def report(name: str, root: Path, **options: Any):
+    return run_check(CheckOptions(dataset=name, root=root, reading=ReadOptions(check_files=False), **options))[0]
 
 
 def kinds(result, *levels: str) -> dict[str, int]:
@@ -296,7 +299,7 @@ def test_queries_whose_person_is_absent_are_a_defect(tmp_path: Path, run) -> Non
 
 def test_a_search_without_any_match_is_a_defect(tmp_path: Path) -> None:
     plant(tmp_path, *(f"{person}{number}.jpg" for person in "ab" for number in range(3)))
-    lines(
+    write_lines(
         tmp_path / "own.csv", "path,person,camera,split", "a0.jpg,a,1,query", "a1.jpg,a,1,gallery", "b0.jpg,b,1,train"
     )
     result = report("manifest", tmp_path / "own.csv")
@@ -310,14 +313,14 @@ def test_a_search_without_any_match_is_a_defect(tmp_path: Path) -> None:
 
 def test_own_data_without_a_split_and_with_too_few_modalities(tmp_path: Path) -> None:
     plant(tmp_path, *(f"{person}{number}.jpg" for person in "abc" for number in range(2)))
-    lines(
+    write_lines(
         tmp_path / "own.csv",
         "path,person",
         *(f"{person}{number}.jpg,{person}" for person in "abc" for number in range(2)),
     )
     result = report("manifest", tmp_path / "own.csv")
     assert kinds(result) == {"no_split": 1} and "datasets.split" in result.findings[0].message
-    lines(
+    write_lines(
         tmp_path / "own.csv",
         "path,person,modality,caption,split",
         "a0.jpg,a,nir,,train",
@@ -335,7 +338,7 @@ def test_own_data_without_a_split_and_with_too_few_modalities(tmp_path: Path) ->
 def test_own_data_may_be_for_training_or_for_testing_alone(tmp_path: Path, run) -> None:
     plant(tmp_path, *(f"{person}{number}.jpg" for person in "abc" for number in range(2)))
     for split, kind in (("train", {"no_test_part": 1}), ("test", {})):
-        lines(
+        write_lines(
             tmp_path / "own.csv",
             "path,person,split",
             *(f"{person}{number}.jpg,{person},{split}" for person in "abc" for number in range(2)),
@@ -346,7 +349,7 @@ def test_own_data_may_be_for_training_or_for_testing_alone(tmp_path: Path, run) 
             and not err
             and {entry["kind"]: 1 for entry in json.loads(out)["findings"] if entry["kind"] != "reader"} == kind
         )
-    lines(tmp_path / "own.csv", "path,person,split", "a0.jpg,a,query", "a1.jpg,a,query")
+    write_lines(tmp_path / "own.csv", "path,person,split", "a0.jpg,a,query", "a1.jpg,a,query")
     code, _, err = run("--dataset", "manifest", "--root", tmp_path / "own.csv")
     assert code == 2 and "no gallery images" in err
 
@@ -356,7 +359,7 @@ def test_a_line_that_is_listed_twice_is_told(tmp_path: Path) -> None:
     listing = folder / "idx/train_vis.txt"
     line = listing.read_text(encoding="utf-8").splitlines()[0]
     assert "listed_twice" not in kinds(report("llcm", tmp_path))
-    lines(listing, *listing.read_text(encoding="utf-8").splitlines(), line)
+    write_lines(listing, *listing.read_text(encoding="utf-8").splitlines(), line)
     result = report("llcm", tmp_path)
     assert kinds(result, "warning")["listed_twice"] == 1 and any(
         finding.message.startswith("train: 1 of ") for finding in result.findings
@@ -390,8 +393,9 @@ def test_another_data_set_is_recognised(tmp_path: Path, run, there: str, asked: 
             and err.count("\n") == 1
             and f"use --dataset {there}" in err
         )
-    result = report("folders", folder) if there == "msmt17" and not (folder / "list_train.txt").unlink() else None
-    assert result is None or {"looks_like", "same_grammar"} <= set(kinds(result, "warning"))
+    if there == "msmt17":
+        (folder / "list_train.txt").unlink()
+        assert {"looks_like", "same_grammar"} <= set(kinds(report("folders", folder), "warning"))
 
 
 def test_data_sets_in_joint_use(tmp_path: Path, run) -> None:
@@ -401,7 +405,7 @@ def test_data_sets_in_joint_use(tmp_path: Path, run) -> None:
     code, out, _ = run("--dataset", "icfg-pedes", "--root", tmp_path, "--against", f"msmt17:{tmp_path}")
     assert code == 1 and "warning: icfg-pedes and msmt17: ICFG-PEDES consists of images of MSMT17" in out
     assert "defect: 1 images of icfg-pedes are also in msmt17, byte for byte" in out and "d.jpg and " in out
-    lines(tmp_path / "out.txt", "# shared with MSMT17", "ICFG-PEDES/imgs/cam_a/d.jpg")
+    write_lines(tmp_path / "out.txt", "# shared with MSMT17", "ICFG-PEDES/imgs/cam_a/d.jpg")
     code, out, _ = run(
         "--dataset",
         "icfg-pedes",
@@ -463,7 +467,7 @@ def test_exclusion_by_list(tmp_path: Path) -> None:
     folder = TREES["market1501"](tmp_path)
     entry = dataset_entry("market1501")
     release = entry.read(tmp_path, ReadOptions())
-    lines(
+    write_lines(
         tmp_path / "out.txt",
         "Market-1501-v15.09.15/query/0001_c1s1_001051_00.jpg",
         "",
@@ -479,10 +483,10 @@ def test_exclusion_by_list(tmp_path: Path) -> None:
         ("query/0001_c1s1_001051_00.jpg", "out.txt line 2: .* is no image of market1501 .*paths count from data.root"),
         ("Market-1501-v15.09.15/query/0001_c1s1_001051_01.jpg", "did you mean .*0001_c1s1_001051_00.jpg"),
     ):
-        lines(tmp_path / "out.txt", "# a comment", text)
+        write_lines(tmp_path / "out.txt", "# a comment", text)
         with pytest.raises(UserError, match=message):
             overlap.apply_exclusions(release, overlap.load_exclusions(tmp_path / "out.txt", tmp_path))
-    lines(tmp_path / "out.txt", *(f"{folder.name}/query/{path.name}" for path in (folder / "query").iterdir()))
+    write_lines(tmp_path / "out.txt", *(f"{folder.name}/query/{path.name}" for path in (folder / "query").iterdir()))
     with pytest.raises(UserError, match="leaves nothing of the part query"):
         overlap.apply_exclusions(release, overlap.load_exclusions(tmp_path / "out.txt", tmp_path))
 

@@ -1,4 +1,7 @@
-"""Configuration files and overrides: what is merged, what is refused and in which words."""
+"""Covers: configs/load, configs/vocabulary, configs/schema/checks, configs/schema/data, configs/schema/evaluation,
+configs/schema/experiment, configs/schema/family, configs/schema/reid5o, configs/schema/train, configs/schema/vireid.
+Configuration files and overrides: what is merged, what is refused and in which words.
+"""
 
 import dataclasses
 import math
@@ -95,8 +98,8 @@ def test_child_replaces_parent_key_by_key_and_overrides_come_last(tmp_path: Path
 def test_losses_table_of_a_child_replaces_the_parents(tmp_path: Path) -> None:
     write(tmp_path, "parent.yaml", "objective: {losses: {mm_sdm: 1.0, id: 1.0}, temperature: 0.5}")
     config = load(tmp_path, "base: parent.yaml\nobjective: {losses: {mm_itc: 2}}")
-    assert config.objective.losses == {"mm_itc": 2.0}
-    assert config.objective.temperature == 0.5
+    assert isinstance(config.objective, Reid5oObjectiveConfig)
+    assert config.objective.losses == {"mm_itc": 2.0} and config.objective.temperature == 0.5
 
 
 def test_override_of_a_table_replaces_it_and_of_an_entry_changes_the_entry(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""More than thirty kinds of damaged data sets: each ends in one clear sentence that names the culprit, and in exit code
-2.
+"""Covers: datasets/check, datasets/releases, datasets/formats. More than thirty kinds of damaged data sets: each ends
+in one clear sentence that names the culprit, and in exit code 2.
 """
 
 import json
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from official_trees import TREES, lines, plant, root_of
+from official_trees import TREES, root_of
 from tiny_orbench import write_orbench
+from trees import plant, write_lines
 
 from datasets import check
 from datasets.catalogue import dataset_entry
@@ -51,10 +52,11 @@ def remove(*names: str) -> Spoil:
 
 
 def rename(old: str, new: str) -> Spoil:
-    return lambda folder: (
-        (folder / new).parent.mkdir(parents=True, exist_ok=True),
-        (folder / old).rename(folder / new),
-    )
+    def spoil(folder: Path) -> None:
+        (folder / new).parent.mkdir(parents=True, exist_ok=True)
+        (folder / old).rename(folder / new)
+
+    return spoil
 
 
 def add(name: str) -> Spoil:
@@ -62,7 +64,7 @@ def add(name: str) -> Spoil:
 
 
 def text(name: str, *content: str) -> Spoil:
-    return lambda folder: lines(folder / name, *content)
+    return lambda folder: write_lines(folder / name, *content)
 
 
 def append(name: str, line: str) -> Spoil:
@@ -259,7 +261,7 @@ REFUSED: dict[str, Case] = {
     # The list of images to leave out.
     "an exclusion of nothing": Case(
         "market1501",
-        lambda folder: lines(folder.parent / "out.txt", "# none", "query/typo.jpg"),
+        lambda folder: write_lines(folder.parent / "out.txt", "# none", "query/typo.jpg"),
         "out.txt line 2: .*typo.jpg is no image",
         ("--exclude", "{root}/out.txt"),
     ),

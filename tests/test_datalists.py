@@ -1,21 +1,22 @@
-"""The authors' datalists: each task by hand, the names that disagree, thirty ways to be damaged, and writing them
-back.
+"""Covers: datasets/formats/datalists, datasets/releases/omnireid. The authors' datalists: each task by hand, the names
+that disagree, thirty ways to be damaged, and writing them back.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from official_trees import lines as write
-from official_trees import plant
-from reading import read_options
+from measure import read as read_release
+from trees import plant, write_lines
 
 from configs.vocabulary import AnnotationKind, Modality, Task
-from datasets.catalogue import dataset_entry, read_release
+from datasets.catalogue import dataset_entry
 from datasets.formats.datalists import GALLERY_KEY, DataList, ListReader, outfit_numbers, write_datalists
 from datasets.formats.listing import ImageTree
 from datasets.structures import Record, Release, Source
@@ -33,9 +34,9 @@ def captions(path: Path, **texts: str) -> None:
 def omnireid(root: Path) -> Path:
     """A small data/ folder with every kind of task, in the authors' layout."""
     plant(root, *(f"market/Market-1501/{name}.jpg" for name in ("t1", "t2", "q1", "g1", "g2")))
-    write(root / "market/datalist/train.txt", "Market-1501/t1.jpg none 7 0 3", "Market-1501/t2.jpg none 9 0 1")
-    write(root / "market/datalist/query.txt", "Market-1501/q1.jpg none 1 0 1")
-    write(root / "market/datalist/gallery.txt", "Market-1501/g1.jpg none 1 0 2", "Market-1501/g2.jpg none 0 0 2")
+    write_lines(root / "market/datalist/train.txt", "Market-1501/t1.jpg none 7 0 3", "Market-1501/t2.jpg none 9 0 1")
+    write_lines(root / "market/datalist/query.txt", "Market-1501/q1.jpg none 1 0 1")
+    write_lines(root / "market/datalist/gallery.txt", "Market-1501/g1.jpg none 1 0 2", "Market-1501/g2.jpg none 0 0 2")
     plant(
         root,
         "vc_clothes/train/t1.jpg",
@@ -44,31 +45,33 @@ def omnireid(root: Path) -> Path:
         "vc_clothes/gallery/g1.jpg",
         "vc_clothes/white_shirt.jpg",
     )
-    write(root / "vc_clothes/datalist/train_cc_clo.txt", "train/t1.jpg croped_image/t1.jpg 4 2 1")
-    write(root / "vc_clothes/datalist/query.txt", "query/q1.jpg white_shirt.jpg 5 1 3")
-    write(root / "vc_clothes/datalist/gallery.txt", "gallery/g1.jpg gallery/g1.jpg 5 2 4")
+    write_lines(root / "vc_clothes/datalist/train_cc_clo.txt", "train/t1.jpg croped_image/t1.jpg 4 2 1")
+    write_lines(root / "vc_clothes/datalist/query.txt", "query/q1.jpg white_shirt.jpg 5 1 3")
+    write_lines(root / "vc_clothes/datalist/gallery.txt", "gallery/g1.jpg gallery/g1.jpg 5 2 4")
     folder = "real_reid_image_face_blur"
     plant(root / "real2", *(f"{folder}/{name}.jpg" for name in ("q1", "g1", "g2", "template")))
-    write(root / "real2/datalist/query.txt", f"{folder}/q1.jpg {folder}/template.jpg 3 1 5")
-    write(
+    write_lines(root / "real2/datalist/query.txt", f"{folder}/q1.jpg {folder}/template.jpg 3 1 5")
+    write_lines(
         root / "real2/datalist/gallery.txt",
         f"{folder}/g1.jpg {folder}/g1.jpg 3 1 6",
         f"{folder}/g2.jpg {folder}/g2.jpg 3 0 6",
     )
-    write(root / "real2/datalist/query_attr.txt", f"{folder}/q1.jpg g1.jpg 3 1")
-    write(root / "real2/datalist/gallery_attr.txt", f"{folder}/g1.jpg g1.jpg 3 1", f"{folder}/g2.jpg g2.jpg 3 0")
+    write_lines(root / "real2/datalist/query_attr.txt", f"{folder}/q1.jpg g1.jpg 3 1")
+    write_lines(root / "real2/datalist/gallery_attr.txt", f"{folder}/g1.jpg g1.jpg 3 1", f"{folder}/g2.jpg g2.jpg 3 0")
     captions(root / "real2/datalist/real2_v1.json", g1__jpg="A man in red.", g2__jpg="A man in blue.")
     plant(
         root,
         "llcm/LLCM/test_nir/cam1/0001/0001_c01_s1_f1_nir.jpg",
         "llcm/LLCM/test_vis/cam2/0001/0001_c02_s1_f1_vis.jpg",
     )
-    write(root / "llcm/query_v2.txt", "LLCM/test_nir/cam1/0001/0001_c01_s1_f1_nir.jpg x 1 0 1")
-    write(root / "llcm/gallery_v2.txt", "LLCM/test_vis/cam2/0001/0001_c02_s1_f1_vis.jpg x 1 0 2")
+    write_lines(root / "llcm/query_v2.txt", "LLCM/test_nir/cam1/0001/0001_c01_s1_f1_nir.jpg x 1 0 1")
+    write_lines(root / "llcm/gallery_v2.txt", "LLCM/test_vis/cam2/0001/0001_c02_s1_f1_vis.jpg x 1 0 2")
     plant(root, *(f"CUHK-Pedes/imgs/{name}.jpg" for name in ("t1", "q1", "q2")))
-    write(root / "CUHK-Pedes/train_t2i_v2.txt", "imgs/t1.jpg t1.jpg 0 0", "imgs/t1.jpg t1b.jpg 0 0")
-    write(root / "CUHK-Pedes/query_t2i_v2.txt", "imgs/q1.jpg q1.jpg 0 0", "imgs/q1.jpg q1b.jpg 0 0")
-    write(root / "CUHK-Pedes/gallery_t2i_v2.txt", f"imgs/q1.jpg {GALLERY_KEY} 0 0", f"imgs/q2.jpg {GALLERY_KEY} 1 0")
+    write_lines(root / "CUHK-Pedes/train_t2i_v2.txt", "imgs/t1.jpg t1.jpg 0 0", "imgs/t1.jpg t1b.jpg 0 0")
+    write_lines(root / "CUHK-Pedes/query_t2i_v2.txt", "imgs/q1.jpg q1.jpg 0 0", "imgs/q1.jpg q1b.jpg 0 0")
+    write_lines(
+        root / "CUHK-Pedes/gallery_t2i_v2.txt", f"imgs/q1.jpg {GALLERY_KEY} 0 0", f"imgs/q2.jpg {GALLERY_KEY} 1 0"
+    )
     captions(
         root / "CUHK-Pedes/caption_t2i_v2.json",
         t1__jpg="One.",
@@ -80,8 +83,7 @@ def omnireid(root: Path) -> Path:
     return root
 
 
-def read(root: Path, **options: object) -> Release:
-    return read_release(dataset_entry("omnireid"), root, read_options(**options))  # type: ignore[arg-type]
+read = functools.partial(read_release, "omnireid")
 
 
 def summary(record: Record, root: Path) -> tuple:
@@ -188,8 +190,8 @@ def test_names_that_disagree(tmp_path: Path) -> None:
     (root / "CUHK-Pedes").rename(root / "cuhk_pedes")
     (root / "real2/datalist/real2_v1.json").rename(root / "real2/datalist/runner_real2_v1_gpt.json")
     (root / "llcm/query_v2.txt").rename(root / "llcm/query.txt")
-    write(root / "llcm/query_v2.txt", "unread")
-    write(root / "prcc/datalist/train.txt", "rgb/train/1/A_1.jpg rgb/train/1/A_1.jpg 1 0 0")
+    write_lines(root / "llcm/query_v2.txt", "unread")
+    write_lines(root / "prcc/datalist/train.txt", "rgb/train/1/A_1.jpg rgb/train/1/A_1.jpg 1 0 0")
     plant(root, "prcc/rgb/train/1/A_1.jpg")
     release = read(tmp_path)
     assert (
@@ -204,8 +206,8 @@ def test_names_that_disagree(tmp_path: Path) -> None:
 def test_several_test_lists_of_one_set(tmp_path: Path) -> None:
     plant(tmp_path, *(f"ltcc/LTCC_ReID/test/{name}.png" for name in "abc"), "ltcc/white_shirt.jpg")
     for kind, second in (("cc", "white_shirt.jpg"), ("sc", "none"), ("general", "white_shirt.jpg")):
-        write(tmp_path / f"ltcc/datalist/query_{kind}.txt", f"LTCC_ReID/test/a.png {second} 2 0 1")
-        write(
+        write_lines(tmp_path / f"ltcc/datalist/query_{kind}.txt", f"LTCC_ReID/test/a.png {second} 2 0 1")
+        write_lines(
             tmp_path / f"ltcc/datalist/gallery_{kind}.txt",
             f"LTCC_ReID/test/b.png {second} 2 1 2",
             f"LTCC_ReID/test/c.png {second} 3 0 2",
@@ -263,7 +265,7 @@ DAMAGES = {
         r"query.txt line 1: no such image",
     ),
     "no image name": (replace_in(MARKET, "q1.jpg", "q1.txt"), r"query.txt line 1: .* does not end like an image"),
-    "empty list": (lambda root: write(root / MARKET), r"query.txt \(a datalist\) is empty"),
+    "empty list": (lambda root: write_lines(root / MARKET), r"query.txt \(a datalist\) is empty"),
     "binary list": (lambda root: (root / MARKET).write_bytes(b"\xff\xfe\x00\xff"), r"cannot read .*query.txt"),
     "no gallery list": (
         removed("market/datalist/gallery.txt"),
@@ -314,7 +316,7 @@ DAMAGES = {
         r"gallery_t2i_v2.txt line 2: no caption 'zzz'",
     ),
     "modality unknown": (
-        lambda root: (plant(root, "llcm/LLCM/a/b.jpg"), write(root / "llcm/query_v2.txt", "LLCM/a/b.jpg x 1 0 1")),
+        lambda root: write_lines(plant(root, "llcm/LLCM/a/b.jpg") / "llcm/query_v2.txt", "LLCM/a/b.jpg x 1 0 1"),
         r"llcm/query_v2.txt line 1: 'LLCM/a/b.jpg' does not say whether it is infrared",
     ),
 }
@@ -340,7 +342,7 @@ def test_wrong_places_and_options(tmp_path: Path) -> None:
         (tmp_path, {"variant": "v1"}, "does not belong to omnireid"),
     ):
         with pytest.raises(UserError, match=message):
-            read(root, **options)  # type: ignore[arg-type]
+            read(root, **options)
     with pytest.raises(UserError, match="gallery.txt line 1: no clothes image; set instruction.crop=box"):
         read(omnireid(tmp_path / "data"), crop="none")
 
@@ -365,7 +367,7 @@ def test_outfits(pairs: list[tuple[int, int]], expected: dict[tuple[int, int], i
 
 def test_cameras_that_are_unknown(tmp_path: Path) -> None:
     plant(tmp_path, "a.jpg")
-    write(tmp_path / "list.txt", "a.jpg - 1 0", "a.jpg - 1 0 -1", "a.jpg - 1 0 -2", "a.jpg - 1 0 0")
+    write_lines(tmp_path / "list.txt", "a.jpg - 1 0", "a.jpg - 1 0 -1", "a.jpg - 1 0 -2", "a.jpg - 1 0 0")
     reader = ListReader(tree=ImageTree(tmp_path), dataset="x")
     found = reader.read({"query": DataList(path=tmp_path / "list.txt", task=Task.TRAD, role="query")})
     assert [record.camera_id for record in found["query"]] == [-1, -1, -1, 0]
@@ -395,15 +397,18 @@ def test_lists_written_and_read_again_are_the_same_records(tmp_path: Path, name:
     ]
     lists = {
         part: DataList(
-            path=tmp_path / f"lists/{part}.txt", task=TAGS[name], role=part, captions=texts if texts.is_file() else None
-        )  # type: ignore[arg-type]
+            path=tmp_path / f"lists/{part}.txt",
+            task=TAGS[name],
+            role=part,  # type: ignore[arg-type]
+            captions=texts if texts.is_file() else None,
+        )
         for part in release.parts
     }
     again = ListReader(tree=ImageTree(release.root), dataset="omnireid").read(lists)
 
     def comparable(records: tuple[Record, ...], gallery: bool) -> list[Record]:
         # T2I's format has no place for the description of a gallery image.
-        bare = {"annotations": {}} if gallery and name == "cuhk_pedes" else {}
+        bare: dict[str, Any] = {"annotations": {}} if gallery and name == "cuhk_pedes" else {}
         return [replace(record, name="", **bare) for record in records]
 
     assert {part: comparable(records, part == "gallery") for part, records in again.items()} == {

@@ -1,4 +1,4 @@
-"""Figures: what is read, what is drawn, what is refused."""
+"""Covers: solver/reports/figures. Figures: what is read, what is drawn, what is refused."""
 
 import json
 import subprocess

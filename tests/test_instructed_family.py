@@ -1,6 +1,6 @@
-"""A family that follows instructions, from the lists to loss, checkpoint, tables and search, against one row at a time.
-
-Covers: solver/objectives/base, datasets/loading/record_dataset, solver/evaluation/encoding, solver/search
+"""Covers: model/interface, solver/objectives/base, datasets/loading/record_dataset, solver/evaluation/encoding,
+solver/search/ranked. A family that follows instructions, from the lists to loss, checkpoint, tables and search, against
+one row at a time.
 """
 
 from __future__ import annotations

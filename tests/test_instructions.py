@@ -1,11 +1,12 @@
-"""The instruction bank, the choice of an instruction per task, the upper-body box, and annotations that no model input
-changes.
+"""Covers: datasets/instructions, datasets/loading/crops. The instruction bank, the choice of an instruction per task,
+the upper-body box, and annotations that no model input changes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,12 +31,12 @@ def text(value: str) -> Source:
     return Source(modality=Modality.TEXT, value=value)
 
 
-def record(task: Task, **values: object) -> Record:
+def record(task: Task, **values: Any) -> Record:
     return Record(
         person_id=1,
         **{"sources": {Modality.RGB: image()}, "dataset": "cocas", "name": "query.txt line 7", **values},
         task=task,
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_twenty_different_sentences_for_each_task() -> None:

@@ -1,9 +1,10 @@
-"""COCAS+ Real2 in the target outfit, gallery images without instructions, and several test sets in one gallery, worked
-by hand.
+"""Covers: datasets/releases/joint, datasets/releases/cocas, datasets/formats/joining, datasets/protocols. COCAS+ Real2
+in the target outfit, gallery images without instructions, and several test sets in one gallery, worked by hand.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from official_trees import TREES, plant
-from official_trees import lines as write
-from reading import read_options
+from measure import measure_orders, stem
+from measure import read as read_release
+from official_trees import TREES
+from trees import plant, write_lines
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
-from datasets.catalogue import dataset_entry, read_release
+from datasets.catalogue import dataset_entry
 from datasets.formats.joining import Offset, merge_images, offsets_of, shifted
 from datasets.instructions import BANK, InstructionMaker, annotate_release
 from datasets.protocols import Search, assemble_split
 from datasets.structures import EvalSplit, Record, Release, Source
 from datasets.synthetic.render import render
 from utils.errors import UserError
-from utils.retrieval.metrics import evaluate
 from utils.retrieval.result import RetrievalResult
 
 CLOTHES, DESCRIPTION, SENTENCE = AnnotationKind.CLOTHES, AnnotationKind.DESCRIPTION, AnnotationKind.SENTENCE
@@ -46,8 +47,10 @@ def real2(root: Path, delimiter: str = " ") -> Path:
         ("q4", "t0", 1, 0, 1),
         ("q5", "t3", 2, 1, 3),
     ]
-    write(root / "gallery.txt", *(delimiter.join(map(str, (f"images/{name}.jpg", *rest))) for name, *rest in gallery))
-    write(
+    write_lines(
+        root / "gallery.txt", *(delimiter.join(map(str, (f"images/{name}.jpg", *rest))) for name, *rest in gallery)
+    )
+    write_lines(
         root / "query.txt",
         *(
             delimiter.join(map(str, (f"images/{name}.jpg", f"templates/{template}.jpg", *rest)))
@@ -63,39 +66,13 @@ def describe(root: Path, **texts: str) -> None:
     )
 
 
-def read(name: str, root: Path, **options: object) -> Release:
-    return read_release(dataset_entry(name), root, read_options(**{"need_train": False, **options}))  # type: ignore[arg-type]
+read = functools.partial(read_release, need_train=False)
 
 
 def split_of(release: Release, *names: str, maker: InstructionMaker = InstructionMaker()) -> EvalSplit:
     return build_from_release(
         dataset_entry(release.name), release, protocols=names, need_train=False, maker=maker
     ).splits["test"]
-
-
-def stem(source: Source) -> str:
-    return source.value if source.modality is TEXT else Path(source.value).stem
-
-
-def measure(split: EvalSplit, title: str, gallery: str, **orders: str) -> RetrievalResult:
-    """Evaluate a list: `gallery` names its images, `orders` ranks them for each query, best first."""
-    queries = next(entry for entry in split.query_lists if entry.name == title)
-    places = queries.gallery if queries.gallery is not None else tuple(range(len(split.gallery)))
-    names, asked = [stem(split.gallery[place]) for place in places], [stem(entry[0]) for entry in queries.entries]
-    assert names == gallery.split() and asked == list(orders)
-    scores = np.array([[-orders[name].split().index(item) for item in names] for name in asked], dtype=np.float64)
-    items = {value: number for number, value in enumerate(dict.fromkeys([*names, *asked]))}
-    return evaluate(
-        scores,
-        queries.person_ids,
-        [split.gallery_ids[place] for place in places],
-        query_cameras=queries.camera_ids,
-        gallery_cameras=[split.gallery_camera_ids[place] for place in places],
-        rule=queries.exclusion_rule,
-        cmc=queries.cmc,
-        query_items=[items[name] for name in asked],
-        gallery_items=[items[name] for name in names],
-    )
 
 
 ORDERS = {
@@ -112,8 +89,8 @@ def average_precisions(result: RetrievalResult) -> list[float | None]:
 
 
 def test_right_is_the_person_in_the_target_outfit(tmp_path: Path) -> None:
-    result = measure(
-        split_of(read("cocas", real2(tmp_path)), "cocas-target"), "cocas-target", "g1 g2 g3 g4 g5", **ORDERS
+    result = measure_orders(
+        split_of(read("cocas", real2(tmp_path)), "cocas-target"), "cocas-target", "g1 g2 g3 g4 g5", ORDERS
     )
     # q1 wants person 1 in outfit 0 (g1, g4): g2 shows her in outfit 1 and stays, a wrong result at rank 1: (1/2 + 2/4)
     # / 2.
@@ -126,7 +103,9 @@ def test_right_is_the_person_in_the_target_outfit(tmp_path: Path) -> None:
 
 
 def test_right_is_the_person_in_any_clothes(tmp_path: Path) -> None:
-    result = measure(split_of(read("cocas", real2(tmp_path)), "cocas-pid"), "cocas-pid", "g1 g2 g3 g4 g5", **ORDERS)
+    result = measure_orders(
+        split_of(read("cocas", real2(tmp_path)), "cocas-pid"), "cocas-pid", "g1 g2 g3 g4 g5", ORDERS
+    )
     # q1: ranks 1, 2, 4: (1 + 1 + 3/4) / 3. q2 without g2 and g4 (camera 2): g1 leads: 1. q3 without g3 and g5: nothing.
     # q4 without g1: ranks 1, 2: 1. q5: ranks 1, 2: 1.
     assert average_precisions(result) == [round(2.75 / 3, 6), 1.0, None, 1.0, 1.0]
@@ -279,7 +258,7 @@ def test_task_free_galleries_have_images_alone(tmp_path: Path) -> None:
     assert {source.value for source in by_name["task-free market1501"].instructions} == {BANK[Task.TRAD][0]}  # type: ignore[union-attr]
     assert [stem(source) for source in by_name["task-free cocas-target"].instructions] == ["t0", "t1", "t2", "t0", "t3"]  # type: ignore[arg-type]
     # The single sets keep their own labels and rules: the result is that of the set by itself.
-    found = measure(split, "task-free cocas-target", "g1 g2 g3 g4 g5", **ORDERS)
+    found = measure_orders(split, "task-free cocas-target", "g1 g2 g3 g4 g5", ORDERS)
     assert average_precisions(found) == [0.5, None, None, 0.5, 0.5]
     # cocas-pid and cocas-li search the same five pictures, which are one item each, with an annotation of either kind.
     assert by_name["task-free cocas-pid"].gallery == by_name["task-free cocas-li"].gallery
@@ -312,8 +291,8 @@ def test_two_tasks_on_one_image_keep_their_own_sentence(tmp_path: Path) -> None:
     """
     plant(tmp_path / "ltcc", "query/1.png", "test/1.png")
     for kind in ("cc", "sc"):
-        write(tmp_path / f"ltcc/datalist/query_{kind}.txt", "query/1.png query/1.png 1 0 1")
-        write(tmp_path / f"ltcc/datalist/gallery_{kind}.txt", "test/1.png test/1.png 1 0 2")
+        write_lines(tmp_path / f"ltcc/datalist/query_{kind}.txt", "query/1.png query/1.png 1 0 1")
+        write_lines(tmp_path / f"ltcc/datalist/gallery_{kind}.txt", "test/1.png test/1.png 1 0 2")
     split = split_of(read("omnireid", tmp_path), "task-free")
     assert [queries.name for queries in split.query_lists] == ["task-free ltcc cc", "task-free ltcc sc"]
     for queries, task in zip(split.query_lists, (Task.CC, Task.TRAD)):
@@ -348,11 +327,11 @@ def test_five_queries_against_the_union_of_all_galleries(tmp_path: Path) -> None
     assert [stem(source) for source in split.gallery] == names.split() and all(
         queries.gallery is None for queries in split.query_lists
     )
-    found = measure(
+    found = measure_orders(
         split,
         "joint market1501",
         names,
-        **{
+        {
             # Person 1 of Market is not person 1 of Real2, and camera 2 of Market is not its camera 2: nothing of Real2
             # is right or dropped.
             "0001_c1s1_000004_00": f"g1 {one} g2 g3 g4 g5 {zero} {two}",
@@ -362,8 +341,8 @@ def test_five_queries_against_the_union_of_all_galleries(tmp_path: Path) -> None
     assert average_precisions(found) == [0.5, 0.25]
     # The orders of cocas-pid with three of Market's images in front of all: an identity is a person here, whatever the
     # clothes.
-    found = measure(
-        split, "joint cocas ctcc", names, **{name: f"{zero} {one} {two} {order}" for name, order in ORDERS.items()}
+    found = measure_orders(
+        split, "joint cocas ctcc", names, {name: f"{zero} {one} {two} {order}" for name, order in ORDERS.items()}
     )
     assert average_precisions(found) == [
         round((1 / 4 + 2 / 5 + 3 / 7) / 3, 6),
@@ -389,7 +368,9 @@ def test_both_directions_of_llcm_and_a_query_that_is_a_gallery_image(tmp_path: P
     }
     for word, name in (("nir", "query"), ("vis", "gallery")):
         plant(tmp_path / "llcm", *(path for path, _, _ in lines[word]))
-        write(tmp_path / f"llcm/{name}.txt", *(f"{path} - {person} 0 {camera}" for path, person, camera in lines[word]))
+        write_lines(
+            tmp_path / f"llcm/{name}.txt", *(f"{path} - {person} 0 {camera}" for path, person, camera in lines[word])
+        )
     split = split_of(read("omnireid", tmp_path), "joint", "lists")
     assert [
         (queries.name, len(queries.entries), queries.gallery and len(queries.gallery)) for queries in split.query_lists
@@ -404,16 +385,16 @@ def test_both_directions_of_llcm_and_a_query_that_is_a_gallery_image(tmp_path: P
     gallery = f"{v1} {v2} {n1} {n2} {n3}"
     # n1 finds neither itself nor v1 (its camera): n2 at rank 2 of the rest. n2 (camera 2): v1 at rank 1, n1 at rank 3.
     # n3: v2 at rank 3.
-    found = measure(
+    found = measure_orders(
         split,
         "joint llcm NIR",
         gallery,
-        **{n1: f"{n1} {v2} {v1} {n2} {n3}", n2: f"{n2} {v1} {v2} {n1} {n3}", n3: f"{n3} {v1} {n1} {v2} {n2}"},
+        {n1: f"{n1} {v2} {v1} {n2} {n3}", n2: f"{n2} {v1} {v2} {n1} {n3}", n3: f"{n3} {v1} {n1} {v2} {n2}"},
     )
     assert average_precisions(found) == [0.5, round((1 + 2 / 3) / 2, 6), round(1 / 3, 6)]
     # v1 drops itself and n1 (camera 1): n2 is second. v2 finds n3 first.
-    found = measure(
-        split, "joint llcm RGB", gallery, **{v1: f"{v1} {n1} {v2} {n2} {n3}", v2: f"{v2} {n3} {n1} {n2} {v1}"}
+    found = measure_orders(
+        split, "joint llcm RGB", gallery, {v1: f"{v1} {n1} {v2} {n2} {n3}", v2: f"{v2} {n3} {n1} {n2} {v1}"}
     )
     assert average_precisions(found) == [0.5, 1.0]
 
@@ -471,9 +452,9 @@ def test_identical_images_are_refused_in_joint_use_and_can_be_excluded(tmp_path:
 def test_training_on_several_sets_compares_their_training_images(tmp_path: Path) -> None:
     for name, person in (("market", 1), ("msmt", 2)):
         plant(tmp_path, f"{name}/I/t.jpg", f"{name}/I/q.jpg", f"{name}/I/g.jpg")
-        write(tmp_path / name / "datalist/train.txt", f"I/t.jpg - {person} 0 1")
-        write(tmp_path / name / "datalist/query.txt", "I/q.jpg - 5 0 1")
-        write(tmp_path / name / "datalist/gallery.txt", "I/g.jpg - 5 0 2")
+        write_lines(tmp_path / name / "datalist/train.txt", f"I/t.jpg - {person} 0 1")
+        write_lines(tmp_path / name / "datalist/query.txt", "I/q.jpg - 5 0 1")
+        write_lines(tmp_path / name / "datalist/gallery.txt", "I/g.jpg - 5 0 2")
     entry = dataset_entry("omnireid")
     benchmark = build_from_release(entry, read("omnireid", tmp_path, need_train=True))
     assert [record.person_id for record in benchmark.train] == [0, 1] and benchmark.num_identities == 2

@@ -1,5 +1,8 @@
-"""The rendered population in the layouts of the image data sets: read back by the readers, matches for every query, who
-is where.
+"""Covers: datasets/synthetic/__main__, datasets/synthetic/arguments, datasets/synthetic/population,
+datasets/synthetic/roll, datasets/synthetic/layouts/market1501, datasets/synthetic/layouts/msmt17,
+datasets/synthetic/layouts/cuhk03, datasets/synthetic/layouts/prcc, datasets/synthetic/layouts/ltcc,
+datasets/synthetic/layouts/vc_clothes, datasets/synthetic/layouts/last, datasets/synthetic/layouts/nkup. The rendered
+population in the layouts of the image data sets: read back by the readers, matches for every query, who is where.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -34,7 +38,13 @@ from datasets.synthetic.shots import Plan, Shot, draw_shot, encode_shot
 from datasets.synthetic.wardrobe import make_outfit
 from utils.errors import UserError
 
-SMALL = {"identities": 4, "test_identities": 3, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
+SMALL: dict[str, Any] = {
+    "identities": 4,
+    "test_identities": 3,
+    "seed": 3,
+    "image_size": (32, 16),
+    "images_per_modality": 2,
+}
 FOLDER = {
     "market1501": "Market-1501-v15.09.15",
     "msmt17": "MSMT17_V1",
@@ -141,7 +151,7 @@ def touched(layout: str, root: Path, **changes: int) -> Release:
 def number_in(layout: str, path: str) -> int:
     if layout == "prcc":
         return int(path.split("/")[-2])
-    found = re.match(PERSON_NUMBER[layout], path.split("/")[-1])
+    found = re.match(str(PERSON_NUMBER[layout]), path.split("/")[-1])
     assert found is not None, path
     return int(found[1])
 

@@ -1,11 +1,12 @@
-"""The rendered population in the layouts with infrared images, captions and clothes templates, read back by the
-readers.
+"""Covers: datasets/synthetic/layouts/sysu, datasets/synthetic/layouts/regdb, datasets/synthetic/layouts/llcm,
+datasets/synthetic/layouts/matlab_cells, datasets/synthetic/layouts/caption_sets, datasets/synthetic/layouts/cuhk_pedes,
+datasets/synthetic/layouts/icfg_pedes, datasets/synthetic/layouts/rstpreid, datasets/synthetic/layouts/cocas. The
+rendered population in the layouts with infrared images, captions and clothes templates, read back by the readers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import json
 import re
@@ -17,13 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import loadmat
+from tiny_layouts import SMALL, laid_out, matched, plan_of
 
 from configs.schema.data import DataConfig
 from configs.vocabulary import Modality
 from datasets.catalogue import dataset_entry
-from datasets.protocols import Search
 from datasets.structures import ReadOptions, Record, Release
-from datasets.synthetic.arguments import LAYOUTS, RenderArguments
 from datasets.synthetic.layouts.matlab_cells import nested_cells
 from datasets.synthetic.person import Membership, make_person, membership
 from datasets.synthetic.population import BLOCKS
@@ -31,7 +31,6 @@ from datasets.synthetic.render import render
 from datasets.synthetic.shots import Plan
 from utils.errors import UserError
 
-SMALL = {"identities": 5, "test_identities": 3, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
 FOLDER = {
     "sysu": "SYSU-MM01",
     "regdb": "RegDB",
@@ -104,22 +103,6 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for layout in OURS:
         render(layout, root, processes=1, **SMALL)
     return root
-
-
-def plan_of(layout: str, **changes: int) -> Plan:
-    return importlib.import_module(LAYOUTS[layout]).plan(RenderArguments(layout, **{**SMALL, **changes}))
-
-
-def laid_out(layout: str, root: Path, **changes: int) -> tuple[Path, Plan]:
-    """Folder of a plan whose pictures hold their paths only."""
-    folder, plan = root / importlib.import_module(LAYOUTS[layout]).FOLDER, plan_of(layout, **changes)
-    contents: dict[str, bytes] = {shot.path: shot.path.encode() for shot in plan.shots}
-    contents |= {path: text.encode() for path, text in plan.texts.items()} | dict(plan.binaries)
-    contents |= {path: json.dumps(value).encode() for path, value in plan.annotations.items()}
-    for path, content in contents.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder, plan
 
 
 def images_of(records: tuple[Record, ...]) -> set[Path]:
@@ -371,28 +354,6 @@ def test_cocas_asks_for_an_outfit_that_the_query_does_not_wear(tmp_path: Path) -
     assert set(described) == {image for image, *_ in gallery} and len(set(described.values())) == len(described)
 
 
-def counts_as_match(rule: str, query: Record, item: Record) -> bool:
-    """Whether a gallery item of the query's person may be found, written out rule by rule."""
-    if query.person_id != item.person_id:
-        return False
-    return {
-        "none": True,
-        "same_camera": query.camera_id != item.camera_id or query.camera_id < 0,
-        "sysu": not (query.camera_id == 3 and item.camera_id == 2),
-    }[rule]
-
-
-def matched(search: Search) -> int:
-    """Number of queries with something to find."""
-    gallery: dict[int, list[Record]] = {}
-    for record in search.gallery:
-        gallery.setdefault(record.person_id, []).append(record)
-    return sum(
-        any(counts_as_match(search.exclusion_rule, query, item) for item in gallery.get(query.person_id, ()))
-        for query in search.query
-    )
-
-
 @pytest.mark.parametrize("layout", OURS)
 @pytest.mark.parametrize(("images", "persons"), [(1, 1), (1, 4), (2, 3), (5, 6)])
 def test_queries_of_every_protocol_have_matches(layout: str, images: int, persons: int, tmp_path: Path) -> None:
@@ -480,186 +441,3 @@ def test_the_number_of_processes_changes_nothing(
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     other = rendered / FOLDER["sysu"]
     assert files == {str(path.relative_to(other)): path.read_bytes() for path in other.rglob("*") if path.is_file()}
-
-
-OMNI = {"identities": 6, "test_identities": 5, "seed": 3, "image_size": (32, 16), "images_per_modality": 2}
-LISTS = {
-    "market": "datalist/{}.txt",
-    "msmt": "datalist/{}.txt",
-    "cuhk": "datalist/{}.txt",
-    "prcc": "datalist/{}.txt",
-    "vc_clothes": "datalist/{}.txt",
-    "llcm": "{}.txt",
-    "CUHK-Pedes": "{}_t2i_v2.txt",
-    "ltcc": "datalist/{}.txt",
-    "real1": "datalist/{}.txt",
-    "real2": "datalist/{}.txt",
-}
-NAMES = {
-    "ltcc": ("train", "query_sc", "gallery_sc", "query_cc", "gallery_cc", "query_general", "gallery_general"),
-    "real1": ("train_ctcc", "train_attr"),
-    "real2": ("query", "gallery", "query_attr", "gallery_attr"),
-}
-# By hand, for 6 training and 5 test persons with 2 pictures each, 3 outfits where clothes change.
-LENGTHS = {
-    "real1": {"train_ctcc": 6 * 3 * 3, "train_attr": 6 * 3 * 3},
-    "real2": {"query": 15, "gallery": 30, "query_attr": 15, "gallery_attr": 30},
-    "llcm": {"train": 24, "query": 10, "gallery": 10},
-    "prcc": {"train": 6 * 3 * 2, "query": 10, "gallery": 10},
-    "cuhk": {"train": 12, "query": 10, "gallery": 10},
-    "msmt": {"train": 12, "query": 10, "gallery": 10},
-}
-
-
-@pytest.fixture(scope="module")
-def omnireid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree of OmniReID's authors, rendered small."""
-    return render("omnireid", tmp_path_factory.mktemp("omni"), processes=1, **OMNI).folder
-
-
-def listed_in(folder: Path, member: str, name: str) -> list[list[str]]:
-    return [line.split(" ") for line in (folder / member / LISTS[member].format(name)).read_text().splitlines()]
-
-
-def omnireid_lists(folder: Path) -> dict[tuple[str, str], list[list[str]]]:
-    return {
-        (member, name): listed_in(folder, member, name)
-        for member in LISTS
-        for name in NAMES.get(member, ("train", "query", "gallery"))
-    }
-
-
-def test_omnireid_tree_and_lists(omnireid: Path) -> None:
-    assert {path.name for path in omnireid.iterdir()} == {*LISTS, "manifest.json"}
-    lists = omnireid_lists(omnireid)
-    assert len(list(omnireid.rglob("datalist/*.txt"))) + 6 == len(lists)
-    for member, lengths in LENGTHS.items():
-        assert {name: len(lists[member, name]) for name in NAMES.get(member, ("train", "query", "gallery"))} == lengths
-    for (member, name), lines in lists.items():
-        assert lines and all(len(line) == (4 if member == "CUHK-Pedes" else 5) for line in lines), (member, name)
-        assert all(
-            (omnireid / member / line[0]).is_file() and int(line[2]) >= 0 and int(line[3]) >= 0 for line in lines
-        )
-        if member in ("ltcc", "prcc", "vc_clothes"):
-            assert all((omnireid / member / line[1]).is_file() for line in lines)
-            assert {line[1] == "white_shirt.jpg" for line in lines} == {name != "train"}
-    for member, folder in (
-        ("ltcc", "templates"),
-        ("prcc", "prcc_A_templates"),
-        ("real1", "COCAS/templates"),
-        ("real2", "real_reid_image_face_blur/templates"),
-    ):
-        with Image.open(next((omnireid / member / folder).iterdir())) as template:
-            assert template.size == (16, 16)
-    with Image.open(omnireid / "ltcc/white_shirt.jpg") as shirt:
-        assert shirt.size == (16, 16) and min(shirt.getpixel((8, 9))) > 240 > 160 > max(shirt.getpixel((1, 14)))
-    crop = next((omnireid / "vc_clothes/croped_image/train").iterdir())
-    with Image.open(crop) as upper, Image.open(omnireid / "vc_clothes/train" / crop.name) as whole:
-        assert upper.size == (16, 13) and np.abs(np.asarray(upper).astype(int) - np.asarray(whole)[5:18]).mean() < 12
-
-
-def test_omnireid_persons_are_apart_and_where_they_belong() -> None:
-    plan = importlib.import_module(LAYOUTS["omnireid"]).plan(RenderArguments("omnireid", **OMNI))
-    shots = {shot.path: shot for shot in plan.shots}
-    blocks = {
-        "market": 1,
-        "msmt": 2,
-        "cuhk": 3,
-        "prcc": 4,
-        "ltcc": 5,
-        "vc_clothes": 6,
-        "llcm": 9,
-        "CUHK-Pedes": 12,
-        "real1": 15,
-        "real2": 15,
-    }
-    for path, shot in shots.items():
-        assert shot.person % 10_000_000 // 100_000 == blocks[path.split("/")[0]]
-    for path, text in plan.texts.items():
-        member, name = path.split("/")[0], path.split("/")[-1]
-        if "/idx/" in path or "/info/" in path or name.startswith("list_"):
-            continue
-        person_of: dict[str, int] = {}
-        for line in text.splitlines():
-            image, _, pid, clothes, *camera = line.split(" ")
-            shot = shots[f"{member}/{image}"]
-            assert membership(shot.person) is (Membership.TRAIN if name.startswith("train") else Membership.TEST), path
-            assert pid == "0" and member == "market" or person_of.setdefault(pid, shot.person) == shot.person
-            assert not camera or int(camera[0]) == shot.camera
-            if member not in ("real1", "real2"):
-                assert int(clothes) == shot.outfit
-
-
-def test_omnireid_instructions(omnireid: Path) -> None:
-    plan = importlib.import_module(LAYOUTS["omnireid"]).plan(RenderArguments("omnireid", **OMNI))
-    worn = {shot.path: (shot.person, shot.outfit) for shot in plan.shots}
-    for member, name in (("real1", "train_ctcc"), ("real2", "query"), ("real2", "gallery")):
-        for image, second, _, clothes, _ in listed_in(omnireid, member, name):
-            assert worn[f"{member}/{second}"] == (worn[f"{member}/{image}"][0], int(clothes))
-            if name == "gallery":
-                assert second == image
-            elif name == "query":
-                assert "templates" in second and worn[f"{member}/{image}"][1] != int(clothes)
-    for member in ("real1", "real2"):
-        captions = json.loads((omnireid / member / f"datalist/runner_{member}_v1_gpt.json").read_text())
-        for name in NAMES[member]:
-            if name.endswith("_attr"):
-                for image, key, _, clothes, _ in listed_in(omnireid, member, name):
-                    assert key in captions and worn[f"{member}/{key}"] == (worn[f"{member}/{image}"][0], int(clothes))
-    captions = json.loads((omnireid / "CUHK-Pedes/caption_t2i_v2.json").read_text())
-    keys = [line[1] for name in ("train", "query") for line in listed_in(omnireid, "CUHK-Pedes", name)]
-    assert len(set(keys)) == len(keys) == len(captions) - 1 and set(keys) < set(captions)
-    assert (
-        {line[1] for line in listed_in(omnireid, "CUHK-Pedes", "gallery")} == {"001_1_c5_015874.png"} <= set(captions)
-    )
-
-
-@pytest.mark.parametrize(
-    ("member", "query", "gallery"),
-    [(member, "query", "gallery") for member in LISTS if member not in ("ltcc", "real1")]
-    + [("real2", "query_attr", "gallery_attr")]
-    + [("ltcc", f"query_{kind}", f"gallery_{kind}") for kind in ("sc", "cc", "general")],
-)
-def test_omnireid_queries_have_matches(member: str, query: str, gallery: str, omnireid: Path) -> None:
-    items = listed_in(omnireid, member, gallery)
-    for line in listed_in(omnireid, member, query):
-        found = [item for item in items if item[2] == line[2] and (len(line) == 4 or item[4] != line[4])]
-        if query == "query_cc":
-            assert all(item[3] != line[3] for item in found)
-        elif query == "query_sc":
-            assert all(item[3] == line[3] for item in found)
-        elif member == "real2":
-            found = [item for item in found if item[3] == line[3]]
-        assert found, line
-
-
-def test_omnireid_reads_back(omnireid: Path) -> None:
-    entry = dataset_entry("omnireid")
-    assert entry.recognise(omnireid)
-    release = entry.read(omnireid.parent, ReadOptions())
-    names = {"cuhk": "cuhk03", "CUHK-Pedes": "cuhk_pedes"}
-    expected = {}
-    for (member, name), lines in omnireid_lists(omnireid).items():
-        part = (
-            f"{names.get(member, member)}{name[5:]}/train"
-            if member == "real1"
-            else f"{names.get(member, member)}/{name}"
-        )
-        expected[part.replace("/query_attr", "_attr/query").replace("/gallery_attr", "_attr/gallery")] = len(lines)
-    assert {part: len(records) for part, records in release.parts.items() if part != "train"} == expected
-    assert len(release.parts["train"]) == sum(count for part, count in expected.items() if part.endswith("/train"))
-    trained = {record.person_id for record in release.parts["train"]}
-    # The persons of nine folders, in none of the test parts.
-    assert len(trained) == 9 * 6
-    for name, protocol in entry.protocols.items():
-        for search in protocol.searches(release):
-            assert matched(search) == len(search.query) > 0, (name, search.title)
-            assert trained.isdisjoint(record.person_id for record in (*search.query, *search.gallery))
-
-
-@pytest.mark.parametrize(("images", "outfits", "persons"), [(1, 2, 1), (3, 4, 4)])
-def test_omnireid_of_other_sizes_has_matches(images: int, outfits: int, persons: int, tmp_path: Path) -> None:
-    laid_out("omnireid", tmp_path, images_per_modality=images, outfits=outfits, test_identities=persons)
-    entry = dataset_entry("omnireid")
-    for search in entry.protocols["lists"].searches(entry.read(tmp_path, ReadOptions())):
-        assert matched(search) == len(search.query) > 0, search.title

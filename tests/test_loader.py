@@ -1,5 +1,6 @@
-"""From files to batches: reading, augmenting, drawing, sampling, caching. Every picture has one colour that says which
-file it is.
+"""Covers: datasets/build, datasets/loading/loaders, datasets/loading/readers, datasets/loading/transforms,
+datasets/loading/record_dataset, datasets/loading/image_cache. From files to batches: reading, augmenting, drawing,
+sampling, caching. Every picture has one colour that says which file it is.
 """
 
 import io
@@ -10,6 +11,7 @@ import struct
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,14 +74,14 @@ def loader(
     augment: AugmentConfig = AugmentConfig(flip=0),
     on_error: str = "raise",
     batch_size: int = 4,
-    **train: object,
+    **train: Any,
 ) -> TrainLoader:
     data = DataConfig(root=str(root), on_error=on_error)  # type: ignore[arg-type]
     benchmark = load_orbench(root, need_train=True, check_files=on_error == "raise")
     reader = build_source_reader(data, MODEL)
     return build_train_loader(
         benchmark, data, augment, reader, TrainConfig(batch_size=batch_size, **train), seed=seed, workers=workers
-    )  # type: ignore[arg-type]
+    )
 
 
 def drawn(batches: list[Batch]) -> list[tuple[int, ...]]:

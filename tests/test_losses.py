@@ -1,4 +1,6 @@
-"""Losses against loops written from their formulas, in float64."""
+"""Covers: solver/losses/cmpm, solver/losses/identity, solver/losses/itc, solver/losses/sdm, solver/losses/supitc,
+solver/losses/numerics. Losses against loops written from their formulas, in float64.
+"""
 
 from __future__ import annotations
 

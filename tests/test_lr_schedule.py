@@ -1,4 +1,4 @@
-"""Learning rates against the reference's lists and hand-worked values."""
+"""Covers: solver/training/lr_schedule. Learning rates against the reference's lists and hand-worked values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_position_of_a_step() -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_is_defined_without_and_within_and_beyond_the_run(name: str) -> None:
     for epochs, warmup in ((3, 0), (3, 5), (5, 5), (8, 2.5)):
-        spec = ScheduleConfig(name=name, warmup_epochs=warmup)
+        spec = ScheduleConfig(name=name, warmup_epochs=warmup)  # type: ignore[arg-type]
         rates = [learning_rate(quarter / 4, 1e-3, spec, epochs) for quarter in range(4 * epochs + 8)]
         assert all(0.0 <= rate <= 1e-3 * (1 + 1e-12) for rate in rates)
 

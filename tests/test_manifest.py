@@ -1,11 +1,13 @@
-"""A user's own data: a manifest or a folder per person."""
+"""Covers: datasets/releases/manifest, datasets/releases/folders, datasets/formats/manifest_rows. A user's own data: a
+manifest or a folder per person.
+"""
 
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from trees import plant, write_lines
 
 from configs.schema.data import DataConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
@@ -19,16 +21,11 @@ from utils.errors import UserError
 OPTIONS = ReadOptions()
 
 
-def picture(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 16), (90, 20, 30)).save(path)
-
-
 def manifest(folder: Path, text: str, name: str = "own.csv", bom: bool = False) -> Path:
     """Write a manifest and an image for every word that ends in .jpg."""
     for word in text.replace(",", " ").replace('"', " ").split():
         if word.endswith(".jpg") and not word.startswith("absent"):
-            picture(folder / word)
+            plant(folder, word)
     path = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8-sig" if bom else "utf-8")
@@ -117,7 +114,7 @@ def test_jsonl_says_the_same(tmp_path: Path) -> None:
 
 def test_numbers_are_names_in_jsonl(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
-        picture(tmp_path / f"{name}.jpg")
+        plant(tmp_path, f"{name}.jpg")
     path = tmp_path / "own.jsonl"
     path.write_text(
         '{"path": "a.jpg", "person": 7, "camera": 2}\n{"path": "b.jpg", "person": "7", "camera": "2"}\n{"path": '
@@ -284,7 +281,7 @@ def test_the_root_must_be_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_absolute_and_parent_paths(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.jpg")
+    plant(tmp_path, "images/a.jpg")
     path = manifest(tmp_path / "lists", f"path,person\n{tmp_path / 'images' / 'a.jpg'},a\n")
     (tmp_path / "lists" / "two.csv").write_text("path,person\n../images/a.jpg,a\n", encoding="utf-8")
     values = [
@@ -309,7 +306,7 @@ def test_written_rows_read_back(tmp_path: Path) -> None:
 
 def test_a_folder_per_person(tmp_path: Path) -> None:
     for name in ("anna/1.jpg", "anna/2.jpg", "ben/1.jpg", "ben/2.jpg", "ben/notes.txt", ".hidden/1.jpg"):
-        picture(tmp_path / name) if name.endswith(".jpg") else (tmp_path / name).write_text("x", encoding="utf-8")
+        plant(tmp_path, name) if name.endswith(".jpg") else (tmp_path / name).write_text("x", encoding="utf-8")
     release = FOLDERS.read(tmp_path, OPTIONS)
     assert Counter(record.person_id for record in release.parts["train"]) == {0: 2, 1: 2}
     assert release.parts["query"] == release.parts["gallery"] and FOLDERS.recognise(tmp_path)
@@ -326,7 +323,7 @@ def test_folders_of_splits(tmp_path: Path) -> None:
         "val/dora/1.jpg",
         "val/dora/2.jpg",
     ):
-        picture(tmp_path / name)
+        plant(tmp_path, name)
     release = FOLDERS.read(tmp_path, OPTIONS)
     assert {
         part: [Path(next(iter(r.sources.values())).value).relative_to(tmp_path).as_posix() for r in records]
@@ -353,10 +350,7 @@ def test_folders_of_splits(tmp_path: Path) -> None:
 )
 def test_wrong_folders(tmp_path: Path, files: list[str], message: str) -> None:
     for name in files:
-        picture(tmp_path / name) if name.endswith(".jpg") else (
-            (tmp_path / name).parent.mkdir(exist_ok=True),
-            (tmp_path / name).write_text("", encoding="utf-8"),
-        )
+        plant(tmp_path, name) if name.endswith(".jpg") else write_lines(tmp_path / name)
     with pytest.raises(UserError, match=message):
         FOLDERS.read(tmp_path, OPTIONS)
 

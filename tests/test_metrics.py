@@ -1,4 +1,6 @@
-"""Metrics against hand-worked 5 x 5 cases, and against a plain loop over sorted rows."""
+"""Covers: utils/retrieval/metrics, utils/retrieval/result, utils/retrieval/options, utils/retrieval/exclusion,
+utils/retrieval/annotation_vectors. Metrics against hand-worked 5 x 5 cases, and against a plain loop over sorted rows.
+"""
 
 from __future__ import annotations
 

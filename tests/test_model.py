@@ -1,9 +1,12 @@
-"""The model against a second implementation, and the properties that training and evaluation rely on."""
+"""Covers: model/reid5o, model/vision, model/text, model/fusion, model/layers, model/lora, model/interface, model/build.
+The model against a second implementation, and the properties that training and evaluation rely on.
+"""
 
 from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import model_oracle as oracle
 import pytest
@@ -106,6 +109,7 @@ def test_gradients_equal_the_second_implementation(name: str) -> None:
     }
     for name, gradient in ours.items():
         expected = leaves[names[name]].grad
+        assert expected is not None
         expected = expected.t() if "_withloras." in names[name] else expected
         torch.testing.assert_close(gradient, expected, atol=1e-3 * expected.abs().max().item() + 1e-4, rtol=1e-3)
 
@@ -153,10 +157,14 @@ def test_checkpointing_keeps_less_between_forward_and_backward() -> None:
     batch = sources(CASES["mlp"])
     kept: dict[bool, int] = {}
     for flag in (False, True):
-        model.checkpoint_activations, seen = flag, []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda value: seen.append(value.numel()) or value, lambda value: value
-        ):
+        model.checkpoint_activations = flag
+        seen: list[int] = []
+
+        def pack(value: Tensor, seen: list[int] = seen) -> Tensor:
+            seen.append(value.numel())
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
             model.encode_batch(batch)
         kept[flag] = sum(seen)
     assert kept[True] < kept[False] / 2
@@ -233,7 +241,7 @@ def test_autocast_keeps_norms_pooled_outputs_and_logits_in_float32(recompute: bo
     dtypes: list[torch.dtype] = []
     layer_norm = torch.nn.functional.layer_norm
 
-    def watched(inputs: Tensor, *arguments: object) -> Tensor:
+    def watched(inputs: Tensor, *arguments: Any) -> Tensor:
         dtypes.append(inputs.dtype)
         return layer_norm(inputs, *arguments)
 
@@ -256,7 +264,7 @@ def test_autocast_keeps_norms_pooled_outputs_and_logits_in_float32(recompute: bo
     assert all(value.grad is None or value.grad.dtype == torch.float32 for value in model.parameters())
 
 
-def tiny(**options: object) -> Reid5oConfig:
+def tiny(**options: Any) -> Reid5oConfig:
     return Reid5oConfig(
         **{
             **dict(
@@ -284,7 +292,7 @@ def tiny(**options: object) -> Reid5oConfig:
         ("all", True, set()),
     ],
 )
-def test_frozen_names(mode: str, train_base: bool, expected: set[str]) -> None:
+def test_frozen_names(mode: Any, train_base: bool, expected: set[str]) -> None:
     model = build_model(Family.REID5O, tiny(lora=LoraConfig(layers=1, mode=mode, train_base=train_base)), 3)
     assert isinstance(model, RetrievalModel)
     assert set(model.frozen_names) == {f"vision.blocks.1.{name}" for name in expected}

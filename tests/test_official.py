@@ -1,14 +1,16 @@
-"""Released checkpoints: strict loading, the flat configuration, export, and what is refused."""
+"""Covers: model/weights/reid5o, model/weights/reid5o_names. Released checkpoints: strict loading, the flat
+configuration, export, and what is refused.
+"""
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
 import model_oracle as oracle
 import pytest
 import torch
+from trees import Bomb
 
 from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from model.reid5o import ReID5o
@@ -164,16 +166,6 @@ def test_entries_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             load_reid5o(write(tmp_path, state), {**ALL.flat(), **change})
-
-
-class Bomb:
-    """Unpickled without care, this makes a folder."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.target),)
 
 
 def test_damaged_foreign_and_malicious_checkpoints_are_refused(tmp_path: Path) -> None:

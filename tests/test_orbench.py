@@ -1,5 +1,5 @@
-"""Annotations of the official layout: what is read, drawn, counted and refused. Trees are written by hand, byte by
-byte.
+"""Covers: datasets/releases/orbench, datasets/formats/query_lists. Annotations of the official layout: what is read,
+drawn, counted and refused. Trees are written by hand, byte by byte.
 """
 
 import json
@@ -243,7 +243,7 @@ def test_options_of_other_data_sets_are_refused(tree: Tree) -> None:
     tree.load()
     for options in ({"variant": "v1"}, {"trial": 3}, {"members": ("market1501",)}, {"merge_val": False}):
         with pytest.raises(UserError, match="does not belong to orbench: only .* know it; remove the option"):
-            build_benchmark(DataConfig(root=str(tree.root), **options), select="last", need_train=True)  # type: ignore[arg-type]
+            build_benchmark(DataConfig(root=str(tree.root), **options), select="last", need_train=True)
     with pytest.raises(UserError, match="orbench has no protocol 'orbnch', did you mean 'orbench'"):
         build_benchmark(DataConfig(root=str(tree.root), protocols=("orbnch",)), select="last", need_train=True)
     chosen = build_benchmark(DataConfig(root=str(tree.root), protocols=("orbench",)), select="last", need_train=True)

@@ -1,8 +1,11 @@
-"""The parameter policy against the released rule (by substring of the released names), and the optimisers."""
+"""Covers: solver/training/param_groups, solver/training/optimizer. The parameter policy against the released rule (by
+substring of the released names), and the optimisers.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +25,7 @@ from utils.errors import UserError
 RATES = OptimizerConfig(lr=1e-5, weight_decay=4e-5, bias_weight_decay=0.0, new_module_lr_factor=5.0, bias_lr_factor=2.0)
 
 
-def tiny_model(**lora: object) -> nn.Module:
+def tiny_model(**lora: Any) -> nn.Module:
     config = Reid5oConfig(
         image_size=(32, 16),
         embed_dim=64,
@@ -38,7 +41,7 @@ def tiny_model(**lora: object) -> nn.Module:
     return ReID5o(config, num_identities=4)
 
 
-def policy_of(model: nn.Module, **options: object) -> ParameterPolicy:
+def policy_of(model: nn.Module, **options: Any) -> ParameterPolicy:
     return apply_policy(model.named_parameters(), reid5o_rules(RATES), lr=RATES.lr, **options)
 
 
@@ -153,7 +156,7 @@ def test_every_family_has_a_policy() -> None:
     assert set(FAMILIES) == set(Family)
 
 
-def one_step(name: str, decay: float, **options: float) -> tuple[float, float]:
+def one_step(name: Any, decay: float, **options: Any) -> tuple[float, float]:
     """Return a weight 2 with gradients 0.5, then -1, after one and two steps at rate 0.1."""
     weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     optimizer = build_optimizer(
@@ -183,7 +186,7 @@ def test_two_steps_by_hand(name: str) -> None:
             first, second = beta1 * first + (1 - beta1) * gradient, beta2 * second + (1 - beta2) * gradient**2
             weight -= lr * (first / (1 - beta1**count)) / ((second / (1 - beta2**count)) ** 0.5 + eps)
         expected.append(weight)
-    options = {"eps": eps, "betas": (beta1, beta2), "momentum": momentum}
+    options: dict[str, Any] = {"eps": eps, "betas": (beta1, beta2), "momentum": momentum}
     assert one_step(name, decay, **options) == pytest.approx(tuple(expected), rel=1e-9)
 
 

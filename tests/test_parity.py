@@ -1,4 +1,6 @@
-"""The goldens kept in the repository, through the same code as `python tests/parity.py`."""
+"""Covers: model, solver, datasets, utils. The goldens kept in the repository, through the same code as `python
+tests/parity.py`.
+"""
 
 from __future__ import annotations
 

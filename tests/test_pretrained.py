@@ -1,17 +1,20 @@
-"""Initial weights: every kind of source, checked against the libraries that define it; wrong sources are refused."""
+"""Covers: model/weights/clip, model/weights/clip_sources, model/weights/archives, model/weights/initialise. Initial
+weights: every kind of source, checked against the libraries that define it; wrong sources are refused.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from trees import Bomb
 
 from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.vocabulary import Family, Modality
@@ -37,9 +40,10 @@ SIZES = dict(
 )
 
 
-def build(init: str, **options: object) -> tuple[ReID5o, InitialWeights]:
+def build(init: str, **options: Any) -> tuple[ReID5o, InitialWeights]:
     config = Reid5oConfig(**{**SIZES, "init": init, **options})
     model = build_model(Family.REID5O, config, 4).eval()
+    assert isinstance(model, ReID5o)
     return model, initialise(Family.REID5O, model, config)
 
 
@@ -92,11 +96,11 @@ def as_module(state: dict[str, Tensor]) -> nn.Module:
     root = Node()
     for name, value in state.items():
         *parents, last = name.split(".")
-        node = root
+        node: nn.Module = root
         for parent in parents:
             if parent not in node._modules:
                 node.add_module(parent, Node())
-            node = node._modules[parent]
+            node = node.get_submodule(parent)
         node.register_parameter(last, nn.Parameter(value))
     return root
 
@@ -166,7 +170,10 @@ def test_openai_files(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 def test_tokenizers_do_not_share_memory(tmp_path: Path) -> None:
     torch.save(clip_state(), tmp_path / "clip.pt")
     model, _ = build(str(tmp_path / "clip.pt"))
-    assert len({model.tokenizers[kind].conv.weight.data_ptr() for kind in ("rgb", "nir", "cp", "sk")}) == 4
+    assert (
+        len({model.get_parameter(f"tokenizers.{kind}.conv.weight").data_ptr() for kind in ("rgb", "nir", "cp", "sk")})
+        == 4
+    )
 
 
 def test_positions_are_resized_only_when_their_number_differs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -175,18 +182,18 @@ def test_positions_are_resized_only_when_their_number_differs(tmp_path: Path, ca
     source = str(tmp_path / "clip.pt")
     original = state["visual.positional_embedding"]
     model, report = build(source, image_size=(96, 48))
-    resized = model.tokenizers["nir"].positional_embedding
+    resized = model.get_parameter("tokenizers.nir.positional_embedding")
     assert report.count("resized") == 4 and "4x4 -> 6x3, bilinear" in report.format()
     assert torch.equal(resized[0], original[0])
     torch.testing.assert_close(resized[1:], bilinear_by_hand(original[1:], 4, (6, 3)), atol=1e-6, rtol=1e-5)
     cubic, _ = build(source, image_size=(96, 48), position_resize="bicubic")
-    assert (cubic.tokenizers["nir"].positional_embedding - resized).abs().max() > 1e-3
+    assert (cubic.get_parameter("tokenizers.nir.positional_embedding") - resized).abs().max() > 1e-3
     caplog.clear()
     same_count, report = build(source, image_size=(128, 32))
-    assert torch.equal(same_count.tokenizers["cp"].positional_embedding, original)
+    assert torch.equal(same_count.get_parameter("tokenizers.cp.positional_embedding"), original)
     assert report.count("resized") == 0 and "4x4 kept as 8x2" in report.format() and "4x4 kept as 8x2" in caplog.text
     strided, _ = build(source, stride=12)
-    assert strided.tokenizers["rgb"].positional_embedding.shape == (26, 128)
+    assert strided.get_parameter("tokenizers.rgb.positional_embedding").shape == (26, 128)
 
 
 def bilinear_by_hand(rows: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
@@ -333,16 +340,6 @@ def test_open_clip_equals_open_clip(open_clip_models, tmp_path: Path) -> None:
         build("open_clip:tiny-tset-quickgelu/openai")
     with pytest.raises(UserError, match="no weights 'opnai' for ViT-B-16-quickgelu.*did you mean 'openai'"):
         build("open_clip:ViT-B-16-quickgelu/opnai")
-
-
-class Bomb:
-    """Unpickled without care, this makes a folder."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.target),)
 
 
 @pytest.mark.parametrize("form", ["torchscript", "zip", "legacy"])

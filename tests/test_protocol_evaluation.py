@@ -1,5 +1,6 @@
-"""Evaluation of protocols against the plain way: rules, draws, pooled groups, parts of galleries, texts, instructions,
-stamps.
+"""Covers: solver/evaluation/evaluator, solver/evaluation/ranking, solver/evaluation/ranked_split,
+solver/evaluation/list_result, solver/evaluation/labels, solver/evaluation/result, utils/retrieval/exclusion. Evaluation
+of protocols against the plain way: rules, draws, pooled groups, parts of galleries, texts, instructions, stamps.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from protocol_oracle import ToyModel, ToyReader, plain_feature, plain_metrics, plain_queries, read
+from protocol_oracle import Feature, ToyModel, ToyReader, plain_feature, plain_metrics, plain_queries, read
 
 from configs.schema.evaluation import EvalConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
@@ -84,27 +85,27 @@ def split_of(*searches: Search, instruct: object = None) -> EvalSplit:
 def run(split: EvalSplit, model: ToyModel | None = None, **options: Any) -> EvaluationResult:
     return evaluate_split(
         model or ToyModel(), split, ToyReader(), EvaluationSpec(config=EvalConfig(batch_size=7, **options)), CPU
-    )  # type: ignore[arg-type]
+    )
 
 
-def simple(model: ToyModel) -> object:
+def simple(model: ToyModel) -> Feature:
     return lambda entry: plain_feature(model, next(iter(entry.sources.values())))
 
 
-def assert_rows(result: EvaluationResult, searches: Sequence[Search], stamp: str = "", **changes: object) -> None:
+def assert_rows(result: EvaluationResult, searches: Sequence[Search], stamp: str = "", **changes: Any) -> None:
     """Every list of a stamp equals the plain way, query by query and in its means."""
     model = ToyModel()
     lists = [entry for entry in result.lists if entry.stamp == stamp]
     assert len(lists) == len(searches)
     for entry, search in zip(lists, searches):
-        found = plain_queries(search, changes.get("feature", simple(model)), topk=changes.get("topk"))  # type: ignore[arg-type]
+        found = plain_queries(search, changes.get("feature", simple(model)), topk=changes.get("topk"))
         assert entry.first_rank.tolist() == [0 if row is None else row["rank"] for row in found]
         wanted = [np.nan if row is None else 100 * row["AP"] for row in found]
         assert entry.per_query["mAP"] == pytest.approx(wanted, abs=1e-5, nan_ok=True)
         assert entry.metrics() == pytest.approx(plain_metrics(found), abs=1e-5)
 
 
-def market(rule: str = "same_camera", **changes: object) -> Search:
+def market(rule: str = "same_camera", **changes: Any) -> Search:
     """Persons in some cameras each; person 90 is not in the gallery, person 5 in the query's camera only, 0 is a
     distractor.
     """
@@ -122,10 +123,9 @@ def test_the_camera_rule_and_why_queries_have_no_match() -> None:
     search = market()
     result = run(split_of(search))
     assert_rows(result, [search])
-    assert result.lists[0].without_match.tolist() == [8, 9] and result.lists[0].absent.tolist() == [False] * 8 + [
-        True,
-        False,
-    ]
+    absent = result.lists[0].absent
+    assert result.lists[0].without_match.tolist() == [8, 9]
+    assert absent is not None and absent.tolist() == [False] * 8 + [True, False]
     assert (
         "market: 2 of 10 queries have no valid match and are left out of every mean: 1 ask for a person who is not "
         "searched, 1 lose all matches to the rule same_camera; for instance rgb/90_c1_9.jpg, rgb/5_c3_9.jpg"
@@ -443,11 +443,11 @@ def test_map_at_thresholds_and_the_share_they_keep() -> None:
     def same_words(query: Record, item: Record) -> bool:
         return item.annotations.get(AnnotationKind.DESCRIPTION) == query.annotations[AnnotationKind.DESCRIPTION]
 
-    wanted = plain_metrics(plain_queries(search, feature, relevant=same_words))["mAP"]  # type: ignore[arg-type]
+    wanted = plain_metrics(plain_queries(search, feature, relevant=same_words))["mAP"]
     assert values["mAP@0.5"] == pytest.approx(wanted, abs=1e-5) and values["kept@0.5"] == pytest.approx(1 / 3)
     assert values["mAP@1.5"] == 0 and values["kept@1.5"] == 0
     assert values["kept@-1"] == pytest.approx(2 / 3), "an image without a description is above no threshold"
-    assert entry.metrics() == pytest.approx(plain_metrics(plain_queries(search, feature)), abs=1e-5)  # type: ignore[arg-type]
+    assert entry.metrics() == pytest.approx(plain_metrics(plain_queries(search, feature)), abs=1e-5)
     assert any(note.startswith("mAP@tau by annotations, encoded by description: ") for note in result.notes())
     assert "8 of 24 matches have no annotation of their query's kind; no tau keeps them" in result.notes()
     assert result.relevance["checksum"] and "mAP@0.5" in format_result(result) and "kept@0.5" in format_result(result)

@@ -1,4 +1,6 @@
-"""Counted ranks against a stable argsort, for every block size, dtype and degree of ties."""
+"""Covers: utils/retrieval/ranking, utils/retrieval/arrays. Counted ranks against a stable argsort, for every block
+size, dtype and degree of ties.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import torch
 
 from utils.errors import UserError
 from utils.retrieval import ranking
+from utils.retrieval.arrays import Array, to_numpy
 from utils.retrieval.exclusion import RULES, LabelBlock
 from utils.retrieval.ranking import RankedMatches, RankingPlan, rank_blocks, rank_similarity, sort_blocks, unit_length
 
@@ -71,6 +74,21 @@ SCORES = {
     "denormal": lambda scores: scores * np.float32(1e-41),
     "last bits": lambda scores: (np.float32(1) + np.round(scores * 4) * np.finfo(np.float32).eps).astype(np.float32),
 }
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([1.5, -2.0], np.float64),
+        (np.array([1.5, -2.0], dtype=np.float32), np.float32),
+        (torch.tensor([1.5, -2.0], requires_grad=True), np.float32),
+        (torch.tensor([1.5, -2.0], dtype=torch.bfloat16), np.float32),
+        (torch.tensor([1.5, -2.0], dtype=torch.float16), np.float16),
+    ],
+)
+def test_whatever_is_handed_over_becomes_an_array(values: Array, dtype: type) -> None:
+    array = to_numpy(values)
+    assert type(array) is np.ndarray and array.dtype == dtype and array.tolist() == [1.5, -2.0]
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -1,21 +1,25 @@
-"""Market-1501, MSMT17 and CUHK03: files in their official layouts, and one hand-worked 5 x 5 case each."""
+"""Covers: datasets/releases/market1501, datasets/releases/msmt17, datasets/releases/cuhk03,
+datasets/releases/cuhk03_mat, datasets/formats/listing, datasets/formats/image_folders. Market-1501, MSMT17 and CUHK03:
+files in their official layouts, and one hand-worked 5 x 5 case each.
+"""
 
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from measure import place, read, rows, score
 from PIL import Image
-from reading import read_options
 from scipy.io import savemat
-from tiny_releases import place, rows, score, write
+from trees import plant
 
 from configs.vocabulary import Modality, Task
-from datasets.catalogue import dataset_entry, read_release
+from datasets.catalogue import dataset_entry
 from datasets.releases.cuhk03_mat import extract
 from utils.errors import UserError
 
@@ -38,14 +42,10 @@ MARKET = "Market-1501-v15.09.15"
 
 
 def market(root: Path, folder: str = MARKET) -> Path:
-    write(root / folder, *MARKET_QUERY, *MARKET_GALLERY, *MARKET_TRAIN, "bounding_box_test/-1_c4s1_000021_00.jpg")
+    plant(root / folder, *MARKET_QUERY, *MARKET_GALLERY, *MARKET_TRAIN, "bounding_box_test/-1_c4s1_000021_00.jpg")
     for part in ("query", "bounding_box_test", "bounding_box_train"):
         (root / folder / part / "Thumbs.db").write_bytes(b"thumbs")
     return root
-
-
-def read(name: str, root: Path, **options):
-    return read_release(dataset_entry(name), root, read_options(**options))
 
 
 def test_market(tmp_path: Path) -> None:
@@ -80,9 +80,7 @@ def test_market_by_hand(tmp_path: Path) -> None:
     # Query 2 (1, 2): 5 4 3 2 1, matches at ranks 3 and 4: 5/12. Query 3 (2, 2): 2 3 1 5 4 without 5, match at rank 4:
     # 1/4.
     # Query 4 (2, 3): 5 3 4 1 2, ranks 1 and 3: 5/6. Query 5 has no match.
-    (result,) = score(
-        dataset_entry("market1501"), market(tmp_path), "market1501", MARKET_QUERY, MARKET_GALLERY
-    ).values()
+    (result,) = score("market1501", market(tmp_path), "market1501", MARKET_QUERY, MARKET_GALLERY).values()
     assert result.per_query["mAP"] == pytest.approx([50, 500 / 12, 25, 500 / 6, np.nan], nan_ok=True)
     assert result.mAP == pytest.approx(50) and result.R1 == pytest.approx(25) and result.unmatched == (4,)
 
@@ -101,7 +99,7 @@ def test_market_by_hand(tmp_path: Path) -> None:
     ],
 )
 def test_market_bad_names(tmp_path: Path, path: str, message: str) -> None:
-    write(market(tmp_path) / MARKET, path)
+    plant(market(tmp_path) / MARKET, path)
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         read("market1501", tmp_path)
     assert (
@@ -113,7 +111,7 @@ def test_market_bad_names(tmp_path: Path, path: str, message: str) -> None:
 
 def test_market_extras_are_left_alone(tmp_path: Path) -> None:
     base = market(tmp_path) / MARKET
-    write(base, "images/0000_c1s1_000151_01.jpg", "gt_bbox/0001_c1s1_000151_00.jpg", "query/.hidden.jpg")
+    plant(base, "images/0000_c1s1_000151_01.jpg", "gt_bbox/0001_c1s1_000151_00.jpg", "query/.hidden.jpg")
     release = read("market1501", tmp_path)
     assert [len(release.parts[part]) for part in ("train", "query", "gallery")] == [2, 5, 5]
     assert len(release.notes) == 1 and "distractors are not used" in release.notes[0]
@@ -136,7 +134,7 @@ def test_market_wrong_root(tmp_path: Path) -> None:
 
 
 def test_test_parts_are_enough_for_a_test(tmp_path: Path) -> None:
-    write(tmp_path / MARKET, *MARKET_QUERY, *MARKET_GALLERY)
+    plant(tmp_path / MARKET, *MARKET_QUERY, *MARKET_GALLERY)
     assert read("market1501", tmp_path, need_train=False).parts["train"] == ()
     with pytest.raises(UserError, match="bounding_box_train missing"):
         read("market1501", tmp_path)
@@ -176,7 +174,7 @@ def msmt(root: Path, variant: str = "v1") -> Path:
         ("query", test, MSMT_QUERY),
         ("gallery", test, MSMT_GALLERY),
     ):
-        write(root / base / folder, *(path for path, _ in lines))
+        plant(root / base / folder, *(path for path, _ in lines))
         (root / base / f"list_{name}.txt").write_text("".join(f"{path} {person}\n" for path, person in lines))
     return root
 
@@ -220,7 +218,7 @@ def test_msmt_by_hand(tmp_path: Path) -> None:
     # 5 4
     # without 3, match 4 at rank 4: 1/4. 4 (1, 3): 5 3 4 1 2, ranks 2, 3: 7/12. 5 (2, 5): 4 1 2 5 3, rank 4: 1/4.
     (result,) = score(
-        dataset_entry("msmt17"),
+        "msmt17",
         msmt(tmp_path),
         "msmt17",
         [f"test/{path}" for path, _ in MSMT_QUERY],
@@ -303,7 +301,7 @@ CUHK_TRAIN = ["1467_c2_1.png", "0100_c1_1.png"]
 
 def cuhk(root: Path, variant: str = "labeled") -> Path:
     for part, names in (("query", CUHK_QUERY), ("bounding_box_test", CUHK_GALLERY), ("bounding_box_train", CUHK_TRAIN)):
-        write(root / "cuhk03-np" / variant / part, *names)
+        plant(root / "cuhk03-np" / variant / part, *names)
     return root
 
 
@@ -325,7 +323,7 @@ def test_cuhk03_by_hand(tmp_path: Path) -> None:
     # 1 (1, camera 1): without item 1 the match 2 is first: 1. 2 (1, 2): 5 4 3 2 1 without 2, match 1 at rank 4: 1/4.
     # 3 (2, 1): 2 3, rank 2: 1/2. 4 (3, 2): 5 3 4 without 5, match 4 at rank 2: 1/2. 5: no match.
     (result,) = score(
-        dataset_entry("cuhk03"),
+        "cuhk03",
         cuhk(tmp_path),
         "cuhk03",
         [f"labeled/query/{name}" for name in CUHK_QUERY],
@@ -345,7 +343,7 @@ def test_cuhk03_by_hand(tmp_path: Path) -> None:
     ],
 )
 def test_cuhk03_bad_names(tmp_path: Path, name: str, message: str) -> None:
-    write(cuhk(tmp_path) / "cuhk03-np/labeled/query", name)
+    plant(cuhk(tmp_path) / "cuhk03-np/labeled/query", name)
     with pytest.raises(UserError, match=message):
         read("cuhk03", tmp_path)
 
@@ -380,7 +378,7 @@ def write_mat(root: Path, variant: str = "labeled", **changes) -> dict[str, np.n
                 pixels = pictures.get(f"{pair + 1}_{person + 1:03d}_{view}_{image + 1:02d}.png")
                 value = np.zeros(2, np.uint64) if pixels is None else pixels.transpose(2, 1, 0)
                 cells[image, person] = file.create_dataset(f"#refs#/{variant}{pair}_{person}_{image}", data=value).ref
-    fields = {
+    fields: dict[str, Any] = {
         "filelist": FILES,
         "labels": [1, 1, 1, 900, 900, 1467],
         "camId": [1, 1, 2, 1, 2, 1],

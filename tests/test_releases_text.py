@@ -1,5 +1,6 @@
-"""CUHK-PEDES, ICFG-PEDES, RSTPReid and SYNTH-PEDES: official layouts written by hand, the protocol on paper, damaged
-copies.
+"""Covers: datasets/formats/text_sets, datasets/releases/cuhk_pedes, datasets/releases/icfg_pedes,
+datasets/releases/rstpreid, datasets/releases/synth_pedes. CUHK-PEDES, ICFG-PEDES, RSTPReid and SYNTH-PEDES: official
+layouts written by hand, the protocol on paper, damaged copies.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from release_cases import measure, plant, read, split_of, write
+from measure import measure, read, split_of
+from trees import plant, write_lines
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
@@ -248,16 +250,17 @@ def test_synth_pedes_in_the_form_of_instruct_reid(tmp_path: Path) -> None:
     (folder / "caption_t2i.json").write_text(
         json.dumps({f"key{place}": caption for place, (_, caption) in enumerate(lines)})
     )
-    write(
-        folder / "train_t2i.txt", [f"{path} key{place} {path.split('/')[1]} 0" for place, (path, _) in enumerate(lines)]
+    write_lines(
+        folder / "train_t2i.txt",
+        *[f"{path} key{place} {path.split('/')[1]} 0" for place, (path, _) in enumerate(lines)],
     )
     release = read("synth-pedes", tmp_path)
     assert [record.sources for record in release.parts["train"]] == expected
     assert [record.person_id for record in release.parts["train"]] == [7, 7, 7, 9, 9, 9]
-    write(folder / "train_t2i.txt", ["Part1/7/1.jpg key0 7 0", "Part1/7/1.jpg key99 7 0"])
+    write_lines(folder / "train_t2i.txt", "Part1/7/1.jpg key0 7 0", "Part1/7/1.jpg key99 7 0")
     with pytest.raises(UserError, match="train_t2i.txt line 2: caption_t2i.json has no key 'key99'"):
         read("synth-pedes", tmp_path)
-    write(folder / "train_t2i.txt", ["Part1/7/1.jpg key0 7"])
+    write_lines(folder / "train_t2i.txt", "Part1/7/1.jpg key0 7")
     with pytest.raises(UserError, match="train_t2i.txt line 1: expected image, key, person"):
         read("synth-pedes", tmp_path)
 
@@ -273,8 +276,8 @@ def _entry(index: int, **changes: Any) -> Callable[[Path], None]:
     return edit
 
 
-def _content(value: Any) -> Callable[[Path], None]:
-    return lambda folder: (folder / "reid_raw.json").write_text(json.dumps(value)) and None
+def _content(value: Any) -> Callable[[Path], object]:
+    return lambda folder: (folder / "reid_raw.json").write_text(json.dumps(value))
 
 
 def _only_caption_all(folder: Path) -> None:
@@ -330,7 +333,7 @@ def test_damage_is_named(tmp_path: Path, case: str) -> None:
 
 def test_synth_pedes_needs_one_annotation_file(tmp_path: Path) -> None:
     folder = synth_tree(tmp_path)
-    write(folder / "second.json", ["[]"])
+    write_lines(folder / "second.json", "[]")
     with pytest.raises(UserError, match="found annotation.json, second.json"):
         read("synth-pedes", tmp_path)
 

@@ -1,4 +1,6 @@
-"""Pictures and pages of ranked lists: what they show, and that nothing of the user's becomes HTML."""
+"""Covers: solver/reports/grid, solver/reports/html_page, solver/reports/examples_page. Pictures and pages of ranked
+lists: what they show, and that nothing of the user's becomes HTML.
+"""
 
 import base64
 import dataclasses
@@ -136,7 +138,7 @@ def test_a_page_holds_hostile_words_as_words(tmp_path: Path) -> None:
     images = found.all("img")
     assert [image["alt"] for image in images] == [name, name] and found.all("figure")[0]["title"] == path
     with Image.open(
-        io.BytesIO(base64.b64decode(images[0]["src"].removeprefix("data:image/jpeg;base64,")))
+        io.BytesIO(base64.b64decode(str(images[0]["src"]).removeprefix("data:image/jpeg;base64,")))
     ) as thumbnail:
         assert thumbnail.format == "JPEG" and thumbnail.size == (64, 128)
         assert np.abs(np.asarray(thumbnail, dtype=int)[64, 32] - (10, 20, 240)).max() < 12

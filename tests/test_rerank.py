@@ -1,6 +1,8 @@
-"""Re-ranking against a dense reference of plain loops, its bounds, ties and refusals."""
+"""Covers: utils/retrieval/rerank. Re-ranking against a dense reference of plain loops, its bounds, ties, refusals."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,14 +60,14 @@ def clustered(
     random = np.random.default_rng(seed)
     centres = random.standard_normal((persons, 8))
     ids, gallery_ids = random.integers(0, persons, queries), random.integers(0, persons, gallery)
-    features = [
+    query, items = (
         (centres[labels] + 0.7 * random.standard_normal((len(labels), 8))).astype(np.float32)
         for labels in (ids, gallery_ids)
-    ]
-    return *features, ids, gallery_ids
+    )
+    return query, items, ids, gallery_ids
 
 
-def final(query: np.ndarray, gallery: np.ndarray, **options: object) -> np.ndarray:
+def final(query: np.ndarray, gallery: np.ndarray, **options: Any) -> np.ndarray:
     blocks = list(rerank_distances(torch.from_numpy(query), torch.from_numpy(gallery), **options))
     assert [start for start, _ in blocks] == np.cumsum([0, *(len(block) for _, block in blocks)])[:-1].tolist()
     return torch.cat([block for _, block in blocks]).numpy()
@@ -138,7 +140,7 @@ def test_what_does_not_fit_is_refused_with_the_estimate() -> None:
         UserError, match=rf"3 queries against 40 gallery items with k1 = 5 takes up to {estimate_bytes(3, 40, 5) >> 20}"
     ):
         rerank_distances(*few, k1=5, memory_mb=1)
-    wrong = {"k1 = 50": {"k1": 50}, "at least 1": {"k2": 0}, "weight = 2": {"weight": 2}}
+    wrong: dict[str, dict[str, Any]] = {"k1 = 50": {"k1": 50}, "at least 1": {"k2": 0}, "weight = 2": {"weight": 2}}
     for message, options in wrong.items():
         with pytest.raises(UserError, match=message):
             rerank_distances(*few, **options)

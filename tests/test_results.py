@@ -1,18 +1,18 @@
-"""Result files: the same numbers in JSON and CSV, per-query arrays that come back, comparison, the script's manners."""
+"""Covers: solver/reports/results. Result files: the same numbers in JSON and CSV, per-query arrays that come back,
+comparison, the script's manners.
+"""
 
 import csv
 import dataclasses
 import json
 import math
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from list_values import values_of
+from scripts import exit_code
 
 from configs.vocabulary import GROUP_NAMES, Modality, combination_name
 from datasets.structures import EvalSplit, QueryList, Source
@@ -197,17 +197,4 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--run", "x", "--config", "y"], ["--config", "y"], ["--compare", "a"]])
 def test_wrong_command_lines_are_refused(arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, "test.py", *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-
-
-def test_help_does_not_wait_for_torch() -> None:
-    best = math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", "test.py", "--help"], cwd=ROOT, capture_output=True, text=True
-        )
-        best = min(best, time.perf_counter() - start)
-        assert done.returncode == 0 and "--compare" in done.stdout and " torch" not in done.stderr
-    assert best < 0.5
+    assert exit_code("test", *arguments) == 2

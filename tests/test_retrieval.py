@@ -1,4 +1,6 @@
-"""infer.py against a brute-force ranking by NumPy on a small model with random weights; its files and its refusals."""
+"""Covers: infer, solver/commands/search, solver/search/gallery, solver/search/queries, solver/search/ranked. infer.py
+against a brute-force ranking by NumPy on a small model with random weights; its files and its refusals.
+"""
 
 import functools
 import json
@@ -375,9 +377,9 @@ def test_equal_similarities_keep_the_gallery_order_whatever_the_block(monkeypatc
     encoded = EncodedQueries(
         queries=queries, features=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), failures=()
     )
-    for scores, rows in ((1 << 24, 16), (1, 1)):
-        monkeypatch.setitem(ranking.PRODUCT_SCORES, "cpu", scores)
-        monkeypatch.setattr(ranking, "MIN_PRODUCT_ROWS", rows)
+    for budget, least in ((1 << 24, 16), (1, 1)):
+        monkeypatch.setitem(ranking.PRODUCT_SCORES, "cpu", budget)
+        monkeypatch.setattr(ranking, "MIN_PRODUCT_ROWS", least)
         first, second, third, fourth = search(encoded, gallery, 3)
         assert [image.index for image in first.results] == [2, 4, 3] and [image.match for image in first.results] == [
             True,

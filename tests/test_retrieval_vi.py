@@ -1,5 +1,5 @@
-"""infer.py across visible and infrared images against a brute-force ranking by NumPy: which gallery, read as which
-modality.
+"""Covers: solver/commands/search, solver/search/gallery, solver/search/queries. infer.py across visible and infrared
+images against a brute-force ranking by NumPy: which gallery, read as which modality.
 """
 
 import functools

@@ -1,4 +1,6 @@
-"""Trained models from files: run directories, our checkpoints, released checkpoints, and files that are neither."""
+"""Covers: solver/runs. Trained models from files: run directories, our checkpoints, released checkpoints, and files
+that are neither.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -9,6 +11,7 @@ import torch
 
 from configs.load import build_experiment, save_experiment
 from configs.schema.experiment import ExperimentConfig
+from configs.schema.reid5o import Reid5oConfig
 from configs.vocabulary import Modality
 from model.build import build_model, initialise
 from solver.runs import find_checkpoint, open_checkpoint, open_run
@@ -94,6 +97,7 @@ def test_a_released_checkpoint_gives_the_reference_s_features() -> None:
 
 def test_overrides_reach_the_released_model() -> None:
     plain = open_checkpoint(GOLDEN / "configs.yaml", GOLDEN / "best.pth")
+    assert isinstance(plain.config.model, Reid5oConfig)
     width = plain.config.model.vision_width
     changed = open_checkpoint(GOLDEN / "configs.yaml", GOLDEN / "best.pth", [f"model.vision_heads={width // 16}"])
     assert changed.config.model == dataclasses.replace(plain.config.model, vision_heads=width // 16)

@@ -1,4 +1,5 @@
-"""Samplers: what every batch holds, that epochs are shuffled anew, positions, processes, mixtures; batches of mixed
+"""Covers: datasets/loading/samplers, datasets/loading/task_mixture, datasets/loading/loaders, datasets/structures.
+Samplers: what every batch holds, that epochs are shuffled anew, positions, processes, mixtures; batches of mixed
 modality.
 """
 
@@ -9,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.train import TrainConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.instructions import BANK, RELEASED, InstructionMaker
-from datasets.loading.loaders import SAMPLERS, build_train_loader
+from datasets.loading.loaders import SAMPLERS, TrainLoader, build_train_loader
 from datasets.loading.readers import PillowReader, SourceReader
 from datasets.loading.record_dataset import RecordDataset, collate
 from datasets.loading.samplers import (
@@ -37,7 +39,7 @@ from datasets.structures import Batch, Benchmark, Record, Source
 from utils.errors import UserError
 
 
-def record(person: int, task: Task = Task.TRAD, modality: Modality = Modality.RGB, **fields: object) -> Record:
+def record(person: int, task: Task = Task.TRAD, modality: Modality = Modality.RGB, **fields: Any) -> Record:
     return Record(
         person_id=person, sources={modality: Source(modality=modality, value=f"{person}.png")}, task=task, **fields
     )
@@ -174,7 +176,7 @@ def test_every_batch_has_its_rows_of_every_task() -> None:
     # Shares 16, 8, 8 of 32 rows; T2I fills with single rows.
     assert sampler.rows == {Task.TRAD: 16, Task.VI: 8, Task.T2I: 8}
     assert len(sampler) == len(records) // 32
-    visits: dict[Task, Counter[int]] = {task: Counter() for task in Task}
+    visits: dict[Task, Counter[tuple[int, int]]] = {task: Counter() for task in Task}
     for epoch in range(6):
         for batch in sampler.epoch(epoch):
             chosen = [records[index] for _, index in batch]
@@ -328,7 +330,7 @@ def infrared_records(folder: Path) -> list[Record]:
     ]
 
 
-def load(folder: Path, told: InstructionConfig | None = None, **train: object) -> object:
+def load(folder: Path, told: InstructionConfig | None = None, **train: Any) -> TrainLoader:
     benchmark = Benchmark(name="vi", train=tuple(infrared_records(folder)), num_identities=4, splits={}, fingerprint="")
     reader = SourceReader(PillowReader((8, 4)), WORDS, PillowReader((4, 4)))
     return build_train_loader(
@@ -351,7 +353,7 @@ def load(folder: Path, told: InstructionConfig | None = None, **train: object) -
         {"sampler": "tasks", "batch_size": 4, "instances": 2},
     ],
 )
-def test_batches_say_which_rows_show_which_modality(pictures: Path, train: dict[str, object]) -> None:
+def test_batches_say_which_rows_show_which_modality(pictures: Path, train: dict[str, Any]) -> None:
     records = infrared_records(pictures)
     loader = load(pictures, **train)
     batches = list(loader.epoch(0))
@@ -359,6 +361,7 @@ def test_batches_say_which_rows_show_which_modality(pictures: Path, train: dict[
     for batch in batches:
         chosen = [records[index] for index in batch.record_ids.tolist()]
         assert batch.person_ids.tolist() == [found.person_id for found in chosen]
+        assert batch.camera_ids is not None
         assert batch.camera_ids.tolist() == [found.camera_id for found in chosen] and set(batch.tasks) == {Task.VI}
         assert sorted(itertools.chain.from_iterable(rows.tolist() for rows in batch.rows.values())) == list(
             range(len(chosen))
@@ -380,7 +383,7 @@ def test_batches_say_which_rows_show_which_modality(pictures: Path, train: dict[
 
 
 def test_a_loader_resumes_where_its_batches_were_used(pictures: Path) -> None:
-    options = {"sampler": "random", "batch_size": 2}
+    options: dict[str, Any] = {"sampler": "random", "batch_size": 2}
     whole = [batch.record_ids.tolist() for batch in load(pictures, **options).epoch(1)]
     first = load(pictures, **options)
     batches = first.epoch(1)
@@ -391,8 +394,9 @@ def test_a_loader_resumes_where_its_batches_were_used(pictures: Path) -> None:
     assert used + rest == whole and second.batches.position == (2, 0)
 
 
-def said(batch: Batch) -> list[tuple[int, ...]]:
+def said(batch: Batch | None) -> list[tuple[int, ...]]:
     """What each row was told."""
+    assert batch is not None
     told = batch.annotations[Modality.TEXT]
     return [tuple(told.inputs[number].tolist()) for number in told.rows]
 
@@ -458,7 +462,7 @@ def test_clothes_pictures_are_cut_and_a_shared_one_is_read_once(tmp_path: Path) 
     reader = SourceReader(PillowReader((20, 8)), None, Counting((8, 8)))
     dataset = RecordDataset(records, reader, ImageAugmentation(AugmentConfig(flip=0)), None, 5, InstructionMaker().draw)
     batch, failures = collate(dataset.__getitems__([(0, 0), (0, 1), (0, 2)]))
-    assert not failures and opened == [str(tmp_path / "shirt.png"), str(tmp_path / "b.png")]
+    assert batch is not None and not failures and opened == [str(tmp_path / "shirt.png"), str(tmp_path / "b.png")]
     told = batch.annotations[Modality.RGB]
     assert told.rows.tolist() == [0, 1, 0] and told.inputs.shape == (2, 3, 8, 8)
     box = Image.fromarray(pixels[::-1][3:11].copy())
@@ -468,8 +472,9 @@ def test_clothes_pictures_are_cut_and_a_shared_one_is_read_once(tmp_path: Path) 
 def test_batches_that_disagree_are_refused() -> None:
     ids, images = torch.arange(3), torch.zeros(2, 3, 1, 1)
     whole = Batch(inputs={Modality.RGB: torch.zeros(3, 3, 1, 1)}, erased={}, person_ids=ids, record_ids=ids)
+    assert whole.camera_ids is not None
     assert whole.rows[Modality.RGB].tolist() == [0, 1, 2] and whole.camera_ids.tolist() == [-1] * 3
-    wrong = [
+    wrong: list[dict[str, Any]] = [
         {"inputs": {Modality.RGB: images}},
         {"inputs": {Modality.RGB: images}, "rows": {Modality.NIR: ids[:2]}},
         {"inputs": {Modality.RGB: images}, "rows": {Modality.RGB: ids[:2]}, "tasks": (Task.VI,)},

@@ -1,4 +1,6 @@
-"""python -m datasets.split: disjoint persons, queries that can find something, the same file for the same seed."""
+"""Covers: datasets/split, datasets/formats/manifest_split. python -m datasets.split: disjoint persons, queries that can
+find something, the same file for the same seed.
+"""
 
 import csv
 import json

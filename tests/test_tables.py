@@ -1,10 +1,11 @@
-"""Tables, group means and comparisons on rows worked out by hand."""
+"""Covers: utils/tables. Tables, group means and comparisons on rows worked out by hand."""
 
 from __future__ import annotations
 
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from utils.errors import UserError
 from utils.tables import compare_results, format_comparison, format_table, group_means, write_csv
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"task": "NIR", "R1": 10.0, "mAP": 20.12345, "queries": 4},
     {"task": "CP", "R1": 30.0, "mAP": 40.0, "queries": 5},
     {"task": "SK", "R1": None, "mAP": math.nan, "queries": 0},
@@ -20,7 +21,7 @@ ROWS = [
 
 
 def test_group_means_over_what_is_there() -> None:
-    rows = [*ROWS, None]
+    rows: list[dict[str, Any] | None] = [*ROWS, None]
     means = group_means(rows, {"PAIR": [0, 1], "ONE_AVER": [0, 1, 2, 3], "NOTHING": [2, 3]}, ["R1", "mAP"])
     assert means[0] == {"task": "PAIR", "R1": 20.0, "mAP": pytest.approx(30.061725), "lists": 2, "expected_lists": 2}
     assert means[1] == {
@@ -69,7 +70,7 @@ SECOND = {
 }
 
 
-def queries(precision: list[float], ranks: list[int], persons: list[int]) -> dict[str, dict[str, np.ndarray]]:
+def queries(precision: list[float], ranks: list[int], persons: list[int]) -> dict[str, dict[str, Any]]:
     return {
         "NIR": {
             "average_precision": np.array(precision),

@@ -1,4 +1,6 @@
-"""test.py as a whole on a small rendered benchmark: files written, wrong input refused, nothing half-written."""
+"""Covers: test, solver/commands/evaluate, solver/reports/results. test.py as a whole on a small rendered benchmark:
+files written, wrong input refused, nothing half-written.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""Token cache: every tier returns what was stored, by the stated budget, and leaves no file behind."""
+"""Covers: solver/evaluation/token_cache. Token cache: every tier returns what was stored, by the stated budget, and
+leaves no file behind.
+"""
 
 import errno
 import os

@@ -1,5 +1,5 @@
-"""Series of trials: one run each, a checkpoint that knows its trial, merged results against hand-worked numbers, wrong
-input.
+"""Covers: solver/commands/trials, solver/reports/merging, solver/training/checkpoint. Series of trials: one run each, a
+checkpoint that knows its trial, merged results against hand-worked numbers, wrong input.
 """
 
 import csv
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from script_calls import ROOT, exit_code, global_state_kept
+from scripts import ROOT, exit_code, global_state_kept
 
 from configs.load import load_experiment
 from configs.schema.data import DataConfig

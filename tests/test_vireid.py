@@ -1,4 +1,7 @@
-"""The visible-infrared network: against torchvision's, against AGW's description, and its files."""
+"""Covers: model/vireid, model/resnet, model/weights/vireid, model/weights/vireid_names, model/weights/pickled_modules,
+solver/losses/triplet, solver/losses/imitation. The visible-infrared network: against torchvision's, against AGW's
+description, and its files.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 import os
 import zipfile
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -30,14 +34,15 @@ from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 
 RGB, NIR = Modality.RGB, Modality.NIR
-SMALL = {"init": "random", "depth": 18, "blocks": (1, 1, 1, 1), "width": 4, "image_size": (32, 16)}
+SMALL: dict[str, Any] = {"init": "random", "depth": 18, "blocks": (1, 1, 1, 1), "width": 4, "image_size": (32, 16)}
 
 
-def small(**options: object) -> Vireid:
-    config = VireidConfig(**{**SMALL, **options})  # type: ignore[arg-type]
+def small(**options: Any) -> Vireid:
+    config = VireidConfig(**{**SMALL, **options})
     model = build_model(Family.VIREID, config, 5)
+    assert isinstance(model, Vireid)
     initialise(Family.VIREID, model, config)
-    return model  # type: ignore[return-value]
+    return model
 
 
 def images(count: int, seed: int = 0, size: tuple[int, int] = (32, 16)) -> Tensor:
@@ -45,7 +50,7 @@ def images(count: int, seed: int = 0, size: tuple[int, int] = (32, 16)) -> Tenso
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_the_sane_variant_is_torchvisions_network(depth: int) -> None:
+def test_the_sane_variant_is_torchvisions_network(depth: Literal[18, 50]) -> None:
     """Without biases, with ReLU and stride 2 the map must be that of torchvision's own ResNet with the same weights."""
     theirs = torchvision.models.get_model(f"resnet{depth}").eval()
     ours = Backbone(VireidConfig(depth=depth, conv_bias=False, stem_relu=True, last_stride=2)).eval()
@@ -80,7 +85,7 @@ def test_a_batch_of_both_modalities_is_one_batch_for_the_norms() -> None:
 def test_two_stems_differ_and_share_the_rest() -> None:
     model = small(stem="two_stream", stem_relu=True).eval()
     with torch.no_grad():
-        model.backbone.stems["nir"].conv1.weight.mul_(0)
+        model.backbone.get_parameter("stems.nir.conv1.weight").mul_(0)
         seen, unseen = (model.encode(kind, images(2)).pooled for kind in (RGB, NIR))
         assert not torch.allclose(seen, unseen)
         model.backbone.stems["nir"].load_state_dict(model.backbone.stems["rgb"].state_dict())
@@ -124,9 +129,11 @@ def test_non_local_attention_by_loops() -> None:
     positions = [(row, column) for row in range(2) for column in range(3)]
 
     def project(layer: nn.Conv2d, row: int, column: int) -> Tensor:
+        assert layer.bias is not None
         return layer.weight[:, :, 0, 0] @ x[0, :, row, column] + layer.bias
 
     expected = torch.empty_like(x)
+    assert block.project.bias is not None
     for row, column in positions:
         mixed = sum(
             (project(block.query, row, column) @ project(block.key, *other)) / 6 * project(block.value, *other)
@@ -162,7 +169,7 @@ class AgwNetwork:
                         "W": nn.Sequential(nn.Conv2d(channels // 2, channels, 1), nn.BatchNorm2d(channels)),
                     }
                 )
-                nn.init.normal_(block["W"][1].weight, std=0.1)
+                nn.init.normal_(block.get_parameter("W.1.weight"), std=0.1)
                 self.extra[stage, place] = block
 
     def state(self) -> dict[str, Tensor]:
@@ -210,8 +217,8 @@ def test_an_agw_checkpoint_gives_agws_features(tmp_path: Path) -> None:
     config = load_experiment(tmp_path / "ours.yaml")
     content = load_checkpoint(tmp_path / "ours.pth")
     model = build_model(config.family, config.model, content["num_identities"])
-    model.load_state_dict(content["model"], strict=True)  # type: ignore[attr-defined]
-    model.eval()  # type: ignore[attr-defined]
+    model.load_state_dict(content["model"], strict=True)
+    model.eval()
     x = images(2, size=(64, 32))
     with torch.no_grad():
         for modality, thermal in ((RGB, False), (NIR, True)):
@@ -252,10 +259,12 @@ def test_a_pickled_module_is_converted_and_nothing_in_it_is_run(tmp_path: Path, 
     convert_vireid(tmp_path / "model.pkl", tmp_path / "ours.pth")
     assert not trap.exists()
     content, config = load_checkpoint(tmp_path / "ours.pth"), load_experiment(tmp_path / "ours.yaml")
+    assert isinstance(config.model, VireidConfig)
     assert content["num_identities"] == 5 and config.model.blocks == (1, 1, 1, 1) and config.model.width == 4
     model = build_model(config.family, config.model, 5)
-    model.load_state_dict(content["model"], strict=True)  # type: ignore[attr-defined]
-    torch.testing.assert_close(model.backbone.stages[3][0].conv2.weight, module.base.layer4[0].conv2.weight)  # type: ignore[attr-defined,union-attr]
+    model.load_state_dict(content["model"], strict=True)
+    own, theirs = "backbone.stages.3.0.conv2.weight", "base.layer4.0.conv2.weight"
+    torch.testing.assert_close(model.get_parameter(own), module.get_parameter(theirs))
 
 
 def test_damaged_and_foreign_files_are_told(tmp_path: Path) -> None:
@@ -289,7 +298,7 @@ def test_initial_weights_from_a_file(tmp_path: Path) -> None:
     config = VireidConfig(init=str(tmp_path / "r18.pth"), depth=18)
     model = build_model(Family.VIREID, config, 4)
     report = initialise(Family.VIREID, model, config)
-    assert torch.equal(model.backbone.stages[2][1].conv1.weight, source.layer3[1].conv1.weight)  # type: ignore[attr-defined,union-attr]
+    assert torch.equal(model.get_parameter("backbone.stages.2.1.conv1.weight"), source.layer3[1].conv1.weight)
     assert report.count("loaded") == len(source.state_dict()) - 2, "all but the classifier of ImageNet"
     assert next(row for row in report.rows if row.name == "backbone.stages.0.0.conv1.bias").action == "new"
     for options in ({"depth": 34}, {"depth": 18, "width": 32}, {"depth": 50}):
@@ -343,7 +352,8 @@ def test_imitation_by_hand() -> None:
         student, teacher, reduction="mean"
     ).item() == pytest.approx(expected / 2)
     loss.backward()
-    assert teacher.grad is None and torch.allclose(student.grad, torch.tensor([[-0.25, 0.25]], dtype=torch.float64))
+    assert teacher.grad is None and student.grad is not None
+    assert torch.allclose(student.grad, torch.tensor([[-0.25, 0.25]], dtype=torch.float64))
 
 
 def test_every_trainable_number_gets_a_gradient() -> None:

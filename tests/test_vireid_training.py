@@ -1,11 +1,12 @@
-"""What a visible-infrared step is made of: order of rows, channel augmentation, erasing, the step schedule. From files
-to losses.
+"""Covers: solver/objectives/vireid, datasets/loading/samplers, datasets/loading/transforms. What a visible-infrared
+step is made of: order of rows, channel augmentation, erasing, the step schedule. From files to losses.
 """
 
 import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import official_trees
@@ -48,14 +49,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def dataset(root: Path, **augment: float) -> tuple[RecordDataset, list[Key]]:
+def dataset(root: Path, **augment: Any) -> tuple[RecordDataset, list[Key]]:
     """The records of training as the loader reads them, and the keys of its first batch."""
     data = DataConfig(dataset="sysu", root=str(root), workers=0)
     benchmark = build_benchmark(data, select="last", need_train=True)
     train = TrainConfig(sampler="modality", batch_size=12, instances=2)
     loader = build_train_loader(
         benchmark, data, AugmentConfig(**augment), build_source_reader(data, MODEL, benchmark), train, seed=3, workers=0
-    )  # type: ignore[arg-type]
+    )
     return loader._loader.dataset, next(iter(loader.batches.whole_epoch(0)))  # type: ignore[return-value]
 
 
@@ -75,8 +76,9 @@ def network(stem: str = "two_stream") -> Vireid:
     torch.manual_seed(0)
     config = VireidConfig(**{**vars(MODEL), "stem": stem})
     model = build_model(Family.VIREID, config, 3)
+    assert isinstance(model, Vireid)
     initialise(Family.VIREID, model, config)
-    return model.double().train()  # type: ignore[attr-defined,no-any-return]
+    return model.double().train()
 
 
 def losses_of(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float], Tensor]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from datasets.synthetic import nuisance, textures
-from datasets.synthetic.figure import SUPERSAMPLING, Layer, draw_labels
+from datasets.synthetic.canvas import SUPERSAMPLING, Layer
+from datasets.synthetic.figure import draw_labels
 from datasets.synthetic.palettes import visible_colours
 from datasets.synthetic.person import Person, View
 from datasets.synthetic.photographs import reduced_colours, reduced_mask

@@ -1,162 +1,26 @@
-"""Draws a person as a map of labelled layers: what is where, before any modality decides what it looks like.
-
-Coordinates are body units: y = 0 at the top of the head and 1 at the soles; x in the same unit around the body's axis,
-on a frame of FRAME_WIDTH heights (a person crop is resized to the frame, whatever its shape).
-The map is drawn at twice the picture's resolution; the pictures are reduced from it, which smooths the edges.
-"""
+"""Draws a person as a map of labelled layers: what is where, before any modality decides what it looks like."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
+from datasets.synthetic.canvas import (
+    ANKLE_Y,
+    FRAME_WIDTH,
+    SHOULDER_Y,
+    Canvas,
+    Frame,
+    Layer,
+    Point,
+    Scene,
+)
+from datasets.synthetic.head import draw_hair_behind, draw_head
 from datasets.synthetic.patterns import paint_pattern
 from datasets.synthetic.person import Person, View
 from datasets.synthetic.wardrobe import Garment, Outfit
-
-SUPERSAMPLING = 2
-FRAME_WIDTH = 0.42
-Point = tuple[float, float]
-
-
-class Layer(IntEnum):
-    """Values of a label map. The second layer of a garment follows the first; LOWER_FAR is the leg in shadow."""
-
-    BACKGROUND = 0
-    SKIN = 1
-    HAIR = 2
-    EYES = 3
-    GLASSES = 4
-    BEARD = 5
-    MOUTH = 6
-    HEADWEAR = 7
-    BRIM = 8
-    UPPER = 9
-    UPPER_SECOND = 10
-    SLEEVE = 11
-    SLEEVE_SECOND = 12
-    INNER = 13
-    LOWER = 14
-    LOWER_SECOND = 15
-    LOWER_FAR = 16
-    SHOES = 17
-    BAG = 18
-    STRAP = 19
-    SCARF = 20
-    SKIN_FAR = 21
-    SLEEVE_FAR = 22
-    LENSES = 23
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Pose and framing. phase: stride, -1..1; arm: -1..1; left: a side view faces left, other views mirror the bag's
-    side; scale: figure height over frame height; centre: x in frame widths; top: y in frame heights; lean: sideways
-    shift of the head; pitch: enlargement of the upper body; wobble: largest error of a drawn point along x and y;
-    girth: drawn over true width.
-    """
-
-    view: View
-    left: bool
-    phase: float
-    arm: float
-    scale: float
-    centre: float
-    top: float
-    lean: float = 0.0
-    pitch: float = 0.0
-    wobble: float = 0.0
-    girth: float = 1.0
-
-
-class Canvas:
-    """A label map in the making; draws shapes given in body units."""
-
-    def __init__(self, scene: Scene, size: tuple[int, int], rng: random.Random, zoom: float = 1.0) -> None:
-        """size: (height, width) of the picture. rng: source of the wobble. zoom: factor on what is drawn `in_head`."""
-        self.height, self.width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
-        self.image = Image.new("L", (self.width, self.height), 0)
-        self._draw = ImageDraw.Draw(self.image)
-        self._scene = scene
-        self._sign = -1.0 if scene.left else 1.0
-        self._x_scale = scene.scale / FRAME_WIDTH * self.width * scene.girth
-        self._random = rng.random if scene.wobble else None
-        self._zoom = zoom
-        self.in_head = False
-
-    def pixel(self, x: float, y: float) -> Point:
-        """Return the pixel of a point in body units."""
-        scene = self._scene
-        if self._random is not None:
-            x, y = x + (self._random() - 0.5) * 2 * scene.wobble, y + (self._random() - 0.5) * 2 * scene.wobble
-        if self._zoom != 1.0:
-            # The head grows from the chin; then the whole figure shrinks to its former height.
-            if self.in_head:
-                x, y = x * self._zoom, CHIN_Y + (y - CHIN_Y) * self._zoom
-            added = CHIN_Y * (self._zoom - 1.0)
-            x, y = x / (1.0 + added), (y + added) / (1.0 + added)
-        x *= self._sign * (1.0 + scene.pitch * (0.5 - y))
-        y -= scene.pitch * 0.25 * y * (1.0 - y)
-        column = scene.centre * self.width + (x + scene.lean * (1.0 - y)) * self._x_scale
-        return column, (scene.top + y * scene.scale) * self.height
-
-    def polygon(self, layer: Layer, points: Sequence[Point]) -> None:
-        """Fill a polygon."""
-        self._draw.polygon([self.pixel(x, y) for x, y in points], fill=int(layer))
-
-    def ellipse(self, layer: Layer, x: float, y: float, half_width: float, half_height: float) -> None:
-        """Fill an upright ellipse."""
-        left, top = self.pixel(x - half_width, y - half_height)
-        right, bottom = self.pixel(x + half_width, y + half_height)
-        self._draw.ellipse((min(left, right), min(top, bottom), max(left, right), max(top, bottom)), fill=int(layer))
-
-    def limb(self, layer: Layer, joints: Sequence[Point], halves: Sequence[float]) -> None:
-        """Fill a chain of tapered segments with round joints; halves: half widths at the joints."""
-        for (start, end), (first, last) in zip(zip(joints, joints[1:]), zip(halves, halves[1:])):
-            dx, dy = end[0] - start[0], end[1] - start[1]
-            length = math.hypot(dx, dy) or 1.0
-            nx, ny = -dy / length, dx / length
-            self.polygon(
-                layer,
-                (
-                    (start[0] + nx * first, start[1] + ny * first),
-                    (end[0] + nx * last, end[1] + ny * last),
-                    (end[0] - nx * last, end[1] - ny * last),
-                    (start[0] - nx * first, start[1] - ny * first),
-                ),
-            )
-        for joint, half in zip(joints[1:-1], halves[1:-1]):
-            self.ellipse(layer, *joint, half, half)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The measures of one person in one view, in body units. forward: 1 where the face points along +x (a side view),
-    else 0.
-    """
-
-    side: bool
-    forward: float
-    shoulder: float
-    waist: float
-    hip: float
-    hip_y: float
-    waist_y: float
-    limb: float
-    head: float
-
-
-SHOULDER_Y = 0.190
-HEAD_Y = 0.092
-CHIN_Y = 0.165
-ANKLE_Y = 0.955
 
 
 def draw_labels(
@@ -168,13 +32,13 @@ def draw_labels(
     _bag_behind(canvas, outfit, frame)
     _far_arm(canvas, outfit.upper, frame, scene)
     canvas.in_head = True
-    _hair_behind(canvas, person, frame, scene)
+    draw_hair_behind(canvas, person, frame, scene)
     canvas.in_head = False
     _legs(canvas, person, outfit, frame, scene)
     _torso(canvas, outfit, frame, scene)
     _arms(canvas, person, outfit.upper, frame, scene)
     canvas.in_head = True
-    _head(canvas, person, frame, scene)
+    draw_head(canvas, person, frame, scene)
     canvas.in_head = False
     if outfit.scarf.kind != "none":
         _scarf(canvas, frame, scene)
@@ -402,146 +266,6 @@ def _far_arm(canvas: Canvas, upper: Garment, frame: Frame, scene: Scene) -> None
 def _arms(canvas: Canvas, person: Person, upper: Garment, frame: Frame, scene: Scene) -> None:
     for near in (1,) if frame.side else (-1, 1):
         _arm(canvas, upper, frame, _arm_joints(frame, scene, near, 0.5 + 0.5 * person.body.swing), far=False)
-
-
-def _hair_behind(canvas: Canvas, person: Person, frame: Frame, scene: Scene) -> None:
-    """Hair that the body covers when seen from the front."""
-    head = person.head
-    if head.headwear == "headscarf" or scene.view is View.BACK:
-        return
-    x, size = -0.012 * frame.forward, frame.head
-    if head.hair == "long":
-        canvas.polygon(
-            Layer.HAIR,
-            (
-                (x - 0.060 * size, 0.08),
-                (x + 0.060 * size * (1 - frame.side), 0.08),
-                (x + 0.068 * size * (1 - frame.side), 0.275),
-                (x - 0.068 * size, 0.275),
-            ),
-        )
-    elif head.hair == "ponytail" and not frame.side:
-        canvas.ellipse(Layer.HAIR, 0.055 * size, 0.13, 0.018, 0.055)
-
-
-def _head(canvas: Canvas, person: Person, frame: Frame, scene: Scene) -> None:
-    head, size = person.head, frame.head
-    rx, ry = 0.054 * size * (1.1 if frame.side else 1.0), 0.073 * size
-    back = scene.view is View.BACK
-    forward = frame.forward
-    _skull(canvas, head.hair, head.headwear == "headscarf", rx, ry, forward)
-    if back:
-        if head.hair == "bald" and head.headwear == "none":
-            canvas.ellipse(Layer.SKIN, 0.0, HEAD_Y, rx, ry)
-    else:
-        _face(canvas, person, rx, ry, forward)
-    _hair_above(canvas, head.hair, head.headwear == "headscarf", size, forward, back)
-    _headwear(canvas, head.headwear, rx, ry, forward, back)
-
-
-def _skull(canvas: Canvas, hair: str, covered: bool, rx: float, ry: float, forward: float) -> None:
-    if hair == "bald" and not covered:
-        canvas.ellipse(Layer.SKIN, 0.0, HEAD_Y, rx, ry)
-        return
-    layer = Layer.HEADWEAR if covered else Layer.HAIR
-    if hair == "curly" and not covered:
-        canvas.ellipse(layer, -0.012 * forward, HEAD_Y - 0.008, rx * 1.55, ry * 1.22)
-        return
-    canvas.ellipse(layer, -0.006 * forward, HEAD_Y - 0.004, rx * 1.12, ry * 1.06)
-    if hair == "bob" or covered:
-        front = rx * (0.15 if forward else 1.22)
-        canvas.polygon(
-            layer, ((-rx * 1.12, HEAD_Y - 0.01), (front * 0.9, HEAD_Y - 0.01), (front, 0.165), (-rx * 1.3, 0.165))
-        )
-
-
-def _face(canvas: Canvas, person: Person, rx: float, ry: float, forward: float) -> None:
-    head = person.head
-    shift = rx * 0.30 * forward
-    covers = head.hair in ("bob", "long", "curly") or head.headwear == "headscarf"
-    width = rx * (0.80 if covers else 0.94) * (0.85 if forward else 1.0)
-    canvas.ellipse(Layer.SKIN, shift, HEAD_Y + ry * 0.22, width, ry * 0.82)
-    if forward:
-        nose = shift + width
-        canvas.polygon(
-            Layer.SKIN, ((nose - 0.012, HEAD_Y), (nose + 0.012, HEAD_Y + 0.022), (nose - 0.012, HEAD_Y + 0.028))
-        )
-    if head.beard:
-        canvas.ellipse(Layer.BEARD, shift + 0.004 * forward, HEAD_Y + ry * 0.74, width * 0.86, ry * 0.36)
-    eye_y = HEAD_Y + ry * 0.10
-    eyes = (shift + width * 0.45,) if forward else (-width * 0.42, width * 0.42)
-    for x in eyes:
-        canvas.ellipse(Layer.EYES, x, eye_y, 0.0065, 0.0060)
-    canvas.ellipse(Layer.MOUTH, shift + width * 0.35 * forward, HEAD_Y + ry * 0.66, width * 0.28, 0.005)
-    if head.glasses != "none":
-        layer = Layer.GLASSES if head.glasses == "sunglasses" else Layer.LENSES
-        half = 0.0165 if head.glasses == "sunglasses" else 0.0150
-        canvas.polygon(
-            Layer.GLASSES,
-            (
-                (shift - width, eye_y - 0.004),
-                (shift + width, eye_y - 0.004),
-                (shift + width, eye_y + 0.003),
-                (shift - width, eye_y + 0.003),
-            ),
-        )
-        for x in eyes:
-            canvas.ellipse(Layer.GLASSES, x, eye_y, half + 0.004, half + 0.002)
-            canvas.ellipse(layer, x, eye_y, half - 0.002, half - 0.004)
-
-
-def _hair_above(canvas: Canvas, hair: str, covered: bool, size: float, forward: float, back: bool) -> None:
-    """Hair that lies over the head or, from behind, over the back."""
-    if covered:
-        return
-    if hair == "bun":
-        canvas.ellipse(Layer.HAIR, -0.045 * forward, 0.022 if not forward else 0.045, 0.030 * size, 0.028 * size)
-    elif hair == "ponytail" and (back or forward):
-        x = -0.060 * forward
-        canvas.limb(Layer.HAIR, ((x, 0.075), (x - 0.012 * forward, 0.15), (x, 0.235)), (0.020, 0.026, 0.010))
-    elif hair == "long" and back:
-        canvas.polygon(
-            Layer.HAIR, ((-0.058 * size, 0.08), (0.058 * size, 0.08), (0.066 * size, 0.285), (-0.066 * size, 0.285))
-        )
-
-
-def _headwear(canvas: Canvas, kind: str, rx: float, ry: float, forward: float, back: bool) -> None:
-    top, line = HEAD_Y - ry * 1.18, HEAD_Y - ry * 0.22
-    if kind in ("cap", "beanie", "hat"):
-        wide = rx * 1.18
-        canvas.polygon(
-            Layer.HEADWEAR,
-            (
-                (-wide, line),
-                (-wide * 0.94, top + 0.025),
-                (-wide * 0.5, top),
-                (wide * 0.5, top),
-                (wide * 0.94, top + 0.025),
-                (wide, line),
-            ),
-        )
-    if kind == "cap" and not back:
-        start, end = (rx * 0.6, rx * 2.1) if forward else (-rx * 1.0, rx * 1.0)
-        canvas.polygon(
-            Layer.BRIM, ((start, line - 0.012), (end, line - 0.002), (end, line + 0.012), (start, line + 0.006))
-        )
-    elif kind == "beanie":
-        canvas.polygon(
-            Layer.BRIM,
-            ((-rx * 1.2, line - 0.022), (rx * 1.2, line - 0.022), (rx * 1.2, line + 0.006), (-rx * 1.2, line + 0.006)),
-        )
-        canvas.ellipse(Layer.BRIM, 0.0, top - 0.002, 0.016, 0.014)
-    elif kind == "hat":
-        canvas.ellipse(Layer.HEADWEAR, 0.0, line - 0.002, rx * 2.1, 0.016)
-        canvas.polygon(
-            Layer.BRIM,
-            (
-                (-rx * 1.17, line - 0.030),
-                (rx * 1.17, line - 0.030),
-                (rx * 1.18, line - 0.014),
-                (-rx * 1.18, line - 0.014),
-            ),
-        )
 
 
 def _scarf(canvas: Canvas, frame: Frame, scene: Scene) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.synthetic.figure import Layer
+from datasets.synthetic.canvas import Layer
 from datasets.synthetic.person import HAIR_COLOURS, HEADWEAR_COLOURS, RGB, SKIN_TONES, Person
 from datasets.synthetic.wardrobe import Outfit
 

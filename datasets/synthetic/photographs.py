@@ -11,7 +11,8 @@ from PIL import Image, ImageFilter
 from datasets.synthetic import nuisance, textures
 from datasets.synthetic.background import draw_background, draw_occluder
 from datasets.synthetic.camera import Camera
-from datasets.synthetic.figure import SUPERSAMPLING, draw_labels
+from datasets.synthetic.canvas import SUPERSAMPLING
+from datasets.synthetic.figure import draw_labels
 from datasets.synthetic.palettes import infrared_levels, visible_colours
 from datasets.synthetic.person import Person, View
 from datasets.synthetic.scenes import photo_scene

@@ -6,7 +6,7 @@ import random
 
 from datasets.synthetic import nuisance
 from datasets.synthetic.camera import Camera
-from datasets.synthetic.figure import Scene
+from datasets.synthetic.canvas import Scene
 from datasets.synthetic.person import Person, View
 
 

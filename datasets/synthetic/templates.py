@@ -8,7 +8,8 @@ import random
 import numpy as np
 from PIL import Image
 
-from datasets.synthetic.figure import Layer, Scene, draw_labels
+from datasets.synthetic.canvas import Layer, Scene
+from datasets.synthetic.figure import draw_labels
 from datasets.synthetic.palettes import visible_colours
 from datasets.synthetic.person import Person, View
 from datasets.synthetic.photographs import reduced_colours, reduced_mask

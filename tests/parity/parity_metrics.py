@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -124,8 +124,8 @@ def check_released_irm(path: Path) -> list[Row]:
 def check_sysu(path: Path) -> list[Row]:
     """SYSU-MM01's camera rule, curve over distinct persons, and per-query values."""
     golden = _load(path)
-    options = {"max_rank": int(golden["max_rank"])}
-    result = _search(golden, -golden["distmat"], rule="sysu", cmc="identity", **options)
+    max_rank = int(golden["max_rank"])
+    result = _search(golden, -golden["distmat"], rule="sysu", cmc="identity", max_rank=max_rank)
     rows = _fractions(result, golden, {"cmc": "ref_cmc", "mAP": "ref_mAP"}, 1e-6)
     rows += _fractions(result, golden, {"cmc": "own64_cmc", "mAP": "own64_mAP", "mINP": "own64_mINP"}, 1e-9)
     return rows + [
@@ -157,9 +157,9 @@ def check_image_curve(path: Path) -> list[Row]:
 def check_regdb(path: Path) -> list[Row]:
     """RegDB: no exclusion, both directions."""
     golden = _load(path)
-    options = {"max_rank": int(golden["max_rank"])}
-    forward = _search(golden, -golden["distmat"], **options)
-    backward = evaluate(-golden["distmat"].T, golden["g_pids"], golden["q_pids"], **options)
+    max_rank = int(golden["max_rank"])
+    forward = _search(golden, -golden["distmat"], max_rank=max_rank)
+    backward = evaluate(-golden["distmat"].T, golden["g_pids"], golden["q_pids"], max_rank=max_rank)
     reverse = {"cmc": "own64_reverse_cmc", "mAP": "own64_reverse_mAP", "mINP": "own64_reverse_mINP"}
     return [
         *_fractions(forward, golden, {"cmc": "ref_cmc", "mAP": "ref_mAP"}, 1e-6),
@@ -178,7 +178,11 @@ def check_features(path: Path) -> list[Row]:
         for part in (slice(None, count), slice(count, None))
     )
     rows = []
-    for name, rule, cmc in (("sysu", "sysu", "identity"), ("regdb", "none", "image")):
+    cases: tuple[tuple[str, str, Literal["image", "identity"]], ...] = (
+        ("sysu", "sysu", "identity"),
+        ("regdb", "none", "image"),
+    )
+    for name, rule, cmc in cases:
         options = MetricOptions(rule=rule, cmc=cmc, max_rank=len(golden[f"ref_{name}_cmc"]))
         result = evaluate_features(features[:count], features[count:], query, gallery, options=options)
         rows += _fractions(result, golden, {"cmc": f"ref_{name}_cmc", "mAP": f"ref_{name}_mAP"}, 1e-5)

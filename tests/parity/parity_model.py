@@ -124,7 +124,7 @@ def _initialisation_rows(folder: Path, stored: Any) -> list[Row]:
     with torch.no_grad():
         for name in stored.files:
             if name == "init.positional_embedding":
-                rows.append(_feature(name, model.tokenizers["rgb"].positional_embedding, stored))
+                rows.append(_feature(name, model.tokenizers.get_parameter("rgb.positional_embedding"), stored))
             elif name.startswith("init."):
                 kind = Modality(name.removeprefix("init.").removesuffix("_cls"))
                 rows.append(_feature(name, model.encode(kind, inputs[kind]).pooled, stored))
@@ -231,6 +231,7 @@ def _table_config(table: KeyTable) -> Reid5oConfig:
     shapes = {key: entry[0] for key, entry in table.entries.items()}
     image = re.search(r"img(?:_size'?:)? \((\d+), ?(\d+)\)", table.headline)
     stride = re.search(r"stride(?:_size'?:)? (\d+)", table.headline)
+    assert image is not None and stride is not None, table.headline
     experts = [key for key in shapes if ".loras_A." in key]
     blocks = {key.split(".mlp.")[0] for key in experts}
     lora = LoraConfig(

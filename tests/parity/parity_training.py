@@ -109,7 +109,7 @@ def check_param_groups(path: Path) -> list[Row]:
     trained = {released[name]: setting for name, setting in policy.settings.items() if setting.lr is not None}
     expected = {group["name"]: group for group in golden["groups"]}
     shared = trained.keys() & expected.keys()
-    rate_errors = [relative_error(trained[name].lr, expected[name]["lr"]) for name in shared]
+    rate_errors = [relative_error(trained[name].lr or 0.0, expected[name]["lr"]) for name in shared]
     decay_errors = [abs(trained[name].weight_decay - expected[name]["weight_decay"]) for name in shared]
     return [
         exact(trained.keys() == expected.keys(), "names of trained parameters"),
@@ -147,7 +147,7 @@ def _schedule_of(key: str, options: dict[str, Any]) -> ScheduleConfig:
     if match is None:
         raise ValueError(f"schedule {key!r} is of no known form")
     target = float(match[3] or options["target_lr"])
-    name = "poly_released" if match[1] == "poly" else match[1]
+    name: Any = "poly_released" if match[1] == "poly" else match[1]
     return ScheduleConfig(
         name=name,
         warmup_epochs=options["warmup_epochs"],

@@ -2,36 +2,11 @@
 other.
 """
 
-import io
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
-
-_NUMBERS = itertools.count(1)
-FORMATS = {".jpg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
-
-
-def plant(root: Path, *names: str) -> None:
-    """Write an 8 x 16 picture of a new colour under every name; a JPEG file also says its number, for colours may
-    become equal.
-    """
-    for name in names:
-        number = next(_NUMBERS)
-        stream = io.BytesIO()
-        more = {"comment": str(number).encode()} if Path(name).suffix == ".jpg" else {}
-        Image.new("RGB", (8, 16), (number % 256, number // 256 % 256, number // 65536)).save(
-            stream, FORMATS[Path(name).suffix], **more
-        )
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(stream.getvalue())
-
-
-def lines(path: Path, *texts: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+from trees import plant, write_lines
 
 
 def market1501(root: Path) -> Path:
@@ -66,7 +41,7 @@ def msmt17(root: Path) -> Path:
         ("gallery", "test", ("0000/0000_000_07_0303morning_0015_0.jpg", "0001/0001_000_08_0303morning_0015_0.jpg")),
     ):
         plant(folder, *(f"{place}/{name}" for name in names))
-        lines(folder / f"list_{part}.txt", *(f"{name} {int(name[:4])}" for name in names))
+        write_lines(folder / f"list_{part}.txt", *(f"{name} {int(name[:4])}" for name in names))
     return folder
 
 
@@ -114,7 +89,7 @@ def ltcc(root: Path) -> Path:
         ("cloth-change_id_test", ("1", "2")),
         ("cloth-unchange_id_test", ()),
     ):
-        lines(folder / "info" / f"{name}.txt", *persons)
+        write_lines(folder / "info" / f"{name}.txt", *persons)
     return folder
 
 
@@ -176,9 +151,9 @@ def llcm(root: Path) -> Path:
             for camera in (1, 2)
         ]
         plant(folder, *names, *tested)
-        lines(folder / "idx" / f"train_{side}.txt", *(f"{name} {label}" for label, name in enumerate(names)))
-        lines(folder / "idx" / f"test_{side}.txt", *(f"{name} 0" for name in tested))
-    lines(folder / "idx" / "test_id.txt", "5,9")
+        write_lines(folder / "idx" / f"train_{side}.txt", *(f"{name} {label}" for label, name in enumerate(names)))
+        write_lines(folder / "idx" / f"test_{side}.txt", *(f"{name} 0" for name in tested))
+    write_lines(folder / "idx" / "test_id.txt", "5,9")
     return folder
 
 
@@ -187,7 +162,7 @@ def sysu(root: Path) -> Path:
     for person in (7, 11, 20, 1, 2):
         plant(folder, *(f"cam{camera}/{person:04d}/0001.jpg" for camera in range(1, 7)))
     for split, persons in (("train", "7,11"), ("val", "20"), ("test", "1,2")):
-        lines(folder / "exp" / f"{split}_id.txt", persons)
+        write_lines(folder / "exp" / f"{split}_id.txt", persons)
     return folder
 
 
@@ -202,7 +177,7 @@ def regdb(root: Path) -> Path:
             ]
             plant(folder, *names)
             for trial in range(1, 11):
-                lines(
+                write_lines(
                     folder / "idx" / f"{split}_{side.lower()}_{trial}.txt",
                     *(f"{name} {label // 2}" for label, name in enumerate(names)),
                 )
@@ -254,8 +229,10 @@ def cocas(root: Path) -> Path:
         "templates/2.jpg",
         *(f"images/{person}_{outfit}.jpg" for person in (1, 2) for outfit in (0, 1)),
     )
-    lines(folder / "query.txt", *(f"images/{person}_0.jpg templates/{person}.jpg {person} 1 1" for person in (1, 2)))
-    lines(folder / "gallery.txt", *(f"images/{person}_1.jpg {person} 1 2" for person in (1, 2)))
+    write_lines(
+        folder / "query.txt", *(f"images/{person}_0.jpg templates/{person}.jpg {person} 1 1" for person in (1, 2))
+    )
+    write_lines(folder / "gallery.txt", *(f"images/{person}_1.jpg {person} 1 2" for person in (1, 2)))
     return folder
 
 
@@ -263,13 +240,13 @@ def omnireid(root: Path) -> Path:
     """The authors' lists of one set by sentence and one by captions."""
     folder = root / "data"
     plant(folder / "market", "train/1.jpg", "train/2.jpg", "query/3.jpg", "gallery/3.jpg")
-    lines(folder / "market" / "train.txt", "train/1.jpg - 1 0 1", "train/2.jpg - 2 0 1")
-    lines(folder / "market" / "query.txt", "query/3.jpg - 3 0 1")
-    lines(folder / "market" / "gallery.txt", "gallery/3.jpg - 3 0 2")
+    write_lines(folder / "market" / "train.txt", "train/1.jpg - 1 0 1", "train/2.jpg - 2 0 1")
+    write_lines(folder / "market" / "query.txt", "query/3.jpg - 3 0 1")
+    write_lines(folder / "market" / "gallery.txt", "gallery/3.jpg - 3 0 2")
     plant(folder / "cuhk_pedes", "imgs/a.jpg", "imgs/b.jpg", "imgs/c.jpg")
-    lines(folder / "cuhk_pedes" / "train_t2i_v2.txt", "imgs/a.jpg key1 1 0", "imgs/b.jpg key2 2 0")
-    lines(folder / "cuhk_pedes" / "query_t2i_v2.txt", "imgs/c.jpg key3 3 0")
-    lines(folder / "cuhk_pedes" / "gallery_t2i_v2.txt", "imgs/c.jpg key3 3 0")
+    write_lines(folder / "cuhk_pedes" / "train_t2i_v2.txt", "imgs/a.jpg key1 1 0", "imgs/b.jpg key2 2 0")
+    write_lines(folder / "cuhk_pedes" / "query_t2i_v2.txt", "imgs/c.jpg key3 3 0")
+    write_lines(folder / "cuhk_pedes" / "gallery_t2i_v2.txt", "imgs/c.jpg key3 3 0")
     (folder / "cuhk_pedes" / "caption_t2i_v2.json").write_text(
         json.dumps({f"key{number}": f"coat {number}" for number in (1, 2, 3)}), encoding="utf-8"
     )
@@ -284,7 +261,7 @@ def manifest(root: Path) -> Path:
         for number in range(4)
     ]
     plant(root, *(row.split(",")[0] for row in rows))
-    lines(root / "own.csv", "path,person,camera,split", *rows)
+    write_lines(root / "own.csv", "path,person,camera,split", *rows)
     return root / "own.csv"
 
 

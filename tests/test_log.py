@@ -1,0 +1,71 @@
+"""Covers: utils/log, utils/progress. The log of a run and progress bars: what reaches the file, the terminal and
+TensorBoard.
+"""
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils import log
+from utils.log import MetricsWriter, configure_logging, library_versions
+from utils.progress import progress_bar
+
+pytestmark = pytest.mark.usefixtures("keep_logging")
+
+
+def test_numbers_of_a_step_reach_both_files(tmp_path: Path) -> None:
+    steps = [{"total": 2.5, "loss/id": 0.125}, {"total": 1.5, "loss/id": 0.0625}]
+    (tmp_path / "metrics.jsonl").write_text("of an earlier run\n")
+    with MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "board") as writer:
+        for step, values in enumerate(steps, start=1):
+            writer.write(step, values)
+        writer.flush()
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == [{"step": 1, **steps[0]}, {"step": 2, **steps[1]}]
+        with pytest.raises(ValueError):
+            writer.write(3, {"total": float("nan")})
+    events = EventAccumulator(str(tmp_path / "board")).Reload()
+    for name in steps[0]:
+        assert [(event.step, event.value) for event in events.Scalars(name)] == [
+            (step, values[name]) for step, values in enumerate(steps, start=1)
+        ]
+
+
+def test_records_and_warnings_reach_terminal_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("before\n")
+    configure_logging(path)
+    logging.getLogger("anything").info("hello %d", 5)
+    logging.getLogger("anything").debug("not this")
+    warnings.warn("look out", UserWarning, stacklevel=1)
+    for text in (path.read_text(), "before\n" + capsys.readouterr().err):
+        first, second, third, *_ = text.splitlines()
+        assert first == "before" and second[8:] == " hello 5" and second[2] == second[5] == ":"
+        assert third.endswith("UserWarning: look out") and "not this" not in text
+
+
+def test_versions_are_those_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "LIBRARIES", ("torch", "numpy", "no-such-library"))
+    assert library_versions() == {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__.split("+")[0],
+        "numpy": numpy.__version__,
+        "no-such-library": "absent",
+    }
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_bar_is_for_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert list(progress_bar("abc", total=3, description="reading", unit="letter")) == ["a", "b", "c"]
+    printed = capsys.readouterr()
+    assert printed.out == "" and ("reading" in printed.err) is terminal
