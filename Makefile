@@ -1,15 +1,16 @@
-# `make quickstart` and `make test` start on a bare machine with Python >= 3.10; both reuse .venv while requirements.txt is unchanged.
+# `make quickstart` and `make test` start on a bare machine with Python >= 3.10; both reuse .venv while its requirements are unchanged.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
+DEV := $(VENV)/.complete-dev
 IDENTITIES ?= 2000
 SEED ?= 0
 RUN := runs/quickstart
 VI := runs/quickstart-vi
 VI_DATA := --root data/synthetic-vi --test-identities 100 --images-per-modality 8 --image-size 96x48
 
-.PHONY: quickstart quickstart-vi test setup data seeds
+.PHONY: quickstart quickstart-vi test lint format docs setup data seeds
 
 setup: $(STAMP)
 
@@ -19,6 +20,11 @@ $(STAMP): requirements.txt
 	test -x $(BIN) || $(PYTHON) -m venv $(VENV)
 	$(BIN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $(STAMP)
+
+# What a change is checked with, in the same environment.
+$(DEV): requirements-dev.txt $(STAMP)
+	$(BIN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $(DEV)
 
 data: $(STAMP)
 	$(BIN) -m datasets.synthetic --layout orbench --root data/synthetic --identities $(IDENTITIES) --test-identities 100
@@ -47,5 +53,18 @@ quickstart-vi: $(STAMP)
 seeds: data
 	$(BIN) -m benchmarks.seeds --config configs/reid5o/quickstart.yaml --seeds 0 1 2
 
-test: $(STAMP)
+test: $(DEV)
 	$(BIN) -m pytest
+
+lint: $(DEV)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
+	$(BIN) -m mypy configs datasets model solver utils benchmarks train.py test.py infer.py tests
+
+format: $(DEV)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN) -m mkdocs build --quiet --strict
