@@ -221,9 +221,10 @@ def test_an_agw_checkpoint_gives_agws_features(tmp_path: Path) -> None:
     model.eval()
     x = images(2, size=(64, 32))
     with torch.no_grad():
+        # Features of up to 1e10 in float32: the oldest supported torch sums them in another order.
         for modality, thermal in ((RGB, False), (NIR, True)):
             torch.testing.assert_close(
-                model.encode(modality, x).pooled, network.features(x, thermal), rtol=1e-4, atol=1e-4
+                model.encode(modality, x).pooled, network.features(x, thermal), rtol=1e-3, atol=1e-4
             )
 
 
