@@ -65,6 +65,12 @@ class DatasetEntry:
     trials: int = 0
     """How many divisions of the same persons into train and test there are, each with a model of its own; 0 = one fixed
     division."""
+    own: bool = False
+    """A user's own images: no name tells them, and they may be there to be trained on, or to be searched, alone."""
+    composed: bool = False
+    """Made of other data sets: no folder is recognised as it."""
+    descriptions: str = ""
+    """File of descriptions, relative to the data set's folder, that a model which follows them needs; empty = any."""
     validation: Validation | None = None
     """How held-out training records are searched; None = as datasets.validation does."""
     access: str = ""

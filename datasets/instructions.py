@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from configs.schema.data import InstructionConfig
 from configs.vocabulary import BOX, AnnotationKind, Modality, Task
+from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.loading.crops import BOX_TEXT
 from datasets.loading.record_dataset import DrawnAnnotation
 from datasets.modalities import MODALITIES
@@ -90,12 +91,6 @@ BANK: dict[Task, tuple[str, ...]] = {
 
 RELEASED: dict[Task, str] = {Task.TRAD: "do not change clothes", Task.VI: "cross modiality"}
 """Fixed strings of the released code, spelled as there. It has none for clothes-changing, where it takes an image."""
-
-DESCRIPTION_FILES: dict[str, str] = {
-    "cocas": "runner_real2_v1_gpt.json",
-    "omnireid": "datalist/runner_real2_v1_gpt.json",
-}
-"""Data set -> file that would hold its descriptions."""
 
 
 def _sentence_sources() -> dict[Task, tuple[Source, ...]]:
@@ -180,7 +175,9 @@ def description_of(record: Record) -> Source:
     """
     known = record.annotations.get(AnnotationKind.DESCRIPTION)
     if known is None:
-        needed = DESCRIPTION_FILES.get(record.dataset.partition("/")[0], "a JSON file of image path -> description")
+        name = record.dataset.partition("/")[0]
+        needed = dataset_entry(name).descriptions if name in CATALOGUE else ""
+        needed = needed or "a JSON file of image path -> description"
         raise UserError(
             f"{record.name}: {record.dataset} has no description of this image, which language-instructed retrieval "
             f"needs; put {needed} (a JSON object: image path -> description) into the data set's folder"

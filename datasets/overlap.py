@@ -161,8 +161,8 @@ def load_exclusions(path: Path, root: Path) -> dict[str, str]:
 def apply_exclusions(release: Release, excluded: Mapping[str, str]) -> Release:
     """Return the release without the records, partners and annotations of excluded images.
 
-    A caption query has no image and stays. Raises UserError for a listed path that is no image of the release, and for
-    a part that would become empty.
+    A caption query has no image and stays. Raises UserError for a listed path that is no image of the release, for a
+    part that would become empty, and for a training record whose partners of one modality would all go.
     """
     known = {os.path.abspath(value): value for records in release.parts.values() for value in image_values(records)}
     for path, where in excluded.items():
@@ -183,9 +183,20 @@ def apply_exclusions(release: Release, excluded: Mapping[str, str]) -> Release:
                 f"{next(iter(excluded.values()), 'data.exclude')}: the list leaves nothing of the part {part}; shorten "
                 "it"
             )
+        _require_partners(kept, next(iter(excluded.values()), "data.exclude"))
         count += len(records) - len(kept)
         parts[part] = kept
     return replace(release, parts=parts, dropped={**release.dropped, "records excluded by list": count})
+
+
+def _require_partners(records: Iterable[Record], where: str) -> None:
+    for record in records:
+        for modality, candidates in record.partners.items():
+            if not candidates:
+                raise UserError(
+                    f"{where}: the list leaves {record.name} without {modality.name} partners; keep one of them, or "
+                    "list the training images of that person too"
+                )
 
 
 def _shown(record: Record, dropped: set[str]) -> bool:

@@ -17,17 +17,19 @@ from configs.vocabulary import BOX, AnnotationKind, Combination, Modality, Task,
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One thing that can be encoded: an image file or a text.
-
-    value: absolute path of the image, or the text itself; the modality decides which, never the characters.
-    record: where the source was listed, for error messages (`train_annos.json entry 12`). crop: part of the image that
-    is meant, `box` = the upper-body box of `datasets.instructions`; empty = all of it.
-    """
+    """One thing that can be encoded: an image file or a text."""
 
     modality: Modality
     value: str
+    """Absolute path of the image, or the text itself; the modality decides which, never the characters."""
     record: str = field(default="", compare=False)
+    """Where the source was listed, for error messages (`train_annos.json entry 12`)."""
     crop: str = ""
+    """Part of the image that is meant, `box` = the upper-body box of `datasets.instructions`; empty = all of it."""
+
+    def __hash__(self) -> int:
+        # Tables of sources are asked millions of times: the value tells nearly all apart, and a text keeps its hash.
+        return hash(self.value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -109,7 +109,7 @@ def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
         return [Finding(level="warning", kind="no_split", message=NO_SPLIT)]
     sides = by_side(release)
     pairs: list[tuple[str, str, Level]] = [("train", "test", "defect"), ("val", "test", "warning")]
-    if entry.name in ("manifest", "folders"):
+    if entry.own:
         pairs.append(("train", "val", "warning"))
     findings = []
     for left, right, level in pairs:

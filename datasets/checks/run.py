@@ -28,10 +28,6 @@ from datasets.releases.manifest import NO_SPLIT
 from datasets.structures import ReadOptions, Release
 from utils.errors import UserError
 
-OWN, JOINT = ("manifest", "folders"), "joint"
-COMPOSED = (*OWN, JOINT)
-"""Names that no folder can be recognised as: a user's own data, and several data sets together."""
-
 WARNING = "warning: "
 """How a reader's note begins that is more than a note."""
 NEARBY = 3
@@ -40,24 +36,27 @@ NEARBY = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckOptions:
-    """What is checked. protocols: empty = all that are possible. against: other data sets, name and root. exclude: list
-    of images that are left out first, empty = none."""
+    """What is checked."""
 
     dataset: str
     root: Path
     reading: ReadOptions = field(default_factory=ReadOptions)
     protocols: tuple[str, ...] = ()
+    """Empty = all that are possible."""
     open_images: bool = True
     processes: int = 1
+    """At most so many open images."""
     against: tuple[tuple[str, Path], ...] = ()
+    """Other data sets, name and root."""
     exclude: str = ""
+    """List of images that are left out first, empty = none."""
 
 
 def run_check(options: CheckOptions) -> tuple[Report, Release]:
     """Check one data set. Raises UserError when it cannot be read at all."""
     entry = dataset_entry(options.dataset)
     # Own data may be there to be trained on, or to be searched, alone.
-    reading = replace(options.reading, need_train=options.reading.need_train and entry.name not in OWN)
+    reading = replace(options.reading, need_train=options.reading.need_train and not entry.own)
     release = _read(entry, options.root, reading)
     if options.exclude:
         release = exclude_listed(release, Path(options.exclude), options.root, options.reading.need_train)
@@ -65,11 +64,11 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     searches, notes = _searches(entry, release, options.protocols)
     persons = searchable_persons(release)
     unmatched = [find_unmatched(search, persons) for search in searches]
-    found, opened = (
+    in_files, opened = (
         file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
     )
     findings = [
-        *found,
+        *in_files,
         *person_findings(entry, release),
         *match_findings(entry, unmatched),
         *_other_name(entry, release, options.root),
@@ -98,7 +97,7 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
 
 
 def _searches(entry: DatasetEntry, release: Release, protocols: Sequence[str]) -> tuple[list[Search], list[Finding]]:
-    if entry.name not in OWN or protocols:
+    if not entry.own or protocols:
         return searches_of(entry, release, protocols)
     if release.parts.keys() & {"query", "gallery"}:
         return searches_of(entry, release, entry.default)
@@ -110,7 +109,7 @@ def _other_trials(entry: DatasetEntry, options: CheckOptions) -> list[Finding]:
     if entry.trials <= 1:
         return []
     own = options.reading.data.trial
-    found = [
+    findings = [
         Finding(
             level="note",
             kind="trials",
@@ -124,8 +123,8 @@ def _other_trials(entry: DatasetEntry, options: CheckOptions) -> list[Finding]:
         try:
             read_release(entry, options.root, replace(options.reading, data=replace(options.reading.data, trial=trial)))
         except UserError as error:
-            found.append(Finding(level="defect", kind="trials", message=f"trial {trial}: {error}"))
-    return found
+            findings.append(Finding(level="defect", kind="trials", message=f"trial {trial}: {error}"))
+    return findings
 
 
 def _from_reader(note: str) -> Finding:
@@ -139,7 +138,7 @@ def _read(entry: DatasetEntry, root: Path, reading: ReadOptions) -> Release:
     try:
         return read_release(entry, root, reading)
     except UserError as error:
-        others = list(recognised(root, entry.name)) if root.is_dir() and entry.name != JOINT else []
+        others = list(recognised(root, entry.name)) if root.is_dir() and not entry.composed else []
         if not 1 <= len(others) <= NEARBY or _is(entry, root):
             raise
         raise UserError(f"{error}; {_looks_like(others)}") from error
@@ -147,9 +146,14 @@ def _read(entry: DatasetEntry, root: Path, reading: ReadOptions) -> Release:
 
 def recognised(root: Path, besides: str) -> Iterator[DatasetEntry]:
     """Yield the data sets that a folder looks like, except the named one."""
-    for name in CATALOGUE:
-        if name != besides and name not in COMPOSED and _is(dataset_entry(name), root):
-            yield dataset_entry(name)
+    for entry in _published_entries():
+        if entry.name != besides and _is(entry, root):
+            yield entry
+
+
+def _published_entries() -> list[DatasetEntry]:
+    """The entries that names can tell: no user's own images, and no several data sets together."""
+    return [entry for entry in map(dataset_entry, CATALOGUE) if not (entry.own or entry.composed)]
 
 
 def _is(entry: DatasetEntry, root: Path) -> bool:
@@ -171,7 +175,7 @@ def _other_name(entry: DatasetEntry, release: Release, root: Path) -> list[Findi
     """A warning where the folder looks like another data set and not like the named one; own data look like
     anything.
     """
-    if entry.name == JOINT or (entry.name not in OWN and (_is(entry, root) or _is(entry, release.root))):
+    if entry.composed or (not entry.own and (_is(entry, root) or _is(entry, release.root))):
         return []
     others = list(recognised(root, entry.name)) if root.is_dir() else []
     if not 1 <= len(others) <= NEARBY:
@@ -188,14 +192,14 @@ def _other_name(entry: DatasetEntry, release: Release, root: Path) -> list[Findi
 
 
 def _patterns() -> dict[str, str]:
-    return {name: dataset_entry(name).name_pattern for name in CATALOGUE if name not in COMPOSED}
+    return {entry.name: entry.name_pattern for entry in _published_entries()}
 
 
 def _from_others(entry: DatasetEntry, release: Release, options: CheckOptions) -> list[Finding]:
     """Images that also belong to another data set: by name for own data, by origin and by bytes for the named ones."""
     mine = image_values(record for records in release.parts.values() for record in records)
     findings = []
-    if entry.name in OWN:
+    if entry.own:
         findings += [
             Finding(
                 level="warning",
@@ -217,27 +221,26 @@ def _from_others(entry: DatasetEntry, release: Release, options: CheckOptions) -
             for record in records
         )
         findings += _identical(entry.name, mine, name, theirs)
-        alike = [found for found in grammar_of(mine, _patterns()) if found == name and entry.name not in (name, *OWN)]
-        findings += [
-            Finding(
-                level="warning",
-                kind="same_grammar",
-                message=f"the file names of {entry.name} have the form of {found}'s; re-encoded copies cannot be "
-                "found, so make sure that they are other images",
+        if entry.name != name and not entry.own and name in grammar_of(mine, _patterns()):
+            findings.append(
+                Finding(
+                    level="warning",
+                    kind="same_grammar",
+                    message=f"the file names of {entry.name} have the form of {name}'s; re-encoded copies cannot be "
+                    "found, so make sure that they are other images",
+                )
             )
-            for found in alike
-        ]
     return findings
 
 
 def _identical(name: str, mine: Sequence[str], other: str, theirs: Sequence[str]) -> list[Finding]:
     same_path = sorted({os.path.abspath(path) for path in mine} & {os.path.abspath(path) for path in theirs})
-    found = find_identical({"mine": mine, "theirs": theirs})
-    count = len(found) + len(same_path)
+    copies = find_identical({"mine": mine, "theirs": theirs})
+    count = len(copies) + len(same_path)
     if not count:
         return []
     shown = [f"{path} is in both" for path in same_path] + [
-        f"{entry.paths['mine'][0]} and {entry.paths['theirs'][0]}" for entry in found
+        f"{copy.paths['mine'][0]} and {copy.paths['theirs'][0]}" for copy in copies
     ]
     return [
         Finding(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.vocabulary import Modality, Task
-from datasets.formats.listing import ImageTree, find_folder, is_image_name, parse_name, require_some
-from datasets.structures import ReadOptions, Record
+from datasets.formats.listing import ImageTree, find_folder, is_image_name, locate, parse_name, require_some
+from datasets.structures import ReadOptions, Record, Release
 
 SAMPLED_NAMES = 8
 """Names that must agree before a folder is taken for a data set's."""
@@ -64,23 +64,52 @@ class ImageFolders:
         places: part -> folder; `train` is empty where it is not among them. Raises UserError for a part without
         records.
         """
-        found: dict[str, tuple[Record, ...]] = {"train": ()}
+        parts: dict[str, tuple[Record, ...]] = {"train": ()}
         left_out = 0
-        for part, place in places.items():
-            read = [record_of(self, path, fields) for path, fields in self.named(place, pattern)]
-            found[part] = tuple(record for record in read if record is not None)
-            left_out += len(read) - len(found[part])
-            require_some(found[part], self.tree.root / place, f"{part} images")
-        return found, left_out
+        for part, folder in places.items():
+            read = [record_of(self, path, fields) for path, fields in self.named(folder, pattern)]
+            parts[part] = tuple(record for record in read if record is not None)
+            left_out += len(read) - len(parts[part])
+            require_some(parts[part], self.tree.root / folder, f"{part} images")
+        return parts, left_out
 
 
 RecordOf = Callable[[ImageFolders, str, re.Match[str]], Record | None]
 """Path and parsed file name of an image -> its record, None = left out."""
 
 
-def needed_places(places: Mapping[str, str], options: ReadOptions) -> dict[str, str]:
-    """Return part -> folder, without the training part where only a test is asked for."""
-    return {part: place for part, place in places.items() if options.need_train or part != "train"}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderLayout:
+    """A release whose parts are one folder each, with images that are told by their names alone."""
+
+    name: str
+    """The data set's."""
+    title: str
+    task: Task
+    folders: Sequence[str]
+    """What the folder of the data set may be called."""
+    places: Mapping[str, str]
+    """Part -> folder."""
+    pattern: re.Pattern[str]
+    """Matches the image names entirely."""
+    record_of: RecordOf
+    left_out: str = ""
+    """What `record_of` leaves out, in words; empty = nothing."""
+
+    def read(self, root: Path, options: ReadOptions) -> Release:
+        """Return the parts, `train` empty where only a test is asked for. Raises UserError naming folder and file."""
+        places = {part: place for part, place in self.places.items() if options.need_train or part != "train"}
+        images = open_folders(
+            root, self.folders, [*places.values()], options, dataset=self.name, title=self.title, task=self.task
+        )
+        parts, count = images.parts(places, self.pattern, self.record_of)
+        dropped = {self.left_out: count} if self.left_out else {}
+        return Release(name=self.name, root=images.tree.root, parts=parts, dropped=dropped)
+
+    def recognise(self, root: Path) -> bool:
+        """Return whether a folder looks like this release: its test folders, and image names in that of the queries."""
+        markers = (self.places["query"], self.places["gallery"])
+        return looks_like(self.folders, markers, self.pattern, sample=self.places["query"])(root)
 
 
 def open_folders(
@@ -96,12 +125,6 @@ def open_folders(
     """Return the image folders of a release, found by `datasets.formats.listing.find_folder`. Raises UserError."""
     folder = find_folder(root, names, markers, title)
     return ImageFolders(tree=ImageTree(folder, options.check_files), dataset=dataset, task=task)
-
-
-def locate(root: Path, names: Sequence[str], markers: Sequence[str]) -> Path | None:
-    """Return the first of `root` and the named folders below it that holds all markers, or None."""
-    candidates = (root, *(root / name for name in names))
-    return next((folder for folder in candidates if all((folder / marker).exists() for marker in markers)), None)
 
 
 def names_agree(folder: Path, pattern: re.Pattern[str]) -> bool:

@@ -59,17 +59,21 @@ class Member:
 
 def offsets_of(sources: Mapping[str, Iterable[Record]]) -> dict[str, Offset]:
     """Return for each image source, in the given order, the offset that keeps its persons and cameras apart from the
-    earlier ones'.
+    earlier ones'. Raises UserError for a negative person id.
     """
-    found, persons, cameras = {}, 0, 0
+    offsets, persons, cameras = {}, 0, 0
     for name, records in sources.items():
-        found[name] = Offset(persons=persons, cameras=cameras)
+        offsets[name] = Offset(persons=persons, cameras=cameras)
         last_person = last_camera = -1
         for record in records:
-            assert record.person_id >= 0, f"{record.name}: person {record.person_id} in a joint test"
+            if record.person_id < 0:
+                raise UserError(
+                    f"{record.name}: person {record.person_id} of {name} has a negative number, by which persons of "
+                    "several data sets cannot be kept apart; number its persons from 0"
+                )
             last_person, last_camera = max(last_person, record.person_id), max(last_camera, record.camera_id)
         persons, cameras = persons + last_person + 1, cameras + last_camera + 1
-    return found
+    return offsets
 
 
 def shifted(record: Record, offset: Offset) -> Record:

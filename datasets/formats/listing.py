@@ -28,10 +28,10 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
     """
     if not root.is_dir():
         raise UserError(f"no such data root: {root}; set data.root to the folder that contains {names[0]}/")
+    whole = locate(root, names, markers)
+    if whole is not None:
+        return whole
     candidates = [root, *(root / name for name in names)]
-    for folder in candidates:
-        if all((folder / marker).exists() for marker in markers):
-            return folder
     partial = next((folder for folder in candidates[1:] if folder.is_dir()), None)
     if partial is None and any((root / marker).exists() for marker in markers):
         partial = root
@@ -58,28 +58,55 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
     )
 
 
+def locate(root: Path, names: Sequence[str], markers: Sequence[str]) -> Path | None:
+    """Return the first of `root` and the named folders below it that holds all markers, or None."""
+    candidates = (root, *(root / name for name in names))
+    return next((folder for folder in candidates if all((folder / marker).exists() for marker in markers)), None)
+
+
+@dataclass
+class FolderNames:
+    """Names in folders; each folder is listed once."""
+
+    _listed: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    _absent: set[str] = field(default_factory=set, repr=False)
+
+    def of(self, folder: str | Path) -> frozenset[str]:
+        """Names of everything in a folder. Raises UserError when it cannot be listed."""
+        key = str(folder) or "."
+        if key not in self._listed:
+            try:
+                self._listed[key] = frozenset(os.listdir(key))
+            except OSError as error:
+                raise UserError(f"cannot list {key}: {error.strerror}; restore the folder") from error
+        return self._listed[key]
+
+    def hold(self, path: str) -> bool:
+        """Return whether there is a file or folder of this path. Raises UserError for a folder that cannot be
+        listed.
+        """
+        folder, name = os.path.split(path)
+        folder = folder or "."
+        # os.path's form is False for a name that is too long, where pathlib's raises.
+        if folder not in self._listed and folder not in self._absent and not os.path.isdir(folder):
+            self._absent.add(folder)
+        return folder not in self._absent and name in self.of(folder)
+
+
 @dataclass
 class ImageTree:
-    """Image files below a data set's folder; each folder is listed once. check: raise for a listed file that is
-    absent.
-    """
+    """Image files below a data set's folder; each folder is listed once."""
 
     root: Path
     check: bool = True
-    listings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _present: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    """Raise for a listed file that is absent."""
+    _names: FolderNames = field(default_factory=FolderNames, repr=False)
 
     def names(self, folder: str) -> tuple[str, ...]:
         """Sorted names of the image files in a folder relative to the root (no hidden files, no Thumbs.db). Raises
         UserError.
         """
-        if folder not in self.listings:
-            try:
-                entries = os.listdir(self.root / folder)
-            except OSError as error:
-                raise UserError(f"cannot list {self.root / folder}: {error.strerror}; restore the folder") from error
-            self.listings[folder] = tuple(sorted(name for name in entries if is_image_name(name)))
-        return self.listings[folder]
+        return tuple(sorted(filter(is_image_name, self._names.of(self.root / folder))))
 
     def folders(self, folder: str) -> tuple[str, ...]:
         """Sorted names of the folders in a folder relative to the root. Raises UserError when it cannot be listed."""
@@ -104,20 +131,19 @@ class ImageTree:
             or ".." in (*path.parts, *windows.parts)
         ):
             raise UserError(f"{record}: {relative!r} is not a path inside {self.root}; correct it")
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(
-                f"{record}: {relative!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))}); correct it"
-            )
-        if self.check and not self._exists(path):
-            raise UserError(f"{record}: no such image: {self.root / path}; restore the file or set data.on_error=skip")
-        return Source(modality=modality, value=str(self.root / path), record=record)
+        require_image_suffix(relative, record)
+        value = str(self.root / path)
+        if self.check and not (is_image_name(path.name) and self._names.hold(value)):
+            raise UserError(f"{record}: no such image: {value}; restore the file or set data.on_error=skip")
+        return Source(modality=modality, value=value, record=record)
 
-    def _exists(self, path: PurePosixPath) -> bool:
-        folder = str(path.parent)
-        if folder not in self._present:
-            # os.path's form is False for a name that is too long, where pathlib's raises.
-            self._present[folder] = frozenset(self.names(folder)) if os.path.isdir(self.root / folder) else frozenset()
-        return path.name in self._present[folder]
+
+def require_image_suffix(path: str, record: str) -> None:
+    """Raise UserError for a path that does not end like an image."""
+    if os.path.splitext(path.rstrip("/"))[1].lower() not in IMAGE_SUFFIXES:
+        raise UserError(
+            f"{record}: {path!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))}); correct it"
+        )
 
 
 def is_image_name(name: str) -> bool:

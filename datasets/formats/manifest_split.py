@@ -194,8 +194,8 @@ def _queries_of(
         if images[0].camera
         else "nothing to be found"
     )
-    order = {id(row): place for place, row in enumerate(images)}
-    return sorted(queries, key=lambda row: order[id(row)]), sorted(gallery, key=lambda row: order[id(row)]), reason
+    order = {row.path: number for number, row in enumerate(images)}
+    return sorted(queries, key=lambda row: order[row.path]), sorted(gallery, key=lambda row: order[row.path]), reason
 
 
 def _of_modality(queries: Iterable[ManifestRow], row: ManifestRow) -> int:

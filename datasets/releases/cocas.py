@@ -20,7 +20,7 @@ from datasets.dataset_entry import DatasetEntry
 from datasets.formats.datalists import outfit_numbers, read_captions
 from datasets.formats.image_folders import looks_like
 from datasets.formats.listing import ImageTree, find_folder, read_lines, to_integer
-from datasets.instructions import DESCRIPTION_FILES, box_note
+from datasets.instructions import box_note
 from datasets.loading.crops import BOX_TEXT
 from datasets.protocols import Protocol, Search, image_source, plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release, Source
@@ -31,7 +31,7 @@ NAME, TITLE = "cocas", "COCAS+ Real2"
 FOLDERS = ("COCAS+_Real2", "COCAS_Real2", "COCAS-Real2", "Real2", "real2", "COCAS+", "COCAS-plus", "COCAS", "cocas")
 QUERY_LIST, GALLERY_LIST = "query.txt", "gallery.txt"
 MARKERS = ("images", "templates", QUERY_LIST, GALLERY_LIST)
-DESCRIPTIONS = DESCRIPTION_FILES[NAME]
+DESCRIPTIONS = "runner_real2_v1_gpt.json"
 TARGET, PERSON, LANGUAGE = "cocas-target", "cocas-pid", "cocas-li"
 
 
@@ -271,6 +271,7 @@ DATASET = DatasetEntry(
     ),
     default=(TARGET, PERSON),
     recognise=looks_like(FOLDERS, MARKERS),
+    descriptions=DESCRIPTIONS,
     access="Page of the authors (COCAS-plus); licence terms unconfirmed. Real1 has no public download, Real2's faces "
     "are blurred (unconfirmed).",
 )

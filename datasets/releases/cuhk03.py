@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, locate, looks_like, needed_places, open_folders
-from datasets.formats.listing import to_integer
+from datasets.formats.image_folders import FolderLayout, ImageFolders, looks_like
+from datasets.formats.listing import locate, to_integer
 from datasets.protocols import plain_protocol, protocol_table
 from datasets.releases.cuhk03_mat import FOLDERS as PARTS
 from datasets.releases.cuhk03_mat import LAST_PERSON, OFFICIAL, VARIANTS, extract, find_mat
@@ -36,15 +37,23 @@ def read(root: Path, options: ReadOptions) -> Release:
     variant = options.data.variant or (present or VARIANTS)[0]
     if variant not in present:
         _refuse_mat(root, variant)
-    places = {part: f"{variant}/{place}" for part, place in needed_places(PARTS, options).items()}
-    images = open_folders(
-        root, FOLDERS, [*places.values()], options, dataset=NAME, title=f"{TITLE} ({variant})", task=Task.TRAD
-    )
-    found, _ = images.parts(places, PATTERN, _record)
+    release = _layout(variant).read(root, options)
     notes: tuple[str, ...] = ()
     if not options.data.variant and len(present) > 1:
-        notes = (f"{images.tree.root} holds both variants: labeled is taken (data.variant=detected: the other)",)
-    return Release(name=NAME, root=images.tree.root, parts=found, notes=notes, variant=variant)
+        notes = (f"{release.root} holds both variants: labeled is taken (data.variant=detected: the other)",)
+    return replace(release, notes=notes, variant=variant)
+
+
+def _layout(variant: str) -> FolderLayout:
+    return FolderLayout(
+        name=NAME,
+        title=f"{TITLE} ({variant})",
+        task=Task.TRAD,
+        folders=FOLDERS,
+        places={part: f"{variant}/{folder}" for part, folder in PARTS.items()},
+        pattern=PATTERN,
+        record_of=_record,
+    )
 
 
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:

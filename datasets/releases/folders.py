@@ -94,5 +94,6 @@ DATASET = DatasetEntry(
     protocols=own_protocols(),
     default=("own-data",),
     recognise=_recognise,
+    own=True,
     access="Your own images; their licence is yours to know.",
 )

@@ -234,6 +234,7 @@ DATASET = DatasetEntry(
     ),
     default=(JOINT,),
     recognise=lambda _: False,
+    composed=True,
     separate_ids=True,
     options=frozenset(OPTIONS),
     variants=tuple(variant for name in MEMBERS for variant in dataset_entry(name).variants),

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, needed_places, open_folders
+from datasets.formats.image_folders import FolderLayout, ImageFolders
 from datasets.formats.listing import OUTFITS, outfit_id, read_lines, to_integer
 from datasets.protocols import Protocol, Search, plain_protocol, protocol_table
-from datasets.structures import ReadOptions, Record, Release
+from datasets.structures import Record, Release
 from utils.errors import UserError
 
 NAME, TITLE = "ltcc", "LTCC"
@@ -44,16 +44,6 @@ _RULES = (
 )
 
 
-def read(root: Path, options: ReadOptions) -> Release:
-    """Return parts train, query, gallery (the folder `test`), cameras 1 to 12. Raises UserError naming the folder and
-    the file.
-    """
-    places = needed_places(PARTS, options)
-    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.CC)
-    found, _ = images.parts(places, PATTERN, _record)
-    return Release(name=NAME, root=images.tree.root, parts=found)
-
-
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
     where = str(images.tree.root / path)
     person = to_integer(fields[1], where, "pid", low=0, high=LAST_PERSON)
@@ -64,6 +54,12 @@ def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
         camera_id=to_integer(fields[3], where, "camera", low=1, high=CAMERAS),
         clothes_id=outfit_id(person, clothes),
     )
+
+
+LAYOUT = FolderLayout(
+    name=NAME, title=TITLE, task=Task.CC, folders=FOLDERS, places=PARTS, pattern=PATTERN, record_of=_record
+)
+"""Parts train, query, gallery (the folder `test`), cameras 1 to 12."""
 
 
 def changing_persons(root: Path) -> frozenset[int]:
@@ -111,9 +107,9 @@ DATASET = DatasetEntry(
     name=NAME,
     title=TITLE,
     task=Task.CC,
-    read=read,
+    read=LAYOUT.read,
     name_pattern=PATTERN.pattern,
-    recognise=looks_like(FOLDERS, (PARTS["query"], PARTS["gallery"]), PATTERN, sample=PARTS["query"]),
+    recognise=LAYOUT.recognise,
     protocols=protocol_table(
         [
             *(

@@ -32,9 +32,8 @@ from pathlib import Path
 
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.dataset_entry import DatasetEntry
-from datasets.formats.listing import OUTFITS, outfit_id
+from datasets.formats.listing import OUTFITS, FolderNames, outfit_id, require_image_suffix
 from datasets.formats.manifest_rows import SUFFIXES, ManifestRow, read_manifest
-from datasets.loading.readers import IMAGE_SUFFIXES
 from datasets.protocols import Protocol, Search, protocol_table
 from datasets.structures import ReadOptions, Record, Release, Source
 from utils.errors import UserError
@@ -58,12 +57,12 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
     Raises UserError for an image that does not exist or that stands in two places that exclude each other.
     """
     numbers = _Numbers.of(rows)
-    images = _Images(folder, options.check_files)
+    names = FolderNames() if options.check_files else None
     listed = _Listed()
     task = _task(rows)
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for row in rows:
-        source = images.source(row) if row.path else None
+        source = _image(row, folder, names) if row.path else None
         if source is not None:
             listed.add(source.value, row)
         for part in _parts_of(row):
@@ -109,34 +108,15 @@ class _Numbers:
         return cls(persons, cameras, clothes)
 
 
-@dataclass
-class _Images:
-    """Image files; each folder is listed once."""
-
-    folder: Path
-    check: bool
-    _present: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
-
-    def source(self, row: ManifestRow) -> Source:
-        """Return the image of a row. Raises UserError naming the line."""
-        path = os.path.normpath(os.path.join(self.folder, row.path))
-        below, name = os.path.split(path)
-        if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
-            raise UserError(
-                f"{row.where}: {row.path!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))})"
-            )
-        if self.check and name not in self._names(below):
-            raise UserError(
-                f"{row.where}: no such image: {path}; correct the path (it counts from the manifest's folder)"
-            )
-        return Source(modality=row.modality, value=path, record=row.where)
-
-    def _names(self, folder: str) -> frozenset[str]:
-        if folder not in self._present:
-            self._present[folder] = (
-                frozenset(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else frozenset()
-            )
-        return self._present[folder]
+def _image(row: ManifestRow, folder: Path, names: FolderNames | None) -> Source:
+    """Return the image of a row, which may lie anywhere. names: raise for a file that is absent from them, None = do
+    not look.
+    """
+    path = os.path.normpath(os.path.join(folder, row.path))
+    require_image_suffix(row.path, row.where)
+    if names is not None and not names.hold(path):
+        raise UserError(f"{row.where}: no such image: {path}; correct the path (it counts from the manifest's folder)")
+    return Source(modality=row.modality, value=path, record=row.where)
 
 
 @dataclass
@@ -331,5 +311,6 @@ DATASET = DatasetEntry(
     protocols=own_protocols(),
     default=("own-data",),
     recognise=_recognise,
+    own=True,
     access="Your own images; their licence is yours to know.",
 )

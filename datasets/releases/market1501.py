@@ -5,11 +5,12 @@ gallery.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, needed_places, open_folders
+from datasets.formats.image_folders import FolderLayout, ImageFolders
 from datasets.formats.listing import to_integer
 from datasets.protocols import plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release
@@ -28,12 +29,10 @@ JUNK, DISTRACTOR, LAST_PERSON = -1, 0, 1501
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Return parts train, query, gallery, cameras 1 to 6. Raises UserError naming the folder and the file."""
-    places = needed_places(PARTS, options)
-    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.TRAD)
-    found, junk = images.parts(places, PATTERN, _record)
-    distractors = images.tree.root / DISTRACTOR_FOLDER
+    release = LAYOUT.read(root, options)
+    distractors = release.root / DISTRACTOR_FOLDER
     notes = (f"{distractors}: the additional distractors are not used",) if distractors.is_dir() else ()
-    return Release(name=NAME, root=images.tree.root, parts=found, dropped={"junk images, pid -1": junk}, notes=notes)
+    return replace(release, notes=notes)
 
 
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record | None:
@@ -45,13 +44,24 @@ def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record | 
     return images.record(path, person_id=person, camera_id=int(fields[2])) if person != JUNK else None
 
 
+LAYOUT = FolderLayout(
+    name=NAME,
+    title=TITLE,
+    task=Task.TRAD,
+    folders=FOLDERS,
+    places=PARTS,
+    pattern=PATTERN,
+    record_of=_record,
+    left_out="junk images, pid -1",
+)
+
 DATASET = DatasetEntry(
     name=NAME,
     title=TITLE,
     task=Task.TRAD,
     read=read,
     name_pattern=PATTERN.pattern,
-    recognise=looks_like(FOLDERS, (PARTS["query"], PARTS["gallery"]), PATTERN, sample=PARTS["query"]),
+    recognise=LAYOUT.recognise,
     protocols=protocol_table(
         [
             plain_protocol(

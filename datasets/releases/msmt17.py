@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, locate, looks_like, open_folders
-from datasets.formats.listing import parse_name, read_lines, to_integer
+from datasets.formats.image_folders import ImageFolders, looks_like, open_folders
+from datasets.formats.listing import locate, parse_name, read_lines, to_integer
 from datasets.protocols import plain_protocol, protocol_table
 from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError

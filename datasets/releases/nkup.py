@@ -5,14 +5,13 @@ out.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, needed_places, open_folders
+from datasets.formats.image_folders import FolderLayout, ImageFolders
 from datasets.formats.listing import to_integer
 from datasets.protocols import plain_protocol, protocol_table
-from datasets.structures import ReadOptions, Record, Release
+from datasets.structures import Record
 
 NAME, TITLE = "nkup", "NKUP"
 FOLDERS = ("NKUP", "nkup", "NKUP-dataset")
@@ -22,26 +21,30 @@ PATTERN = re.compile(r"(-?\d+)_D(\d{4})_C(\d{2})S(\d{2})_(\d+)\.jpg", re.ASCII)
 NOBODY = -1
 
 
-def read(root: Path, options: ReadOptions) -> Release:
-    """Return parts train, query, gallery. Raises UserError naming the folder and the file."""
-    places = needed_places(PARTS, options)
-    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.CC)
-    found, nobody = images.parts(places, PATTERN, _record)
-    return Release(name=NAME, root=images.tree.root, parts=found, dropped={"images of nobody, pid -1": nobody})
-
-
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record | None:
     person = to_integer(fields[1], str(images.tree.root / path), "pid", low=NOBODY)
     return images.record(path, person_id=person, camera_id=int(fields[3])) if person != NOBODY else None
 
 
+LAYOUT = FolderLayout(
+    name=NAME,
+    title=TITLE,
+    task=Task.CC,
+    folders=FOLDERS,
+    places=PARTS,
+    pattern=PATTERN,
+    record_of=_record,
+    left_out="images of nobody, pid -1",
+)
+"""Parts train, query, gallery."""
+
 DATASET = DatasetEntry(
     name=NAME,
     title=TITLE,
     task=Task.CC,
-    read=read,
+    read=LAYOUT.read,
     name_pattern=PATTERN.pattern,
-    recognise=looks_like(FOLDERS, (PARTS["query"], PARTS["gallery"]), PATTERN, sample=PARTS["query"]),
+    recognise=LAYOUT.recognise,
     protocols=protocol_table(
         [
             plain_protocol(

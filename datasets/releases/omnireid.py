@@ -350,6 +350,7 @@ DATASET = DatasetEntry(
     ),
     default=(LISTS,),
     recognise=recognise_data,
+    descriptions=f"datalist/{REAL2_CAPTIONS[0]}",
     published={
         "": {
             "msmt/train": Count(images=30_248, persons=1_041),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import Count, DatasetEntry
-from datasets.formats.image_folders import ImageFolders, looks_like, needed_places, open_folders
+from datasets.formats.image_folders import FolderLayout, ImageFolders
 from datasets.formats.listing import OUTFITS, outfit_id, to_integer
 from datasets.protocols import Protocol, Search, plain_protocol, protocol_table
-from datasets.structures import ReadOptions, Record, Release
+from datasets.structures import Record, Release
 from utils.errors import UserError
 
 NAME, TITLE = "vc-clothes", "VC-Clothes"
@@ -19,14 +18,6 @@ PARTS = {part: part for part in ("train", "query", "gallery")}
 PATTERN = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.jpg", re.ASCII)
 """pid-camera-clothes-index.jpg; clothes count within a person."""
 CAMERAS = 4
-
-
-def read(root: Path, options: ReadOptions) -> Release:
-    """Return parts train, query, gallery, cameras 1 to 4. Raises UserError naming the folder and the file."""
-    places = needed_places(PARTS, options)
-    images = open_folders(root, FOLDERS, [*places.values()], options, dataset=NAME, title=TITLE, task=Task.CC)
-    found, _ = images.parts(places, PATTERN, _record)
-    return Release(name=NAME, root=images.tree.root, parts=found)
 
 
 def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
@@ -39,6 +30,12 @@ def _record(images: ImageFolders, path: str, fields: re.Match[str]) -> Record:
         camera_id=to_integer(fields[2], where, "camera", low=1, high=CAMERAS),
         clothes_id=outfit_id(person, clothes),
     )
+
+
+LAYOUT = FolderLayout(
+    name=NAME, title=TITLE, task=Task.CC, folders=FOLDERS, places=PARTS, pattern=PATTERN, record_of=_record
+)
+"""Parts train, query, gallery, cameras 1 to 4."""
 
 
 def _camera_pair(name: str, cameras: tuple[int, int], what: str) -> Protocol:
@@ -78,9 +75,9 @@ DATASET = DatasetEntry(
     name=NAME,
     title=TITLE,
     task=Task.CC,
-    read=read,
+    read=LAYOUT.read,
     name_pattern=PATTERN.pattern,
-    recognise=looks_like(FOLDERS, ("query", "gallery"), PATTERN, sample="query"),
+    recognise=LAYOUT.recognise,
     protocols=protocol_table(
         [
             plain_protocol(

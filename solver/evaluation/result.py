@@ -203,9 +203,21 @@ def _query_name(queries: QueryList, index: int) -> str:
 
 
 def rule_notes(split: EvalSplit) -> list[str]:
-    """Return one line about the lists that no camera rule applies to."""
-    free = [queries for queries in split.query_lists if "cameras" not in get_rule(queries.exclusion_rule).needs]
-    unknown = [queries for queries in split.query_lists if queries not in free and _without_cameras(split, queries)]
+    """Return one line about the lists that no camera rule applies to.
+
+    Lists of a protocol that mixes modalities are not named: its own sentence says what is excluded.
+    """
+    mixing = {queries.protocol for queries in split.query_lists if len(queries.combination) > 1}
+    free = [
+        queries
+        for queries in split.query_lists
+        if queries.protocol not in mixing and "cameras" not in get_rule(queries.exclusion_rule).needs
+    ]
+    unknown = [
+        queries
+        for queries in split.query_lists
+        if "cameras" in get_rule(queries.exclusion_rule).needs and _without_cameras(split, queries)
+    ]
     notes = []
     for chosen, reason in (
         (free, "no camera rule applies"),
