@@ -123,7 +123,7 @@ def _test_searches(entry: DatasetEntry, release: Release, names: Sequence[str]) 
                 if entry.protocols
                 else f"data.protocols = {name!r}: {entry.title} has no test part, so no protocol"
             )
-    found: list[Search] = []
+    chosen: list[Search] = []
     for name in dict.fromkeys(names or entry.default):
         try:
             searches = list(entry.protocols[name].searches(release))
@@ -139,8 +139,8 @@ def _test_searches(entry: DatasetEntry, release: Release, names: Sequence[str]) 
                         f"protocol {name} of {entry.name}: {search.title} has no {side} in {release.root}; restore the "
                         "files or choose another with data.protocols"
                     )
-        found += searches
-    return found
+        chosen += searches
+    return chosen
 
 
 def _divide(
@@ -231,7 +231,12 @@ def published_notes(entry: DatasetEntry, release: Release) -> list[str]:
 
 
 def digest(train: Iterable[Record], splits: Mapping[str, EvalSplit], root: Path) -> str:
-    """Return the fingerprint of every record, label, list and option; it does not depend on where the data lie."""
+    """Return the fingerprint of every record, label, list and option; it does not depend on where the data lie.
+
+    It names the data in checkpoints and results and refuses nothing: a run whose checkpoint names another one (ORBench
+    was named otherwise before its reader gave a release) is opened and tested as ever, a gallery that was encoded under
+    another one is encoded anew, and a comparison of two results says that they differ.
+    """
     relative = _relative_to(root)
     parts: list[Any] = [_described(record, relative) for record in train]
     for name, split in sorted(splits.items()):
@@ -275,13 +280,13 @@ def digest(train: Iterable[Record], splits: Mapping[str, EvalSplit], root: Path)
             parts += [
                 [
                     person,
-                    [relative(source) for source in entry],
+                    [relative(source) for source in sources],
                     camera,
                     clothes,
                     _optional(instruction, relative),
                     _optional(annotation, relative),
                 ]
-                for person, entry, camera, clothes, instruction, annotation in columns
+                for person, sources, camera, clothes, instruction, annotation in columns
             ]
     return fingerprint(parts)
 

@@ -53,10 +53,12 @@ GRAMMAR_SHARE = 0.9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IdenticalFiles:
-    """Files of the same bytes in different groups: paths by group, sorted."""
+    """Files of the same bytes in different groups."""
 
     digest: str
+    """SHA-256 of the bytes."""
     paths: Mapping[str, tuple[str, ...]]
+    """By group, sorted."""
 
 
 def find_identical(groups: Mapping[str, Iterable[str | os.PathLike[str]]]) -> list[IdenticalFiles]:

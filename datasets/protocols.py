@@ -165,7 +165,7 @@ class _Pool:
         self.records: list[Record] = []
         self.instructions: list[Source | None] = []
         self._instruct = instruct
-        self._places: dict[ItemKey, int] = {}
+        self._positions: dict[ItemKey, int] = {}
         self._known: dict[tuple[str, bool], tuple[int, ...]] = {}
 
     def add(self, search: Search) -> tuple[int, ...]:
@@ -175,14 +175,14 @@ class _Pool:
             return self._known[key]
         instruct = self._instruct if search.gallery_instructions else None
         seen: dict[ItemKey, int] = {}
-        places: dict[int, None] = {}
+        positions: dict[int, None] = {}
         for record in search.gallery:
             item = self._item(record, instruct)
             if search.repeated_items:
                 seen[item] = seen.get(item, -1) + 1
                 item = (*item[:-1], seen[item])
-            places[self._place(item, record)] = None
-        self._known[key] = tuple(places)
+            positions[self._position(item, record)] = None
+        self._known[key] = tuple(positions)
         return self._known[key]
 
     def _item(self, record: Record, instruct: Instruct | None) -> ItemKey:
@@ -196,15 +196,15 @@ class _Pool:
             0,
         )
 
-    def _place(self, item: ItemKey, record: Record) -> int:
-        place = self._places.setdefault(item, len(self.records))
-        if place == len(self.records):
+    def _position(self, item: ItemKey, record: Record) -> int:
+        position = self._positions.setdefault(item, len(self.records))
+        if position == len(self.records):
             self.records.append(record)
             self.instructions.append(item[4])
-        elif record.annotations.keys() - self.records[place].annotations.keys():
-            known = self.records[place]
-            self.records[place] = replace(known, annotations={**record.annotations, **known.annotations})
-        return place
+        elif record.annotations.keys() - self.records[position].annotations.keys():
+            known = self.records[position]
+            self.records[position] = replace(known, annotations={**record.annotations, **known.annotations})
+        return position
 
 
 def _query_lists(search: Search, gallery: tuple[int, ...] | None, instruct: Instruct | None) -> list[QueryList]:

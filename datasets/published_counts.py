@@ -52,14 +52,14 @@ def count_differences(entry: DatasetEntry, release: Release) -> tuple[int, list[
         records = release.parts.get(part, ())
         if not records:
             continue
-        found = count_part(records)
+        counted = count_part(records)
         # A part of captions is published as captions.
         pictures = "images" if _images(records) else "captions"
         for what, value, wanted in (
-            (pictures, found.images, expected.images),
-            ("persons", found.persons, expected.persons),
+            (pictures, counted.images, expected.images),
+            ("persons", counted.persons, expected.persons),
             *(
-                (f"{kind.name} images", found.partners.get(kind, 0), wanted)
+                (f"{kind.name} images", counted.partners.get(kind, 0), wanted)
                 for kind, wanted in expected.partners.items()
             ),
         ):

@@ -34,24 +34,25 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One listed example: a training example, a query or a gallery item.
-
-    person_id: in a Benchmark's train a label 0..n-1, sorted; in a Release the data set's own id. sources: what is
-    listed for this record. partners: for a modality without a listed source, the candidates out of which one is drawn
-    per (seed, epoch, index), sorted. camera_id: the data set's own number, -1 unknown. clothes_id: equal only for the
-    same outfit of the same person, -1 unknown. annotations: by kind, from which an instruction is made. name: where the
-    record was listed.
-    """
+    """One listed example: a training example, a query or a gallery item."""
 
     person_id: int
+    """In a Benchmark's train a label 0..n-1, sorted; in a Release the data set's own id."""
     sources: Mapping[Modality, Source]
+    """What is listed for this record."""
     partners: Mapping[Modality, tuple[Source, ...]] = field(default_factory=dict)
+    """For a modality without a listed source, the candidates out of which one is drawn per (seed, epoch, index),
+    sorted."""
     camera_id: int = -1
+    """The data set's own number, -1 unknown."""
     clothes_id: int = -1
+    """Equal only for the same outfit of the same person, -1 unknown."""
     dataset: str = ""
     task: Task = Task.ORB
     annotations: Mapping[AnnotationKind, Source] = field(default_factory=dict)
+    """By kind, from which an instruction is made."""
     name: str = ""
+    """Where the record was listed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,33 +96,36 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueryList:
-    """Queries of one combination, and how they are searched; entry i is the tuple of its sources, in the combination's
-    order.
-
-    person_ids: raw ids, comparable with the gallery's only. camera_ids, clothes_ids: one per entry, empty = unknown.
-    instructions: what a model that follows instructions gets with each entry. annotations, annotation_kinds: what the
-    entry asks for, compared with the gallery's annotation of the same kind by mAP at a threshold only; it never depends
-    on `instructions`. Each is empty or has one (possibly None) per entry.
-    title: name of the row, empty = the combination. group: row of averages the list belongs to, empty = none.
-    protocol: name that stamps the row. gallery: indices into the split's gallery that are searched, None = all.
-    exclusion_rule: name in utils.retrieval.exclusion. cmc: `image` or `identity`, see
-    utils.retrieval.metrics.MetricOptions.
-    """
+    """Queries of one combination, and how they are searched. What is known per entry is empty or has one per entry."""
 
     combination: Combination
     entries: tuple[tuple[Source, ...], ...]
+    """Entry i is the tuple of its sources, in the combination's order."""
     person_ids: tuple[int, ...]
+    """Raw ids, comparable with the gallery's only."""
     camera_ids: tuple[int, ...] = ()
+    """Empty = unknown."""
     clothes_ids: tuple[int, ...] = ()
+    """Empty = unknown."""
     instructions: tuple[Source | None, ...] = ()
+    """What a model that follows instructions gets with each entry."""
     annotations: tuple[Source | None, ...] = ()
+    """What the entry asks for, compared with the gallery's annotation of the same kind by mAP at a threshold only; it
+    never depends on `instructions`."""
     annotation_kinds: tuple[AnnotationKind | None, ...] = ()
+    """Kind of each annotation."""
     title: str = ""
+    """Name of the row, empty = the combination."""
     group: str = ""
+    """Row of averages that the list belongs to, empty = none."""
     protocol: str = ""
+    """Name that stamps the row."""
     gallery: tuple[int, ...] | None = None
+    """Indices into the split's gallery that are searched, None = all."""
     exclusion_rule: str = "none"
+    """Name in utils.retrieval.exclusion."""
     cmc: Literal["image", "identity"] = "image"
+    """See utils.retrieval.metrics.MetricOptions."""
     draws: bool = True
     """The lists of its group repeat one measurement (draws of a gallery), so that readers see their mean; False = they
     are different measurements, and each is shown."""
@@ -134,47 +138,51 @@ class QueryList:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalSplit:
-    """A gallery and the query lists searched in it, or in parts of it.
-
-    gallery_camera_ids, gallery_clothes_ids: one per gallery item, empty = unknown. gallery_instructions: what a model
-    that follows instructions gets with each item. gallery_annotations: per item by kind, for mAP at a threshold. Each
-    is empty or has one per item. pooled_groups: groups of lists whose average is over all queries instead of over the
-    lists.
-    """
+    """A gallery and the query lists searched in it, or in parts of it. What is known per item is empty or has one per
+    gallery item."""
 
     name: str
+    """`test` or `val`."""
     protocol: str
+    """How it is measured, in words."""
     gallery: tuple[Source, ...]
     gallery_ids: tuple[int, ...]
+    """Person of each item."""
     query_lists: tuple[QueryList, ...]
     missing_lists: Mapping[str, str] = field(default_factory=dict)
     """Lists that the data set defines and this copy lacks: name -> row of averages."""
     groups: tuple[str, ...] = ()
     """Rows of averages in their order, as far as the protocols fix it; the others follow as they come."""
     gallery_camera_ids: tuple[int, ...] = ()
+    """Empty = unknown."""
     gallery_clothes_ids: tuple[int, ...] = ()
+    """Empty = unknown."""
     gallery_instructions: tuple[Source | None, ...] = ()
+    """What a model that follows instructions gets with each item."""
     gallery_annotations: tuple[Mapping[AnnotationKind, Source], ...] = ()
+    """Per item by kind, for mAP at a threshold."""
     pooled_groups: tuple[str, ...] = ()
+    """Groups of lists whose average is over all queries instead of over the lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """What a dataset's reader returns. train and splits may be empty when only the other was asked for.
-
-    num_identities: number of training labels. fingerprint: digest of every listed source and id. notes: findings for
-    the log and the results (a missing query list, counts that differ from the published ones, skipped files). trials:
-    data set -> trial, for data sets with several divisions of the same persons: a model of one trial may have been
-    trained on the test persons of another.
-    """
+    """What a data set is trained and tested by. train and splits may be empty when only the other was asked for."""
 
     name: str
     train: tuple[Record, ...]
     num_identities: int
+    """Number of training labels."""
     splits: Mapping[str, EvalSplit]
+    """By name, `test` and `val`."""
     fingerprint: str
+    """Digest of every listed source and id, see datasets.benchmark.digest."""
     notes: tuple[str, ...] = ()
+    """Findings for the log and the results (a missing query list, counts that differ from the published ones, skipped
+    files)."""
     trials: Mapping[str, int] = field(default_factory=dict)
+    """Data set -> trial, for data sets with several divisions of the same persons: a model of one trial may have been
+    trained on the test persons of another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,8 +264,8 @@ class Batch:
 
 def distinct_sources(split: EvalSplit) -> dict[Modality, tuple[Source, ...]]:
     """Return every distinct source of a split by modality, gallery first, in order of first appearance."""
-    found: dict[Modality, dict[Source, None]] = {}
+    distinct: dict[Modality, dict[Source, None]] = {}
     groups = (split.gallery, *(entry for query_list in split.query_lists for entry in query_list.entries))
     for source in itertools.chain.from_iterable(groups):
-        found.setdefault(source.modality, {})[source] = None
-    return {modality: tuple(sources) for modality, sources in found.items()}
+        distinct.setdefault(source.modality, {})[source] = None
+    return {modality: tuple(sources) for modality, sources in distinct.items()}

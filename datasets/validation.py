@@ -86,11 +86,11 @@ def _texts(records: Sequence[Record]) -> list[Record]:
 
 def _images(records: Sequence[Record]) -> list[Record]:
     """The distinct images, without their texts."""
-    found: dict[str, Record] = {}
+    images: dict[str, Record] = {}
     for record in records:
         source = image_source(record)
-        found.setdefault(source.value, replace(record, sources={source.modality: source}))
-    return list(found.values())
+        images.setdefault(source.value, replace(record, sources={source.modality: source}))
+    return list(images.values())
 
 
 def _one_of_each_camera(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

@@ -350,7 +350,7 @@ def test_training_entries_of_another_form(tree: Tree, change: dict[str, Any], wo
 @pytest.mark.parametrize("key", ["id", "file_path", "caption"])
 def test_training_entry_without_a_key(tree: Tree, key: str) -> None:
     del tree.train[3][key]
-    assert tree.refusal() == f"train_annos.json entry 3: key '{key}' is missing"
+    assert tree.refusal() == f"train_annos.json entry 3: key '{key}' is missing; restore the original file"
     tree.train[3] = [4, "vis/0002/1.jpg"]
     assert "train_annos.json entry 3: must be an object" in tree.refusal()
 

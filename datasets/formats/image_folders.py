@@ -21,11 +21,13 @@ SAMPLED_NAMES = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFolders:
-    """Image files of one data set; dataset and task are those of every record."""
+    """Image files of one data set."""
 
     tree: ImageTree
     dataset: str
+    """The data set of every record."""
     task: Task
+    """The task of every record."""
 
     def record(
         self,

@@ -36,10 +36,12 @@ JOINT_SUMMARY = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offset:
-    """What is added to the person ids and to the known cameras of an image source; clothes ids follow their persons."""
+    """What is added to the numbers of an image source; clothes ids follow their persons."""
 
     persons: int = 0
+    """Added to every person id."""
     cameras: int = 0
+    """Added to every known camera."""
 
     def negative(self) -> Offset:
         """Return the offset that takes this one back."""
@@ -48,13 +50,13 @@ class Offset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """A test set in a joint test: its name, its image source, and its searches, persons and cameras already kept
-    apart.
-    """
+    """A test set in a joint test."""
 
     name: str
     source: str
+    """Image source: what shares its images and therefore its persons."""
     searches: tuple[Search, ...]
+    """Its own searches, persons and cameras already kept apart."""
 
 
 def offsets_of(sources: Mapping[str, Iterable[Record]]) -> dict[str, Offset]:

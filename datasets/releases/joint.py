@@ -50,12 +50,12 @@ OPTIONAL_PARTS = {"cocas-li": "query_li"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JointRelease(Release):
-    """A release with its members. members: name -> the member's release without records. offsets: name -> what was
-    added.
-    """
+    """A release with its members."""
 
     members: Mapping[str, Release] = field(default_factory=dict)
+    """Name -> the member's release without records."""
     offsets: Mapping[str, Offset] = field(default_factory=dict)
+    """Name -> what was added to its numbers."""
 
 
 def read(root: Path, options: ReadOptions) -> JointRelease:
@@ -145,7 +145,7 @@ def _folders(root: Path, members: tuple[str, ...]) -> dict[str, Path]:
     below = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     seen = {name: [folder for folder in below if dataset_entry(name).recognise(folder)] for name in members or MEMBERS}
     folders = seen if members else _originals(root, below, seen)
-    return {name: places[0] if len(places) == 1 else root for name, places in folders.items()}
+    return {name: candidates[0] if len(candidates) == 1 else root for name, candidates in folders.items()}
 
 
 def _originals(root: Path, below: Sequence[Path], seen: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:

@@ -112,53 +112,58 @@ def _read_train(tree: _Tree) -> list[_Annotation]:
     content = read_json(path, "the training annotations of ORBench")
     if not isinstance(content, list) or not content:
         raise UserError(f"{path}: must be a list of annotations, found {_kind(content)}; restore the original file")
-    annotations = [_annotation(tree, entry, f"{TRAIN_FILE} entry {index}") for index, entry in enumerate(content)]
+    annotations = [_annotation(tree, listed, f"{TRAIN_FILE} entry {index}") for index, listed in enumerate(content)]
     owner: dict[str, int] = {}
-    for index, entry in enumerate(annotations):
-        if owner.setdefault(entry.folder, entry.person) != entry.person:
+    for index, annotation in enumerate(annotations):
+        if owner.setdefault(annotation.folder, annotation.person) != annotation.person:
             raise UserError(
-                f"{TRAIN_FILE} entry {index}: folder {entry.folder} belongs to id {owner[entry.folder]} and to id "
-                f"{entry.person}; one folder holds one identity"
+                f"{TRAIN_FILE} entry {index}: folder {annotation.folder} belongs to id {owner[annotation.folder]} and "
+                f"to id {annotation.person}; one folder holds one identity, correct one of the entries"
             )
     if len({entry.person for entry in annotations}) < 2:
-        raise UserError(f"{path}: one training identity only (id {annotations[0].person}); at least two are needed")
+        raise UserError(
+            f"{path}: one training identity only (id {annotations[0].person}); at least two are needed, restore the "
+            "original file"
+        )
     return annotations
 
 
-def _annotation(tree: _Tree, entry: Any, record: str) -> _Annotation:
-    if not isinstance(entry, dict):
-        raise UserError(f"{record}: must be an object with id, file_path and caption, found {_kind(entry)}")
+def _annotation(tree: _Tree, annotation: Any, record: str) -> _Annotation:
+    if not isinstance(annotation, dict):
+        raise UserError(
+            f"{record}: must be an object with id, file_path and caption, found {_kind(annotation)}; correct it"
+        )
     for key in ("id", "file_path", "caption"):
-        if key not in entry:
-            raise UserError(f"{record}: key {key!r} is missing")
-    person = _integer(entry["id"])
+        if key not in annotation:
+            raise UserError(f"{record}: key {key!r} is missing; restore the original file")
+    person = _integer(annotation["id"])
     if person is None:
-        raise UserError(f"{record}: id = {_shown(entry['id'])} is not a whole number")
-    if not isinstance(entry["caption"], str):
-        raise UserError(f"{record}: caption must be a text, found {_kind(entry['caption'])}")
-    image = tree.source(Modality.RGB, entry["file_path"], record)
+        raise UserError(f"{record}: id = {_shown(annotation['id'])} is not a whole number; correct it")
+    if not isinstance(annotation["caption"], str):
+        raise UserError(f"{record}: caption must be a text, found {_kind(annotation['caption'])}; correct it")
+    image = tree.source(Modality.RGB, annotation["file_path"], record)
     return _Annotation(
         person=person,
-        folder=PurePosixPath(entry["file_path"]).parts[1],
+        folder=PurePosixPath(annotation["file_path"]).parts[1],
         image=image,
-        caption=Source(modality=Modality.TEXT, value=entry["caption"], record=record),
+        caption=Source(modality=Modality.TEXT, value=annotation["caption"], record=record),
     )
 
 
 def _partners(tree: _Tree, folder: str, record: str) -> dict[Modality, tuple[Source, ...]]:
-    found = {}
+    partners = {}
     for modality in PARTNERS:
         below = f"{MODALITIES[modality].folder}/{folder}"
         names = sorted(tree.names(below))
         if not names:
             raise UserError(
                 f"{record}: identity folder {folder} has no {modality.name} images in {tree.root / below}; every "
-                "training identity needs NIR, CP and SK partners"
+                "training identity needs NIR, CP and SK partners, restore the folder"
             )
-        found[modality] = tuple(
+        partners[modality] = tuple(
             Source(modality=modality, value=str(tree.root / below / name), record=record) for name in names
         )
-    return found
+    return partners
 
 
 def _records(tree: _Tree, annotations: list[_Annotation]) -> tuple[Record, ...]:
@@ -256,7 +261,7 @@ def _read_test(tree: _Tree, notes: list[str]) -> tuple[dict[str, tuple[Record, .
 
 def _rows(tree: _Tree, name: str, key: Combination, rows: Any) -> tuple[Record, ...]:
     if not isinstance(rows, list):
-        raise UserError(f"{TEST_FILE} key {name}: must be a list of entries, found {_kind(rows)}")
+        raise UserError(f"{TEST_FILE} key {name}: must be a list of entries, found {_kind(rows)}; restore the original")
     return tuple(_row(tree, f"{TEST_FILE} {name} entry {index}", key, row) for index, row in enumerate(rows))
 
 
@@ -264,11 +269,11 @@ def _row(tree: _Tree, record: str, key: Combination, row: Any) -> Record:
     if not isinstance(row, list) or len(row) != len(key) + 1:
         raise UserError(
             f"{record}: must be a list of a person id and {len(key)} item(s) ({combination_name(key)}), found "
-            f"{_shown(row)}"
+            f"{_shown(row)}; correct it"
         )
     person = _integer(row[0])
     if person is None:
-        raise UserError(f"{record}: person id {_shown(row[0])} is not a whole number")
+        raise UserError(f"{record}: person id {_shown(row[0])} is not a whole number; correct it")
     return _record(person, tuple(_item(tree, modality, value, record) for modality, value in zip(key, row[1:])))
 
 
@@ -277,7 +282,7 @@ def _item(tree: _Tree, modality: Modality, value: Any, record: str) -> Source:
     if MODALITIES[modality].is_image:
         return tree.source(modality, value, record)
     if not isinstance(value, str):
-        raise UserError(f"{record}: the caption must be a text, found {_kind(value)}")
+        raise UserError(f"{record}: the caption must be a text, found {_kind(value)}; correct it")
     return Source(modality=modality, value=value, record=record)
 
 

@@ -30,12 +30,16 @@ Task = tuple[list[Shot], int, tuple[int, int], str]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rendered:
-    """What `render` did. folder: the layout's root; reused: it was there already, the same and complete."""
+    """What `render` did."""
 
     folder: Path
+    """The layout's root."""
     pictures: int
+    """Number of picture files."""
     digest: str
+    """Of everything that was written."""
     reused: bool
+    """It was there already, the same and complete."""
 
 
 def render(
@@ -187,6 +191,8 @@ def _write_chunk(task: Task) -> list[tuple[str, str]]:
         try:
             target.write_bytes(data)
         except OSError as error:
-            raise UserError(f"cannot write {target}: {error.strerror}") from error
+            raise UserError(
+                f"cannot write {target}: {error.strerror}; make room and leave to write there, or choose another --root"
+            ) from error
         written.append((shot.path, hashlib.sha256(data).hexdigest()))
     return written
