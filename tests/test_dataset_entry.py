@@ -118,6 +118,10 @@ def test_validation_lists_are_drawn_as_ever(tmp_path: Path) -> None:
         [listed.name, list(listed.person_ids), [[below(root, source) for source in entry] for entry in listed.entries]]
         for listed in val.query_lists
     ]
+    assert [below(root, source) for source in val.gallery] == [
+        f"vis/{folder}/{index}.jpg" for folder in ("0300", "0302") for index in range(2)
+    ]
+    assert val.gallery_ids == (300, 300, 302, 302)
     # Two of the seven persons: every caption leads a query, its infrared image is drawn.
     assert next(entry for entry in lists if entry[0] == "TEXT+NIR") == [
         "TEXT+NIR",
@@ -130,6 +134,18 @@ def test_validation_lists_are_drawn_as_ever(tmp_path: Path) -> None:
         ],
     ]
     assert hashlib.sha256(json.dumps(lists).encode()).hexdigest() == VALIDATION
+
+
+def test_an_image_that_the_gallery_lists_twice_counts_twice(tmp_path: Path) -> None:
+    """As in the reference, in every list: both copies are right, and none is left out of the gallery."""
+    root = planted_orbench(tmp_path)
+    path = root / "ORBench/test_gallery_and_queries.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["RGB_GALLERY"].append([1, "vis/0900/0.jpg"])
+    path.write_text(json.dumps(content), encoding="utf-8")
+    split = load_orbench(root, need_train=False).splits["test"]
+    assert split.gallery_ids == (1, 2, 2, 1) and split.gallery[0] == split.gallery[3]
+    assert [listed.gallery for listed in split.query_lists] == [None, None]
 
 
 def test_fingerprints_stay_so_that_results_can_be_told_apart(tmp_path: Path) -> None:

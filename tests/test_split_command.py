@@ -54,6 +54,21 @@ def source(tmp_path: Path) -> Path:
     return write_source(tmp_path, lines)
 
 
+def test_queries_and_gallery_of_a_person_stand_in_listed_order(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which images become queries is drawn by seed; their order in the file is not."""
+    for seed in range(4):
+        output = tmp_path / f"{seed}.csv"
+        arguments = ("--test", 0.8, "--val", 0, "--queries-per-person", 2, "--seed", seed)
+        assert run(monkeypatch, "--source", source, "--output", output, *arguments) == 0
+        rows = table(output)
+        for role in ("query", "gallery"):
+            for person in people(rows, role):
+                paths = [row["path"] for row in rows if row["person"] == person and row["split"] == role]
+                assert paths == sorted(paths), (seed, role, person)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_disjoint_persons_and_queries_with_a_match(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, seed: int
