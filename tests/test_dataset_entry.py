@@ -1,6 +1,7 @@
-"""Data sets as entries of one table: no other module knows one by name, each has its own options, and ORBench is one of
-them: its validation lists, exclusion, joint use and check. The numbers of the validation lists are those of the reader
-that ORBench had before it was an entry.
+"""Covers: datasets/dataset_entry, datasets/catalogue, datasets/releases/orbench, datasets/releases/joint,
+datasets/overlap, datasets/checks/run. Data sets as entries of one table: no other module knows one by name, each has
+its own options, and ORBench is one of them: its validation lists, exclusion, joint use and check. The numbers of the
+validation lists are those of the reader that ORBench had before it was an entry.
 """
 
 import ast
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from official_trees import TREES, lines, plant
+from official_trees import TREES
 from tiny_orbench import load_orbench, write_orbench
+from trees import plant, write_lines
 
 from configs.schema.data import DataConfig
 from configs.vocabulary import Modality
@@ -166,21 +168,21 @@ def test_fingerprints_stay_so_that_results_can_be_told_apart(tmp_path: Path) -> 
 def test_exclusion_that_takes_the_last_partner_is_refused(tmp_path: Path) -> None:
     root = planted_orbench(tmp_path)
     listing = tmp_path / "out.txt"
-    lines(listing, "ORBench/cp/0300/0.jpg")
+    write_lines(listing, "ORBench/cp/0300/0.jpg")
     kept = load_orbench(root, need_train=True, exclude=str(listing)).train
     assert [len(record.partners[Modality.CP]) for record in kept] == [2, 2, 1, 1, *[2] * 10]
-    lines(listing, "ORBench/cp/0300/0.jpg", "ORBench/cp/0300/1.jpg")
+    write_lines(listing, "ORBench/cp/0300/0.jpg", "ORBench/cp/0300/1.jpg")
     with pytest.raises(
         UserError, match=r"out.txt line 1: the list leaves train_annos.json entry 2 without CP partners"
     ):
         load_orbench(root, need_train=True, exclude=str(listing))
     # A person that goes whole needs no partners, and a test needs no training records.
-    lines(
+    write_lines(
         listing, *(f"ORBench/{path}" for path in ("cp/0300/0.jpg", "cp/0300/1.jpg", "vis/0300/0.jpg", "vis/0300/1.jpg"))
     )
     left = load_orbench(root, need_train=True, exclude=str(listing))
     assert left.num_identities == 6 and len(left.train) == 12
-    lines(listing, "ORBench/cp/0300/0.jpg", "ORBench/cp/0300/1.jpg")
+    write_lines(listing, "ORBench/cp/0300/0.jpg", "ORBench/cp/0300/1.jpg")
     assert not load_orbench(root, need_train=False, exclude=str(listing)).train
 
 
@@ -275,7 +277,7 @@ def test_the_check_of_orbench_compares_and_leaves_out(tmp_path: Path) -> None:
     copies = [finding for finding in report.findings if finding.kind == "identical_against"]
     assert [finding.level for finding in copies] == ["defect"] and report.exit_code == 1
     assert copies[0].message.startswith("1 images of orbench are also in market1501, byte for byte")
-    lines(root / "out.txt", "ORBench/vis/0015/0.jpg", "ORBench/vis/0015/1.jpg")
+    write_lines(root / "out.txt", "ORBench/vis/0015/0.jpg", "ORBench/vis/0015/1.jpg")
     report, release = run_check(
         CheckOptions(
             dataset="orbench",
