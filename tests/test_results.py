@@ -146,10 +146,10 @@ def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     expected = [*document["rows"], *document["averages"]]
     assert [row["task"] for row in rows] == [row["task"] for row in expected]
+    names = ("R1", "R5", "R10", "mAP", "mINP", "R20", "median_rank")
     for row, wanted in zip(rows, expected):
-        assert [float(row[name]) if row[name] else None for name in ("R1", "R5", "R10", "mAP", "mINP")] == [
-            wanted[name] for name in ("R1", "R5", "R10", "mAP", "mINP")
-        ]
+        assert [float(row[name]) if row[name] else None for name in names] == [wanted[name] for name in names]
+    assert document["units"] == "percent" and document["other_units"] == {"median_rank": "rank"}
 
 
 def test_per_query_results_come_back(tmp_path: Path) -> None:
@@ -181,6 +181,27 @@ def test_compare_lists_what_changed(tmp_path: Path) -> None:
     assert f"{182.5 / 3:.3f} ({20 / 3:+.3f})" in text
     (tmp_path / "b" / "per_query.npz").unlink()
     assert "queries are not compared" in compare_files(first, second)
+
+
+def test_results_of_before_a_metric_are_compared(tmp_path: Path) -> None:
+    now = write_results(tmp_path / "now", make_result(), PROVENANCE)
+    text = compare_files(now, now)
+    assert "lower is better: median_rank\n" in text
+    header = ["task", "R1", "R5", "R10", "mAP", "mINP", "R20", "median_rank"]
+    assert [cell.strip() for cell in text.splitlines()[4].strip("|").split("|")] == header
+    before = write_results(tmp_path / "before", make_result(), PROVENANCE)
+    document = json.loads(before.read_text())
+    for row in [*document["rows"], *document["averages"]]:
+        del row["median_rank"]
+    before.write_text(json.dumps(document))
+    with np.load(tmp_path / "now" / "per_query.npz") as archive:
+        older = {name: archive[name] for name in archive.files if not name.endswith("/inverse_penalty")}
+    np.savez(tmp_path / "before" / "per_query.npz", **older)
+    text = compare_files(before, now)
+    assert "median_rank" not in text and "R20" in text and "NIR: 0 queries better, 0 worse, 3 equal" in text
+    np.savez(tmp_path / "before" / "per_query.npz", **{"NIR/first_rank": older["NIR/first_rank"]})
+    with pytest.raises(UserError, match="lacks arrays of NIR; run test.py again"):
+        compare_files(before, now)
 
 
 def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:

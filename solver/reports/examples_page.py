@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from solver.evaluation.result import TIE_RULE, EvaluationResult
 from solver.reports.html_page import html_table, write_page
 from solver.reports.results import Provenance, shown_columns, shown_rows
+from solver.run_directory import REPORT_FILE
 from solver.search.queries import Query
 from solver.search.ranked import RankedImage, RankedQuery
 from utils.seeding import stream_seed
 
-REPORT_FILE = "report.html"
 QUERIES_PER_SECTION = 10
 RESULTS_PER_QUERY = 10
 

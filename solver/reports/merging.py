@@ -10,7 +10,7 @@ from typing import Any
 
 from solver.evaluation.list_result import stamped
 from solver.evaluation.result import TOTAL
-from solver.reports.results import PLUS_MINUS, folded_row, read_results, shown_columns, write_tables
+from solver.reports.results import OTHER_UNITS, PLUS_MINUS, folded_row, read_results, shown_columns, write_tables
 from utils.errors import UserError
 from utils.retrieval.metrics import SHOWN_METRICS
 from utils.tables import columns_of, format_table, group_means, is_number
@@ -91,6 +91,7 @@ def merge_results(documents: Mapping[str, Mapping[str, Any]], expected: Sequence
         "averages": averages,
         "averages_rule": MERGED_RULE,
         **_common(chosen),
+        "other_units": OTHER_UNITS,
         **described,
         "data": {"dataset": _dataset(next(iter(chosen.values())))},
         "runs": {

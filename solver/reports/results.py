@@ -25,7 +25,11 @@ from utils.tables import columns_of, compare_results, format_cell, format_compar
 CSV_COLUMNS = ("task", *METRICS, "queries", "gallery", "lists", "expected_lists")
 PER_QUERY_VALUES = {metric.array: name for name, metric in METRICS.items() if metric.array}
 """Array of a per-query file -> metric."""
-PER_QUERY_ARRAYS = ("first_rank", *PER_QUERY_VALUES, "person_ids")
+COMPARED_ARRAYS = ("first_rank", "average_precision", "person_ids")
+"""What a comparison reads of a per-query file; one written before a metric was added lacks that metric's array only."""
+UNIT = "percent"
+OTHER_UNITS = {name: metric.unit for name, metric in METRICS.items() if metric.unit != UNIT}
+"""Metric -> what its value is, where that is not a percentage."""
 AVERAGE_RULE = "a group's average is the plain mean over its lists; ALL_AVER is the mean of the group averages"
 DEVIATION = "standard deviation over the lists of a group, n - 1 in the denominator"
 PLUS_MINUS = "±"
@@ -54,9 +58,10 @@ class Provenance:
 
 
 def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
-    """Return one plain row per query list, in percent; a list without scored queries has None for its metrics.
+    """Return one plain row per query list, in the units of METRICS.
 
-    Rows of a protocol name it and their group, and have mAP@tau and kept@tau, the share of matches that tau keeps.
+    A list without scored queries has None for its metrics. Rows of a protocol name it and their group, and have
+    mAP@tau and kept@tau, the share of matches that tau keeps.
     """
     return [
         {
@@ -72,9 +77,10 @@ def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
 
 
 def average_rows(result: EvaluationResult) -> list[dict[str, Any]]:
-    """Return one plain row per average, in percent, with the number of lists it is over and how many there should be.
+    """Return one plain row per average, in the units of METRICS.
 
-    `NAME sd`: standard deviation over the lists of a group, where there are several.
+    It has the number of lists it is over and how many there should be. `NAME sd`: standard deviation over the
+    lists of a group, where there are several.
     """
     return [
         {
@@ -103,7 +109,8 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
     return {
         "rows": result_rows(result),
         "averages": average_rows(result),
-        "units": "percent",
+        "units": UNIT,
+        "other_units": OTHER_UNITS,
         "averages_rule": GROUP_RULE if result.folded else AVERAGE_RULE,
         "split": result.name,
         "protocol": result.protocol,
@@ -267,24 +274,25 @@ def read_per_query(path: str | Path, document: Mapping[str, Any]) -> dict[str, d
     file = Path(path).parent / Path(str(document.get("per_query", PER_QUERY_FILE))).name
     if not file.is_file():
         return {}
-    found: dict[str, dict[str, NDArray[Any]]] = {}
+    by_task: dict[str, dict[str, NDArray[Any]]] = {}
     try:
         with np.load(file, allow_pickle=False) as archive:
             for key in archive.files:
                 task, _, name = key.rpartition("/")
-                found.setdefault(task, {})[name] = archive[key]
+                by_task.setdefault(task, {})[name] = archive[key]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} cannot be read ({error}); run test.py again") from error
-    incomplete = [task for task, arrays in found.items() if set(arrays) != set(PER_QUERY_ARRAYS)]
+    incomplete = [task for task, arrays in by_task.items() if not arrays.keys() >= set(COMPARED_ARRAYS)]
     if incomplete:
         raise UserError(f"{file} lacks arrays of {', '.join(incomplete)}; run test.py again")
-    return found
+    return by_task
 
 
 def compare_files(first: str | Path, second: str | Path) -> str:
     """Return what changed from one results.json to another: rows, averages, and the queries that moved most.
 
-    Raises UserError when a file is missing or is not a result.
+    The table has the columns of every table, and the other metrics that both results have. Raises
+    UserError when a file is missing or is not a result.
     """
     before, after = read_results(first), read_results(second)
     queries = read_per_query(first, before), read_per_query(second, after)
@@ -297,7 +305,14 @@ def compare_files(first: str | Path, second: str | Path) -> str:
     ]
     lines += [
         f"{path}: its {PER_QUERY_FILE} is absent, so queries are not compared"
-        for path, found in zip((first, second), queries)
-        if not found
+        for path, arrays in zip((first, second), queries)
+        if not arrays
     ]
-    return "\n".join([*lines, format_comparison(compare_results(before, after, queries[0], queries[1]), SHOWN_METRICS)])
+    comparison = compare_results(before, after, *queries)
+    metrics = [
+        name
+        for name, metric in METRICS.items()
+        if metric.shown or any(row.get(f"{name} change") is not None for row in comparison.rows)
+    ]
+    lines += [f"lower is better: {name}" for name in metrics if not METRICS[name].higher_is_better]
+    return "\n".join([*lines, format_comparison(comparison, metrics)])

@@ -3,8 +3,8 @@
 Order of events for one query. The gallery is ranked by descending similarity, ties by gallery index; the query's own
 image, known by `items`, is in no ranking at all. `ap_topk` cuts that ranking before the exclusion (a quirk of the
 released IRM evaluator: matches beyond the cut are forgotten by AP). The exclusion rule drops items; ranks are counted
-again without them. `ap_depth` cuts after the exclusion (the n of
-mAP at a threshold). CMC and INP see the whole ranking after the exclusion, whatever AP is cut to.
+again without them. `ap_depth` cuts after the exclusion (the n of mAP at a threshold). CMC and INP see the whole ranking
+after the exclusion, whatever AP is cut to.
 
 A new metric is a function of `QueryMatches` and a line in METRICS.
 """
@@ -66,12 +66,10 @@ class Metric:
     """One number of the values (n,), n >= 1, of the queries that enter it: a mean, a share, a median."""
     unit: str = "percent"
     """What a value is."""
-    decimals: int = 3
-    """Decimals in tables for readers."""
     higher_is_better: bool = True
     """Whether a larger number is a better one."""
     shown: bool = False
-    """A column of tables for readers: the published layout. result.json, CSV and comparisons have all metrics."""
+    """A column of tables for readers: the published layout. results.json, CSV and comparisons have all metrics."""
     array: str = ""
     """Name of its values in per-query files; empty = they follow from the rank of the first match, which is there."""
 
@@ -161,7 +159,7 @@ METRICS: dict[str, Metric] = {
     "mAP": Metric(per_query=_average_precisions, summary=mean, shown=True, array="average_precision"),
     "mINP": Metric(per_query=_inverse_penalties, summary=mean, shown=True, array="inverse_penalty"),
     "R20": rank_share(20),
-    "median_rank": Metric(per_query=_matched_ranks, summary=median, unit="rank", decimals=1, higher_is_better=False),
+    "median_rank": Metric(per_query=_matched_ranks, summary=median, unit="rank", higher_is_better=False),
 }
 """Everything that is measured of a ranking, in the order of the columns; mAP@tau stands beside them, by threshold."""
 
