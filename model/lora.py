@@ -117,7 +117,13 @@ class ExpertBlock(Block):
     """
 
     def __init__(self, width: int, heads: int, spec: LoraConfig) -> None:
-        super().__init__(width, heads, qkv_bias=True, act_layer=QuickGELU, norm_layer=LayerNorm)  # type: ignore[arg-type]
+        super().__init__(
+            width,
+            heads,
+            qkv_bias=True,
+            act_layer=QuickGELU,
+            norm_layer=LayerNorm,  # type: ignore[arg-type]
+        )
         self.mlp.fc1 = ExpertLinear(width, 4 * width, spec, ("weight",))
         self.mlp.fc2 = ExpertLinear(4 * width, width, spec, ("weight",))
         if spec.mode == "all":

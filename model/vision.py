@@ -32,7 +32,8 @@ class VisionSpec:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return tuple((side - self.patch_size) // self.stride + 1 for side in self.image_size)  # type: ignore[return-value]
+        rows, columns = ((side - self.patch_size) // self.stride + 1 for side in self.image_size)
+        return rows, columns
 
 
 class ImageTokenizer(nn.Module):

@@ -81,7 +81,8 @@ def test_released_strings() -> None:
     maker = InstructionMaker(InstructionConfig(sentences="released", test_sentence=4))
     wanted = {Task.TRAD: "do not change clothes", Task.VI: "cross modiality", Task.CC: BANK[Task.CC][4]}
     assert {task: maker.for_test(record(task)).value for task in wanted} == wanted  # type: ignore[union-attr]
-    assert {maker.for_training(record(Task.VI), 0, 0, index).value for index in range(50)} == {"cross modiality"}  # type: ignore[union-attr]
+    drawn = [maker.for_training(record(Task.VI), 0, 0, index) for index in range(50)]
+    assert {source.value for source in drawn} == {"cross modiality"}  # type: ignore[union-attr]
 
 
 def test_clothes_template_box_or_refusal() -> None:

@@ -116,7 +116,7 @@ def test_both_labellings_in_one_split_and_one_picture(tmp_path: Path) -> None:
     assert [stem(source) for source in split.gallery] == ["g1", "g2", "g3", "g4", "g5"] * 2
     assert split.gallery_ids == (1000, 1001, 2000, 1000, 2001, 1, 1, 2, 1, 2)
     assert [queries.gallery for queries in split.query_lists] == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
-    assert [stem(source) for source in split.query_lists[0].instructions] == ["t0", "t1", "t2", "t0", "t3"]  # type: ignore[arg-type]
+    assert [stem(source) for source in split.query_lists[0].instructions] == ["t0", "t1", "t2", "t0", "t3"]
     assert {source.crop for source in split.gallery_instructions} == {"box"}  # type: ignore[union-attr]
     assert split.query_lists[0].annotation_kinds == (CLOTHES,) * 5
 
@@ -155,7 +155,7 @@ def test_descriptions_make_the_language_task(tmp_path: Path) -> None:
     # Of the images in the wanted outfit those of another camera: q2 and q3 have one of their own camera only.
     assert asked[1:] == ["Two", "Three", "Four", "Five"] and asked[0] in ("One", "Four")
     split = split_of(release, "cocas-li")
-    assert [source.value for source in split.gallery_instructions] == ["One", "Two", "Three", "Four", "Five"]  # type: ignore[union-attr]
+    assert [stem(source) for source in split.gallery_instructions] == ["One", "Two", "Three", "Four", "Five"]
     assert split.query_lists[0].annotation_kinds == (DESCRIPTION,) * 5 and split.query_lists[0].person_ids == (
         1,
         1,
@@ -255,8 +255,8 @@ def test_task_free_galleries_have_images_alone(tmp_path: Path) -> None:
     ]
     assert set(split.gallery_instructions) == {None} and all(split.gallery_annotations)
     by_name = {queries.name: queries for queries in split.query_lists}
-    assert {source.value for source in by_name["task-free market1501"].instructions} == {BANK[Task.TRAD][0]}  # type: ignore[union-attr]
-    assert [stem(source) for source in by_name["task-free cocas-target"].instructions] == ["t0", "t1", "t2", "t0", "t3"]  # type: ignore[arg-type]
+    assert {stem(source) for source in by_name["task-free market1501"].instructions} == {BANK[Task.TRAD][0]}
+    assert [stem(source) for source in by_name["task-free cocas-target"].instructions] == ["t0", "t1", "t2", "t0", "t3"]
     # The single sets keep their own labels and rules: the result is that of the set by itself.
     found = measure_orders(split, "task-free cocas-target", "g1 g2 g3 g4 g5", ORDERS)
     assert average_precisions(found) == [0.5, None, None, 0.5, 0.5]

@@ -90,7 +90,8 @@ def losses_of(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, 
     ).step(model, batch, 0)
     output.total.backward()
     gradient = model.backbone.stems["nir"].conv1.weight.grad  # type: ignore[union-attr]
-    return {name: float(value.detach()) for name, value in {**output.losses, **output.diagnostics}.items()}, gradient  # type: ignore[return-value]
+    values = {name: float(value.detach()) for name, value in {**output.losses, **output.diagnostics}.items()}
+    return values, gradient  # type: ignore[return-value]
 
 
 def test_no_loss_depends_on_the_order_of_the_rows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,9 @@ def _row(cells: dict[str, str], where: str) -> ManifestRow:
     if modality not in names:
         raise UserError(f"{where}: modality = {modality!r}: {nearest(modality, names)}")
     _encodable(cells.values(), where)
-    row = ManifestRow(**{**cells, "split": split, "modality": Modality(modality), "where": where})  # type: ignore[arg-type]
+    row = ManifestRow(
+        **{**cells, "split": split, "modality": Modality(modality), "where": where}  # type: ignore[arg-type]
+    )
     _check_row(row)
     return row
 

@@ -236,7 +236,12 @@ def _lists_in(folder: Path, entry: ListedSet, options: ReadOptions, notes: list[
                 f"{other}.txt"
             )
     return {
-        f"{entry.name}/{part}": DataList(path=path, task=task, role=role, captions=_captions_of(folder, entry))  # type: ignore[arg-type]
+        f"{entry.name}/{part}": DataList(
+            path=path,
+            task=task,
+            role=role,  # type: ignore[arg-type]
+            captions=_captions_of(folder, entry),
+        )
         for part, (path, role, task) in found.items()
     }
 

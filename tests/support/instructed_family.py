@@ -113,7 +113,8 @@ class ToldObjective(Objective[ToldModel]):
 def register(patch: pytest.MonkeyPatch) -> Family:
     """Put the family into a row of each table, and return under which name; nothing else knows it."""
     family = Family.VIREID
-    patch.setitem(configs.schema.experiment.FAMILIES, family, FamilySections(ToldConfig, ToldObjectiveConfig))  # type: ignore[arg-type]
+    sections = FamilySections(ToldConfig, ToldObjectiveConfig)  # type: ignore[arg-type]
+    patch.setitem(configs.schema.experiment.FAMILIES, family, sections)
     patch.setitem(
         model.build.FAMILIES, family, FamilyModel(ToldModel, lambda *_: InitialWeights(source="torch", rows=()))
     )

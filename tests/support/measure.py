@@ -124,8 +124,9 @@ def measure(split: EvalSplit, title: str, root: Path, table: str) -> RetrievalRe
     return evaluate_list(split, queries, [[row[name] for name in names] for row in scores.values()])
 
 
-def stem(source: Source) -> str:
+def stem(source: Source | None) -> str:
     """A text itself, a picture's name without its ending."""
+    assert source is not None
     return source.value if source.modality is Modality.TEXT else Path(source.value).stem
 
 
