@@ -39,10 +39,6 @@ class Instruction:
     rows: Tensor
     """(B,) int64: which of the U each row is given, -1 = none of this modality."""
 
-    def of_rows(self, index: Tensor) -> Instruction:
-        """Return the instructions of the rows `index` (b,) of the B."""
-        return Instruction(modality=self.modality, inputs=self.inputs, rows=self.rows[index])
-
 
 Instructions = Sequence[Instruction]
 """Instructions of one batch, at most one entry for each modality; no row is given two."""

@@ -1,6 +1,6 @@
 """Covers: model/vireid, model/resnet, model/weights/vireid, model/weights/vireid_names, model/weights/pickled_modules,
-solver/losses/triplet, solver/losses/imitation. The visible-infrared network: against torchvision's, against AGW's
-description, and its files.
+solver/losses/triplet, solver/losses/imitation. The visible-infrared network: against
+torchvision's, against AGW's description, and its files.
 """
 
 from __future__ import annotations

@@ -11,14 +11,13 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from torch import Tensor
 
-from model.weights.archives import STORAGE_DTYPES
+from model.weights.tensor_pickles import TensorUnpickler, read_zip
 from utils.checkpoint_io import DAMAGE_ERRORS
 from utils.errors import UserError
 
@@ -57,20 +56,11 @@ def read_pickled_module(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"no such file: {file} (a pickled module); correct the path")
     try:
-        root = _read_zip(file) if zipfile.is_zipfile(file) else _read_stream(file)
+        root = read_zip(file, _ModuleUnpickler) if zipfile.is_zipfile(file) else _read_stream(file)
         state = OrderedDict(_named_tensors(root, ""))
     except UserError:
         raise
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        struct.error,
-        StopIteration,
-        RecursionError,
-        *DAMAGE_ERRORS,
-    ) as error:
+    except (StopIteration, *DAMAGE_ERRORS) as error:
         raise UserError(
             f"{file} cannot be read as a pickled module ({type(error).__name__}: {error}); it is truncated or damaged, "
             "copy it again"
@@ -92,41 +82,22 @@ def _named_tensors(node: Any, prefix: str) -> list[tuple[str, Tensor]]:
     return found
 
 
-def _read_zip(file: Path) -> Any:
-    with zipfile.ZipFile(file) as archive:
-        record = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
-        folder = record[: -len("data.pkl")]
-
-        def fill(storage: _Storage) -> None:
-            content = archive.read(f"{folder}data/{storage.key}")
-            if len(content) != storage.data.numel() * storage.data.element_size():
-                raise pickle.UnpicklingError(f"storage {storage.key} has another size than stated")
-            _copy(storage.data, content)
-
-        with archive.open(record) as stream:
-            unpickler = _Unpickler(stream, file.stat().st_size)
-            root = unpickler.load()
-        for storage in unpickler.storages.values():
-            fill(storage)
-    return root
-
-
 def _read_stream(file: Path) -> Any:
     with file.open("rb") as stream:
-        magic = _Unpickler(stream).load()
+        magic = _ModuleUnpickler(stream).load()
         if magic != MAGIC:
             raise UserError(f"{file} is no file of torch.save; give the file that torch.save(model) wrote")
         # Version of the form and facts about the machine that wrote it.
-        _Unpickler(stream).load()
-        _Unpickler(stream).load()
-        unpickler = _Unpickler(stream, file.stat().st_size)
+        _ModuleUnpickler(stream).load()
+        _ModuleUnpickler(stream).load()
+        unpickler = _ModuleUnpickler(stream, file.stat().st_size)
         root = unpickler.load()
-        for key in _Unpickler(stream).load():
+        for key in _ModuleUnpickler(stream).load():
             storage = unpickler.storages[str(key)]
             (count,) = struct.unpack("<q", stream.read(8))
             if count != storage.data.numel():
                 raise pickle.UnpicklingError(f"storage {key} has another size than stated")
-            _copy(storage.data, _exactly(stream, count * storage.data.element_size()))
+            storage.fill(_exactly(stream, count * storage.data.element_size()))
     return root
 
 
@@ -137,61 +108,9 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
     return content
 
 
-def _copy(target: Tensor, content: bytes) -> None:
-    if content:
-        target.copy_(torch.frombuffer(bytearray(content), dtype=target.dtype))
+class _ModuleUnpickler(TensorUnpickler):
+    """Every name of the stream that is no tensor's becomes a class without behaviour."""
 
-
-class _Storage:
-    """A storage by key, filled after the object is built; tensors are views of it."""
-
-    def __init__(self, key: str, dtype: torch.dtype, count: int, most_bytes: int) -> None:
-        # torch stores without compression: what claims more than the whole file is damaged or crafted.
-        if not 0 <= count * dtype.itemsize <= most_bytes:
-            raise pickle.UnpicklingError(f"storage {key} claims {count} elements")
-        self.key, self.data = key, torch.empty(count, dtype=dtype)
-
-
-def _rebuild_tensor(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    if not isinstance(storage, _Storage):
-        raise pickle.UnpicklingError("a tensor without storage")
-    return storage.data.as_strided(size, stride, offset)
-
-
-def _first(value: Any, *_: Any) -> Any:
-    return value
-
-
-_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _first,
-    ("torch._utils", "_rebuild_parameter_with_state"): _first,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; every other name of the stream becomes a class without behaviour."""
-
-    def __init__(self, stream: Any, most_bytes: int = 0) -> None:
-        super().__init__(stream)
-        self._most_bytes = most_bytes
-        self.storages: dict[str, _Storage] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
+    def other_class(self, module: str, name: str) -> Any:
         """Return what stands for `module.name`; nothing is imported."""
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]
-        if module == "torch" and name in STORAGE_DTYPES:
-            return STORAGE_DTYPES[name]
         return type(name, (Inert,), {})
-
-    def persistent_load(self, identity: Any) -> Any:
-        """Return the storage (or, in older files, the class) that an entry refers to."""
-        if identity[0] == "module":
-            return identity[1]
-        _, dtype, key, _, count, *view = identity
-        if identity[0] != "storage" or not isinstance(dtype, torch.dtype) or any(view):
-            raise pickle.UnpicklingError("a storage of unknown form")
-        return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(count), self._most_bytes))

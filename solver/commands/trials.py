@@ -19,7 +19,15 @@ from datasets.build import build_benchmark, number_of_trials
 from solver.commands.evaluate import run_test
 from solver.commands.train import run_training
 from solver.reports.merging import format_merged, merge_results, read_series, write_merged
-from solver.run_directory import CONFIG_FILE, CSV_FILE, OUTCOME_FILE, RESULTS_FILE, check_free
+from solver.run_directory import (
+    CONFIG_FILE,
+    CSV_FILE,
+    OUTCOME_FILE,
+    RESULTS_FILE,
+    TRIAL_FOLDERS,
+    check_free,
+    trial_folder,
+)
 from solver.runs import find_checkpoint
 from utils.errors import UserError
 
@@ -48,11 +56,6 @@ def parse_trials(text: str, dataset: str) -> tuple[int, ...]:
             raise UserError(f"--trials {text}: {part} runs backwards; write {last}-{first}")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
-
-
-def trial_folder(trial: int) -> str:
-    """Return the name of a trial's run directory."""
-    return f"trial-{trial:02d}"
 
 
 def trial_label(trial: int) -> str:
@@ -175,7 +178,7 @@ def _series_dataset(series: Path, trials: str, overrides: Sequence[str]) -> str:
     if not series.is_dir():
         raise UserError(f"no such run directory: {series}; train the trials with train.py --trials {trials}")
     own = series / CONFIG_FILE
-    inner = sorted(series.glob(f"trial-*/{CONFIG_FILE}"))
+    inner = sorted(series.glob(f"{TRIAL_FOLDERS}/{CONFIG_FILE}"))
     if not own.is_file() and not inner:
         raise UserError(
             f"{series} holds no trials ({trial_folder(1)}, ...); train them with train.py --trials {trials}"
