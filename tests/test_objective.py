@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from configs.schema.experiment import FAMILIES as SECTIONS
 from configs.schema.reid5o import LoraConfig, Reid5oConfig, Reid5oObjectiveConfig
 from configs.vocabulary import COMBINATIONS, Combination, Family, Modality
 from datasets.structures import Batch
+from model.build import FAMILIES as MODELS
 from model.interface import Fuses, RetrievalModel, Tokens
 from model.reid5o import ReID5o
 from model.weights.clip import initialise_reid5o
@@ -278,7 +280,7 @@ def test_wrong_options_are_refused(change: dict, message: str) -> None:
 
 
 def test_the_table_builds_every_family() -> None:
-    assert set(FAMILIES) == set(Family)
+    assert set(FAMILIES) == set(MODELS) == set(SECTIONS) == set(Family)
     config = Reid5oObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4)
     objective = build_objective(Family.REID5O, config, ObjectiveContext(seed=6, model=counting_model(), records=()))
     assert isinstance(objective, Reid5oObjective)
