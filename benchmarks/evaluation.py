@@ -182,9 +182,8 @@ def unexplained_difference(result: EvaluationResult, split: EvalSplit, similarit
             sorted_metrics(similarity + sign * ROUNDING * match, listed.person_ids, split.gallery_ids)
             for sign in (-1, 1)
         )
-        worst = max(
-            worst, *(max(low[name] - value, value - high[name]) / 100 for name, value in entry.metrics().items())
-        )
+        ours = entry.metrics()
+        worst = max(worst, *(max(low[name] - ours[name], ours[name] - high[name]) / 100 for name in low))
     return worst
 
 

@@ -22,7 +22,7 @@ from configs.schema.evaluation import EvalConfig
 from configs.schema.experiment import FAMILIES, ExperimentConfig
 from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.vocabulary import Family
-from utils.errors import UserError, nearest
+from utils.errors import UserError, first_line, nearest
 from utils.files import write_text
 
 SECTIONS: dict[str, type] = {
@@ -77,7 +77,7 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {_first_line(error)}") from error
+        raise UserError(f"{where}: {first_line(error)}") from error
 
 
 def _scalars(tree: Any, where: str) -> dict[str, Any]:
@@ -124,7 +124,9 @@ def _plain(value: Any) -> Any:
 
 def _file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
     if path.resolve() in seen:
-        raise UserError(f"{path}: `base` leads back to a file that is already being read")
+        raise UserError(
+            f"{path}: `base` leads back to a file that is already being read; take the line out of one of them"
+        )
     values = _read_yaml(path)
     base = values.pop("base", None)
     if base is None:
@@ -140,18 +142,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         hint = nearest(path.name, siblings) if siblings else "no YAML files there"
         raise UserError(f"no such configuration: {path}; {hint}")
     if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path} has more than {MAX_BYTES} bytes: not a configuration")
+        raise UserError(f"{path} has more than {MAX_BYTES} bytes: not a configuration; give a YAML file of options")
     try:
         # OmegaConf's loader is safe (no tags) and refuses duplicate keys and alias bombs.
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except RecursionError as error:
-        raise UserError(f"{path}: not a configuration: its brackets are nested too deeply") from error
+        raise UserError(f"{path}: not a configuration: its brackets are nested too deeply, correct them") from error
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         raise UserError(
             f"{path}: not a readable YAML file: {' '.join(str(error).split())}; correct it there"
         ) from error
     if not isinstance(values, dict) or not values:
-        raise UserError(f"{path}: must be a table of `key: value` lines")
+        raise UserError(f"{path}: must be a table of `key: value` lines; write them, for instance `name: run`")
     table = {str(key): value for key, value in values.items()}
     for key, value in _leaves(table):
         _refuse_interpolation(str(path), key, value)
@@ -273,7 +275,7 @@ def _finite(value: Any) -> bool:
 
 def _reason(error: Exception, value: Any) -> str:
     """Say what OmegaConf expects, in words of a configuration file."""
-    text = _first_line(error)
+    text = first_line(error)
     if found := re.search(r"expected one of (\[.*\])", text):
         names = ast.literal_eval(found[1])
         close = nearest(str(value), names)
@@ -285,7 +287,3 @@ def _reason(error: Exception, value: Any) -> str:
     if "Dict[" in text:
         return "must be a table, for instance {name: 1.0}"
     return text
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -17,7 +17,7 @@ from datasets.loading.readers import ImageReader, PillowReader, SourceReader
 from datasets.loading.tokenizers import build_text_reader
 from datasets.modalities import MODALITIES
 from datasets.structures import Benchmark, ReadOptions, Source, distinct_sources
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 from utils.threads import available_cores
 
 logger = logging.getLogger(__name__)
@@ -92,9 +92,8 @@ def check_encodable(benchmark: Benchmark, modalities: Sequence[Modality]) -> Non
         unknown = {modality for queries in split.query_lists for modality in queries.combination} - set(modalities)
         if unknown:
             asked = [queries.name for queries in split.query_lists if unknown & set(queries.combination)]
-            more = f" and {len(asked) - SHOWN_LISTS} more" if len(asked) > SHOWN_LISTS else ""
             raise UserError(
-                f"the queries of {benchmark.name} hold {_names(unknown)} ({', '.join(asked[:SHOWN_LISTS])}{more}), and "
+                f"the queries of {benchmark.name} hold {_names(unknown)} ({shortened(asked, SHOWN_LISTS)}), and "
                 f"this model encodes {known} only; choose another data.dataset, other protocols (data.protocols) or a "
                 "model of another family"
             )

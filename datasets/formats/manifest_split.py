@@ -14,7 +14,7 @@ from datasets.formats.manifest_rows import ManifestRow, read_manifest
 from datasets.releases.folders import folder_rows
 from datasets.releases.manifest import release_of_rows
 from datasets.structures import ReadOptions
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 from utils.seeding import stream
 
 SHOWN = 20
@@ -223,11 +223,10 @@ def describe(result: SplitResult) -> str:
     asked = f"val {result.options.val:g}, test {result.options.test:g}; seed {result.options.seed}"
     said = [table.get_string(), f"persons: {total} in all; asked: {asked}"]
     if result.distractors:
-        shown = [f"{person} ({why})" for person, why in list(result.distractors.items())[:SHOWN]]
-        more = f" and {len(result.distractors) - SHOWN} more" if len(result.distractors) > SHOWN else ""
+        reasons = [f"{person} ({why})" for person, why in result.distractors.items()]
         said.append(
             f"{len(result.distractors)} test persons have no query and are distractors in the gallery: "
-            f"{', '.join(shown)}{more}"
+            f"{shortened(reasons, SHOWN)}"
         )
     said += [f"left out: {number} {what}" for what, number in result.left_out.items()]
     return "\n".join(said)

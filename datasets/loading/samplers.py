@@ -7,7 +7,6 @@ processes, so that a batch is the same for any number of them.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 from utils.seeding import stream, stream_seed
 
 logger = logging.getLogger(__name__)
@@ -305,6 +304,5 @@ class ModalityBatches(GroupBatches):
 def _tell(people: Sequence[int], names: Mapping[int, str] | None, what: str) -> None:
     if not people:
         return
-    shown = [names[person] if names else str(person) for person in itertools.islice(people, SHOWN_PERSONS)]
-    more = f" and {len(people) - SHOWN_PERSONS} more" if len(people) > SHOWN_PERSONS else ""
-    logger.warning("%d identities %s: %s%s", len(people), what, ", ".join(shown), more)
+    labels = [names[person] if names else str(person) for person in people]
+    logger.warning("%d identities %s: %s", len(people), what, shortened(labels, SHOWN_PERSONS))

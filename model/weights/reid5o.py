@@ -17,7 +17,7 @@ from model.reid5o import ReID5o
 from model.weights.clip import count_blocks
 from model.weights.reid5o_names import alias_names, reference_name, released_in_half
 from utils.checkpoint_io import load_tensors
-from utils.errors import UserError, nearest
+from utils.errors import UserError, nearest, shortened
 
 SHOWN = 4
 MAX_CONFIG_BYTES = 1_000_000
@@ -224,7 +224,4 @@ def _image_size(value: Any) -> tuple[int, int]:
 
 
 def _listed(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} entries {what}: {', '.join(names[:SHOWN])}{more}"
+    return f"{len(names)} entries {what}: {shortened(names, SHOWN)}" if names else ""

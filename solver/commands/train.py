@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +17,9 @@ from solver.run_directory import CONFIG_FILE, OUTCOME_FILE, buffered_log, check_
 from solver.training.engine import Trainer, TrainingOutcome, assemble
 from utils.device import resolve_device
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import DISK_FULL, write_json
 
 logger = logging.getLogger(__name__)
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> str:

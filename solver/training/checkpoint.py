@@ -17,7 +17,7 @@ from configs.vocabulary import Family
 from model.interface import RetrievalModel
 from solver.runs import check_trials, find_checkpoint, trials_of
 from utils.checkpoint_io import load_checkpoint
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 from utils.log import library_versions
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ def take_weights(model: RetrievalModel, family: Family, run: str) -> str:
     ]
     if problems:
         raise UserError(
-            f"train.init_from: {path} does not fit the model of this run: {'; '.join(problems[:3])}"
-            f"{f' and {len(problems) - 3} more' if len(problems) > 3 else ''}; use the model section of its config.yaml"
+            f"train.init_from: {path} does not fit the model of this run: {shortened(problems, 3)}; "
+            "use the model section of its config.yaml"
         )
     model.load_state_dict({name: own[name] if name in new else theirs[name] for name in own}, strict=True)
     origin = (

@@ -39,7 +39,7 @@ from solver.training.optimizer import build_optimizer
 from solver.training.param_groups import ParameterPolicy, apply_policy
 from utils.checkpoint_io import save_checkpoint
 from utils.device import autocast, describe_device, exact_float32, require_compiler
-from utils.errors import UserError
+from utils.errors import UserError, shortened
 from utils.log import MetricsWriter, library_versions
 from utils.progress import progress_bar
 from utils.seeding import seed_everything
@@ -348,13 +348,10 @@ class Trainer:
                 records = [self.job.loader.records[index] for index in batch.record_ids.tolist()]
                 labels = [record.name or f"record {index}" for record, index in zip(records, batch.record_ids.tolist())]
                 logger.error("records of the batch with loss %s = %s: %s", name, value, ", ".join(labels))
-                more = (
-                    f" and {len(labels) - SHOWN_RECORDS} more (all in the log)" if len(labels) > SHOWN_RECORDS else ""
-                )
                 raise UserError(
                     f"loss {name} is {value} at step {self.step + 1}, records "
-                    f"{', '.join(labels[:SHOWN_RECORDS])}{more}; the checkpoints of finished epochs are kept, lower "
-                    "optimizer.lr, set train.clip_norm or use train.precision=fp32"
+                    f"{shortened(labels, SHOWN_RECORDS)}; the checkpoints of "
+                    "finished epochs are kept, lower optimizer.lr, set train.clip_norm or use train.precision=fp32"
                 )
 
     def select(self, result: EvaluationResult, epoch: int, writer: MetricsWriter) -> None:
