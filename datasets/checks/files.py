@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
 from datasets.checks.contents import by_side
 from datasets.checks.report import Finding, examples
-from datasets.loading.readers import open_image
+from datasets.loading.readers import show_image
 from datasets.overlap import find_identical, image_values
 from datasets.structures import Record, Release
 from utils.errors import UserError
@@ -20,12 +21,27 @@ WORTH_PROCESSES = 20_000
 """Fewer images are opened sooner than the processes have imported what they need."""
 
 
-def file_findings(release: Release, processes: int) -> tuple[list[Finding], int]:
-    """Open and decode every image; return findings and the number opened. processes: at most so many."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening an image said."""
+
+    error: str = ""
+    """Why it cannot be read, empty when it can."""
+    turned: bool = False
+    """Its EXIF orientation turns it."""
+    transparent: bool = False
+    """A part of it is transparent."""
+
+
+def file_findings(release: Release, processes: int, *, own: bool) -> tuple[list[Finding], int]:
+    """Open and decode every image; return findings and the number opened. processes: at most so many. own: these are a
+    user's own images, which no reference code reads.
+    """
     records = [record for part in release.parts.values() for record in part]
     paths = sorted(image_values(records))
     findings, readable = _missing(paths, records)
-    broken = {path: error for path, error in zip(readable, _errors(readable, processes)) if error}
+    opened = dict(zip(readable, _opened(readable, processes)))
+    broken = {path: found.error for path, found in opened.items() if found.error}
     if broken:
         findings = [
             *findings,
@@ -38,7 +54,34 @@ def file_findings(release: Release, processes: int) -> tuple[list[Finding], int]
                 "(data.exclude)",
             ),
         ]
-    return [*findings, *_identical(release)], len(readable)
+    return [*findings, *_shown_otherwise(opened, own), *_identical(release)], len(readable)
+
+
+def _shown_otherwise(opened: Mapping[str, Opened], own: bool) -> list[Finding]:
+    """Images that are read as a viewer shows them, which their stored pixels alone are not."""
+    findings = []
+    for kind, paths, what in (
+        ("turned_images", [path for path, found in opened.items() if found.turned], "turned by their EXIF orientation"),
+        (
+            "transparent_images",
+            [path for path, found in opened.items() if found.transparent],
+            "transparent, and white there",
+        ),
+    ):
+        if paths:
+            compared = (
+                "" if own else "; reference code takes the stored pixels, so that its figures are of other images"
+            )
+            findings.append(
+                Finding(
+                    level="note" if own else "warning",
+                    kind=kind,
+                    count=len(paths),
+                    examples=examples(paths),
+                    message=f"{len(paths):,} of {len(opened):,} images are {what}{compared}",
+                )
+            )
+    return findings
 
 
 def missing_findings(release: Release) -> list[Finding]:
@@ -71,28 +114,28 @@ def _missing(paths: Sequence[str], records: Sequence[Record]) -> tuple[list[Find
     ], [path for path in paths if path not in gone]
 
 
-def _errors(paths: Sequence[str], processes: int) -> Iterator[str]:
-    """The error of each image in order, empty for a whole one."""
+def _opened(paths: Sequence[str], processes: int) -> Iterator[Opened]:
+    """What each image says, in order."""
     with progress_bar(None, len(paths), "opening images", "image") as bar:
         if processes <= 1 or len(paths) < WORTH_PROCESSES:
             for path in paths:
-                yield image_error(path)
+                yield opened_image(path)
                 bar.update()
             return
         # Spawned, not forked: torch's threads do not survive a fork.
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for error in pool.map(image_error, paths, chunksize=CHUNK):
-                yield error
+            for found in pool.map(opened_image, paths, chunksize=CHUNK):
+                yield found
                 bar.update()
 
 
-def image_error(path: str) -> str:
-    """Return why an image cannot be read, empty when it can."""
+def opened_image(path: str) -> Opened:
+    """Open and decode one image."""
     try:
-        open_image(path)
+        shown = show_image(path)
     except UserError as error:
-        return str(error)
-    return ""
+        return Opened(error=str(error))
+    return Opened(turned=shown.turned, transparent=shown.transparent)
 
 
 def _identical(release: Release) -> list[Finding]:

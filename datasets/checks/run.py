@@ -65,7 +65,9 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     persons = searchable_persons(release)
     unmatched = [find_unmatched(search, persons) for search in searches]
     in_files, opened = (
-        file_findings(release, options.processes) if options.open_images else (missing_findings(release), None)
+        file_findings(release, options.processes, own=entry.own)
+        if options.open_images
+        else (missing_findings(release), None)
     )
     findings = [
         *in_files,

@@ -22,7 +22,8 @@ from utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+"""To be raised when the array's form or the reading of images changes."""
 CHUNK = 256
 
 ImageKey = tuple[str, str]

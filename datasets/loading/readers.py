@@ -1,10 +1,11 @@
-"""Reading one source: one attempt, a size limit, and an error that names file and record."""
+"""Reading one source: one attempt, a size limit, what a viewer shows, and an error that names file and record."""
 
 from __future__ import annotations
 
 import os
 import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,20 @@ FORMATS = tuple(name for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "
 
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow's modes of more than 8 bits a channel; its conversion would turn everything above 255 into white."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Orientation -> what shows the picture upright; 1 and everything unknown = as stored. Source: EXIF 2.32, tag 274."""
 
 # A process-wide filter: Pillow warns of pictures above its own limit, ours is lower and refuses them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -60,9 +75,32 @@ def open_source(source: Source) -> Image.Image:
     return cropped(open_image(source.value, source.record), source)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A decoded picture as a viewer shows it, and what of that the stored pixels alone do not say."""
+
+    picture: Image.Image
+    """RGB."""
+    turned: bool
+    """Its EXIF orientation turned or mirrored it."""
+    transparent: bool
+    """A part of it is transparent and became white, wholly or in part."""
+
+
 def open_image(path: str | Path, record: str = "") -> Image.Image:
-    """Open and decode an image file as RGB. Raises UserError naming file and record for anything that is not a whole
-    image.
+    """Open and decode an image file as RGB, upright and on white. Raises UserError naming file and record for anything
+    that is not a whole image.
+    """
+    return show_image(path, record).picture
+
+
+def show_image(path: str | Path, record: str = "") -> Shown:
+    """Open and decode an image file as every viewer shows it: turned as its EXIF orientation says, what is transparent
+    on white.
+
+    Departure: reference code takes the stored pixels, so that a drawing on a transparent ground is black all over. An
+    opaque picture without an orientation has the same pixels either way. Raises UserError naming file and record for
+    anything that is not a whole image.
     """
     where = f"{path}{f' ({record})' if record else ''}"
     try:
@@ -74,7 +112,7 @@ def open_image(path: str | Path, record: str = "") -> Image.Image:
                 )
             if image.mode in DEEP_MODES:
                 raise UserError(f"{where}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
-            return image.convert("RGB")
+            return _shown(image)
     except FileNotFoundError as error:
         raise UserError(f"{where}: no such image; restore the file or remove its record") from error
     except Image.DecompressionBombError as error:
@@ -88,6 +126,32 @@ def open_image(path: str | Path, record: str = "") -> Image.Image:
         raise UserError(
             f"{where}: cannot be decoded ({error}); it may be truncated, copy it again or set data.on_error=skip"
         ) from error
+
+
+def _shown(image: Image.Image) -> Shown:
+    # Pillow turns a TIFF by itself while it decodes it, and then forgets that it did.
+    turned = image.format == "TIFF" and _orientation(image) in TURNS
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    transparent = False
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        transparent = layers.getchannel("A").getextrema() != (255, 255)
+        picture = Image.new("RGBA", layers.size, "white")
+        picture.alpha_composite(layers)
+    else:
+        picture = image
+    picture = picture.convert("RGB")
+    return Shown(picture if turn is None else picture.transpose(turn), turned or turn is not None, transparent)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; a damaged table says nothing, since the pixels do not need it."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 class PillowReader:

@@ -33,7 +33,7 @@ from utils.retrieval.ranking import unit_length
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """To be raised when the file's form, the reading of images or the normalisation changes."""
 
 Signature = list[Any]
