@@ -15,12 +15,13 @@ from utils.threads import available_cores
 
 EXAMPLES = """exit code: 0 clean (warnings are possible), 1 a defect, 2 the data cannot be read at all
 defects: missing or unreadable images; persons or images in train and in test; images of train that are in test byte
-  for byte, or in a data set given with --against, or in two joined ones; queries whose person is not in the gallery; a
-  protocol in which no query has a valid match
+  for byte, or in a data set given with --against, or in two joined ones; a picture of your own under two persons;
+  queries whose person is not in the gallery; a protocol in which no query has a valid match
 warnings: counts that differ from the published ones (rendered and partial sets are legitimate); queries whose matches
   are all dropped by a rule or are the query itself; persons of train without one of the modalities; missing or empty
-  captions; records listed twice; validation persons who are in test; data sets that share images by origin; a folder
-  that looks like another data set
+  captions; records listed twice; byte copies of queries in the gallery, or within a part; a picture or caption of two
+  persons; images that a viewer turns or that are transparent; validation persons who are in test; data sets that share
+  images by origin; a folder that looks like another data set
 
 examples:
   python -m datasets.check --dataset market1501 --root /data

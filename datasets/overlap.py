@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from datasets.formats.listing import read_lines
 from datasets.modalities import MODALITIES
 from datasets.structures import Record, Release, Source
 from utils.errors import UserError, nearest
-from utils.files import sha256_of
+from utils.identical import identical_files
 
 KNOWN: tuple[tuple[str, str, str], ...] = (
     ("icfg-pedes", "msmt17", "ICFG-PEDES consists of images of MSMT17"),
@@ -55,8 +55,6 @@ GRAMMAR_SHARE = 0.9
 class IdenticalFiles:
     """Files of the same bytes in different groups."""
 
-    digest: str
-    """SHA-256 of the bytes."""
     paths: Mapping[str, tuple[str, ...]]
     """By group, sorted."""
 
@@ -71,33 +69,15 @@ def find_identical(groups: Mapping[str, Iterable[str | os.PathLike[str]]]) -> li
     for group, paths in groups.items():
         for path in dict.fromkeys(os.path.abspath(path) for path in paths):
             owners.setdefault(path, []).append(group)
-    by_size = _grouped(owners, os.path.getsize)
+
+    def crosses(paths: Sequence[str]) -> bool:
+        return len({group for path in paths for group in owners[path]}) > 1
+
     found = []
-    for size, same_size in by_size.items():
-        if size == 0 or not _crosses(same_size, owners):
-            continue
-        for digest, same in _grouped(same_size, sha256_of).items():
-            if _crosses(same, owners):
-                shared = {group: tuple(sorted(path for path in same if group in owners[path])) for group in groups}
-                found.append(
-                    IdenticalFiles(digest=str(digest), paths={group: paths for group, paths in shared.items() if paths})
-                )
+    for same in filter(crosses, identical_files(owners, crosses)):
+        shared = {group: tuple(sorted(path for path in same if group in owners[path])) for group in groups}
+        found.append(IdenticalFiles(paths={group: paths for group, paths in shared.items() if paths}))
     return sorted(found, key=lambda entry: min(path for paths in entry.paths.values() for path in paths))
-
-
-def _grouped(paths: Iterable[str], key: Callable[[str], Hashable]) -> dict[Hashable, list[str]]:
-    result: dict[Hashable, list[str]] = {}
-    for path in paths:
-        try:
-            value = key(path)
-        except OSError:
-            continue
-        result.setdefault(value, []).append(path)
-    return result
-
-
-def _crosses(paths: Sequence[str], owners: Mapping[str, list[str]]) -> bool:
-    return len(paths) > 1 and len({group for path in paths for group in owners[path]}) > 1
 
 
 def known_overlaps(names: Iterable[str]) -> list[str]:

@@ -111,7 +111,7 @@ def make_split(keys: Sequence[tuple[Modality, ...]] = ORBENCH_KEYS, people: int 
     draw = np.random.default_rng(seed)
 
     def source(kind: Modality, person: int, number: int) -> Source:
-        return Source(modality=kind, value=f"person {person} number {number}", record="made up")
+        return Source(modality=kind, value=f"{kind.value} person {person} number {number}", record="made up")
 
     lists = []
     for combination in keys:
@@ -293,7 +293,8 @@ def test_queries_without_match_are_left_out_and_listed() -> None:
 def test_unreadable_sources_stop_or_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The result equals that of a split without the gallery images and the queries that hold a damaged source."""
     split = make_split()
-    damaged = {"person 0 number 1", "person 3 number 2"}
+    numbers = ("person 0 number 1", "person 3 number 2")
+    damaged = {f"{kind.value} {number}" for kind in Modality for number in numbers}
     monkeypatch.setattr("test_evaluator.DAMAGED", damaged)
     with pytest.raises(UserError, match="person 0 number 1: damaged"):
         evaluate_split(SmallModel(), split, read, EvaluationSpec(), CPU)

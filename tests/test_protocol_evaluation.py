@@ -544,7 +544,8 @@ def on_disk(folder: Path, searches: Sequence[Search]) -> list[Search]:
         path = folder / source.value
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            Image.new("RGB", (8, 16), (40, 90, 200)).save(path)
+            # Each is another picture: a query does not find a byte copy of itself.
+            Image.new("RGB", (8, 16), (40, len(list(folder.rglob("*.*"))), 200)).save(path)
         return dataclasses.replace(entry, sources={source.modality: dataclasses.replace(source, value=str(path))})
 
     return [

@@ -234,7 +234,8 @@ def made_up_result(folder: Path, people: int = 15) -> EvaluationResult:
     """Three lists of `people` queries each; feature of query i is axis i, of gallery image i axis i with a small
     tilt.
     """
-    pictures = [write_image(folder / f"{person}.png") for person in range(people)]
+    pictures = [write_image(folder / f"{person}.png", colour=(person, 20, 240)) for person in range(people)]
+    asked = [write_image(folder / f"nir_{person}.png", colour=(person, 90, 90)) for person in range(people)]
     gallery = tuple(Source(modality=Modality.RGB, value=path) for path in pictures)
     combinations = [(Modality.NIR,), (Modality.TEXT,), (Modality.NIR, Modality.TEXT)]
     lists, results = [], []
@@ -243,7 +244,7 @@ def made_up_result(folder: Path, people: int = 15) -> EvaluationResult:
     for number, combination in enumerate(combinations):
         entries = tuple(
             tuple(
-                Source(modality=kind, value=pictures[person] if kind is Modality.NIR else f"person {person}")
+                Source(modality=kind, value=asked[person] if kind is Modality.NIR else f"person {person}")
                 for kind in combination
             )
             for person in range(people)

@@ -1,4 +1,4 @@
-"""Image files: present, decodable, and not the same in train and test."""
+"""Image files: present, decodable, and what their stored pixels do not say."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from datasets.checks.contents import by_side
 from datasets.checks.report import Finding, examples
 from datasets.loading.readers import show_image
-from datasets.overlap import find_identical, image_values
+from datasets.overlap import image_values
 from datasets.structures import Record, Release
 from utils.errors import UserError
 from utils.progress import progress_bar
@@ -54,7 +53,7 @@ def file_findings(release: Release, processes: int, *, own: bool) -> tuple[list[
                 "(data.exclude)",
             ),
         ]
-    return [*findings, *_shown_otherwise(opened, own), *_identical(release)], len(readable)
+    return [*findings, *_shown_otherwise(opened, own)], len(readable)
 
 
 def _shown_otherwise(opened: Mapping[str, Opened], own: bool) -> list[Finding]:
@@ -136,23 +135,3 @@ def opened_image(path: str) -> Opened:
     except UserError as error:
         return Opened(error=str(error))
     return Opened(turned=shown.turned, transparent=shown.transparent)
-
-
-def _identical(release: Release) -> list[Finding]:
-    sides = by_side(release)
-    if release.shared_persons or not {"train", "test"} <= set(sides):
-        return []
-    found = find_identical({side: image_values(sides[side], annotations=False) for side in ("train", "test")})
-    if not found:
-        return []
-    shown = (f"{entry.paths['train'][0]} and {entry.paths['test'][0]}" for entry in found)
-    return [
-        Finding(
-            level="defect",
-            kind="identical_images",
-            count=len(found),
-            examples=examples(shown),
-            message=f"{len(found):,} images of train are also in test, byte for byte; leave them out of one "
-            "(data.exclude)",
-        )
-    ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from datasets.checks.contents import side_of
 from datasets.checks.report import Finding, Level, SearchCount, examples
 from datasets.dataset_entry import DatasetEntry
 from datasets.formats.joining import JOINT
+from datasets.modalities import MODALITIES
 from datasets.protocols import Search, image_source
-from datasets.structures import Record, Release
+from datasets.structures import Record, Release, Source
 from utils.errors import UserError, nearest
 from utils.retrieval.exclusion import (
     LabelBlock,
@@ -96,12 +98,12 @@ def searchable_persons(release: Release) -> Persons:
     return {modality: frozenset(persons) for modality, persons in found.items()}
 
 
-def find_unmatched(search: Search, persons: Persons) -> Unmatched:
+def find_unmatched(search: Search, persons: Persons, pictures: Mapping[str, str] = MappingProxyType({})) -> Unmatched:
     """Return the queries of a search that have no gallery image of their person left under its rule.
 
-    persons: see `searchable_persons`; whoever is there but not in the gallery was left out by the protocol. Only images
-    of the query's own person can be a match, so each person is compared with itself alone: the work is the sum over
-    persons of queries x images, not queries x gallery.
+    persons: see `searchable_persons`; whoever is there but not in the gallery was left out by the protocol. pictures:
+    file -> the first of its byte copies. Only images of the query's own person can be a match, so each person is
+    compared with itself alone: the work is the sum over persons of queries x images, not queries x gallery.
     """
     images: dict[int, list[Record]] = {}
     for record in search.gallery:
@@ -117,30 +119,39 @@ def find_unmatched(search: Search, persons: Persons) -> Unmatched:
             found.setdefault(OUTSIDE if person in others else PERSON_ABSENT, []).extend(records)
             continue
         for start in range(0, len(records), ROWS):
-            _compare(records[start : start + ROWS], images[person], search.exclusion_rule, found)
+            _compare(records[start : start + ROWS], images[person], search.exclusion_rule, pictures, found)
     return Unmatched(search=search, queries={reason: found[reason] for reason in REASONS if reason in found})
 
 
 def _compare(
-    queries: Sequence[Record], images: Sequence[Record], rule_name: str, found: dict[str, list[Record]]
+    queries: Sequence[Record],
+    images: Sequence[Record],
+    rule_name: str,
+    pictures: Mapping[str, str],
+    found: dict[str, list[Record]],
 ) -> None:
     rule = get_rule(rule_name)
-    numbers = {image_source(record).value: number for number, record in enumerate(images)}
-    query = _labels(queries, [numbers.get(value, -1) if value else -1 for value in map(_image_value, queries)])
-    gallery = _labels(images, list(range(len(images))))
+    numbers: dict[str, int] = {}
+
+    def number(source: Source) -> int:
+        return numbers.setdefault(pictures.get(source.value, source.value), len(numbers))
+
+    gallery = _labels(images, [number(image_source(record)) for record in images])
+    width = max(len(record.sources) for record in queries)
+    shown = [[number(source) if _is_image(source) else -1 for source in record.sources.values()] for record in queries]
+    query = _labels(queries, [row + [-1] * (width - len(row)) for row in shown])
     own = same_item(query, gallery)
     assert own is not None
     for row in excluded(query, gallery, rule).all(dim=1).nonzero().flatten().tolist():
         found.setdefault(_reason(query.rows(row, row + 1), gallery, own[row], rule_name), []).append(queries[row])
 
 
-def _image_value(record: Record) -> str:
-    """The image that a query consists of; empty for captions and for several sources."""
-    values = [source.value for modality, source in record.sources.items() if modality is not Modality.TEXT]
-    return values[0] if len(record.sources) == len(values) == 1 else ""
+def _is_image(source: Source) -> bool:
+    return MODALITIES[source.modality].is_image
 
 
-def _labels(records: Sequence[Record], items: list[int]) -> LabelBlock:
+def _labels(records: Sequence[Record], items: Sequence[int | Sequence[int]]) -> LabelBlock:
+    """items: the picture of each record, or a row of them."""
     return LabelBlock(
         persons=torch.zeros(len(records), dtype=torch.int64),
         items=torch.tensor(items),

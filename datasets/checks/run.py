@@ -17,6 +17,7 @@ from datasets.checks.contents import (
     person_findings,
     repeated_findings,
 )
+from datasets.checks.copies import contradiction_findings, copies_of, copy_findings, pictures_of
 from datasets.checks.files import file_findings, missing_findings
 from datasets.checks.matches import find_unmatched, match_findings, searchable_persons, searches_of
 from datasets.checks.report import Finding, Report, examples
@@ -63,7 +64,8 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     parts = count_parts(entry, release)
     searches, notes = _searches(entry, release, options.protocols)
     persons = searchable_persons(release)
-    unmatched = [find_unmatched(search, persons) for search in searches]
+    copies = copies_of(release) if options.open_images else ()
+    unmatched = [find_unmatched(search, persons, pictures_of(copies)) for search in searches]
     in_files, opened = (
         file_findings(release, options.processes, own=entry.own)
         if options.open_images
@@ -71,6 +73,8 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     )
     findings = [
         *in_files,
+        *copy_findings(entry, release, copies, searches),
+        *contradiction_findings(entry, release, copies),
         *person_findings(entry, release),
         *match_findings(entry, unmatched),
         *_other_name(entry, release, options.root),

@@ -21,7 +21,7 @@ from datasets.structures import distinct_sources
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
 from solver.commands.opening import ModelChoice, Opened, open_trained
 from solver.evaluation.result import TIE_RULE
-from solver.reports.grid import describe_query, printable, write_grid
+from solver.reports.grid import OWN_IMAGE, describe_query, printable, word_of, write_grid
 from solver.reports.html_page import write_page
 from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE
 from solver.runs import TrainedModel
@@ -105,6 +105,12 @@ class SearchResult:
             found.append(f"{len(self.gallery.failures)} unreadable gallery images were skipped")
         if self.encoded.failures:
             found.append(f"{len(self.encoded.failures)} queries with an unreadable image were skipped")
+        itself = sum(row.own_images > 0 for row in self.ranked)
+        if itself:
+            found.append(
+                f"{itself} of {len(self.ranked)} queries are in the gallery themselves, as the same file or a byte "
+                f"copy: marked {OWN_IMAGE!r}, and no match"
+            )
         if self.trained.selected_on == "test":
             found.append("selected on test: the checkpoint was chosen by the test split")
         return tuple(found)
@@ -282,6 +288,7 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
                 "similarity": round(image.similarity, 7),
                 **({} if image.person_id is None else {"person_id": image.person_id}),
                 **({} if image.match is None else {"match": image.match}),
+                **({"own_image": True} if image.own_image else {}),
             }
             for image in row.results
         ],
@@ -368,6 +375,5 @@ def _printed(result: SearchResult) -> list[str]:
     for row in result.ranked[:SHOWN_QUERIES]:
         lines.append(describe_query(row))
         for image in row.results[:PRINTED_RESULTS]:
-            word = {True: "match", False: "other", None: ""}[image.match]
-            lines.append(f"  {image.rank:>3}  {image.similarity:7.4f}  {word:<5}  {printable(image.path)}")
+            lines.append(f"  {image.rank:>3}  {image.similarity:7.4f}  {word_of(image):<5}  {printable(image.path)}")
     return [*lines, *result.notes(), *_hidden(result)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from solver.evaluation.plan import Integers, ListPlan, SplitPlan
+from solver.evaluation.plan import UNKNOWN, Integers, ListPlan, SplitPlan
 from utils.retrieval.exclusion import Labels, comparable_labels, excluded, get_rule
 
 
@@ -25,7 +25,8 @@ class QueryColumns:
     camera_ids: Integers
     clothes_ids: Integers
     items: Integers
-    """Pictures that the queries are, -1 for texts and mixed queries."""
+    """Pictures that the queries consist of, (n, size of the largest); -1 for texts and where there is no further one.
+    """
 
     @classmethod
     def of(cls, lists: Sequence[ListPlan], chosen: Sequence[Integers]) -> QueryColumns:
@@ -39,7 +40,7 @@ class QueryColumns:
             person_ids=joined([listed.person_ids for listed in lists]),
             camera_ids=joined([listed.camera_ids for listed in lists]),
             clothes_ids=joined([listed.clothes_ids for listed in lists]),
-            items=joined([listed.items for listed in lists]),
+            items=joined([_widened(listed.items, max(listed.items.shape[1] for listed in lists)) for listed in lists]),
         )
 
     def take(self, entries: Integers) -> QueryColumns:
@@ -57,6 +58,10 @@ class QueryColumns:
         needs = get_rule(rule).needs
         labels = [self.camera_ids] * ("cameras" in needs) + [self.clothes_ids] * ("clothes" in needs)
         return [self.rows, self.person_ids, *labels]
+
+
+def _widened(items: Integers, width: int) -> Integers:
+    return np.pad(items, ((0, 0), (0, width - items.shape[1])), constant_values=UNKNOWN)
 
 
 def labels_of(split: SplitPlan, query: QueryColumns, gallery: Integers) -> tuple[Labels, Labels]:

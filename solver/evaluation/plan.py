@@ -1,7 +1,7 @@
 """What an evaluation has to compute: which sources to encode, which sets to fuse, which feature answers which query.
 
-Pure bookkeeping on integers. A slot numbers an encoded source; a feature row is a slot (a single-modality query or a
-gallery image) or, from the number of slots on, a fused set.
+Bookkeeping on integers; of the images only copies are looked for. A slot numbers an encoded source; a feature row is a
+slot (a single-modality query or a gallery image) or, from the number of slots on, a fused set.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from configs.vocabulary import Combination, Modality
 from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, QueryList, Source
+from utils.identical import crossing, identical_files
 
 Integers = NDArray[np.int64]
 Space = tuple[Modality, "Modality | None"]
@@ -86,28 +87,31 @@ class SourceTable:
             key: np.fromiter(space.values(), dtype=np.int64, count=len(space)) for key, space in self._spaces.items()
         }
 
-    def items(self) -> Integers:
-        """Return a number (N,) for the picture of each slot, the same for one file whatever its crop and instruction;
-        -1 = a text.
+    def items(self, copies: Sequence[Sequence[str]] = ()) -> Integers:
+        """Return a number (N,) for the picture of each slot, the same for one file whatever its crop, instruction and
+        modality; -1 = a text. copies: files of the same bytes, which are one picture.
         """
-        numbers: dict[tuple[Modality, str], int] = {}
+        numbers = {path: number for number, same in enumerate(copies) for path in same}
+        pictures = [source.value for source in self.sources if MODALITIES[source.modality].is_image]
+        further = (path for path in dict.fromkeys(pictures) if path not in numbers)
+        numbers |= {path: number for number, path in enumerate(further, start=len(copies))}
         return np.array(
-            [
-                numbers.setdefault((source.modality, source.value), len(numbers))
-                if MODALITIES[source.modality].is_image
-                else UNKNOWN
-                for source in self.sources
-            ],
+            [numbers[source.value] if MODALITIES[source.modality].is_image else UNKNOWN for source in self.sources],
             dtype=np.int64,
         )
+
+    def images(self, slots: Integers) -> list[str]:
+        """Return the distinct files of the pictures among some slots, in order."""
+        sources = (self.sources[slot] for slot in np.unique(slots).tolist())
+        return list(dict.fromkeys(source.value for source in sources if MODALITIES[source.modality].is_image))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListPlan:
     """One query list: rows (n,) into the features, members (n, size) slots; labels (n,), -1 = unknown.
 
-    number: its place in the split. items (n,): pictures that the queries are, -1 for texts and mixed queries. subset:
-    indices into the split's gallery that are searched, None = all.
+    number: its place in the split. items (n, size): pictures that the queries consist of, -1 for texts. subset: indices
+    into the split's gallery that are searched, None = all.
     """
 
     number: int
@@ -142,6 +146,8 @@ class SplitPlan:
     gallery_clothes: Integers
     gallery_items: Integers
     lists: tuple[ListPlan, ...]
+    copies: tuple[tuple[str, str], ...] = ()
+    """(query, gallery image): other files of the same bytes, which count as one picture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +206,10 @@ def plan_evaluation(splits: Sequence[EvalSplit], instructed: bool = False) -> Ev
         for position, entry in enumerate(split.query_lists)
     }
     sets, set_rows = _distinct_sets(members, combinations, len(table))
-    items = table.items()
+    asked = np.concatenate([np.zeros(0, dtype=np.int64), *(slots.reshape(-1) for slots in members.values())])
+    searched = np.concatenate([np.zeros(0, dtype=np.int64), *galleries])
+    copies = _copies(table.images(asked), table.images(searched))
+    items = table.items(copies)
     plans = []
     for index, (split, gallery) in enumerate(zip(splits, galleries)):
         lists = tuple(
@@ -216,9 +225,34 @@ def plan_evaluation(splits: Sequence[EvalSplit], instructed: bool = False) -> Ev
                 gallery_cameras=_labels(split.gallery_camera_ids, len(gallery)),
                 gallery_items=items[gallery],
                 gallery_clothes=_labels(split.gallery_clothes_ids, len(gallery)),
+                copies=_copied_queries(table, copies, lists, gallery),
             )
         )
     return EvaluationPlan(table=table, splits=tuple(plans), sets=sets)
+
+
+def _copies(queries: list[str], gallery: list[str]) -> list[tuple[str, ...]]:
+    """Return the sets of files with the same bytes that have queries and gallery images among them."""
+    both = crossing(queries, gallery)
+    return [same for same in identical_files([*queries, *gallery], both) if both(same)]
+
+
+def _copied_queries(
+    table: SourceTable, copies: Sequence[tuple[str, ...]], lists: Sequence[ListPlan], gallery: Integers
+) -> tuple[tuple[str, str], ...]:
+    """Return (query, gallery image) of each copy that one split has on both sides."""
+    if not copies:
+        return ()
+    asked = {path for listed in lists for path in table.images(listed.members)}
+    searched = set(table.images(gallery))
+    return tuple(
+        (query, image)
+        for same in copies
+        for query in same
+        if query in asked
+        for image in same
+        if image in searched and image != query
+    )
 
 
 def _list_plan(number: int, entry: QueryList, members: Integers, fused: Integers | None, items: Integers) -> ListPlan:
@@ -231,7 +265,7 @@ def _list_plan(number: int, entry: QueryList, members: Integers, fused: Integers
         person_ids=np.asarray(entry.person_ids, dtype=np.int64),
         camera_ids=_labels(entry.camera_ids, count),
         clothes_ids=_labels(entry.clothes_ids, count),
-        items=items[members[:, 0]] if fused is None else _labels((), count),
+        items=items[members],
         subset=None if entry.gallery is None else np.asarray(entry.gallery, dtype=np.int64),
     )
 

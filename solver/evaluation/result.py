@@ -9,6 +9,7 @@ import numpy as np
 
 from datasets.structures import EvalSplit, QueryList, Source
 from solver.evaluation.list_result import ListResult, pooled, stamped
+from solver.evaluation.plan import SplitPlan
 from solver.evaluation.ranked_split import RankedSplit
 from utils.retrieval.exclusion import get_rule
 from utils.retrieval.metrics import METRICS
@@ -159,7 +160,7 @@ class EvaluationResult:
                 f"{len(self.missing_lists)} query lists are missing ({', '.join(self.missing_lists)}); the averages "
                 "are over the others"
             )
-        found += [*unmatched_notes(self), *rule_notes(self.ranked.split)]
+        found += [*unmatched_notes(self), *rule_notes(self.ranked.split), *copy_notes(self.ranked.plan)]
         found += threshold_notes(self)
         found += [f"rows [{stamp}]: {meaning}" for stamp, meaning in self.stamps.items()]
         if self.skipped:
@@ -168,6 +169,18 @@ class EvaluationResult:
                 f"{len(self.skipped)} unreadable sources were skipped; {left_out} queries were left out with them"
             )
         return tuple(found)
+
+
+def copy_notes(plan: SplitPlan) -> list[str]:
+    """Return one line about gallery images that are byte copies of queries; nothing without any."""
+    if not plan.copies:
+        return []
+    query, image = plan.copies[0]
+    images = {image for _, image in plan.copies}
+    return [
+        f"{len(images)} gallery images are byte copies of queries, for instance {image} of {query}: a query does not "
+        "find its own image, so they do not count for it"
+    ]
 
 
 def unmatched_notes(result: EvaluationResult) -> list[str]:
@@ -185,8 +198,11 @@ def unmatched_notes(result: EvaluationResult) -> list[str]:
         absent = sum(bool(entry.absent is not None and entry.absent[index]) for entry, _, index in unmatched)
         reasons = [f"{absent} ask for a person who is not searched"] if absent else []
         if len(unmatched) > absent:
-            rules = ", ".join(dict.fromkeys(queries.exclusion_rule for _, queries in members))
-            reasons.append(f"{len(unmatched) - absent} lose all matches to the rule {rules}")
+            rules = dict.fromkeys(queries.exclusion_rule for _, queries in members if queries.exclusion_rule != "none")
+            losing = (
+                f"lose all matches to the rule {', '.join(rules)}" if rules else "are the only image of their person"
+            )
+            reasons.append(f"{len(unmatched) - absent} {losing}")
         examples = dict.fromkeys(_query_name(queries, int(index)) for _, queries, index in unmatched)
         total = sum(len(entry.first_rank) for entry, _ in members)
         notes.append(

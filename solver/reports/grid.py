@@ -34,6 +34,8 @@ INK, SOFT, PAPER, GROUND = (28, 30, 33), (104, 110, 118), (255, 255, 255), (238,
 COLOURS = {True: (26, 140, 70), False: (200, 48, 40), None: (150, 156, 164)}
 """Frame by match: same person, another one, unknown. Labels say the same in words, for readers who see no colours."""
 WORDS = {True: "match", False: "other", None: ""}
+OWN_IMAGE = "own image"
+"""What is said instead where a result is the query itself."""
 
 
 def printable(text: str) -> str:
@@ -158,6 +160,11 @@ def write_grid(path: str | Path, rows: Sequence[RankedQuery], title: str, subtit
         picture.save(temporary, format="PNG", optimize=False)
 
 
+def word_of(image: RankedImage) -> str:
+    """Return what is said of a result: the query itself, the same person, another one; empty = unknown."""
+    return OWN_IMAGE if image.own_image else WORDS[image.match]
+
+
 def describe_query(row: RankedQuery) -> str:
     """One line: the parts' names, the person, and what came out."""
     name = printable(row.query.name)
@@ -247,7 +254,7 @@ def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedIm
     _write(draw, (left, top), rank, load_font(12, bold=True), INK, width // 2)
     value, font = f"{image.similarity:.4f}", load_font(12)
     draw.text((left + width - font.getlength(value), top), value, font=font, fill=INK)
-    label = " · ".join(filter(None, [WORDS[image.match], "" if image.person_id is None else f"id {image.person_id}"]))
+    label = " · ".join(filter(None, [word_of(image), "" if image.person_id is None else f"id {image.person_id}"]))
     below = (left, box[1] + IMAGE_HEIGHT + 2 * FRAME + 4)
     if label:
         _write(draw, below, label, load_font(11), COLOURS[image.match] if image.match is not None else SOFT, width)

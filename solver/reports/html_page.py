@@ -15,7 +15,7 @@ from configs.vocabulary import Modality
 from datasets.loading.readers import open_source
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
-from solver.reports.grid import WORDS, describe_query, fit_image, printable
+from solver.reports.grid import describe_query, fit_image, printable, word_of
 from solver.search.ranked import RankedImage, RankedQuery
 from utils.files import write_text
 
@@ -127,9 +127,11 @@ def _part(source: Source) -> str:
 
 def _result(image: RankedImage) -> str:
     person = "" if image.person_id is None else f" id {image.person_id}"
-    word = WORDS[image.match]
+    word = word_of(image)
     caption = f"#{image.rank} · {image.similarity:.4f}<br><b>{word}</b>{person}"
-    return _figure(word or "unknown", Source(modality=Modality.RGB, value=image.path), caption)
+    return _figure(
+        "unknown" if image.own_image else word or "unknown", Source(modality=Modality.RGB, value=image.path), caption
+    )
 
 
 def _figure(kind: str, source: Source, caption: str) -> str:

@@ -5,7 +5,8 @@ Shapes: Q queries, N encoded gallery images, D embed_dim, K results of a query.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,15 @@ from torch import Tensor
 
 from configs.vocabulary import Combination
 from datasets.loading.readers import Reader
-from datasets.structures import EvalSplit, QueryList
+from datasets.modalities import MODALITIES
+from datasets.structures import EvalSplit, QueryList, Source
 from model.interface import RetrievalModel
 from solver.evaluation.features import encode_plan
 from solver.evaluation.plan import Integers, plan_evaluation
 from solver.evaluation.spec import EvaluationSpec
 from solver.search.gallery import EncodedGallery
 from solver.search.queries import Query
+from utils.identical import crossing, identical_files
 from utils.retrieval.ranking import sort_blocks, unit_length
 
 
@@ -40,7 +43,9 @@ class RankedImage:
     person_id: int | None = None
     """None = unknown."""
     match: bool | None = None
-    """Same person as the query, None = unknown."""
+    """Same person as the query; None = unknown, or the query itself."""
+    own_image: bool = False
+    """It is an image of the query itself: that file, or a byte copy of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +56,12 @@ class RankedQuery:
     results: tuple[RankedImage, ...]
     """From best to worst."""
     matches: int | None = None
-    """Images of the query's person among the readable ones; None when identities are unknown."""
+    """Images of the query's person among the readable ones, its own image left out; None when identities are unknown.
+    """
     first_match: int | None = None
     """Rank of the best of them, 0 = there is none; None when identities are unknown."""
+    own_images: int = 0
+    """Readable gallery images that are the query's own; they keep their ranks."""
     note: str = ""
     """What a reader of the result should know."""
 
@@ -107,21 +115,56 @@ def encode_queries(
 
 
 def search(encoded: EncodedQueries, gallery: EncodedGallery, top_k: int) -> list[RankedQuery]:
-    """Rank the gallery for every query; equal similarities keep the gallery's order. At most `top_k` results each."""
+    """Rank the gallery for every query; equal similarities keep the gallery's order. At most `top_k` results each.
+
+    A gallery image of a query, or a byte copy of one, is ranked like any other, marked, and no match.
+    """
     ranked: list[RankedQuery] = []
+    own = own_images(encoded.queries, gallery)
     for block in sort_blocks(encoded.features, gallery.features):
         similarity, order = block.similarity[:, :top_k].cpu().numpy(), block.order.cpu().numpy()
         queries = encoded.queries[block.first : block.first + len(order)]
-        ranked += [_ranked(*row, gallery) for row in zip(queries, similarity, order)]
+        ranked += [_ranked(*row, gallery, own) for row in zip(queries, similarity, order)]
     return ranked
 
 
-def _ranked(query: Query, similarity: NDArray[np.float32], order: Integers, gallery: EncodedGallery) -> RankedQuery:
-    """similarity (K,): of the best images. order (N,): rows of the encoded gallery from best to worst."""
+def own_images(queries: Sequence[Query], gallery: EncodedGallery) -> dict[Source, Integers]:
+    """Return, for each picture of a query that is in the gallery, its rows of the encoded gallery, byte copies among
+    them.
+    """
+    paths = [gallery.gallery.sources[index].value for index in gallery.positions]
+    rows: dict[str, list[int]] = {}
+    for row, path in enumerate(map(os.path.abspath, paths)):
+        rows.setdefault(path, []).append(row)
+    asked = {
+        source: os.path.abspath(source.value)
+        for query in queries
+        for source in query.sources
+        if MODALITIES[source.modality].is_image
+    }
+    copies: dict[str, tuple[str, ...]] = {path: (path,) for path in asked.values()}
+    for same in identical_files([*asked.values(), *rows], crossing(asked.values(), rows)):
+        copies |= dict.fromkeys(same, same)
+    found = {source: [row for copy in copies[path] for row in rows.get(copy, ())] for source, path in asked.items()}
+    return {source: np.asarray(own, dtype=np.int64) for source, own in found.items() if own}
+
+
+def _ranked(
+    query: Query,
+    similarity: NDArray[np.float32],
+    order: Integers,
+    gallery: EncodedGallery,
+    own: Mapping[Source, Integers],
+) -> RankedQuery:
+    """similarity (K,): of the best images. order (N,): rows of the encoded gallery from best to worst. own: see
+    `own_images`.
+    """
     ids = gallery.person_ids
+    none = np.empty(0, dtype=np.int64)
+    itself = np.isin(order, np.concatenate([none, *(own.get(source, none) for source in query.sources)]))
     matches = None
     if ids is not None and query.person_id is not None:
-        matches = ids[order] == query.person_id
+        matches = (ids[order] == query.person_id) & ~itself
     results = []
     for rank, (row, value) in enumerate(zip(order[: len(similarity)], similarity), start=1):
         index = int(gallery.positions[row])
@@ -132,14 +175,16 @@ def _ranked(query: Query, similarity: NDArray[np.float32], order: Integers, gall
                 path=gallery.gallery.sources[index].value,
                 similarity=float(value),
                 person_id=None if ids is None else int(ids[row]),
-                match=None if matches is None else bool(matches[rank - 1]),
+                match=None if matches is None or itself[rank - 1] else bool(matches[rank - 1]),
+                own_image=bool(itself[rank - 1]),
             )
         )
     if matches is None:
-        return RankedQuery(query=query, results=tuple(results))
+        return RankedQuery(query=query, results=tuple(results), own_images=int(itself.sum()))
     return RankedQuery(
         query=query,
         results=tuple(results),
+        own_images=int(itself.sum()),
         matches=int(matches.sum()),
         first_match=int(matches.argmax()) + 1 if matches.any() else 0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Labels:
     """Integers or strings, equal only for the same outfit of the same person."""
     items: Array | None = None
     """Integers that tell the images apart; one that stands on both sides is dropped under every rule, so that a query
-    never finds itself. A negative one equals nothing.
+    never finds itself. A negative one equals nothing. A query of several images may have a row (k,) of them.
     """
     instructions: Array | Mapping[str, AnnotationVectors] | None = None
     """For mAP@tau only: the vectors of the annotations, (n, D) or by kind."""
@@ -48,7 +49,7 @@ class LabelBlock:
     cameras: Tensor
     clothes: Tensor
     items: Tensor | None = None
-    """None when unknown for all."""
+    """None when unknown for all; (n, k) for queries of several images."""
 
     @classmethod
     def of(
@@ -151,7 +152,8 @@ def same_item(query: LabelBlock, gallery: LabelBlock) -> Tensor | None:
     """(q, g) boolean, True where the gallery item is the query itself; None when items are unknown."""
     if query.items is None or gallery.items is None:
         return None
-    return _equal(query.items, gallery.items)
+    own = query.items if query.items.ndim == 2 else query.items[:, None]
+    return functools.reduce(torch.logical_or, [_equal(column, gallery.items) for column in own.unbind(1)])
 
 
 def excluded(query: LabelBlock, gallery: LabelBlock, rule: ExclusionRule) -> Tensor:
@@ -221,7 +223,10 @@ def comparable_labels(
         if name == "items" and (left is None) != (right is None):
             raise UserError("query_items and gallery_items are compared with each other; give both or neither")
         if name in needs or (name == "items" and left is not None):
-            columns[name] = _label_pair(left, right, f"query_{name} and gallery_{name}", recode=False)
+            # Only a query may consist of several items.
+            flat = to_numpy(left).reshape(-1) if name == "items" and np.ndim(left) == 2 else left
+            ours, theirs = _label_pair(flat, right, f"query_{name} and gallery_{name}", recode=False)
+            columns[name] = (ours.reshape(np.shape(left)), theirs)
     for name, pair in columns.items():
         spelled = "ids" if name == "persons" else name
         for side, labels, count in zip(("query", "gallery"), pair, shape, strict=True):
