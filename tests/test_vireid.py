@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -211,8 +212,14 @@ class AgwNetwork:
 
 def test_an_agw_checkpoint_gives_agws_features(tmp_path: Path) -> None:
     network = AgwNetwork()
-    torch.save({"net": network.state(), "epoch": 3}, tmp_path / "agw.t")
+    reports = {"cmc": np.ones(3, np.float32), "mAP": np.float64(0.44), "mINP": np.float64(0.3)}
+    torch.save({"net": network.state(), **reports, "epoch": 3}, tmp_path / "agw.t")
     printed = convert_vireid(tmp_path / "agw.t", tmp_path / "ours.pth")
+    for name in ("ours.pth", "other.pth"):
+        (tmp_path / "other.yaml").write_text("a configuration of a run")
+        with pytest.raises(UserError, match="exists and is not replaced"):
+            convert_vireid(tmp_path / "agw.t", tmp_path / name)
+    assert (tmp_path / "other.yaml").read_text() == "a configuration of a run" and not (tmp_path / "other.pth").exists()
     assert "AGW" in printed and "6 identities" in printed
     config = load_experiment(tmp_path / "ours.yaml")
     content = load_checkpoint(tmp_path / "ours.pth")

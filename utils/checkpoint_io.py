@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,25 +15,10 @@ from torch import Tensor
 
 from utils.errors import UserError, first_line
 from utils.files import DISK_FULL, atomic_path
+from utils.foreign import DAMAGE_ERRORS
+from utils.numpy_pickles import STAND_INS
 
 DISK_FULL_WORDS = ("no space left", "unexpected pos", "enforce fail", "file write failed", "disk quota")
-DAMAGE_ERRORS = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ImportError,
-    OverflowError,
-    OSError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-)
-"""What readers of pickles and archives raise on damaged bytes."""
 
 
 def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
@@ -58,14 +41,16 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
 
 
 def load_tensors(path: str | Path) -> Any:
-    """Read a file of torch.save with tensors and plain values only; nothing in it is executed.
+    """Read a file of torch.save with tensors, plain values and NumPy's numbers only; nothing in it is executed.
 
     Raises UserError when it is absent, truncated, or holds anything else (a pickle with code in it).
     """
     if not Path(path).is_file():
         raise UserError(f"no such checkpoint: {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_unpacked(Path(path))
+        with torch.serialization.safe_globals([(function, name) for name, function in STAND_INS.items()]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is refused: it holds more than tensors and plain values ({_foreign(error)}); nothing in it was "
@@ -115,6 +100,14 @@ def fingerprint_state(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise BadZipFile for a zip that unpacks to more than it is: torch.save does not pack, a bomb does."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("it unpacks to more than the file, which torch.save never writes")
 
 
 def _foreign(error: pickle.UnpicklingError) -> str:

@@ -11,8 +11,8 @@ from typing import IO, Any
 from torch import Tensor
 
 from model.weights.tensor_pickles import TensorUnpickler, first, read_zip
-from utils.checkpoint_io import DAMAGE_ERRORS
 from utils.errors import UserError
+from utils.foreign import DAMAGE_ERRORS, foreign_file
 
 
 def is_torchscript(path: str | Path) -> bool:
@@ -31,15 +31,11 @@ def read_torchscript(path: str | Path) -> dict[str, Tensor]:
     or its data hold anything but modules and tensors.
     """
     file = _existing_file(path, "TorchScript archive")
-    try:
+    with foreign_file(f"{file} is not a readable TorchScript archive", "copy it again"):
         root = read_zip(file, lambda stream, most_bytes: _ArchiveUnpickler(stream, most_bytes, file))
-    except UserError:
-        raise
-    except (StopIteration, *DAMAGE_ERRORS) as error:
-        raise UserError(f"{file} is not a readable TorchScript archive: {error}; copy it again") from error
-    if not isinstance(root, _Module):
-        raise UserError(f"{file} holds no module; give an archive of a CLIP model")
-    return dict(_named_tensors(root, ""))
+        if not isinstance(root, _Module):
+            raise UserError(f"{file} holds no module; give an archive of a CLIP model")
+        return dict(_named_tensors(root, ""))
 
 
 def _existing_file(path: str | Path, what: str) -> Path:

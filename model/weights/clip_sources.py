@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from model.weights.archives import is_torchscript, read_torchscript
+from model.weights.model_folders import read_configuration
 from utils.checkpoint_io import load_tensors
 from utils.errors import UserError, nearest
+from utils.foreign import foreign_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,26 +59,15 @@ def _read_file(source: str) -> ClipWeights:
 
 
 def _read_hugging_face(source: str) -> ClipWeights:
-    from transformers import AutoConfig, CLIPModel
+    from transformers import CLIPConfig, CLIPModel
 
     name = source.removeprefix("hf:")
-    try:
-        config = AutoConfig.from_pretrained(name)
-        if config.model_type != "clip":
-            raise UserError(
-                f"{source} is a {config.model_type} model, not CLIP; give a CLIP model such as "
-                "hf:openai/clip-vit-base-patch16"
-            )
+    remedy = "give a directory with config.json and model.safetensors, or check the hub id and the network"
+    with foreign_file(f"{source} cannot be read as a Hugging Face CLIP model", remedy):
+        config = read_configuration(CLIPConfig, name, source, "hf:openai/clip-vit-base-patch16")
         _require_quick_gelu(source, {config.vision_config.hidden_act, config.text_config.hidden_act})
-        loaded: Any = CLIPModel.from_pretrained(name, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(name, config=config, output_loading_info=True)
         model, loading = loaded
-    except UserError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{source} cannot be read as a Hugging Face CLIP model ({_first_line(error)}); give a directory with "
-            "config.json and model.safetensors, or check the hub id and the network"
-        ) from error
     missing = sorted(str(key) for key in loading["missing_keys"] if not str(key).endswith("position_ids"))
     if missing:
         raise UserError(f"{source} lacks {len(missing)} of its model's weights, {missing[0]} first; download it again")
@@ -153,12 +144,8 @@ def _read_open_clip(source: str) -> ClipWeights:
             f"{source}: open_clip has no weights {tag!r} for {name}, and no such file exists; "
             f"{nearest(tag, tags) if tags else 'give MODEL/FILE'}"
         )
-    try:
+    with foreign_file(f"{source} cannot be loaded by open_clip", "check the file or the network"):
         model = open_clip.create_model(name, pretrained=tag, device="cpu")
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(
-            f"{source} cannot be loaded by open_clip ({_first_line(error)}); check the file or the network"
-        ) from error
     blocks = [module for module in model.modules() if isinstance(module, open_clip.transformer.ResidualAttentionBlock)]
     _require_quick_gelu(source, {type(block.mlp.gelu).__name__ for block in blocks} or {"no transformer"})
     heads = {
@@ -180,7 +167,3 @@ def _require_quick_gelu(source: str, activations: set[Any]) -> None:
             f"{source} was trained with the activation {wrong[0]}, and ReID5o computes QuickGELU; choose weights "
             "trained with QuickGELU (OpenAI's, or a -quickgelu model of open_clip)"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:200]

@@ -13,13 +13,13 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
 from model.weights.tensor_pickles import TensorUnpickler, read_zip
-from utils.checkpoint_io import DAMAGE_ERRORS
 from utils.errors import UserError
+from utils.foreign import foreign_file
 
 MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -55,16 +55,9 @@ def read_pickled_module(path: str | Path) -> dict[str, Tensor]:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"no such file: {file} (a pickled module); correct the path")
-    try:
+    with foreign_file(f"{file} cannot be read as a pickled module", "it is truncated or damaged, copy it again"):
         root = read_zip(file, _ModuleUnpickler) if zipfile.is_zipfile(file) else _read_stream(file)
         state = OrderedDict(_named_tensors(root, ""))
-    except UserError:
-        raise
-    except (StopIteration, *DAMAGE_ERRORS) as error:
-        raise UserError(
-            f"{file} cannot be read as a pickled module ({type(error).__name__}: {error}); it is truncated or damaged, "
-            "copy it again"
-        ) from error
     if not state:
         raise UserError(f"{file} holds no module with parameters; give the file that torch.save(model) wrote")
     return state
@@ -97,15 +90,8 @@ def _read_stream(file: Path) -> Any:
             (count,) = struct.unpack("<q", stream.read(8))
             if count != storage.data.numel():
                 raise pickle.UnpicklingError(f"storage {key} has another size than stated")
-            storage.fill(_exactly(stream, count * storage.data.element_size()))
+            storage.fill(stream)
     return root
-
-
-def _exactly(stream: BinaryIO, count: int) -> bytes:
-    content = stream.read(count)
-    if len(content) != count:
-        raise EOFError("the file ends inside a storage")
-    return content
 
 
 class _ModuleUnpickler(TensorUnpickler):

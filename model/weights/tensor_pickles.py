@@ -39,8 +39,12 @@ class Storage:
             raise pickle.UnpicklingError(f"storage {key} claims {count} elements")
         self.key, self.data = key, torch.empty(count, dtype=dtype)
 
-    def fill(self, content: bytes) -> None:
-        """Take the bytes of all elements. Raises UnpicklingError for another number of bytes."""
+    def fill(self, stream: IO[bytes]) -> None:
+        """Take the bytes of all elements from a stream, and no more: what is packed may unpack to any size.
+
+        Raises UnpicklingError for fewer bytes.
+        """
+        content = stream.read(self.data.numel() * self.data.element_size())
         if len(content) != self.data.numel() * self.data.element_size():
             raise pickle.UnpicklingError(f"storage {self.key} has another size than stated")
         if content:
@@ -99,12 +103,20 @@ class TensorUnpickler(pickle.Unpickler):
 
 
 def read_zip(file: Path, unpickler_of: Callable[[IO[bytes], int], TensorUnpickler]) -> Any:
-    """Return the object of a zip of torch. Raises StopIteration where it has none, and what damage raises."""
+    """Return the object of a zip of torch. Raises UnpicklingError where it has none, and what damage raises."""
     with zipfile.ZipFile(file) as archive:
-        record = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
+        record = next((name for name in archive.namelist() if name.partition("/")[2] == "data.pkl"), None)
+        if record is None:
+            raise pickle.UnpicklingError("it has no data.pkl")
+        # torch stores without packing: what unpacks to more than the file is crafted.
+        if archive.getinfo(record).file_size > file.stat().st_size:
+            raise pickle.UnpicklingError("its data.pkl unpacks to more than the file")
         with archive.open(record) as stream:
             unpickler = unpickler_of(stream, file.stat().st_size)
             root = unpickler.load()
         for storage in unpickler.storages.values():
-            storage.fill(archive.read(f"{record.removesuffix('.pkl')}/{storage.key}"))
+            with archive.open(f"{record.removesuffix('.pkl')}/{storage.key}") as stream:
+                storage.fill(stream)
+                if stream.read(1):
+                    raise pickle.UnpicklingError(f"storage {storage.key} has another size than stated")
     return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -191,6 +192,9 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
             f"OUT = {target} would be overwritten by its own configuration, or overwrite {source}; name another file "
             "that ends in .pth"
         )
+    for file in (Path(target), yaml_file):
+        if os.path.lexists(file):
+            raise UserError(f"OUT = {target}: {file} exists and is not replaced; name another file or move that one")
     state = read_published(source)
     sizes = published_sizes(state)
     blocks = sizes.blocks or DEPTHS[sizes.depth][1]

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from datasets.loading.captions import preprocess_caption
 from datasets.loading.tokenizers import ClipTokenizer, WordPieces
+from model.weights.model_folders import read_configuration
 from utils.errors import UserError
+from utils.foreign import foreign_file
 from utils.progress import progress_bar
 from utils.retrieval.annotation_vectors import SparseRows
 
@@ -130,24 +132,18 @@ class TextCls:
 
 def _read_bert(place: str) -> tuple[WordPieces, Any]:
     """Tokenizer and model, without pooler. Raises UserError."""
-    from transformers import AutoConfig, BertModel
+    from transformers import BertConfig, BertModel
 
-    try:
-        kind = AutoConfig.from_pretrained(place).model_type
-        if kind != "bert":
-            raise UserError(f"{place} is a {kind} model, not BERT; give a BERT such as bert-base-uncased")
+    remedy = "give a folder with config.json, model.safetensors and vocab.txt, or check the hub id and the network"
+    with foreign_file(f"{place} cannot be read as a BERT", remedy):
         loaded: Any = BertModel.from_pretrained(
-            place, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True
+            place,
+            config=read_configuration(BertConfig, place, place, "bert-base-uncased"),
+            add_pooling_layer=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
         model, loading = loaded
-    except UserError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n", 1)[0][:200]
-        raise UserError(
-            f"{place} cannot be read as a BERT ({reason}); give a folder with config.json, model.safetensors and "
-            "vocab.txt, or check the hub id and the network"
-        ) from error
     if loading["missing_keys"]:
         raise UserError(
             f"{place} lacks {len(loading['missing_keys'])} of its model's weights, "
