@@ -28,7 +28,7 @@ from PIL import Image  # noqa: E402
 
 from configs.load import build_experiment  # noqa: E402
 from datasets.build import build_benchmark, build_source_reader  # noqa: E402
-from datasets.loading.loaders import build_train_loader  # noqa: E402
+from datasets.loading.loaders import build_batches, build_train_loader  # noqa: E402
 from datasets.modalities import CLIP_MEAN, CLIP_STD  # noqa: E402
 from datasets.structures import Batch, Benchmark  # noqa: E402
 from datasets.synthetic.render import render  # noqa: E402
@@ -82,7 +82,8 @@ def loader_loop(benchmark: Benchmark, root: str, size: tuple[int, int], cache: s
         ]
     )
     reader = build_source_reader(config.data, config.model, benchmark)
-    loader = build_train_loader(benchmark, config.data, config.augment, reader, config.train, seed=0, workers=0)
+    sampled = build_batches(benchmark, config.train, 0)
+    loader = build_train_loader(benchmark, config.data, config.augment, reader, sampled, seed=0, workers=0)
     batches: Iterator[Batch] = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
     return lambda: IMAGES_PER_SAMPLE * len(next(batches).person_ids)
 

@@ -5,17 +5,26 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets.dataset_entry import DatasetEntry
+from datasets.fitting import ModelNeeds, encodable, fit_split, pair_records
 from datasets.instructions import InstructionMaker, annotate_release
+from datasets.mixed_queries import drawn_searches, query_modalities
 from datasets.overlap import apply_exclusions, image_values, load_exclusions
 from datasets.protocols import Search, assemble_split
 from datasets.published_counts import count_differences, differing_counts, equal_counts, is_rendered
 from datasets.structures import Benchmark, EvalSplit, Record, Release, Source
-from datasets.validation import VAL_PROTOCOL, hold_out, usable_rule, validation_search
+from datasets.validation import (
+    VAL_PROTOCOL,
+    VAL_SEED,
+    hold_out,
+    mixed_validation,
+    usable_rule,
+    validation_search,
+)
 from utils.errors import UserError, nearest
 from utils.files import fingerprint
 
@@ -33,6 +42,7 @@ def build_from_release(
     select_val: bool = False,
     val_fraction: float = 0.0,
     maker: InstructionMaker = InstructionMaker(),
+    needs: ModelNeeds = ModelNeeds(),
 ) -> Benchmark:
     """Return the benchmark of a release.
 
@@ -41,6 +51,7 @@ def build_from_release(
     where that shares no person with train, else val_fraction of the training identities, held out. Without select_val a
     `val` of other persons joins train (SYSU-MM01); one of the same persons (PRCC) is never used. maker: gives queries
     and gallery items the instruction that a model may follow, and the annotation that mAP at a threshold compares.
+    needs: what a model and its objective take; what it cannot use is left aside with a note.
     Labels are 0..n-1 in the order of the sorted ids. Raises UserError for an unknown protocol, a missing part, and
     persons that are in train and in a search.
     """
@@ -49,10 +60,7 @@ def build_from_release(
     notes = [*release.notes, *_dropped(release), *published_notes(entry, release)]
     splits: dict[str, EvalSplit] = {}
     if test:
-        summaries = {name: protocol.summary for name, protocol in entry.protocols.items()}
-        split = with_unique_titles(assemble_split("test", test, summaries, maker.for_test))
-        groups = tuple(group for protocol in entry.protocols.values() for group in protocol.groups)
-        splits["test"] = replace(split, missing_lists=dict(release.missing), groups=groups)
+        splits["test"] = _test_split(entry, release, test, maker)
     else:
         notes.append(f"{entry.title} has no test part: it can be trained on, not evaluated")
     listed = release.parts.get(TRAIN, ())
@@ -60,11 +68,19 @@ def build_from_release(
         _check_overlap(entry, listed, test)
     train: Sequence[Record] = ()
     if need_train:
-        train, validation = _divide(entry, release, test, select_val, val_fraction)
+        release, aside = _without_unknown(release, needs)
+        notes += aside
+        train, validation = _divide(entry, release, test, _Validation(select_val, val_fraction, needs.paired))
         if validation is not None:
             searches, summary = validation
             splits["val"] = assemble_split("val", searches, {VAL_PROTOCOL: summary}, maker.for_test)
             notes.append(f"validation: {summary}")
+        if needs.paired:
+            train, aside = pair_records(entry.name, train, needs.modalities)
+            notes += aside
+    for name, split in splits.items():
+        splits[name], aside = fit_split(entry.name, split, needs, entry.own)
+        notes += aside
     records = relabel(train)
     for note in notes:
         logger.info("%s", note)
@@ -77,6 +93,25 @@ def build_from_release(
         notes=tuple(notes),
         trials=dict(release.trials),
     )
+
+
+def _test_split(entry: DatasetEntry, release: Release, test: Sequence[Search], maker: InstructionMaker) -> EvalSplit:
+    summaries = {name: protocol.summary for name, protocol in entry.protocols.items()}
+    split = with_unique_titles(assemble_split("test", test, summaries, maker.for_test))
+    groups = dict.fromkeys(group for protocol in entry.protocols.values() for group in protocol.groups)
+    return replace(split, missing_lists=dict(release.missing), groups=tuple(groups))
+
+
+def _without_unknown(release: Release, needs: ModelNeeds) -> tuple[Release, list[str]]:
+    """Return the release whose training records hold what the model encodes only, and notes on the rest."""
+    notes: list[str] = []
+    parts = dict(release.parts)
+    for part in (TRAIN, VAL):
+        if parts.get(part):
+            kept, aside = encodable(release.name, parts[part], needs.modalities)
+            parts[part] = tuple(kept)
+            notes += aside
+    return replace(release, parts=parts), list(dict.fromkeys(notes))
 
 
 def exclude_listed(release: Release, listing: Path, root: Path, need_train: bool) -> Release:
@@ -143,8 +178,19 @@ def _test_searches(entry: DatasetEntry, release: Release, names: Sequence[str]) 
     return chosen
 
 
+@dataclass(frozen=True)
+class _Validation:
+    """How a validation split is asked for."""
+
+    wanted: bool
+    fraction: float
+    """Of the training identities, where the data set has none of its own."""
+    paired: bool
+    """Mixed queries are drawn where the held-out records have several modalities."""
+
+
 def _divide(
-    entry: DatasetEntry, release: Release, test: Sequence[Search], select_val: bool, val_fraction: float
+    entry: DatasetEntry, release: Release, test: Sequence[Search], asked: _Validation
 ) -> tuple[Sequence[Record], tuple[Sequence[Search], str] | None]:
     """Return the training records and, when asked for, the validation searches with their summary."""
     parts = release.parts
@@ -158,37 +204,45 @@ def _divide(
     own = parts.get(VAL, ())
     if own and not persons.isdisjoint(record.person_id for record in own):
         own = ()
-    if not select_val:
+    if not asked.wanted:
         return (*train, *own), None
     default = test[0] if test else None
     if VAL_QUERY in parts and VAL_GALLERY in parts:
-        search = _own_search(parts[VAL_QUERY], parts[VAL_GALLERY], default)
-        return train, ([search], "the data set's own validation queries and gallery")
+        listed = _own_searches(parts[VAL_QUERY], parts[VAL_GALLERY], default, asked.paired)
+        return train, (listed, "the data set's own validation queries and gallery")
     if own:
-        searches, roles = _validation(entry, own, default)
+        searches, roles = _validation(entry, own, default, asked.paired)
         count = len({record.person_id for record in own})
         return train, (searches, f"the data set's own {count} validation identities, {roles}")
-    if val_fraction <= 0:
+    if asked.fraction <= 0:
         raise UserError(
             f"train.select = 'val' needs data.val_fraction > 0, because {entry.title} has no validation identities of "
             "its own; set it, or select test or last"
         )
-    held_out = hold_out(persons, val_fraction)
-    searches, roles = _validation(entry, [record for record in train if record.person_id in held_out], default)
+    held_out = hold_out(persons, asked.fraction)
+    searches, roles = _validation(
+        entry, [record for record in train if record.person_id in held_out], default, asked.paired
+    )
     kept = [record for record in train if record.person_id not in held_out]
     return kept, (searches, f"{len(held_out)} of {len(persons)} training identities held out, {roles}")
 
 
-def _validation(entry: DatasetEntry, records: Sequence[Record], default: Search | None) -> tuple[Sequence[Search], str]:
+def _validation(
+    entry: DatasetEntry, records: Sequence[Record], default: Search | None, paired: bool
+) -> tuple[Sequence[Search], str]:
     if entry.validation is not None:
         return entry.validation(records)
+    if paired and len(query_modalities(records)) > 1:
+        return mixed_validation(records)
     search, roles = validation_search(records, default)
     return [search], roles
 
 
-def _own_search(query: Sequence[Record], gallery: Sequence[Record], default: Search | None) -> Search:
+def _own_searches(
+    query: Sequence[Record], gallery: Sequence[Record], default: Search | None, paired: bool
+) -> list[Search]:
     rule = usable_rule(default.exclusion_rule if default is not None else "none", query, gallery)
-    return Search(
+    listed = Search(
         title=VAL_PROTOCOL,
         protocol=VAL_PROTOCOL,
         query=query,
@@ -196,6 +250,8 @@ def _own_search(query: Sequence[Record], gallery: Sequence[Record], default: Sea
         exclusion_rule=rule,
         cmc=default.cmc if default is not None else "image",
     )
+    several = paired and len(query_modalities(query)) > 1
+    return [listed, *(drawn_searches([*query, *gallery], VAL_PROTOCOL, VAL_SEED, smallest=2) if several else ())]
 
 
 def _check_overlap(entry: DatasetEntry, train: Sequence[Record], test: Sequence[Search]) -> None:

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from configs.schema.data import DataConfig, InstructionConfig
 from configs.schema.family import FollowsInstructions, ModelSection, ReadsText
-from configs.vocabulary import Modality
 from datasets.benchmark import build_from_release, exclude_listed
 from datasets.catalogue import dataset_entry, read_release
+from datasets.fitting import ModelNeeds
 from datasets.instructions import InstructionMaker
 from datasets.loading.image_cache import build_cache
 from datasets.loading.readers import ImageReader, PillowReader, SourceReader
 from datasets.loading.tokenizers import build_text_reader
 from datasets.modalities import MODALITIES
 from datasets.structures import Benchmark, ReadOptions, Source, distinct_sources
-from utils.errors import UserError, shortened
 from utils.threads import available_cores
 
 logger = logging.getLogger(__name__)
 
-SHOWN_LISTS = 4
-
 
 def build_benchmark(
-    data: DataConfig, *, select: str, need_train: bool, instruction: InstructionConfig = InstructionConfig()
+    data: DataConfig,
+    *,
+    select: str,
+    need_train: bool,
+    instruction: InstructionConfig = InstructionConfig(),
+    needs: ModelNeeds = ModelNeeds(),
 ) -> Benchmark:
     """Read the annotations of data.dataset. select: val takes the data set's validation identities or cuts some from
     train.
 
-    instruction: what a model that follows instructions is given. Raises UserError for an unknown data set and for
-    whatever its reader or protocol refuses.
+    instruction: what a model that follows instructions is given. needs: what a model and its objective take;
+    the rest is left aside with a note. Raises UserError for an unknown data set and for whatever its reader or protocol
+    refuses.
     """
     entry = dataset_entry(data.dataset)
     options = ReadOptions(data=data, check_files=data.on_error == "raise", need_train=need_train, crop=instruction.crop)
@@ -47,6 +49,7 @@ def build_benchmark(
         select_val=select == "val" and need_train,
         val_fraction=data.val_fraction,
         maker=InstructionMaker(instruction),
+        needs=needs,
     )
 
 
@@ -61,10 +64,8 @@ def build_source_reader(
     """Return the reader of single sources, and of annotations for a model that follows instructions.
 
     With data.cache_dir and a benchmark, every image of it is decoded into the cache first. Raises UserError for a
-    benchmark with sources that the model does not encode, and for a tokenizer that does not fit.
+    tokenizer that does not fit.
     """
-    if benchmark is not None:
-        check_encodable(benchmark, model_config.modalities)
     images: ImageReader = PillowReader(model_config.image_size)
     if data.cache_dir and benchmark is not None:
         images = build_cache(image_sources(benchmark), model_config.image_size, data.cache_dir, available_cores())
@@ -74,33 +75,6 @@ def build_source_reader(
     if isinstance(model_config, FollowsInstructions):
         annotation_images = PillowReader(model_config.instruction_size)
     return SourceReader(images, texts, annotation_images)
-
-
-def check_encodable(benchmark: Benchmark, modalities: Sequence[Modality]) -> None:
-    """Raise UserError when training records or query lists of a benchmark need a modality that a model does not encode.
-
-    Partners of training records are not required: an objective may leave them out.
-    """
-    known = " and ".join(modality.name for modality in modalities)
-    trained = {modality for record in benchmark.train for modality in record.sources}
-    if not trained <= set(modalities):
-        raise UserError(
-            f"the training records of {benchmark.name} hold {_names(trained)}, and this model encodes {known} only; "
-            "choose another data.dataset or a configuration of another family"
-        )
-    for split in benchmark.splits.values():
-        unknown = {modality for queries in split.query_lists for modality in queries.combination} - set(modalities)
-        if unknown:
-            asked = [queries.name for queries in split.query_lists if unknown & set(queries.combination)]
-            raise UserError(
-                f"the queries of {benchmark.name} hold {_names(unknown)} ({shortened(asked, SHOWN_LISTS)}), and "
-                f"this model encodes {known} only; choose another data.dataset, other protocols (data.protocols) or a "
-                "model of another family"
-            )
-
-
-def _names(modalities: Collection[Modality]) -> str:
-    return " and ".join(modality.name for modality in Modality if modality in modalities)
 
 
 def image_sources(benchmark: Benchmark) -> list[Source]:

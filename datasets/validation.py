@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from configs.vocabulary import Modality
+from datasets.mixed_queries import drawn_searches
 from datasets.protocols import Search, image_source
 from datasets.structures import Record
 from utils.errors import UserError
@@ -64,6 +65,15 @@ def validation_search(records: Sequence[Record], default: Search | None) -> tupl
         cmc=default.cmc if default is not None else "image",
     )
     return search, roles
+
+
+def mixed_validation(records: Sequence[Record], repeated_items: bool = False) -> tuple[list[Search], str]:
+    """Return the mixed query lists of held-out training records, drawn as ORBench's are, and what they are in words.
+
+    repeated_items: see `drawn_searches`.
+    """
+    searches = drawn_searches(records, VAL_PROTOCOL, VAL_SEED, repeated_items=repeated_items)
+    return searches, "query lists drawn as the data set's, RGB gallery, no exclusion"
 
 
 def usable_rule(rule: str, query: Sequence[Record], gallery: Sequence[Record]) -> str:

@@ -26,7 +26,7 @@ from configs.vocabulary import Modality
 from datasets.build import build_source_reader, image_sources
 from datasets.loading import image_cache
 from datasets.loading.image_cache import build_cache
-from datasets.loading.loaders import TrainLoader, build_train_loader, source_loader
+from datasets.loading.loaders import TrainLoader, build_batches, build_train_loader, source_loader
 from datasets.loading.readers import ImageReader, PillowReader, SourceReader, open_image
 from datasets.loading.samplers import IdentityBatches, RandomBatches
 from datasets.loading.transforms import ImageAugmentation, model_input
@@ -79,9 +79,8 @@ def loader(
     data = DataConfig(root=str(root), on_error=on_error)  # type: ignore[arg-type]
     benchmark = load_orbench(root, need_train=True, check_files=on_error == "raise")
     reader = build_source_reader(data, MODEL)
-    return build_train_loader(
-        benchmark, data, augment, reader, TrainConfig(batch_size=batch_size, **train), seed=seed, workers=workers
-    )
+    batches = build_batches(benchmark, TrainConfig(batch_size=batch_size, **train), seed)
+    return build_train_loader(benchmark, data, augment, reader, batches, seed=seed, workers=workers)
 
 
 def drawn(batches: list[Batch]) -> list[tuple[int, ...]]:
@@ -498,7 +497,9 @@ def test_training_from_the_cache_gives_the_same_batches(root: Path, tmp_path: Pa
     found = []
     for data in (DataConfig(), DataConfig(cache_dir=str(tmp_path))):
         reader = build_source_reader(data, MODEL, benchmark)
-        found.append(list(build_train_loader(benchmark, data, augment, reader, train, seed=0, workers=1).epoch(1)))
+        batches = build_batches(benchmark, train, 0)
+        loader = build_train_loader(benchmark, data, augment, reader, batches, seed=0, workers=1)
+        found.append(list(loader.epoch(1)))
     assert len(list(tmp_path.glob("*.npy"))) == 1
     for plain, cached in zip(*found, strict=True):
         assert all(torch.equal(plain.inputs[modality], cached.inputs[modality]) for modality in plain.inputs)

@@ -85,7 +85,10 @@ def test_every_column(tmp_path: Path, bom: bool) -> None:
     assert found.clothes_id != image.clothes_id and {found.clothes_id // 1000, image.clothes_id // 1000} == {2}
     # Line 6 and 7 hold one row: the next one starts in line 8.
     assert (text.name, found.name) == ("own.csv line 6", "own.csv line 8")
-    assert {record.task for records in release.parts.values() for record in records} == {Task.VI}
+    # Each row has its own task: an infrared row changes no other's.
+    assert [record.task for record in release.parts["train"]] == [Task.T2I, Task.T2I, Task.VI]
+    assert [record.task for record in release.parts["query"]] == [Task.TRAD, Task.T2I]
+    assert [record.task for record in release.parts["gallery"]] == [Task.T2I, Task.TRAD]
 
 
 def test_jsonl_says_the_same(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from configs.schema.experiment import FAMILIES as SECTIONS
 from configs.schema.reid5o import LoraConfig, Reid5oConfig, Reid5oObjectiveConfig
 from configs.vocabulary import COMBINATIONS, Combination, Family, Modality
-from datasets.structures import Batch
+from datasets.structures import Batch, Record, Source
 from model.build import FAMILIES as MODELS
 from model.interface import Fuses, RetrievalModel, Tokens
 from model.reid5o import ReID5o
@@ -279,10 +279,87 @@ def test_wrong_options_are_refused(change: dict, message: str) -> None:
         Reid5oObjective(Reid5oObjectiveConfig(**({"losses": {"id": 1.0}, "temperature": 0.1} | change)))
 
 
+def told(*modalities: Modality, partners: Sequence[Modality] = ()) -> Record:
+    sources = {kind: Source(modality=kind, value=f"one {kind.value}") for kind in Modality}
+    return Record(
+        person_id=0,
+        sources={kind: sources[kind] for kind in modalities},
+        partners={kind: (sources[kind],) for kind in partners},
+    )
+
+
+TOLD = (told(Modality.RGB, TEXT, partners=[NIR, CP]), told(Modality.RGB, partners=[SK]))
+
+
+def test_losses_are_those_of_the_modalities_that_the_data_have() -> None:
+    """Of NIR, SK and TEXT: three single ones, three pairs, one of three; nothing of CP, and no term of four."""
+    inputs = example_inputs()
+    model: Any = CountingModel()
+    del inputs[CP]
+    config = Reid5oObjectiveConfig(losses=ALL_LOSSES, temperature=0.3)
+    records = [told(Modality.RGB, TEXT), told(Modality.RGB, partners=[NIR, SK])]
+    objective = build_objective(Family.REID5O, config, ObjectiveContext(seed=0, model=model, records=records))
+    assert isinstance(objective, Reid5oObjective)
+    fused = objective.combinations(0)
+    assert fused == ((NIR, SK), (NIR, TEXT), (SK, TEXT), (NIR, SK, TEXT))
+    output = objective.compute(model, inputs, PERSON_IDS, fused)
+    features: dict[Combination, Tensor] = {
+        (Modality.RGB,): model.encode_batch(inputs)[Modality.RGB].pooled,
+        **{(kind,): model.encode_batch(inputs)[kind].pooled for kind in (NIR, SK, TEXT)},
+        **{members: model.fuse([model.encode_batch(inputs)[kind] for kind in members]) for members in fused},
+    }
+    pairs = [itc_loss(features[Modality.RGB,], features[members], temperature=0.3) for members in fused[:3]]
+    torch.testing.assert_close(output.losses["mm_itc/two"], torch.stack(pairs).mean())
+    each = [identity_loss(model.identity_logits(feature), PERSON_IDS) for feature in features.values()]
+    torch.testing.assert_close(output.losses["id"], 3 * torch.stack(each).mean())
+    names = {name.partition("/")[2] for name in output.losses if name.startswith("mm_")}
+    assert names == {"one", "two", "three"} and "itc/cp" not in output.losses
+    assert list(output.diagnostics) == ["batch_rank1/three"]
+
+
+def test_rows_that_lack_a_modality_take_no_part_in_its_losses() -> None:
+    """Row 1 has no TEXT, rows 0 and 3 no NIR; each combination is computed on its own rows alone, one by one."""
+    inputs = example_inputs()
+    model: Any = CountingModel()
+    held = {Modality.RGB: [0, 1, 2, 3, 4], NIR: [1, 2, 4], TEXT: [0, 2, 3, 4]}
+    given = {kind: inputs[kind][rows] for kind, rows in held.items()}
+    batch_rows = {kind: torch.tensor(rows) for kind, rows in held.items()}
+    config = Reid5oObjectiveConfig(losses={"mm_sdm": 1.0, "sdm": 1.0, "id": 1.0}, temperature=0.3)
+    objective = Reid5oObjective(config, modalities=(NIR, TEXT))
+    output = objective.compute(model, given, PERSON_IDS, objective.combinations(0), batch_rows)
+    values, logits, labels = {}, [model.identity_logits(model.encode_batch(given)[Modality.RGB].pooled)], [PERSON_IDS]
+    for members, rows in {(NIR,): [1, 2, 4], (TEXT,): [0, 2, 3, 4], (NIR, TEXT): [2, 4]}.items():
+        encoded = model.encode_batch({kind: inputs[kind][rows] for kind in (Modality.RGB, NIR, TEXT)})
+        feature = encoded[members[0]].pooled if len(members) == 1 else model.fuse([encoded[kind] for kind in members])
+        values[members] = sdm_loss(encoded[Modality.RGB].pooled, feature, PERSON_IDS[rows], temperature=0.3)
+        logits.append(model.identity_logits(feature))
+        labels.append(PERSON_IDS[rows])
+    torch.testing.assert_close(output.losses["sdm/nir"], values[NIR,])
+    torch.testing.assert_close(output.losses["mm_sdm/one"], (values[NIR,] + values[TEXT,]) / 2)
+    torch.testing.assert_close(output.losses["mm_sdm/two"], values[NIR, TEXT])
+    torch.testing.assert_close(output.losses["id"], identity_loss(torch.cat(logits), torch.cat(labels)))
+
+
+@pytest.mark.parametrize("held", [{NIR: [1], TEXT: [2, 3]}, {TEXT: [0, 1, 2, 3, 4]}])
+def test_a_batch_without_a_combination_has_its_terms_as_zeros(held: dict[Modality, list[int]]) -> None:
+    """Micro-batches of one step are averaged term by term, so each has all of them."""
+    inputs = example_inputs()
+    model: Any = CountingModel()
+    held = {Modality.RGB: [0, 1, 2, 3, 4], **held}
+    objective = Reid5oObjective(Reid5oObjectiveConfig(losses={"mm_itc": 1.0}, temperature=0.3), modalities=(NIR, TEXT))
+    given = {kind: inputs[kind][rows] for kind, rows in held.items()}
+    rows = {kind: torch.tensor(places) for kind, places in held.items()}
+    output = objective.compute(model, given, PERSON_IDS, objective.combinations(0), rows)
+    assert list(output.losses) == ["mm_itc/one", "mm_itc/two"] and list(output.diagnostics) == ["batch_rank1/two"]
+    assert output.losses["mm_itc/two"] == 0 and output.losses["mm_itc/one"].isfinite()
+    output.total.backward()
+    assert all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())
+
+
 def test_the_table_builds_every_family() -> None:
     assert set(FAMILIES) == set(MODELS) == set(SECTIONS) == set(Family)
     config = Reid5oObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4)
-    objective = build_objective(Family.REID5O, config, ObjectiveContext(seed=6, model=counting_model(), records=()))
+    objective = build_objective(Family.REID5O, config, ObjectiveContext(seed=6, model=counting_model(), records=TOLD))
     assert isinstance(objective, Reid5oObjective)
     twin = Reid5oObjective(
         Reid5oObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4), seed=6

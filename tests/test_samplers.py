@@ -21,7 +21,7 @@ from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.train import TrainConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.instructions import BANK, RELEASED, InstructionMaker
-from datasets.loading.loaders import SAMPLERS, TrainLoader, build_train_loader
+from datasets.loading.loaders import SAMPLERS, TrainLoader, build_batches, build_train_loader
 from datasets.loading.readers import PillowReader, SourceReader
 from datasets.loading.record_dataset import RecordDataset, collate
 from datasets.loading.samplers import (
@@ -338,7 +338,7 @@ def load(folder: Path, told: InstructionConfig | None = None, **train: Any) -> T
         DataConfig(),
         AugmentConfig(flip=0.5),
         reader,
-        TrainConfig(**train),
+        build_batches(benchmark, TrainConfig(**train), 0),
         seed=0,
         workers=0,
         instruction=told,

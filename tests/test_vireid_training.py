@@ -21,7 +21,7 @@ from configs.schema.train import TrainConfig
 from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
 from configs.vocabulary import Family, Modality
 from datasets.build import build_benchmark, build_source_reader
-from datasets.loading.loaders import build_train_loader
+from datasets.loading.loaders import build_batches, build_train_loader
 from datasets.loading.record_dataset import RecordDataset, Row, collate
 from datasets.loading.samplers import Key
 from datasets.loading.transforms import ImageAugmentation, model_input
@@ -55,7 +55,13 @@ def dataset(root: Path, **augment: Any) -> tuple[RecordDataset, list[Key]]:
     benchmark = build_benchmark(data, select="last", need_train=True)
     train = TrainConfig(sampler="modality", batch_size=12, instances=2)
     loader = build_train_loader(
-        benchmark, data, AugmentConfig(**augment), build_source_reader(data, MODEL, benchmark), train, seed=3, workers=0
+        benchmark,
+        data,
+        AugmentConfig(**augment),
+        build_source_reader(data, MODEL, benchmark),
+        build_batches(benchmark, train, 3),
+        seed=3,
+        workers=0,
     )
     return loader._loader.dataset, next(iter(loader.batches.whole_epoch(0)))  # type: ignore[return-value]
 
@@ -203,11 +209,11 @@ def test_erased_pixels_have_the_mean_of_the_models_statistics(root: Path) -> Non
     batch = batch_of(rows_of(found, keys))
     model, seen = network(), {}
 
-    def features(inputs: dict[Modality, Tensor]) -> Tensor:
+    def pool(inputs: dict[Modality, Tensor]) -> Tensor:
         seen.update(inputs)
-        return Vireid.features(model.float(), inputs)
+        return Vireid.pool(model.float(), inputs)
 
-    model.features = features  # type: ignore[method-assign,assignment]
+    model.pool = pool  # type: ignore[method-assign,assignment]
     VireidObjective(VireidObjectiveConfig(losses={"id": 1.0}, margin=None, imitation_reduction="mean")).step(
         model, batch, 0
     )
@@ -272,7 +278,7 @@ def test_a_batch_that_skipping_left_without_a_modality_is_passed_over(tmp_path: 
         config.data,
         config.augment,
         build_source_reader(config.data, config.model, benchmark),
-        config.train,
+        build_batches(benchmark, config.train, 0),
         seed=0,
         workers=0,
     )

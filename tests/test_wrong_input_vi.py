@@ -85,9 +85,9 @@ def broken(place: SysuPlace) -> SysuPlace:
         (["objective.losses.triplet=-1"], ["triplet", "at least 0"]),
         (["data.trial=11"], ["data.trial = 11", "1..10"]),
         (["data.dataset=regdb", "data.trial=2"], ["train_visible_2.txt", "trial 2"]),
-        (["data.dataset=cuhk-pedes"], ["cuhk-pedes", "RGB and TEXT", "encodes RGB and NIR only"]),
+        (["data.dataset=cuhk-pedes"], ["the queries of cuhk-pedes hold TEXT", "encodes RGB and NIR only"]),
         (["data.dataset=market1501"], ["all 4 training images are visible", "visible-infrared data set"]),
-        (["data.dataset=orbench"], ["orbench", "RGB and TEXT", "another data.dataset"]),
+        (["data.dataset=orbench"], ["the queries of orbench", "NIR+TEXT", "another data.dataset"]),
     ],
     ids=lambda value: (
         value[0].split("=")[0] + "=" + value[0].partition("=")[2][:12] if value and "=" in value[0] else ""

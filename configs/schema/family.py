@@ -28,6 +28,8 @@ class ModelSection(Section):
 
     modalities: ClassVar[tuple[Modality, ...]]
     """What it encodes."""
+    fuses: ClassVar[bool] = False
+    """Whether it takes queries of several modalities."""
     init: str = "random"
     """Initial weights."""
     image_size: tuple[int, int] = (384, 128)
@@ -61,3 +63,6 @@ class FollowsInstructions:
 @dataclass(frozen=True)
 class ObjectiveSection(Section):
     """Section `objective` of every family."""
+
+    paired: ClassVar[bool] = False
+    """Whether a training row is a visible image together with what the same person has in other modalities."""

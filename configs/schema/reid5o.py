@@ -41,6 +41,8 @@ class Reid5oConfig(ReadsText, ModelSection):
 
     modalities: ClassVar[tuple[Modality, ...]] = tuple(Modality)
     """What it encodes."""
+    fuses: ClassVar[bool] = True
+    """Whether it takes queries of several modalities."""
     init: str = "random"
     """Initial weights: random, FILE.pt (OpenAI archive), hf:DIRECTORY-OR-HUB-ID, open_clip:MODEL/TAG."""
     patch_size: int = 16
@@ -95,12 +97,15 @@ class Reid5oConfig(ReadsText, ModelSection):
 class Reid5oObjectiveConfig(ObjectiveSection):
     """What ReID5o minimises."""
 
+    paired: ClassVar[bool] = True
+    """A training row is a visible image with what the same person has of NIR, CP, SK and TEXT."""
     losses: dict[str, float] = field(default_factory=lambda: {"mm_sdm": 1.0, "id": 1.0})
     """Weight of each loss. A losses table in a child file replaces the parent's."""
     temperature: float = 0.02
     """Temperature of sdm and itc in all forms (supitc keeps the reference's 0.07)."""
     combinations_per_step: int = 11
-    """How many of the 11 fused combinations take part in a step, at least one of each size (3..11)."""
+    """How many of the fused combinations take part in a step, at least one of each size (3..11); all where the data
+    have fewer modalities and so no more combinations (11 of four modalities, 4 of three, 1 of two)."""
 
     def __post_init__(self) -> None:
         require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")

@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from configs.schema.experiment import ExperimentConfig
 
 
+BY_MODALITY = ("modality_id", "imitation")
+"""Losses of the modality heads: a batch needs visible and infrared rows."""
+
+TRIPLETS = ("triplet", "weighted_triplet")
+"""Losses that need several rows of each of several identities in a batch."""
+
+
 @dataclass(frozen=True)
 class VireidConfig(ModelSection):
-    """The visible-infrared residual network. The defaults are IV-REID's, peculiarities included."""
+    """The residual network of visible-infrared retrieval, and of retrieval among visible images alone (the visible
+    baseline). The defaults are IV-REID's, peculiarities included."""
 
     modalities: ClassVar[tuple[Modality, ...]] = (Modality.RGB, Modality.NIR)
     """What it encodes."""
@@ -64,15 +72,31 @@ class VireidConfig(ModelSection):
         require(self.head_width >= 0, "model.head_width", self.head_width, "0 (no modality heads) or larger")
 
     def check(self, experiment: ExperimentConfig) -> None:
-        """Raise ValueError for a sampler whose batches lack a modality, and for losses of heads that are not there."""
+        """Raise ValueError for losses of both modalities under a sampler whose batches may lack one, and for losses of
+        heads that are not there; for triplets without an identity sampler.
+        """
+        by_heads = [name for name in BY_MODALITY if experiment.objective.losses.get(name)]
         require(
-            experiment.train.sampler in ("modality", "tasks"),
+            not by_heads or experiment.train.sampler in ("modality", "tasks"),
             "train.sampler",
             experiment.train.sampler,
-            "modality (or tasks) for the family vireid, whose batches need visible and infrared images of each "
-            "identity",
+            f"modality (or tasks) with the losses {' and '.join(by_heads)} of the family vireid, whose batches need "
+            "visible and infrared images of each identity",
         )
-        by_heads = [name for name in ("modality_id", "imitation") if experiment.objective.losses.get(name)]
+        train, triplets = experiment.train, [name for name in TRIPLETS if experiment.objective.losses.get(name)]
+        require(
+            not triplets or train.sampler != "random",
+            "train.sampler",
+            train.sampler,
+            f"identity, modality or tasks with the losses {' and '.join(triplets)}, which need several images of each "
+            "identity in a batch",
+        )
+        require(
+            not triplets or train.sampler != "identity" or train.batch_size >= 2 * train.instances,
+            "train.batch_size",
+            train.batch_size,
+            "at least 2 x train.instances, because a triplet needs two identities",
+        )
         require(
             self.head_width > 0 or not by_heads,
             "model.head_width",
@@ -91,6 +115,11 @@ class VireidObjectiveConfig(ObjectiveSection):
     """Weight of each loss: id, modality_id, imitation (KL between the heads), triplet, weighted_triplet."""
     margin: float | None = 0.3
     """Margin of the triplet; empty = its soft form."""
+    triplet_feature: Literal["neck", "pooled"] = "neck"
+    """What the triplets compare: the feature after the neck as IV-REID, or before it (BNNeck, Luo et al., CVPRW
+    2019)."""
+    label_smoothing: float = 0.0
+    """Share of the target that the loss `id` spreads evenly over all identities."""
     imitation_reduction: Literal["batchmean", "mean"] = "batchmean"
     """The reference's SYSU-MM01 script sums over classes (batchmean), its RegDB script takes the mean of all
     entries.
@@ -99,3 +128,6 @@ class VireidObjectiveConfig(ObjectiveSection):
     def __post_init__(self) -> None:
         require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
         require(self.margin is None or self.margin >= 0, "objective.margin", self.margin, "0 or larger, or empty")
+        require(
+            0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing, "at least 0 and below 1"
+        )

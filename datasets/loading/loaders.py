@@ -124,20 +124,9 @@ class _EpochBatches:
         return self.batches.epoch(self.current)
 
 
-def build_train_loader(
-    benchmark: Benchmark,
-    data: DataConfig,
-    augment: AugmentConfig,
-    reader: SourceReader,
-    train: TrainConfig,
-    *,
-    seed: int,
-    workers: int,
-    instruction: InstructionConfig | None = None,
-) -> TrainLoader:
-    """Return the loader of training batches. instruction: how that of each row is drawn; None = the model follows none.
-
-    Raises UserError when no whole batch can be formed.
+def build_batches(benchmark: Benchmark, train: TrainConfig, seed: int) -> Batches:
+    """Return the batches of train.sampler. Raises UserError for records that the sampler cannot use, and when they form
+    no whole batch.
     """
     batches = SAMPLERS[train.sampler](benchmark.train, train, seed)
     if not len(batches):
@@ -145,6 +134,21 @@ def build_train_loader(
             f"train.batch_size = {train.batch_size} with the {train.sampler} sampler forms no batch out of "
             f"{len(benchmark.train)} records of {benchmark.num_identities} identities; lower it"
         )
+    return batches
+
+
+def build_train_loader(
+    benchmark: Benchmark,
+    data: DataConfig,
+    augment: AugmentConfig,
+    reader: SourceReader,
+    batches: Batches,
+    *,
+    seed: int,
+    workers: int,
+    instruction: InstructionConfig | None = None,
+) -> TrainLoader:
+    """Return the loader of training batches. instruction: how that of each row is drawn; None = none is followed."""
     annotate = InstructionMaker(instruction).draw if instruction is not None else None
     dataset = RecordDataset(
         benchmark.train, reader, ImageAugmentation(augment), _masking(reader, augment), seed, annotate

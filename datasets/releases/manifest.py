@@ -30,10 +30,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from configs.vocabulary import AnnotationKind, Modality, Task
+from configs.vocabulary import GROUP_NAMES, AnnotationKind, Modality, Task
 from datasets.dataset_entry import DatasetEntry
 from datasets.formats.listing import OUTFITS, FolderNames, outfit_id, require_image_suffix
 from datasets.formats.manifest_rows import SUFFIXES, ManifestRow, read_manifest
+from datasets.mixed_queries import drawn_searches, query_modalities
 from datasets.protocols import Protocol, Search, protocol_table
 from datasets.structures import ReadOptions, Record, Release, Source
 from utils.errors import UserError
@@ -59,7 +60,6 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
     numbers = _Numbers.of(rows)
     names = FolderNames() if options.check_files else None
     listed = _Listed()
-    task = _task(rows)
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for row in rows:
         source = _image(row, folder, names) if row.path else None
@@ -67,7 +67,7 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
             listed.add(source.value, row)
         for part in _parts_of(row):
             if part == "train" or source is None or part in listed.new_parts(source.value, part):
-                parts[part].append(_record(row, source, numbers, name, task, part))
+                parts[part].append(_record(row, source, numbers, name, part))
     notes = _leave_one_out(rows, parts)
     if not any(row.split for row in rows):
         notes.insert(0, NO_SPLIT)
@@ -166,14 +166,13 @@ def _parts_of(row: ManifestRow) -> tuple[str, ...]:
     return (split,)
 
 
-def _task(rows: Iterable[ManifestRow]) -> Task:
-    modalities = {row.modality for row in rows}
-    if Modality.NIR in modalities:
+def _task(row: ManifestRow) -> Task:
+    if row.modality is Modality.NIR:
         return Task.VI
-    return Task.T2I if any(row.caption for row in rows) else Task.TRAD
+    return Task.T2I if row.caption else Task.TRAD
 
 
-def _record(row: ManifestRow, source: Source | None, numbers: _Numbers, name: str, task: Task, part: str) -> Record:
+def _record(row: ManifestRow, source: Source | None, numbers: _Numbers, name: str, part: str) -> Record:
     caption = Source(modality=Modality.TEXT, value=row.caption, record=row.where) if row.caption else None
     sources = {} if source is None else {row.modality: source}
     if caption is not None and (source is None or part == "train"):
@@ -184,7 +183,7 @@ def _record(row: ManifestRow, source: Source | None, numbers: _Numbers, name: st
         camera_id=numbers.cameras.get(row.camera, -1),
         clothes_id=numbers.clothes.get((row.person, row.clothes), -1),
         dataset=name,
-        task=task,
+        task=_task(row),
         name=row.where,
         annotations={AnnotationKind.DESCRIPTION: caption} if caption is not None else {},
     )
@@ -246,6 +245,9 @@ _RULES: dict[str, tuple[str, str]] = {
     "own-data/other-clothes-no-camera-rule": ("same_clothes", "the same person in the same clothes is dropped"),
 }
 """Protocol -> rule, and the rule in words."""
+MIXED = "own-data/mixed"
+MIXED_SEED = 20250611
+"""Fixed, so that every run is tested by the same queries."""
 _NEEDS = {"cameras": ("camera", "camera_id"), "clothes": ("clothes", "clothes_id")}
 
 
@@ -266,7 +268,31 @@ def _searches(name: str, release: Release) -> list[Search]:
 
 def _own_data(release: Release) -> list[Search]:
     known = all(has_cameras(release.parts.get(part, ())) for part in ("query", "gallery"))
-    return _searches("own-data/same-camera" if known else "own-data/no-camera-rule", release)
+    chosen = _searches("own-data/same-camera" if known else "own-data/no-camera-rule", release)
+    return [*chosen, *_mixed(release)]
+
+
+def _mixed(release: Release) -> list[Search]:
+    """Queries of two and more modalities, drawn from the test's queries as ORBench's are; empty where there are no two.
+
+    No camera rule: the sources of one query come from several cameras.
+    """
+    queries = [record for record in release.parts["query"] if Modality.RGB not in record.sources]
+    if len(query_modalities(queries)) < 2:
+        return []
+    gallery = [record for record in release.parts["gallery"] if Modality.RGB in record.sources]
+    return drawn_searches([*queries, *gallery], MIXED, MIXED_SEED, smallest=2)
+
+
+def _mixed_alone(release: Release) -> list[Search]:
+    _searches("own-data/no-camera-rule", release)
+    found = _mixed(release)
+    if not found:
+        raise UserError(
+            f"{release.root}: {MIXED} needs queries of two modalities of one person that are not rgb; add such rows or "
+            "choose own-data"
+        )
+    return found
 
 
 def own_protocols() -> dict[str, Protocol]:
@@ -276,7 +302,15 @@ def own_protocols() -> dict[str, Protocol]:
     chosen = Protocol(
         name="own-data",
         searches=_own_data,
-        summary="own-data/same-camera where cameras are known, else own-data/no-camera-rule",
+        summary="own-data/same-camera where cameras are known, else own-data/no-camera-rule; with queries of several "
+        f"modalities {MIXED} as well",
+    )
+    mixed = Protocol(
+        name=MIXED,
+        searches=_mixed_alone,
+        summary="queries of two and more modalities of one person, partners drawn as ORBench's with a fixed seed, "
+        "against the visible gallery; nothing is dropped; CMC by image",
+        groups=tuple(GROUP_NAMES.values()),
     )
     others = [
         Protocol(
@@ -284,7 +318,7 @@ def own_protocols() -> dict[str, Protocol]:
         )
         for name, (_, words) in _RULES.items()
     ]
-    return protocol_table([chosen, *others])
+    return protocol_table([chosen, *others, mixed])
 
 
 def _recognise(root: Path) -> bool:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from configs.vocabulary import GROUP_NAMES, ORBENCH_KEYS, Combination, Modality, Task, combination_name
 from datasets.dataset_entry import Count, DatasetEntry
 from datasets.formats.listing import ImageTree, find_folder
-from datasets.formats.query_lists import draw_query_lists
+from datasets.mixed_queries import mixed_search
 from datasets.modalities import MODALITIES
 from datasets.overlap import image_values
 from datasets.protocols import Protocol, Search, protocol_table
 from datasets.structures import ReadOptions, Record, Release, Source
-from datasets.validation import VAL_PROTOCOL, VAL_SEED
+from datasets.validation import mixed_validation
 from utils.errors import UserError
 from utils.files import read_json
 
@@ -185,41 +186,10 @@ def _records(tree: _Tree, annotations: list[_Annotation]) -> tuple[Record, ...]:
 
 def _searches(release: Release) -> list[Search]:
     return [
-        _search(key, release.parts[name], release.parts[GALLERY], NAME)
+        mixed_search(key, release.parts[name], release.parts[GALLERY], NAME, repeated_items=True)
         for name, key in LISTS.items()
         if name in release.parts
     ]
-
-
-def _search(key: Combination, query: Sequence[Record], gallery: Sequence[Record], protocol: str) -> Search:
-    return Search(
-        title=combination_name(key),
-        protocol=protocol,
-        query=query,
-        gallery=gallery,
-        gallery_key=GALLERY,
-        # As the reference counts: an image that is listed twice is two images.
-        repeated_items=True,
-        combination=key,
-        group=GROUP_NAMES[len(key)],
-        draws=False,
-    )
-
-
-def validation(records: Sequence[Record]) -> tuple[list[Search], str]:
-    """Return the 32 query lists of held-out training records, drawn as ORBench's are, and what they are in words."""
-    items: dict[int, dict[Modality, list[Source]]] = {}
-    for record in sorted(records, key=lambda record: (record.person_id, record.sources[Modality.RGB].value)):
-        partners = {modality: list(sources) for modality, sources in record.partners.items()}
-        person = items.setdefault(record.person_id, {Modality.RGB: [], Modality.TEXT: [], **partners})
-        for modality, source in record.sources.items():
-            person[modality].append(source)
-    gallery = [_record(person, (source,)) for person, sources in items.items() for source in sources[Modality.RGB]]
-    searches = [
-        _search(key, [_record(person, entry) for person, entry in entries], gallery, VAL_PROTOCOL)
-        for key, entries in draw_query_lists(items, VAL_SEED).items()
-    ]
-    return searches, "query lists drawn as the data set's, RGB gallery, no exclusion"
 
 
 def _record(person: int, sources: tuple[Source, ...]) -> Record:
@@ -358,6 +328,6 @@ DATASET = DatasetEntry(
     recognise=_recognise,
     published={"": PUBLISHED},
     separate_ids=True,
-    validation=validation,
+    validation=partial(mixed_validation, repeated_items=True),
     access="Signed agreement to HUST; academic use only, no forwarding.",
 )

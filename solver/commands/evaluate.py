@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
+from datasets.fitting import ModelNeeds, needs_of
 from datasets.structures import Benchmark
 from solver.commands.opening import ModelChoice, open_trained
 from solver.evaluation.evaluator import evaluate_split
@@ -50,13 +51,21 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     return f"{format_result(result)}\nwritten: {', '.join(map(str, (written, *pages)))}"
 
 
-def load_test_benchmark(config: ExperimentConfig, trained: TrainedModel | None = None) -> Benchmark:
+def load_test_benchmark(
+    config: ExperimentConfig, trained: TrainedModel | None = None, *, whole: bool = False
+) -> Benchmark:
     """Read the lists of the test split.
 
-    Raises UserError when the data set has none, or when they are of another trial than the one that `trained` was
-    trained on.
+    whole: keep those that the model cannot answer, for a search that looks at one of them. Raises UserError when the
+    data set has none, or when they are of another trial than the one that `trained` was trained on.
     """
-    benchmark = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction)
+    benchmark = build_benchmark(
+        config.data,
+        select="test",
+        need_train=False,
+        instruction=config.instruction,
+        needs=ModelNeeds() if whole else needs_of(config.model, config.objective),
+    )
     if TEST_SPLIT not in benchmark.splits:
         raise UserError(f"data set {benchmark.name} has no test split; there: {', '.join(benchmark.splits) or 'none'}")
     if trained is not None:

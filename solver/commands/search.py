@@ -168,7 +168,7 @@ def _queries_and_gallery(
     check_encodable(named, config.model.modalities)
     if named and folder is not None:
         return named, folder.read_as(choose_modality(options.gallery_modality, named, config.model.modalities))
-    benchmark = load_test_benchmark(config, trained)
+    benchmark = load_test_benchmark(config, trained, whole=True)
     split = benchmark.splits[TEST_SPLIT]
     listed = find_list(split, options.task) if options.task else None
     queries = named if listed is None else (listed_query(listed, options.index or 0),)

@@ -16,6 +16,7 @@ from pathlib import Path
 from configs.load import experiment_to_dict, load_experiment
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, number_of_trials
+from datasets.fitting import needs_of
 from solver.commands.evaluate import run_test
 from solver.commands.train import run_training
 from solver.reports.merging import format_merged, merge_results, read_series, write_merged
@@ -77,7 +78,13 @@ def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrit
     for trial, entry in configs.items():
         if states[trial] != "finished":
             with _named(trial):
-                build_benchmark(entry.data, select=entry.train.select, need_train=True, instruction=entry.instruction)
+                build_benchmark(
+                    entry.data,
+                    select=entry.train.select,
+                    need_train=True,
+                    instruction=entry.instruction,
+                    needs=needs_of(entry.model, entry.objective),
+                )
     lines = []
     for place, (trial, entry) in enumerate(configs.items(), start=1):
         if states[trial] == "finished":

@@ -64,6 +64,11 @@ class ObjectiveContext:
     records: Sequence[Record]
     """The training records, by label: which identities a task has."""
 
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What the training records have, as sources or as partners."""
+        return frozenset(modality for record in self.records for modality in (*record.sources, *record.partners))
+
 
 def batch_inputs(model: RetrievalModel, batch: Batch) -> dict[Modality, Tensor]:
     """Return the inputs of a batch as the model takes them: normalised images (b, 3, H, W), token ids (b, T)."""

@@ -6,7 +6,7 @@ Shapes: B rows, L tokens of one source, S tokens of a combination, D embed_dim, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ GROUPS = {1: "one", 2: "two", 3: "three", 4: "four"}
 SINGLE_LOSSES = ("itc", "sdm")
 GROUP_LOSSES = ("mm_itc", "mm_sdm", "mm_supitc", "mm_cmpm")
 LOSSES = (*SINGLE_LOSSES, *GROUP_LOSSES, "id")
+Rows = Mapping[Combination, Tensor]
+"""Combination -> (b,) int64, ascending: the rows of the batch that have all its members; left out = all rows."""
 
 
 def pair_losses(temperature: float) -> dict[str, PairLoss]:
@@ -51,13 +53,18 @@ def batch_rank1(query: Tensor, gallery: Tensor, person_ids: Tensor) -> Tensor:
 
 
 def fuse_combinations(
-    model: FusingModel, encoded: Mapping[Modality, Tokens], combinations: Sequence[Combination]
+    model: FusingModel,
+    encoded: Mapping[Modality, Tokens],
+    combinations: Sequence[Combination],
+    places: Mapping[tuple[Combination, Modality], Tensor] | None = None,
 ) -> dict[Combination, Tensor]:
-    """Fuse the members of each combination, row by row, into (B, D).
+    """Fuse the members of each combination, row by row, into (b, D).
 
+    places: for a combination and a member of it which of the member's rows (b,) take part, left out = all of them.
     Combinations of equal length share one call, stacked on the batch axis: 5 calls for all 11. Every modality is
     prepared once.
     """
+    places = places or {}
     members = {member for combination in combinations for member in combination}
     prepared = {member: model.prepare(encoded[member].tokens) for member in QUERY_MODALITIES if member in members}
     by_length: dict[int, list[Combination]] = {}
@@ -65,47 +72,88 @@ def fuse_combinations(
         by_length.setdefault(sum(prepared[member].shape[1] for member in combination), []).append(combination)
     fused: dict[Combination, Tensor] = {}
     for alike in by_length.values():
-        stacked = torch.cat([torch.cat([prepared[member] for member in combination], dim=1) for combination in alike])
-        fused.update(zip(alike, model.fuse_prepared(stacked).chunk(len(alike)), strict=True))
+        joined = [
+            torch.cat([_taken(prepared[member], places.get((combination, member))) for member in combination], dim=1)
+            for combination in alike
+        ]
+        features = model.fuse_prepared(torch.cat(joined)).split([len(rows) for rows in joined])
+        fused.update(zip(alike, features, strict=True))
     return {combination: fused[combination] for combination in combinations}
 
 
+def _taken(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values[rows]
+
+
+def shared_rows(
+    held: Mapping[Modality, Tensor], combinations: Sequence[Combination]
+) -> tuple[dict[Combination, Tensor], dict[tuple[Combination, Modality], Tensor]]:
+    """Return which rows of the batch have all members of each combination, and where each member has them.
+
+    held: by modality the rows (b,) that have it, ascending.
+    """
+    rows: dict[Combination, Tensor] = {}
+    places: dict[tuple[Combination, Modality], Tensor] = {}
+    for combination in combinations:
+        common = held[combination[0]]
+        for member in combination[1:]:
+            common = common[torch.isin(common, held[member])]
+        rows[combination] = common
+        for member in combination:
+            places[combination, member] = torch.searchsorted(held[member], common)
+    return rows, places
+
+
+def available_combinations(modalities: Collection[Modality]) -> tuple[Combination, ...]:
+    """Return the fused combinations whose members are all there, by size."""
+    return tuple(combination for combination in FUSED if set(combination) <= set(modalities))
+
+
 class Reid5oObjective(Objective[FusingModel]):
-    """Any weighted set of the reference's losses.
+    """Any weighted set of the reference's losses, over the modalities that the data have.
 
-    sdm, itc: one term for each single modality. mm_sdm, mm_itc, mm_supitc, mm_cmpm: four terms, the means over all
-    combinations of one, two, three and four modalities that take part in the step. id: mean cross-entropy over the
-    features of RGB and of all these combinations. Nothing is fused when neither id nor an mm_ loss is on.
+    sdm, itc: one term for each single modality. mm_sdm, mm_itc, mm_supitc, mm_cmpm: a term for each number of
+    modalities, one to four as far as there are so many: the mean over all combinations of that many that take part in
+    the step. id: mean cross-entropy over the features of RGB and of all these combinations. Nothing is fused when
+    neither id nor an mm_ loss is on.
 
-    Source: reference. Departures: id works beside every loss, several mm_ losses can be summed, and nothing is encoded
-    twice; the released code does none of the three.
+    Source: reference. Departures: id works beside every loss, several mm_ losses can be summed, nothing is encoded
+    twice, and rows may lack modalities: each combination is then compared on the rows that have all its members, and a
+    term without any row is zero. The released code does none of the four.
     """
 
-    def __init__(self, config: Reid5oObjectiveConfig, seed: int = 0) -> None:
-        """Take the section `objective`; seed decides the drawn combinations. Raises UserError for an unknown loss or
-        weight.
+    def __init__(
+        self, config: Reid5oObjectiveConfig, seed: int = 0, modalities: Collection[Modality] = QUERY_MODALITIES
+    ) -> None:
+        """Take the section `objective`; seed decides the drawn combinations. modalities: those of the queries that the
+        training records have. Raises UserError for an unknown loss or weight.
         """
         super().__init__()
         self.weights = loss_weights(config.losses, LOSSES)
         self.pair_losses = pair_losses(config.temperature)
-        self.combinations_per_step = config.combinations_per_step
+        self.singles: Combination = tuple(modality for modality in QUERY_MODALITIES if modality in modalities)
+        self.fused = available_combinations(self.singles)
+        self.combinations_per_step = min(config.combinations_per_step, len(self.fused))
         self.seed = seed
 
     def step(self, model: FusingModel, batch: Batch, step: int) -> StepOutput:
-        """Return the losses of a batch of all five modalities; step decides which combinations take part."""
-        return self.compute(model, batch_inputs(model, batch), batch.person_ids, self.combinations(step))
+        """Return the losses of a batch whose rows all have RGB; step decides which combinations take part."""
+        whole = all(len(rows) == len(batch.person_ids) for rows in batch.rows.values())
+        inputs = batch_inputs(model, batch)
+        return self.compute(model, inputs, batch.person_ids, self.combinations(step), None if whole else batch.rows)
 
     def combinations(self, step: int) -> tuple[Combination, ...]:
         """Return the fused combinations of a step: one of each size, the others drawn without replacement."""
         if not any(name == "id" or name in GROUP_LOSSES for name in self.weights):
             return ()
-        if self.combinations_per_step == len(FUSED):
-            return FUSED
+        if self.combinations_per_step == len(self.fused):
+            return self.fused
         rng = stream(self.seed, "combinations", step)
-        drawn = {rng.choice([combination for combination in FUSED if len(combination) == size]) for size in (2, 3, 4)}
-        rest = [combination for combination in FUSED if combination not in drawn]
+        sizes = range(2, len(self.singles) + 1)
+        drawn = {rng.choice([combination for combination in self.fused if len(combination) == size]) for size in sizes}
+        rest = [combination for combination in self.fused if combination not in drawn]
         drawn.update(rng.sample(rest, self.combinations_per_step - len(drawn)))
-        return tuple(combination for combination in FUSED if combination in drawn)
+        return tuple(combination for combination in self.fused if combination in drawn)
 
     def compute(
         self,
@@ -113,47 +161,72 @@ class Reid5oObjective(Objective[FusingModel]):
         inputs: Mapping[Modality, Tensor],
         person_ids: Tensor,
         combinations: Sequence[Combination],
+        held: Mapping[Modality, Tensor] | None = None,
     ) -> StepOutput:
-        """Return the losses for normalised images (B, 3, H, W) and token ids (B, T) with the given combinations
-        fused.
+        """Return the losses for normalised images (b, 3, H, W) and token ids (b, T) with the given combinations
+        fused. held: by modality the rows (b,) of the batch that have it; None = every row has all.
         """
         encoded = model.encode_batch(inputs)
-        features: dict[Combination, Tensor] = {
-            (kind,): encoded[kind].pooled for kind in (Modality.RGB, *QUERY_MODALITIES)
-        }
-        if combinations:
-            features |= fuse_combinations(model, encoded, combinations)
-        losses = self.losses(features, person_ids, model.identity_logits)
+        singles: list[Combination] = [(kind,) for kind in self.singles if kind in encoded]
+        fused = [combination for combination in combinations if all(member in encoded for member in combination)]
+        rows, places = shared_rows(held, [*singles, *fused]) if held is not None else ({}, {})
+        features = {RGB: encoded[Modality.RGB].pooled, **{single: encoded[single[0]].pooled for single in singles}}
+        fused = [combination for combination in fused if combination not in rows or len(rows[combination])]
+        if fused:
+            features |= fuse_combinations(model, encoded, fused, places)
+        planned = [*((kind,) for kind in self.singles), *combinations]
+        losses = self.losses(features, person_ids, model.identity_logits, rows, planned)
         with torch.no_grad():
-            last = list(features)[-1]
-            name = f"batch_rank1/{GROUPS[len(last)]}"
-            return StepOutput(losses=losses, diagnostics={name: batch_rank1(features[last], features[RGB], person_ids)})
+            largest = combinations[-1] if combinations else (self.singles[-1],)
+            name = f"batch_rank1/{GROUPS[len(largest)]}"
+            return StepOutput(losses=losses, diagnostics={name: _rank1(features, largest, person_ids, rows)})
 
     def losses(
-        self, features: Mapping[Combination, Tensor], person_ids: Tensor, identity_logits: Callable[[Tensor], Tensor]
+        self,
+        features: Mapping[Combination, Tensor],
+        person_ids: Tensor,
+        identity_logits: Callable[[Tensor], Tensor],
+        rows: Rows | None = None,
+        planned: Sequence[Combination] | None = None,
     ) -> dict[str, Tensor]:
-        """Return every weighted term for the features (B, D) of RGB, the single modalities and the fused
-        combinations.
+        """Return every weighted term for the features (b, D) of RGB, the single modalities and the fused
+        combinations. rows: of the combinations that not every row has. planned: which decide the terms, so that a batch
+        in which no row has one of them has the same terms as the others; None = those of the features.
         """
+        rows = rows or {}
+        planned = [combination for combination in features if combination != RGB] if planned is None else planned
         terms: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
             if name == "id":
                 logits = identity_logits(torch.cat(list(features.values())))
-                terms[name] = weight * identity_loss(logits, person_ids.repeat(len(features)))
+                labels = torch.cat([_taken(person_ids, rows.get(combination)) for combination in features])
+                terms[name] = weight * identity_loss(logits, labels)
                 continue
             loss = self.pair_losses[name.removeprefix("mm_")]
-            for group, members in _groups(features, by_size=name in GROUP_LOSSES).items():
-                values = [loss(features[RGB], features[member], person_ids) for member in members]
-                terms[f"{name}/{group}"] = weight * torch.stack(values).mean()
+            for group, members in _groups(planned, by_size=name in GROUP_LOSSES).items():
+                values = [
+                    loss(_taken(features[RGB], taken), features[member], _taken(person_ids, taken))
+                    for member in members
+                    if member in features
+                    for taken in [rows.get(member)]
+                ]
+                terms[f"{name}/{group}"] = weight * torch.stack(values or [features[RGB].sum() * 0]).mean()
         return terms
 
 
-def _groups(features: Mapping[Combination, Tensor], by_size: bool) -> dict[str, list[Combination]]:
+def _groups(planned: Sequence[Combination], by_size: bool) -> dict[str, list[Combination]]:
     """Return the combinations whose mean is one term: by size, or each single modality alone."""
-    queries = [combination for combination in features if combination != RGB]
     if not by_size:
-        return {combination[0].value: [combination] for combination in queries if len(combination) == 1}
+        return {combination[0].value: [combination] for combination in planned if len(combination) == 1}
     groups: dict[str, list[Combination]] = {}
-    for combination in queries:
+    for combination in planned:
         groups.setdefault(GROUPS[len(combination)], []).append(combination)
     return groups
+
+
+def _rank1(features: Mapping[Combination, Tensor], combination: Combination, person_ids: Tensor, rows: Rows) -> Tensor:
+    """batch_rank1 of a combination against RGB, not a number where no row of the batch has it."""
+    if combination not in features:
+        return torch.full((), torch.nan, device=person_ids.device)
+    taken = rows.get(combination)
+    return batch_rank1(features[combination], _taken(features[RGB], taken), _taken(person_ids, taken))

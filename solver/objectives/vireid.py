@@ -1,16 +1,17 @@
-"""The visible-infrared baseline's objective: identity by three classifiers, imitation between the heads, triplet.
+"""The residual network's objective: identity by up to three classifiers, imitation between the heads, triplet.
 
-Shapes: B rows of both modalities, C embed_dim, N identities.
+Shapes: B rows of all modalities, C embed_dim, N identities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from configs.schema.vireid import VireidObjectiveConfig
+from configs.schema.vireid import BY_MODALITY, VireidObjectiveConfig
 from configs.vocabulary import Modality
 from datasets.structures import Batch
 from model.vireid import SPECTRA, Vireid
@@ -18,82 +19,106 @@ from solver.losses import batch_hard_triplet_loss, identity_loss, imitation_loss
 from solver.objectives.base import Objective, StepOutput, batch_inputs, loss_weights
 from utils.errors import UserError
 
-LOSSES = ("id", "modality_id", "imitation", "triplet", "weighted_triplet")
 OTHER = {Modality.RGB: Modality.NIR, Modality.NIR: Modality.RGB}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """What the losses of one batch are made of."""
+
+    labels: Tensor
+    """(B,)"""
+    compared: Tensor
+    """(B, C): what the triplets compare."""
+    shared: Tensor
+    """(B, N): scores of the shared classifier."""
+    by_head: Mapping[Modality, Tensor]
+    """By modality (B, N): scores of each head for all rows; empty where no loss asks for them."""
+    rows: Mapping[Modality, Tensor]
+    """By modality (b,): which rows show it."""
+
+
+def _modality_id(config: VireidObjectiveConfig, batch: Scored) -> dict[str, Tensor]:
+    return {
+        f"id/{modality.value}": identity_loss(batch.by_head[modality][index], batch.labels[index])
+        for modality, index in batch.rows.items()
+    }
+
+
+def _imitation(config: VireidObjectiveConfig, batch: Scored) -> dict[str, Tensor]:
+    return {
+        f"imitation/{modality.value}": imitation_loss(
+            batch.by_head[modality][index], batch.by_head[OTHER[modality]][index], reduction=config.imitation_reduction
+        )
+        for modality, index in batch.rows.items()
+    }
+
+
+LOSSES: dict[str, Callable[[VireidObjectiveConfig, Scored], dict[str, Tensor]]] = {
+    "id": lambda config, batch: {"id": identity_loss(batch.shared, batch.labels, smoothing=config.label_smoothing)},
+    "modality_id": _modality_id,
+    "imitation": _imitation,
+    "triplet": lambda config, batch: {
+        "triplet": batch_hard_triplet_loss(batch.compared, batch.labels, margin=config.margin)
+    },
+    "weighted_triplet": lambda config, batch: {"weighted_triplet": weighted_triplet_loss(batch.compared, batch.labels)},
+}
+"""Name in objective.losses -> its terms, not yet weighted."""
+
+
 class VireidObjective(Objective[Vireid]):
-    """Weighted sum of any of these terms, on the features after the neck.
+    """Weighted sum of any of these terms.
 
     id: cross-entropy of the shared classifier over all rows. modality_id: each modality's head on its own rows, two
     terms. imitation: on the rows of each modality its own head imitates the other one's scores, two terms; the teacher
-    has no gradient. triplet: batch-hard over both modalities. weighted_triplet: AGW's. Which rows show what is read
-    from the batch, never from the order of its rows. Source: IV-REID.
+    has no gradient. triplet: batch-hard over all rows. weighted_triplet: AGW's. Which rows show what is read from the
+    batch, never from the order of its rows. Without the two losses of the heads a batch may be of one modality, which
+    makes it the visible baseline. Sources: IV-REID; Luo et al. (CVPRW 2019) for the triplet before the neck and label
+    smoothing.
     """
 
     def __init__(self, config: VireidObjectiveConfig) -> None:
         """Take the section `objective`. Raises UserError for an unknown loss or weight."""
         super().__init__()
-        self.weights = loss_weights(config.losses, LOSSES)
-        self.margin, self.reduction = config.margin, config.imitation_reduction
+        self.config = config
+        self.weights = loss_weights(config.losses, tuple(LOSSES))
+        self.needs_heads = any(name in self.weights for name in BY_MODALITY)
 
     def step(self, model: Vireid, batch: Batch, step: int) -> StepOutput:
-        """Return the losses of a batch of visible and infrared rows."""
+        """Return the losses of a batch. Raises UserError for one that lacks a modality which a loss needs."""
         missing = [modality.name for modality in SPECTRA if modality not in batch.inputs]
-        if missing:
+        if missing and self.needs_heads:
             raise UserError(
                 f"a batch holds no {' and no '.join(missing)} image; train this family on visible and infrared images "
-                "with train.sampler=modality"
+                "with train.sampler=modality, or without the losses modality_id and imitation"
             )
         given = batch_inputs(model, batch)
+        present = [modality for modality in SPECTRA if modality in given]
         return self.compute(
             model,
-            {modality: given[modality] for modality in SPECTRA},
-            {modality: batch.person_ids[batch.rows[modality]] for modality in SPECTRA},
+            {modality: given[modality] for modality in present},
+            {modality: batch.person_ids[batch.rows[modality]] for modality in present},
         )
 
     def compute(
         self, model: Vireid, inputs: Mapping[Modality, Tensor], person_ids: Mapping[Modality, Tensor]
     ) -> StepOutput:
         """Return the losses for normalised images (b, 3, H, W) and labels (b,) by modality."""
-        features = model.features(inputs)
+        pooled = model.pool(inputs)
+        features = model.neck(pooled)
         labels = torch.cat([person_ids[modality] for modality in inputs])
         bounds = [len(images) for images in inputs.values()]
-        rows = dict(zip(inputs, torch.arange(len(labels), device=labels.device).split(bounds)))
         shared = model.identity_logits(features)
-        by_head = model.modality_logits(features) if {"modality_id", "imitation"} & set(self.weights) else {}
+        batch = Scored(
+            labels=labels,
+            compared=features if self.config.triplet_feature == "neck" else pooled,
+            shared=shared,
+            by_head=model.modality_logits(features) if self.needs_heads else {},
+            rows=dict(zip(inputs, torch.arange(len(labels), device=labels.device).split(bounds))),
+        )
         terms: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
-            values = self.terms(name, features, labels, rows, shared, by_head)
-            terms |= {term: weight * value for term, value in values.items()}
+            terms |= {term: weight * value for term, value in LOSSES[name](self.config, batch).items()}
         with torch.no_grad():
             accuracy = (shared.argmax(dim=1) == labels).float().mean() * 100
         return StepOutput(losses=terms, diagnostics={"accuracy": accuracy})
-
-    def terms(
-        self,
-        name: str,
-        features: Tensor,
-        labels: Tensor,
-        rows: Mapping[Modality, Tensor],
-        shared: Tensor,
-        by_head: Mapping[Modality, Tensor],
-    ) -> dict[str, Tensor]:
-        """Return the terms of one loss, not yet weighted."""
-        if name == "id":
-            return {name: identity_loss(shared, labels)}
-        if name == "modality_id":
-            return {
-                f"id/{modality.value}": identity_loss(by_head[modality][index], labels[index])
-                for modality, index in rows.items()
-            }
-        if name == "imitation":
-            return {
-                f"imitation/{modality.value}": imitation_loss(
-                    by_head[modality][index], by_head[OTHER[modality]][index], reduction=self.reduction
-                )
-                for modality, index in rows.items()
-            }
-        if name == "triplet":
-            return {name: batch_hard_triplet_loss(features, labels, margin=self.margin)}
-        return {name: weighted_triplet_loss(features, labels)}

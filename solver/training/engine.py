@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
-from datasets.loading.loaders import build_train_loader
+from datasets.fitting import needs_of
+from datasets.loading.loaders import build_batches, build_train_loader
 from datasets.loading.readers import SourceReader
 from datasets.structures import Batch, Benchmark, EvalSplit, Record
 from model.build import build_model, initialise
@@ -115,10 +116,15 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     torch.set_num_threads(threads.threads)
     seed_everything(config.seed)
     benchmark = build_benchmark(
-        config.data, select=config.train.select, need_train=True, instruction=config.instruction
+        config.data,
+        select=config.train.select,
+        need_train=True,
+        instruction=config.instruction,
+        needs=needs_of(config.model, config.objective),
     )
     trials = joined_trials(benchmark.trials, config.train.init_from)
-    # Before the weights: data that the model does not read are refused without a download.
+    # Before the cache and the weights: what the sampler refuses is refused without a file and without a download.
+    batches = build_batches(benchmark, config.train, config.seed)
     reader = build_source_reader(config.data, config.model, benchmark)
     model = build_trained_model(config, benchmark.num_identities, device)
     policy = apply_policy(
@@ -133,7 +139,7 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
         config.data,
         config.augment,
         reader,
-        config.train,
+        batches,
         seed=config.seed,
         workers=threads.workers,
         instruction=config.instruction if model.follows_instructions else None,

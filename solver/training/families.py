@@ -29,7 +29,9 @@ class FamilyTraining(Generic[Config]):
 
 
 FAMILIES: dict[Family, FamilyTraining[Any]] = {
-    Family.REID5O: FamilyTraining(lambda config, context: Reid5oObjective(config, context.seed), reid5o_rules),
+    Family.REID5O: FamilyTraining(
+        lambda config, context: Reid5oObjective(config, context.seed, context.modalities), reid5o_rules
+    ),
     Family.VIREID: FamilyTraining(lambda config, context: VireidObjective(config), vireid_rules),
 }
 

@@ -1,0 +1,209 @@
+"""Covers: datasets/fitting, datasets/mixed_queries. What a model and its objective can use of a data set: partners,
+what is left aside, mixed queries of own data; and the way from own files to a trained model and its results.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import exit_code, global_state_kept
+from tiny_orbench import load_orbench, write_orbench
+
+from configs.schema.data import DataConfig
+from configs.schema.reid5o import Reid5oConfig, Reid5oObjectiveConfig
+from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
+from configs.vocabulary import Combination, Modality, combination_name
+from datasets.build import build_benchmark
+from datasets.fitting import ModelNeeds, fit_split, needs_of, pair_records
+from datasets.mixed_queries import drawn_searches
+from datasets.structures import EvalSplit, QueryList, Record, Source
+from utils.errors import UserError
+
+RGB, NIR, CP, SK, TEXT = Modality
+PAIRED = ModelNeeds(paired=True)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def source(modality: Modality, name: str) -> Source:
+    return Source(modality=modality, value=name)
+
+
+def record(person: int, **named: str) -> Record:
+    """record(3, rgb="a", text="a coat")"""
+    return Record(
+        person_id=person, sources={Modality(kind): source(Modality(kind), name) for kind, name in named.items()}
+    )
+
+
+def partners(found: Record) -> dict[Modality, list[str]]:
+    return {modality: [entry.value for entry in sources] for modality, sources in found.partners.items()}
+
+
+def test_needs_are_those_of_the_sections() -> None:
+    assert needs_of(Reid5oConfig(), Reid5oObjectiveConfig()) == ModelNeeds(
+        modalities=(RGB, NIR, CP, SK, TEXT), fuses=True, paired=True
+    )
+    assert needs_of(VireidConfig(), VireidObjectiveConfig()) == ModelNeeds(
+        modalities=(RGB, NIR), fuses=False, paired=False
+    )
+
+
+def test_rows_of_one_person_are_partners() -> None:
+    records = [
+        record(0, rgb="a", text="tall"),
+        record(0, rgb="b"),
+        record(0, nir="z"),
+        record(0, nir="y"),
+        record(1, rgb="c"),
+        record(1, sk="s"),
+        record(2, nir="alone"),
+    ]
+    paired, notes = pair_records("own", records)
+    assert [entry.sources[RGB].value for entry in paired] == ["a", "b", "c"]
+    # What a record lists itself stays; the rest is drawn from the person's others, sorted.
+    assert partners(paired[0]) == {NIR: ["y", "z"]} and paired[0].sources[TEXT].value == "tall"
+    assert partners(paired[1]) == {NIR: ["y", "z"], TEXT: ["tall"]}
+    assert partners(paired[2]) == {SK: ["s"]}
+    assert notes[0].startswith("1 training identities have no visible image")
+    assert [note.split(":")[0] for note in notes[1:]] == [
+        "1 of 2 training identities have no NIR",
+        "1 of 2 training identities have no SK",
+        "1 of 2 training identities have no TEXT",
+    ]
+
+
+def test_records_that_come_paired_stay_as_they_are(tmp_path: Path) -> None:
+    benchmark = load_orbench(write_orbench(tmp_path), need_train=True)
+    assert pair_records("orbench", benchmark.train) == (list(benchmark.train), [])
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ([record(0, rgb="a"), record(1, rgb="b")], "hold RGB; train the visible baseline"),
+        ([record(0, nir="a"), record(1, rgb="b")], "hold RGB and NIR;"),
+        ([record(0, nir="a")], "hold NIR;"),
+    ],
+)
+def test_records_without_any_pair_are_refused(records: list[Record], words: str) -> None:
+    with pytest.raises(UserError, match=f"training records of own {words}"):
+        pair_records("own", records)
+
+
+def split(*combinations: Combination, gallery: Modality = RGB) -> EvalSplit:
+    lists = [
+        QueryList(
+            combination=members,
+            entries=(tuple(source(member, member.value) for member in members),),
+            person_ids=(0,),
+            title=combination_name(members),
+        )
+        for members in combinations
+    ]
+    return EvalSplit(
+        name="test", protocol="", gallery=(source(gallery, "g"),), gallery_ids=(0,), query_lists=tuple(lists)
+    )
+
+
+def test_query_lists_that_a_model_cannot_answer() -> None:
+    given = split((NIR,), (TEXT,), (NIR, TEXT))
+    infrared = ModelNeeds(modalities=(RGB, NIR), fuses=False)
+    kept, notes = fit_split("own", given, infrared, own=True)
+    assert [queries.name for queries in kept.query_lists] == ["NIR"]
+    assert notes == ["test: 2 query lists are left aside, which this model does not encode: TEXT, NIR+TEXT"]
+    alone, _ = fit_split("own", given, ModelNeeds(fuses=False), own=True)
+    assert [queries.name for queries in alone.query_lists] == ["NIR", "TEXT"]
+    assert fit_split("own", given, PAIRED, own=False) == (given, [])
+    for wrong, own in ((given, False), (split((TEXT,)), True), (split((NIR,), gallery=CP), True)):
+        with pytest.raises(UserError, match="this model encodes RGB and NIR only"):
+            fit_split("x", wrong, infrared, own)
+
+
+def test_mixed_queries_of_records_by_hand() -> None:
+    """Person 0 has two infrared images and a caption, person 1 a caption only, person 2 no visible image."""
+    records = [record(0, nir="n2"), record(0, rgb="a"), record(0, rgb="a"), record(0, nir="n1"), record(0, text="t")]
+    records += [record(1, rgb="b"), record(1, text="u"), record(2, nir="m"), record(2, text="v")]
+    searches = {search.title: search for search in drawn_searches(records, "p", seed=3)}
+    assert list(searches) == ["NIR", "TEXT", "NIR+TEXT", "TEXT+NIR"]
+    entries = {
+        name: [(entry.person_id, [part.value for part in entry.sources.values()]) for entry in search.query]
+        for name, search in searches.items()
+    }
+    assert entries["NIR"] == [(0, ["n1"]), (0, ["n2"])] and entries["TEXT"] == [(0, ["t"]), (1, ["u"])]
+    assert entries["NIR+TEXT"] == [(0, ["n1", "t"]), (0, ["n2", "t"])]
+    assert entries["TEXT+NIR"] in ([(0, ["t", "n1"])], [(0, ["t", "n2"])])
+    assert [entry.sources[RGB].value for entry in searches["NIR"].gallery] == ["a", "b"]
+    twice = drawn_searches(records, "p", seed=3, repeated_items=True)
+    assert [entry.sources[RGB].value for entry in twice[0].gallery] == ["a", "a", "b"]
+    assert [search.title for search in drawn_searches(records, "p", seed=3, smallest=2)] == ["NIR+TEXT", "TEXT+NIR"]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of twelve persons: three photos each, two captions, an infrared image, a sketch of every second."""
+    root = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, str]] = []
+
+    def add(person: int, modality: str, number: int, split: str, caption: str = "") -> None:
+        name = f"{modality} {person} {number}.png"
+        colour = np.full((16, 8, 3), 20 * person, dtype=np.uint8) + rng.integers(0, 20, (16, 8, 3), dtype=np.uint8)
+        Image.fromarray(colour).save(root / name)
+        given = {"path": name, "modality": modality, "caption": caption, "split": split}
+        rows.append({**given, "person": f"p {person}"})
+
+    for person in range(12):
+        kind = "train" if person < 8 else ""
+        for number in range(3):
+            text = f"person {person} in colour {number}" if number < 2 else ""
+            add(person, "rgb", number, kind or "gallery", text)
+        add(person, "nir", 0, kind or "query")
+        if person % 2:
+            add(person, "sk", 0, kind or "query")
+        if not kind:
+            rows.append({"person": f"p {person}", "modality": "text", "caption": "somebody", "split": "query"})
+    with (root / "photos.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["path", "person", "modality", "caption", "split"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return root / "photos.csv"
+
+
+def test_own_data_are_tested_by_the_combinations_they_have(own: Path) -> None:
+    found = build_benchmark(DataConfig(dataset="manifest", root=str(own)), select="last", need_train=True, needs=PAIRED)
+    lists = {queries.name: queries for queries in found.splits["test"].query_lists}
+    counts = {name: len(queries.entries) for name, queries in lists.items()}
+    rule = "own-data/no-camera-rule"
+    assert counts == {
+        **{f"{rule} NIR": 4, f"{rule} SK": 2, f"{rule} TEXT": 4},
+        **{"NIR+SK": 2, "SK+NIR": 2, "NIR+TEXT": 4, "TEXT+NIR": 4, "SK+TEXT": 2, "TEXT+SK": 2},
+        **{"NIR+SK+TEXT": 2, "SK+NIR+TEXT": 2, "TEXT+NIR+SK": 2},
+    }
+    assert len(found.train) == 24 and found.num_identities == 8
+    assert {len(entry.sources) + len(entry.partners) for entry in found.train} == {3, 4}
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "tasks"),
+    [
+        ("reid5o/smoke.yaml", ["train.select=val", "data.val_fraction=0.25"], 12),
+        ("baseline/own.yaml", ["model.init=random", "model.depth=18", "model.blocks=[1,1,1,1]", "model.width=4"], 1),
+    ],
+)
+def test_from_own_files_to_results(
+    own: Path, tmp_path: Path, config: str, more: list[str], tasks: int, keep_logging: None
+) -> None:
+    where: list[Any] = [f"data.root={own}", "data.dataset=manifest", f"output_dir={tmp_path}", "name=own"]
+    size = ["model.image_size=[32,16]", "train.epochs=1", "train.batch_size=8", "train.eval_period=1"]
+    more = [*more, "data.val_fraction=0.25", "data.workers=0", "augment.pad_crop=0"]
+    with global_state_kept():
+        assert exit_code("train", "--config", ROOT / "configs" / config, *where, *size, *more) == 0
+        assert exit_code("test", "--run", tmp_path / "own") == 0
+    results = json.loads((tmp_path / "own" / "results.json").read_text())
+    assert len([row for row in results["rows"] if "queries" in row]) == tasks
