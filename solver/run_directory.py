@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+import yaml
+
 from utils.errors import UserError
+from utils.files import is_leftover, remove_leftovers
+from utils.locks import is_locked, locked_folder
 from utils.log import configure_logging
 
 RETRIEVAL_EXTENSIONS = (".png", ".html", ".json")
@@ -36,6 +42,16 @@ ARTEFACTS = (
 removes these and nothing else.
 """
 
+START_FILES = (CONFIG_FILE, LOG_FILE, METRICS_FILE, BOARD_FOLDER)
+"""What a run has before its first checkpoint."""
+FAILED_FILE = "failed.log"
+"""The log of a start that ended before its first checkpoint; nothing else of it is kept."""
+PREVIOUS_FOLDER = ".previous"
+"""The run that is being replaced, until the new one has a checkpoint."""
+_MOVING = ".previous.moving"
+"""The same while it is set aside or brought back, file by file."""
+OTHER_NAME = "choose another name=..."
+
 RETRIEVAL_FILE = f"retrieval{RETRIEVAL_EXTENSIONS[0]}"
 """The picture of a search that is given no name."""
 GALLERY_CACHE_FOLDER = "gallery_cache"
@@ -53,31 +69,152 @@ def trial_folder(trial: int) -> str:
 
 
 def check_free(directory: Path, overwrite: bool) -> None:
-    """Refuse a directory that holds anything, unless it is to be overwritten. Raises UserError."""
-    if directory.exists() and not directory.is_dir():
+    """Refuse a directory that holds anything, unless it is a run that is to be overwritten, or the start of one that
+    never had a checkpoint. Raises UserError.
+    """
+    if os.path.lexists(directory) and not directory.is_dir():
         raise UserError(f"run directory {directory} is a file; choose another name=... or output_dir=...")
-    if directory.is_dir() and any(directory.iterdir()) and not overwrite:
+    if _contents(directory) and is_locked(directory):
+        raise UserError(f"run directory {directory} is being written by another process; {OTHER_NAME}")
+    _check_contents(directory, overwrite)
+
+
+def _check_contents(directory: Path, overwrite: bool) -> None:
+    names, ours = _contents(directory), is_run(directory)
+    if not names or (ours and names <= {*START_FILES}):
+        return
+    if not overwrite:
         raise UserError(
             f"run directory {directory} exists and is not empty; choose another name=... or replace the run with "
             "--overwrite"
         )
+    if not ours:
+        raise UserError(
+            f"run directory {directory} holds files and no run ({CONFIG_FILE} of this project is not among them), so "
+            f"--overwrite does not touch it; {OTHER_NAME}"
+        )
 
 
-def open_directory(directory: Path) -> None:
-    """Make the directory and remove the artefacts of a previous run. Raises UserError when it cannot be written."""
+def _contents(directory: Path) -> set[str]:
+    """Return the names in a directory that count: no log of a failed start, and nothing that a killed process left."""
+    if not directory.is_dir():
+        return set()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in ARTEFACTS:
-            path = directory / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        (directory / LOG_FILE).touch()
+        return {path.name for path in directory.iterdir() if path.name != FAILED_FILE and not is_leftover(path.name)}
     except OSError as error:
         raise UserError(
-            f"cannot write to run directory {directory}: {error.strerror}; choose another output_dir=..."
+            f"run directory {directory} cannot be entered: {error.strerror}; choose another name=... or output_dir=..."
         ) from error
+
+
+def is_run(directory: Path) -> bool:
+    """Return whether a directory has the configuration of a run, its own or that of the run it is replacing."""
+    for path in (directory / CONFIG_FILE, directory / PREVIOUS_FOLDER / CONFIG_FILE, directory / _MOVING / CONFIG_FILE):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            continue
+        if isinstance(found, dict) and {"family", "data", "train"} <= found.keys():
+            return True
+    return False
+
+
+class Claim:
+    """A run directory that this process holds. The previous run is kept in it until `settle`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.settled = False
+
+    def settle(self) -> None:
+        """Give up the previous run: the new one has a checkpoint."""
+        if not self.settled:
+            self.settled = True
+            shutil.rmtree(self.directory / PREVIOUS_FOLDER, ignore_errors=True)
+
+
+@contextmanager
+def claimed(directory: Path, overwrite: bool) -> Iterator[Claim]:
+    """Hold a run directory, made if need be, empty of artefacts. The previous run's are set aside within it, and come
+    back when the block ends in an exception before `Claim.settle`; its log is then FAILED_FILE.
+
+    Raises UserError when another process holds it, or when it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_folder(directory, OTHER_NAME))
+            # Another process may have come and gone since it was looked at first.
+            _check_contents(directory, overwrite)
+            _set_aside(directory)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to run directory {directory}: {error.strerror}; choose another output_dir=..."
+            ) from error
+        claim = Claim(directory)
+        try:
+            yield claim
+        except BaseException:
+            if not claim.settled:
+                _give_up(directory)
+            raise
+
+
+def restore_previous(directory: Path) -> None:
+    """Bring back the run that a start without a checkpoint had set aside, if the process of that start is gone."""
+    if any((directory / name).is_dir() for name in (PREVIOUS_FOLDER, _MOVING)):
+        with contextlib.suppress(UserError, OSError), locked_folder(directory, ""):
+            _restore(directory)
+
+
+def _set_aside(directory: Path) -> None:
+    """Move the artefacts of the run that is there into PREVIOUS_FOLDER."""
+    _restore(directory)
+    remove_leftovers(directory, seconds=0)
+    (directory / FAILED_FILE).unlink(missing_ok=True)
+    present = [name for name in ARTEFACTS if os.path.lexists(directory / name)]
+    if present:
+        (directory / _MOVING).mkdir()
+        for name in present:
+            (directory / name).rename(directory / _MOVING / name)
+        (directory / _MOVING).rename(directory / PREVIOUS_FOLDER)
+    # Whether the place can be written is known before the first step.
+    (directory / LOG_FILE).touch()
+
+
+def _restore(directory: Path) -> None:
+    previous, moving = directory / PREVIOUS_FOLDER, directory / _MOVING
+    if previous.is_dir():
+        if any((directory / name).exists() for name in (LAST_FILE, BEST_FILE)):
+            shutil.rmtree(previous)
+            return
+        for name in ARTEFACTS:
+            _remove(directory / name)
+        previous.rename(moving)
+    if moving.is_dir():
+        for path in moving.iterdir():
+            _remove(directory / path.name)
+            path.rename(directory / path.name)
+        moving.rmdir()
+
+
+def _give_up(directory: Path) -> None:
+    """Undo a start: its log stays as FAILED_FILE, everything else of it goes, the previous run comes back."""
+    if (directory / LOG_FILE).exists():
+        (directory / LOG_FILE).replace(directory / FAILED_FILE)
+        if any(isinstance(handler, logging.FileHandler) for handler in logging.getLogger().handlers):
+            configure_logging(directory / FAILED_FILE)
+    for name in ARTEFACTS:
+        _remove(directory / name)
+    remove_leftovers(directory, seconds=0)
+    _restore(directory)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from configs.vocabulary import Family
 from model.build import build_model
 from model.interface import RetrievalModel
 from model.weights.reid5o import build_official, is_flat_config, read_flat_config, read_official_state, reid5o_sizes
-from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE
+from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, restore_previous
 from utils.checkpoint_io import fingerprint_state, load_checkpoint
 from utils.errors import UserError, shortened
+from utils.files import is_leftover
 
 SHOWN = 5
 
@@ -49,6 +50,7 @@ def open_run(
 ) -> TrainedModel:
     """Load a run directory. checkpoint: best, last or a file; empty = best, else last. Raises UserError."""
     directory = Path(run)
+    restore_previous(directory)
     if not directory.is_dir():
         raise UserError(f"no such run directory: {directory}; train one, or use --config FILE --checkpoint FILE")
     if not (directory / CONFIG_FILE).is_file():
@@ -73,7 +75,7 @@ def find_checkpoint(directory: Path, name: str) -> Path:
     for path in paths:
         if path.is_file():
             return path
-    present = ", ".join(sorted(path.name for path in directory.glob("*.pth"))) or "none"
+    present = ", ".join(sorted(path.name for path in directory.glob("*.pth") if not is_leftover(path.name))) or "none"
     raise UserError(f"no checkpoint {name or BEST_FILE} in {directory}; there: {present}")
 
 

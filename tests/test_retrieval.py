@@ -437,7 +437,7 @@ def test_a_very_long_caption_is_cut_not_refused(run: Path, photos: Path, tmp_pat
     assert len(ranked(document)) == 7
 
 
-WRONG = {
+WRONG: dict[str, tuple[Any, str]] = {
     "missing image": (["--nir", "gone.png"], "gone.png"),
     "rgb with text": (["--rgb", "rgb.png", "--text", "x"], "rgb cannot be mixed with text"),
     "no query": ([], "one kind of query"),
@@ -449,6 +449,9 @@ WRONG = {
     "gallery without images": (["--text", "x", "--gallery", "empty"], "holds no image"),
     "no gallery": (["--text", "x", "--gallery", "gone"], "no such gallery folder"),
     "output below a file": (["--text", "x", "--output", "rgb.png/a.png"], "is a file"),
+    "output is the query": (["--nir", "nir.png", "--output", "nir.jpg"], "nir.png would be replaced"),
+    "output is a gallery image": (["--text", "x", "--gallery", ".", "--output", "./sk"], "sk.png would be replaced"),
+    "queries are the output": ([{"text": "x"}], "q.json would be replaced"),
     "cache is a file": (["--text", "x", "--gallery-cache", "rgb.png"], "is a file"),
     "no such run": (["--run", "gone", "--text", "x"], "gone"),
     "unknown option": (["--text", "x", "eval.precison=bf16"], "'precision'"),
@@ -489,7 +492,7 @@ def test_wrong_input_is_refused_with_one_sentence(
     arguments = given
     if case.startswith("queries") and case != "queries: absent":
         (tmp_path / "q.json").write_text(given if isinstance(given, str) else json.dumps(given))
-        arguments = ["--queries", "q.json"]
+        arguments = ["--queries", "q.json", *(["--output", "q.png"] if case == "queries are the output" else [])]
     base = [] if "--run" in arguments else ["--run", str(run)]
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(

@@ -67,7 +67,11 @@ def test_full_disk_and_full_device_are_told_in_one_sentence(
     monkeypatch.setattr("utils.log.MetricsWriter.write", write)
     with pytest.raises(UserError, match=expected):
         train(data, tmp_path)
-    assert "stopped: " in (tmp_path / "run" / "train.log").read_text()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["failed.log"]
+    assert "stopped: " in (tmp_path / "run" / "failed.log").read_text()
+    monkeypatch.undo()
+    train(data, tmp_path, "train.epochs=1")
+    assert not (tmp_path / "run" / "failed.log").exists(), "a failed start does not block the next"
 
 
 def test_other_failures_keep_their_traceback(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,9 +265,10 @@ def test_wrong_input_leaves_the_previous_run_alone(data: Path, tmp_path: Path, o
     run = tmp_path / "run"
     run.mkdir()
     (run / "last.pth").write_text("previous")
+    (run / "config.yaml").write_text("{family: reid5o, data: {}, train: {}}")
     with pytest.raises(UserError, match=expected):
         train(data, tmp_path, override.replace("RUN", str(run)), overwrite=True)
-    assert [path.name for path in run.iterdir()] == ["last.pth"]
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "last.pth"]
 
 
 def test_select_test_is_stamped(data: Path, tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,21 @@ REFUSALS = (
 """What a file system answers to a name or place that the user has to change."""
 
 
+LEFTOVER_SECONDS = 3600.0
+"""An unfinished file that was last touched so long ago has no writer any more."""
+
+
+@contextlib.contextmanager
+def user_errors_of_writing(target: Path) -> Iterator[None]:
+    """Turn what a file system answers to a place that the user has to change into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in REFUSALS:
+            raise UserError(f"cannot write {target}: {error.strerror}; what was there before is unchanged") from error
+        raise
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any failure.
@@ -40,22 +58,65 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".tmp{target.suffix}", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-    except OSError as error:
-        if error.errno in REFUSALS:
-            raise UserError(f"cannot write {target}: {error.strerror}; what was there before is unchanged") from error
-        raise
+        with user_errors_of_writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".tmp{target.suffix}", dir=target.parent)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+_LEFTOVER = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\.[^.]*)?")
+"""Names that `atomic_path` and `files_together` use while they write."""
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a name is that of a file or folder that is being written, or was when its process was killed."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def remove_leftovers(folder: str | os.PathLike[str], seconds: float) -> None:
+    """Remove what killed processes left in a folder: unfinished files that nobody has touched for so many seconds.
+
+    A folder that is not there, and a file that may not be removed, is left alone.
+    """
+    with contextlib.suppress(OSError):
+        for path in Path(folder).iterdir():
+            with contextlib.suppress(OSError):
+                if is_leftover(path.name) and time.time() - path.lstat().st_mtime >= seconds:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@contextlib.contextmanager
+def files_together(folder: str | os.PathLike[str], last: str, optional: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder; on success every file in it replaces its namesake in `folder`, which is made if need be.
+
+    `last` goes first from `folder` and comes last into it: where it is, the others are of the same making. optional:
+    names that are removed where they are not written. On failure `folder` is unchanged. Raises UserError when the disk
+    is full or the folder not writable.
+    """
+    target = Path(folder)
+    with user_errors_of_writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target, LEFTOVER_SECONDS)
+        staging = Path(tempfile.mkdtemp(prefix=".together.", suffix=".tmp", dir=target))
+    try:
+        yield staging
+        with user_errors_of_writing(target):
+            written = sorted(staging.iterdir(), key=lambda path: path.name == last)
+            for name in (last, *optional):
+                (target / name).unlink(missing_ok=True)
+            for path in written:
+                path.replace(target / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -16,9 +16,10 @@ from solver.evaluation.evaluator import evaluate_split
 from solver.reports.examples_page import write_report
 from solver.reports.figures import draw_combinations
 from solver.reports.results import Provenance, format_result, write_results
-from solver.run_directory import COMBINATIONS_FILE
+from solver.run_directory import COMBINATIONS_FILE, RESULTS_FILE
 from solver.runs import TrainedModel, check_trials
 from utils.errors import UserError
+from utils.files import files_together
 from utils.log import configure_logging, library_versions
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,12 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)
     folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
     provenance = provenance_of(trained, benchmark)
-    written = write_results(folder, result, provenance)
-    pages = [write_report(folder, result, provenance, trained.config.seed)]
-    if result.mixed and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
-        pages.append(draw_combinations(written, folder / COMBINATIONS_FILE))
-    return f"{format_result(result)}\nwritten: {', '.join(map(str, (written, *pages)))}"
+    with files_together(folder, RESULTS_FILE, [COMBINATIONS_FILE]) as together:
+        written = [write_results(together, result, provenance)]
+        written.append(write_report(together, result, provenance, trained.config.seed))
+        if result.mixed and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
+            written.append(draw_combinations(written[0], together / COMBINATIONS_FILE))
+    return f"{format_result(result)}\nwritten: {', '.join(str(folder / path.name) for path in written)}"
 
 
 def load_test_benchmark(

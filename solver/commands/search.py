@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from configs.load import experiment_to_dict
 from configs.vocabulary import Modality
 from datasets.build import build_source_reader
+from datasets.modalities import MODALITIES
 from datasets.structures import distinct_sources
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
 from solver.commands.opening import ModelChoice, Opened, open_trained
@@ -38,7 +40,7 @@ from solver.search.queries import (
 )
 from solver.search.ranked import EncodedQueries, RankedQuery, encode_queries, search
 from utils.errors import UserError
-from utils.files import atomic_path, fingerprint, write_json
+from utils.files import atomic_path, files_together, fingerprint, write_json
 from utils.log import configure_logging, library_versions
 
 logger = logging.getLogger(__name__)
@@ -140,18 +142,43 @@ def run_search(options: SearchOptions) -> str:
     trained = opened.trained
     home = Path(options.run) if options.run else trained.checkpoint.parent
     output = output_path(options.output, home)
+    written = [output.with_suffix(extension) for extension in RETRIEVAL_EXTENSIONS]
     cache = Path(options.gallery_cache) if options.gallery_cache else home / GALLERY_CACHE_FOLDER
     for path, name in ((output, "--output"), (Path(options.export), "--export"), (cache / "file", "--gallery-cache")):
         _check_folder(path, name)
     if options.gallery and output.resolve().is_relative_to(Path(options.gallery).resolve()):
         logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
     queries, gallery = _queries_and_gallery(options, trained, named, folder)
+    exported = [export_path(options.export)] if options.export else []
+    _check_inputs([*written, *exported], options.queries, queries, gallery)
     result = _search(opened, queries, gallery, options.top_k, cache)
-    _write_files(output, result)
-    written = [str(output.with_suffix(extension)) for extension in RETRIEVAL_EXTENSIONS]
+    with files_together(output.parent, output.with_suffix(".json").name) as together:
+        _write_files(together / output.name, result)
     if options.export:
-        written.append(str(export_features(options.export, result)))
-    return "\n".join([*_printed(result), "written: " + ", ".join(written)])
+        written.append(export_features(options.export, result))
+    return "\n".join([*_printed(result), "written: " + ", ".join(map(str, written))])
+
+
+def _check_inputs(written: Sequence[Path], listed: str, queries: Sequence[Query], gallery: Gallery) -> None:
+    """Raise UserError when a file that would be written is one that this search reads. listed: the file of queries."""
+    sources = [("query", source) for query in queries for source in query.sources]
+    sources += [("gallery", source) for source in gallery.sources]
+    read = {source.value: what for what, source in sources if MODALITIES[source.modality].is_image} | {
+        listed: "queries"
+    }
+    for path in filter(os.path.exists, written):
+        what = next((what for name, what in read.items() if name and _same_file(name, path)), "")
+        if what:
+            raise UserError(
+                f"{path} would be replaced, and this search reads it ({what}); choose another --output name"
+            )
+
+
+def _same_file(name: str, path: Path) -> bool:
+    try:
+        return path.samefile(name)
+    except OSError:
+        return False
 
 
 def _named_queries(options: SearchOptions) -> tuple[Query, ...]:
@@ -340,6 +367,11 @@ def _hidden(result: SearchResult) -> list[str]:
     return found
 
 
+def export_path(name: str) -> Path:
+    """Return the path of the exported features."""
+    return Path(name) if Path(name).suffix.lower() == ".npz" else Path(f"{name}.npz")
+
+
 def export_features(name: str, result: SearchResult) -> Path:
     """Write the features of queries and gallery as .npz without pickles; return the file.
 
@@ -347,7 +379,7 @@ def export_features(name: str, result: SearchResult) -> Path:
     query_descriptions (Q,) JSON texts, query_person_ids (Q,) and gallery_person_ids (N,) int64 with their flags
     query_person_known (Q,), gallery_person_known; gallery_paths (N,); weights: the fingerprint.
     """
-    path = Path(name) if Path(name).suffix.lower() == ".npz" else Path(f"{name}.npz")
+    path = export_path(name)
     gallery, queries = result.gallery, result.encoded.queries
     ids = gallery.gallery.person_ids
     arrays = {

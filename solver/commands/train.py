@@ -13,7 +13,7 @@ import torch
 from configs.load import save_experiment
 from configs.schema.experiment import ExperimentConfig
 from solver.reports.figures import draw_curves
-from solver.run_directory import CONFIG_FILE, OUTCOME_FILE, buffered_log, check_free, open_directory, start_log
+from solver.run_directory import CONFIG_FILE, OUTCOME_FILE, buffered_log, check_free, claimed, start_log
 from solver.training.engine import Trainer, TrainingOutcome, assemble
 from utils.device import resolve_device
 from utils.errors import UserError
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> str:
     """Train in output_dir/name and return what is to be printed.
 
-    Raises UserError for wrong input; until the first step is ready to run, nothing is written.
+    Raises UserError for wrong input; until the first step is ready to run, nothing is written, and until the first
+    checkpoint the previous run of that name comes back.
     """
     directory = Path(config.output_dir) / config.name
     check_free(directory, overwrite)
@@ -36,17 +37,17 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
         )
     with buffered_log() as held:
         job = assemble(config, resolve_device(device))
-    open_directory(directory)
-    start_log(directory, held)
-    save_experiment(config, directory / CONFIG_FILE)
-    try:
-        with failures_as_user_errors(directory):
-            outcome = Trainer(job, directory).fit()
-            draw_curves(directory)
-            write_outcome(directory, outcome)
-    except UserError as error:
-        logger.error("stopped: %s", error)
-        raise
+    with claimed(directory, overwrite) as claim:
+        save_experiment(config, directory / CONFIG_FILE)
+        start_log(directory, held)
+        try:
+            with failures_as_user_errors(directory):
+                outcome = Trainer(job, directory, claim.settle).fit()
+                draw_curves(directory)
+                write_outcome(directory, outcome)
+        except UserError as error:
+            logger.error("stopped: %s", error)
+            raise
     score = "" if outcome.score is None else f", mean mAP of the groups {outcome.score:.3f} %"
     return (
         f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"

@@ -52,13 +52,8 @@ def evaluate_splits(
     """
     started = time.perf_counter()
     plan = plan_evaluation(splits, instructed=model.follows_instructions)
-    if spec.config.rerank:
-        check_reranking(plan, spec)
     # What a user can correct is found before the images are read.
-    relevances = [
-        relevance_of(split, encoder=spec.config.relevance, read_clothes=open_source) if spec.config.thresholds else None
-        for split in splits
-    ]
+    relevances = prepare_evaluation(plan, spec)
     plain = encode_plan(model, plan, reader, spec, device)
     mirrored = None
     if spec.config.flip:
@@ -71,6 +66,20 @@ def evaluate_splits(
         seconds={"encode": plain.encoded_at - started, "fuse": time.perf_counter() - plain.encoded_at},
     )
     return tuple(_evaluated(split, relevance, shared) for split, relevance in zip(plan.splits, relevances))
+
+
+def prepare_evaluation(plan: EvaluationPlan, spec: EvaluationSpec) -> list[Relevance | None]:
+    """Check the options against the lists and return what is relevant in each split, None without thresholds.
+
+    Raises UserError for whatever can be known before anything is encoded.
+    """
+    if spec.config.rerank:
+        check_reranking(plan, spec)
+    if not spec.config.thresholds:
+        return [None for _ in plan.splits]
+    return [
+        relevance_of(planned.split, encoder=spec.config.relevance, read_clothes=open_source) for planned in plan.splits
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,12 +171,21 @@ def _stamps(spec: EvaluationSpec) -> Mapping[str, str]:
 
 
 def check_reranking(plan: EvaluationPlan, spec: EvaluationSpec) -> None:
-    """Raise UserError, before anything is encoded, for a list whose re-ranking would exceed the memory budget."""
+    """Raise UserError, before anything is encoded, for a list whose re-ranking would exceed the memory budget or asks
+    for more neighbours than it has images.
+    """
     config = spec.config
+    neighbours = max(config.rerank_k1 + 1, config.rerank_k2)
     for split in plan.splits:
         for listed in split.lists:
             gallery = len(split.gallery) if listed.subset is None else len(listed.subset)
             needed = estimate_bytes(len(listed.rows), gallery, config.rerank_k1, config.rerank_k2) / MEGABYTE
+            if listed.rows.size and neighbours > len(listed.rows) + gallery:
+                raise UserError(
+                    f"eval.rerank: {listed.name} has {len(listed.rows) + gallery} queries and gallery images, and "
+                    f"eval.rerank_k1={config.rerank_k1}, eval.rerank_k2={config.rerank_k2} ask for lists of "
+                    f"{neighbours}; lower them"
+                )
             if needed > config.memory_mb:
                 raise UserError(
                     f"eval.rerank: {listed.name} with {len(listed.rows):,} queries and {gallery:,} gallery images "

@@ -11,7 +11,9 @@ from typing import Any
 from solver.evaluation.list_result import stamped
 from solver.evaluation.result import TOTAL
 from solver.reports.results import OTHER_UNITS, PLUS_MINUS, folded_row, read_results, shown_columns, write_tables
+from solver.run_directory import RESULTS_FILE
 from utils.errors import UserError
+from utils.files import files_together
 from utils.retrieval.metrics import SHOWN_METRICS
 from utils.tables import columns_of, format_table, group_means, is_number
 
@@ -108,8 +110,10 @@ def merge_results(documents: Mapping[str, Mapping[str, Any]], expected: Sequence
 
 
 def write_merged(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write results.csv and results.json of a merged document; return the second."""
-    return write_tables(folder, document)
+    """Write results.csv and results.json of a merged document, together; return the second."""
+    with files_together(folder, RESULTS_FILE) as together:
+        write_tables(together, document)
+    return folder / RESULTS_FILE
 
 
 def format_merged(document: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,8 @@ from datasets.loading.readers import SourceReader
 from datasets.structures import Batch, Benchmark, EvalSplit, Record
 from model.build import build_model, initialise
 from model.interface import RetrievalModel
-from solver.evaluation.evaluator import evaluate_split
+from solver.evaluation.evaluator import evaluate_split, prepare_evaluation
+from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import EvaluationResult
 from solver.evaluation.spec import EvaluationSpec
 from solver.objectives.base import Objective, ObjectiveContext, StepOutput
@@ -159,6 +160,10 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
         split=selection_split(config, benchmark),
         objective=build_objective(config.family, config.objective, context).to(device),
     )
+    if job.split is not None:
+        # Hours of training would pass before the first evaluation finds the same.
+        plan = plan_evaluation([job.split], instructed=model.follows_instructions)
+        prepare_evaluation(plan, EvaluationSpec.of(config, threads.workers))
     for line in (*header(job), threads.describe()):
         logger.info("%s", line)
     return job
@@ -225,9 +230,9 @@ def scalars(output: StepOutput) -> Tensor:
 class Trainer:
     """Runs a job in a run directory."""
 
-    def __init__(self, job: TrainingJob, directory: Path) -> None:
-        """Take a job whose model is on its device; `directory` exists."""
-        self.job, self.directory = job, directory
+    def __init__(self, job: TrainingJob, directory: Path, saved: Callable[[], None] = lambda: None) -> None:
+        """Take a job whose model is on its device; `directory` exists. saved: called after each checkpoint."""
+        self.job, self.directory, self.saved = job, directory, saved
         self.train = job.config.train
         # Scaled losses keep small fp16 gradients from vanishing; for the other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
@@ -405,6 +410,7 @@ class Trainer:
         if state:
             payload["objective"] = state
         save_checkpoint(self.directory / name, payload)
+        self.saved()
 
 
 def evaluate_job(job: TrainingJob, split: EvalSplit) -> EvaluationResult:

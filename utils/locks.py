@@ -1,0 +1,44 @@
+"""Folders that one process at a time writes; a lock ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.errors import UserError
+
+_UNSUPPORTED = (errno.ENOTSUP, errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS)
+"""What file systems without locks answer, some network ones."""
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
+    """Hold an existing folder. Raises UserError when another process holds it; nothing is written into it.
+
+    A file system that has no locks lets everyone in.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise UserError(f"{folder} is being written by another process; {remedy}") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether another process holds a folder."""
+    try:
+        with locked_folder(folder, ""):
+            return False
+    except UserError:
+        return True
+    except OSError:
+        return False
