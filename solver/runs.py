@@ -11,19 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.load import build_experiment, load_experiment, parse_overrides
+from configs.load import build_experiment, experiment_to_dict, load_experiment, parse_overrides
 from configs.schema.experiment import ExperimentConfig
 from configs.schema.reid5o import Reid5oConfig
 from configs.vocabulary import Family
 from model.build import build_model
 from model.interface import RetrievalModel
 from model.weights.reid5o import build_official, is_flat_config, read_flat_config, read_official_state, reid5o_sizes
-from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, restore_previous
+from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, OUTCOME_FILE, restore_previous
 from utils.checkpoint_io import fingerprint_state, load_checkpoint
 from utils.errors import UserError, shortened
 from utils.files import is_leftover
 
 SHOWN = 5
+INITIAL = frozenset({"init", "position_resize"})
+"""Options of a model that only its first weights depend on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,8 @@ class TrainedModel:
     """Optimiser steps of the weights."""
     trials: Mapping[str, int] = field(default_factory=dict)
     """Data set -> trial that the weights were trained on."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its results must know."""
 
 
 def open_run(
@@ -63,7 +67,15 @@ def open_run(
                 else "give the folder that train.py made"
             )
         )
-    return open_checkpoint(directory / CONFIG_FILE, find_checkpoint(directory, checkpoint), overrides, device)
+    trained = open_checkpoint(directory / CONFIG_FILE, find_checkpoint(directory, checkpoint), overrides, device)
+    own = trained.checkpoint.parent.resolve() == directory.resolve()
+    if not own or (directory / OUTCOME_FILE).is_file() or trained.epoch is None:
+        return trained
+    note = (
+        f"the run {directory} has not finished (no {OUTCOME_FILE}): {trained.checkpoint.name} is of epoch "
+        f"{trained.epoch} of {trained.config.train.epochs}"
+    )
+    return dataclasses.replace(trained, notes=(*trained.notes, note))
 
 
 def find_checkpoint(directory: Path, name: str) -> Path:
@@ -99,7 +111,8 @@ def _open_ours(config_file: Path, checkpoint: Path, overrides: Sequence[str]) ->
             f"{checkpoint} is of family {content['family']}, {config_file} of {config.family.value}; give the "
             "configuration that lies beside the checkpoint"
         )
-    model = build_model(config.family, config.model, int(content["num_identities"]))
+    notes = _check_model_section(config_file, config, checkpoint, content["config"], overrides)
+    model = build_model(config.family, config.model, content["num_identities"])
     load_weights(model, content["model"], str(checkpoint))
     return TrainedModel(
         config=config,
@@ -110,7 +123,31 @@ def _open_ours(config_file: Path, checkpoint: Path, overrides: Sequence[str]) ->
         epoch=content.get("epoch"),
         step=content.get("step"),
         trials=trials_of(content),
+        notes=notes,
     )
+
+
+def _check_model_section(
+    config_file: Path, config: ExperimentConfig, checkpoint: Path, trained: Any, overrides: Sequence[str]
+) -> tuple[str, ...]:
+    """Return a note on every option of the model that the command line changed since the training.
+
+    The same weights under other options are another model. Raises UserError for options that the file changed; an
+    option that either side does not know is of another version of the code.
+    """
+    section = trained.get("model") if isinstance(trained, Mapping) else None
+    before: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
+    now = experiment_to_dict(config)["model"]
+    asked = parse_overrides(overrides).get("model", {})
+    changed = [key for key in now if key in before and key not in INITIAL and before[key] != now[key]]
+    silent = [key for key in changed if key not in asked]
+    if silent:
+        differences = ", ".join(f"model.{key} is {now[key]!r} (the checkpoint: {before[key]!r})" for key in silent)
+        raise UserError(
+            f"{config_file} is not what {checkpoint} was trained with: {differences}; restore the file, or name "
+            f"model.{silent[0]}=... on the command line to change it on purpose"
+        )
+    return tuple(f"model.{key} is {now[key]!r}, the checkpoint was trained with {before[key]!r}" for key in changed)
 
 
 def _open_official(config_file: Path, checkpoint: Path, overrides: Sequence[str]) -> TrainedModel:
@@ -135,7 +172,7 @@ def _open_official(config_file: Path, checkpoint: Path, overrides: Sequence[str]
 def trials_of(content: Mapping[str, Any]) -> dict[str, int]:
     """Return data set -> trial of a checkpoint's content; nothing for one that records none."""
     trials = content.get("trials")
-    return {str(name): int(trial) for name, trial in trials.items()} if isinstance(trials, Mapping) else {}
+    return dict(trials) if isinstance(trials, Mapping) else {}
 
 
 def check_trials(trained: Mapping[str, int], used: Mapping[str, int], checkpoint: str, use: str) -> None:
@@ -160,7 +197,13 @@ def load_weights(model: RetrievalModel, state: Mapping[str, Tensor], where: str)
         for name in sorted(own.keys() & state.keys())
         if own[name].shape != state[name].shape
     ]
+    kinds = [
+        f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+        for name in sorted(own.keys() & state.keys())
+        if _kind(own[name]) != _kind(state[name])
+    ]
     problems = [
+        _listed("of another kind of number", kinds),
         _listed("missing", sorted(own.keys() - state.keys())),
         _listed("unexpected", sorted(state.keys() - own.keys())),
         _listed("of another shape", shapes),
@@ -171,6 +214,10 @@ def load_weights(model: RetrievalModel, state: Mapping[str, Tensor], where: str)
             "it was trained with"
         )
     model.load_state_dict(state, strict=True)
+
+
+def _kind(value: Tensor) -> str:
+    return "float" if value.is_floating_point() else "bool" if value.dtype is torch.bool else "whole"
 
 
 def _listed(what: str, names: list[str]) -> str:

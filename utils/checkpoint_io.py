@@ -18,6 +18,10 @@ from utils.files import DISK_FULL, atomic_path
 from utils.foreign import DAMAGE_ERRORS
 from utils.numpy_pickles import STAND_INS
 
+FORMAT_VERSION = 1
+"""Of the checkpoints that are written and read."""
+SHOWN = 80
+"""Letters of a wrong value that an error shows."""
 DISK_FULL_WORDS = ("no space left", "unexpected pos", "enforce fail", "file write failed", "disk quota")
 
 
@@ -49,8 +53,11 @@ def load_tensors(path: str | Path) -> Any:
         raise UserError(f"no such checkpoint: {path}")
     try:
         _check_unpacked(Path(path))
+        check_sums(path)
         with torch.serialization.safe_globals([(function, name) for name, function in STAND_INS.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is refused: it holds more than tensors and plain values ({_foreign(error)}); nothing in it was "
@@ -62,10 +69,22 @@ def load_tensors(path: str | Path) -> Any:
         ) from error
 
 
+def check_sums(path: str | Path) -> None:
+    """Raise UserError when a member of a zip archive has another checksum than its directory says: torch reads such
+    tensors without a word. Other files have none.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: the checksum of {damaged!r} in it is wrong; copy it again")
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of ours: keys model, config, family, num_identities, epoch, step, and what the run recorded.
 
-    Raises UserError when the file is not one.
+    What is returned can be trusted: see `_check_fields`. Raises UserError when the file is not one.
     """
     payload = load_tensors(path)
     missing = [
@@ -78,18 +97,66 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of this project (no {', '.join(missing)}); for an official ReID5o checkpoint "
             "pass the flat configs.yaml beside it as --config"
         )
-    state, identities = payload["model"], payload["num_identities"]
+    _check_weights(path, payload["model"])
+    _check_fields(path, payload)
+    return payload
+
+
+def _check_weights(path: str | Path, state: Any) -> None:
+    """Raise UserError for weights that are no table of plain, finite-sized tensors in memory."""
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         raise UserError(
             f"{path} is not a checkpoint of this project: its weights are no table of named tensors; copy it again"
         )
-    if type(identities) is not int or identities < 1:
+    for name, value in state.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            raise UserError(
+                f"{path} is not a checkpoint of this project: {name} is a {value.dtype} tensor on {value.device} with "
+                f"layout {value.layout}, not plain numbers; copy it again"
+            )
+
+
+def _check_fields(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Raise UserError for a field beside the weights that is not what a run of this version writes.
+
+    num_identities is no more than the rows of some weight; epoch and step are whole numbers, selected_on a text, trials
+    a table of names and numbers, where they are given.
+    """
+    version = payload.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION or isinstance(version, bool):
         raise UserError(
-            f"{path} is not a checkpoint of this project: its num_identities is {identities!r}; copy it again"
+            f"{path} has format_version {_shown(version)} and this code reads {FORMAT_VERSION}; use the version of the "
+            "code that wrote it"
         )
-    return payload
+    rows = max((len(value) for value in payload["model"].values() if value.ndim), default=0)
+    trials = payload.get("trials")
+    problems = {
+        "num_identities": not _counts(payload["num_identities"]) or not 1 <= payload["num_identities"] <= rows,
+        "epoch": payload.get("epoch") is not None and not _counts(payload["epoch"]),
+        "step": payload.get("step") is not None and not _counts(payload["step"]),
+        "selected_on": payload.get("selected_on") is not None and not _is_text(payload["selected_on"]),
+        "trials": trials is not None
+        and not (isinstance(trials, dict) and all(_is_text(name) and _counts(trial) for name, trial in trials.items())),
+    }
+    for name, wrong in problems.items():
+        if wrong:
+            raise UserError(
+                f"{path} is not a checkpoint of this project: its {name} is {_shown(payload[name])}; copy it again"
+            )
+
+
+def _counts(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _shown(value: Any) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, Tensor) else repr(value)[:SHOWN]
 
 
 def fingerprint_state(state: Mapping[str, Tensor]) -> str:

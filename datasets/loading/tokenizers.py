@@ -239,7 +239,18 @@ class TextReader:
 
     def __call__(self, text: str) -> Tensor:
         """Return the ids of a text."""
-        return self.tokenizer(text if self.prepare is None else self.prepare(text), self.length)
+        return self.tokenizer(self._prepared(text), self.length)
+
+    def pieces_lost(self, text: str) -> int:
+        """Return how many of a text's pieces are cut off, 0 for one that fits."""
+        room = self.length - (1 if self.tokenizer.end_id is None else 2)
+        prepared = self._prepared(text)
+        # A piece has at least one byte: short texts need not be taken apart.
+        short = len(prepared.encode("utf-8", "replace")) <= room
+        return 0 if short else max(0, len(self.tokenizer.encode(prepared)) - room)
+
+    def _prepared(self, text: str) -> str:
+        return text if self.prepare is None else self.prepare(text)
 
 
 def _clip_reader(argument: str, length: int) -> TextReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.weights.archives import is_torchscript, read_torchscript
+from model.weights.archives import is_torchscript, read_torchscript, scripted_activations
 from model.weights.model_folders import read_configuration
 from utils.checkpoint_io import load_tensors
 from utils.errors import UserError, nearest
 from utils.foreign import foreign_file
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +50,14 @@ def _read_file(source: str) -> ClipWeights:
             "open_clip:MODEL/TAG as model.init"
         )
     if is_torchscript(path):
+        _require_quick_gelu(source, scripted_activations(path) or {"QuickGELU"})
         return ClipWeights(source=source, tensors=read_torchscript(path))
     content = load_tensors(path)
+    logger.warning(
+        "%s does not say which activation it was trained with, and ReID5o computes QuickGELU: weights of another one "
+        "(LAION's and others without -quickgelu in their names) give other features",
+        source,
+    )
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -22,7 +22,7 @@ from model.vireid import Vireid
 from model.weights.clip import InitialTensor, InitialWeights, count_blocks
 from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid_names import is_agw, our_name, rename
-from utils.checkpoint_io import load_tensors, save_checkpoint
+from utils.checkpoint_io import FORMAT_VERSION, load_tensors, save_checkpoint
 from utils.errors import UserError
 from utils.files import write_text
 
@@ -218,7 +218,7 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
         options["objective"] = {"losses": {"id": 1.0, "triplet": 1.0}}
     config = build_experiment([(str(source), options)], name=Path(target).stem)
     payload = {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "model": renamed,
         "config": experiment_to_dict(config),
         "family": Family.VIREID.value,

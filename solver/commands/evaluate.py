@@ -10,7 +10,8 @@ from pathlib import Path
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
 from datasets.fitting import ModelNeeds, needs_of
-from datasets.structures import Benchmark
+from datasets.loading.text_notes import text_notes
+from datasets.structures import Benchmark, distinct_sources
 from solver.commands.opening import ModelChoice, open_trained
 from solver.evaluation.evaluator import evaluate_split
 from solver.reports.examples_page import write_report
@@ -44,7 +45,8 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)
     folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
-    provenance = provenance_of(trained, benchmark)
+    asked = distinct_sources(benchmark.splits[TEST_SPLIT]).values()
+    provenance = provenance_of(trained, benchmark, text_notes((source for group in asked for source in group), reader))
     with files_together(folder, RESULTS_FILE, [COMBINATIONS_FILE]) as together:
         written = [write_results(together, result, provenance)]
         written.append(write_report(together, result, provenance, trained.config.seed))
@@ -75,8 +77,8 @@ def load_test_benchmark(
     return benchmark
 
 
-def provenance_of(trained: TrainedModel, benchmark: Benchmark) -> Provenance:
-    """Return what the result file says about the weights and the data."""
+def provenance_of(trained: TrainedModel, benchmark: Benchmark, notes: Sequence[str] = ()) -> Provenance:
+    """Return what the result file says about the weights and the data. notes: what else is to be known."""
     return Provenance(
         checkpoint=str(trained.checkpoint),
         checkpoint_fingerprint=trained.fingerprint,
@@ -85,6 +87,6 @@ def provenance_of(trained: TrainedModel, benchmark: Benchmark) -> Provenance:
         data_fingerprint=benchmark.fingerprint,
         epoch=trained.epoch,
         step=trained.step,
-        notes=benchmark.notes,
+        notes=(*trained.notes, *benchmark.notes, *notes),
         versions=library_versions(),
     )

@@ -18,6 +18,7 @@ import numpy as np
 from configs.load import experiment_to_dict
 from configs.vocabulary import Modality
 from datasets.build import build_source_reader
+from datasets.loading.text_notes import text_notes
 from datasets.modalities import MODALITIES
 from datasets.structures import distinct_sources
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
@@ -90,6 +91,8 @@ class SearchResult:
     requested: int
     precision: str
     device: str
+    said: tuple[str, ...] = ()
+    """Of the queries' texts."""
 
     @property
     def listed(self) -> int:
@@ -100,7 +103,7 @@ class SearchResult:
         """Return what a reader must know: a clamped top-k, skipped images and queries, how the checkpoint was
         chosen.
         """
-        found = [self.gallery.gallery.note] if self.gallery.gallery.note else []
+        found = [*self.trained.notes, *self.said, *([self.gallery.gallery.note] if self.gallery.gallery.note else [])]
         if self.listed < self.requested:
             found.append(f"top-k {self.requested} is larger than the gallery: all {self.listed} images are listed")
         if self.gallery.failures:
@@ -249,6 +252,7 @@ def model_identity(trained: TrainedModel) -> dict[str, Any]:
 def _search(opened: Opened, queries: tuple[Query, ...], gallery: Gallery, top_k: int, cache: Path) -> SearchResult:
     trained, device, spec = opened.trained, opened.device, opened.spec
     reader = build_source_reader(trained.config.data, trained.config.model)
+    said = text_notes((source for query in queries for source in query.sources), reader)
     # Loader processes take longer to start than a few queries to read.
     encoded = encode_queries(trained.model, queries, reader, dataclasses.replace(spec, workers=0), device)
     if not encoded.queries:
@@ -263,6 +267,7 @@ def _search(opened: Opened, queries: tuple[Query, ...], gallery: Gallery, top_k:
         requested=top_k,
         precision=spec.config.precision,
         device=str(device),
+        said=tuple(said),
     )
     for note in result.notes():
         logger.warning("%s", note)

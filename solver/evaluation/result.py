@@ -11,6 +11,7 @@ from datasets.structures import EvalSplit, QueryList, Source
 from solver.evaluation.list_result import ListResult, pooled, stamped
 from solver.evaluation.plan import SplitPlan
 from solver.evaluation.ranked_split import RankedSplit
+from utils.errors import shortened
 from utils.retrieval.exclusion import get_rule
 from utils.retrieval.metrics import METRICS
 from utils.retrieval.options import ApForm
@@ -161,6 +162,7 @@ class EvaluationResult:
                 "are over the others"
             )
         found += [*unmatched_notes(self), *rule_notes(self.ranked.split), *copy_notes(self.ranked.plan)]
+        found += person_notes(self.ranked.plan)
         found += threshold_notes(self)
         found += [f"rows [{stamp}]: {meaning}" for stamp, meaning in self.stamps.items()]
         if self.skipped:
@@ -169,6 +171,21 @@ class EvaluationResult:
                 f"{len(self.skipped)} unreadable sources were skipped; {left_out} queries were left out with them"
             )
         return tuple(found)
+
+
+def person_notes(plan: SplitPlan) -> list[str]:
+    """Return one line about the lists that are searched in images of one person, where every ranking is right."""
+    names = []
+    for listed in plan.lists:
+        searched = plan.gallery_ids if listed.subset is None else plan.gallery_ids[listed.subset]
+        if len(np.unique(searched)) == 1:
+            names.append(listed.name)
+    if not names:
+        return []
+    return [
+        f"all images that are searched are of one person, so that every order is right and the figures say nothing: "
+        f"{shortened(names, EXAMPLES)}"
+    ]
 
 
 def copy_notes(plan: SplitPlan) -> list[str]:

@@ -16,13 +16,11 @@ from configs.schema.experiment import ExperimentConfig
 from configs.vocabulary import Family
 from model.interface import RetrievalModel
 from solver.runs import check_trials, find_checkpoint, trials_of
-from utils.checkpoint_io import load_checkpoint
+from utils.checkpoint_io import FORMAT_VERSION, load_checkpoint
 from utils.errors import UserError, shortened
 from utils.log import library_versions
 
 logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from datasets.build import build_benchmark, build_source_reader
 from datasets.fitting import needs_of
 from datasets.loading.loaders import build_batches, build_train_loader
 from datasets.loading.readers import SourceReader
+from datasets.loading.text_notes import text_notes
 from datasets.structures import Batch, Benchmark, EvalSplit, Record
 from model.build import build_model, initialise
 from model.interface import RetrievalModel
@@ -127,6 +128,8 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     # Before the cache and the weights: what the sampler refuses is refused without a file and without a download.
     batches = build_batches(benchmark, config.train, config.seed)
     reader = build_source_reader(config.data, config.model, benchmark)
+    for note in text_notes((source for record in benchmark.train for source in record.sources.values()), reader):
+        logger.warning("training captions: %s", note)
     model = build_trained_model(config, benchmark.num_identities, device)
     policy = apply_policy(
         model.named_parameters(),
