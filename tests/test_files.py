@@ -240,11 +240,6 @@ def test_exit_codes(error: BaseException | None, code: int, text: str, capsys: p
     assert caught.value.code == code and capsys.readouterr().err == text
 
 
-def test_defects_keep_their_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_script(lambda: 1 // 0)
-
-
 def test_nearest_names() -> None:
     assert nearest("cosin", ["cosine", "linear"]) == "did you mean 'cosine'?"
     assert nearest("xyz", ["cosine", "linear"]) == "valid names: cosine, linear"

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
+import logging
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from utils.streams import flush_or_forget, guarded_streams, say
 
 
 class UserError(ValueError):
@@ -34,21 +42,60 @@ def first_line(error: BaseException) -> str:
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run the `main` of a script and exit: 0 or its return value, 2 for a `UserError`, 130 when interrupted.
+    """Run the `main` of a script and exit: 0 or its return value, 2 for an error, 130 when interrupted.
 
-    A `UserError` is printed as one line; every other exception is a defect of ours and keeps its traceback.
-    A reader that closes the pipe early (`| head`) is not an error.
+    Every error is one line on standard error. One that the project did not expect is a defect of it: the line asks for
+    a report, and the traceback goes into the log, or into a file of its own where there is none. A reader that closes
+    the pipe early (`| head`) is not an error.
     """
+    with guarded_streams():
+        code = _exit_code(main)
+    sys.exit(code)
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
     try:
         code = main() or 0
         sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        say("interrupted")
+        return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code)
+        return 0
+    except Exception as error:
+        say(f"error: {_sentence(error)}")
+        return 2
+    finally:
+        # Python would flush them once more after this, and end with a code of its own.
+        for stream in (sys.stdout, sys.stderr):
+            flush_or_forget(stream)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what to say about an error."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; lower eval.batch_size, train.batch_size or data.workers"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        return "no space left where the output goes, a file or the standard output; free some and start again"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}; correct the path or its permissions"
+    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
+        return f"the encoding {error.encoding} of this session has no {error.object[error.start]!r}; set PYTHONUTF8=1"
+    what = f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
+    return f"{what}; this is a defect of the program, please report it with {_recorded(error)}"
+
+
+def _recorded(error: Exception) -> str:
+    """Write the traceback into the log, or into a file of its own; return where it is."""
+    text = "".join(traceback.format_exception(error))
+    logs = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    places = [Path(handler.baseFilename) for handler in logs if handler.baseFilename != os.devnull]
+    for place in (*places, Path(tempfile.gettempdir()) / f"anyreid-error-{os.getpid()}.log"):
+        with contextlib.suppress(OSError):
+            with place.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+                stream.write(text)
+            return f"the traceback in {place}"
+    return "the command that you gave"

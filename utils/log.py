@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import platform
@@ -11,18 +12,51 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
+from utils.streams import say, visible
+
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "numpy", "pillow")
 
 
 def configure_logging(log_file: Path | None = None) -> None:
     """Send records of every logger to stderr and, when given, to `log_file` (appended)."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [_Terminal(sys.stderr)]
     if log_file is not None:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
-    )
+        handlers.append(_File(log_file, encoding="utf-8", errors="backslashreplace"))
+    for handler in handlers:
+        handler.setFormatter(_Lines("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
     logging.captureWarnings(True)
+
+
+class _Lines(logging.Formatter):
+    """Control characters are escaped, and further lines of a record are set in, so that no name can forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n\t").replace("\n", "\n  ")
+
+
+class _Terminal(logging.StreamHandler):
+    """A terminal that cannot be written loses lines, and the work goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: there is no place to say it."""
+
+
+class _File(logging.FileHandler):
+    """A file that cannot be written any more is said to be so once, and the work goes on."""
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say it on the terminal."""
+        if not self._said:
+            self._said = True
+            say(f"{self.baseFilename} cannot be written ({sys.exc_info()[1]}); lines are missing in it from here on")
+
+    def close(self) -> None:
+        """Close the file, whatever of it can still be written."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def library_versions() -> dict[str, str]:
