@@ -43,7 +43,11 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add what says where is searched, and what is written."""
     add = parser.add_argument
-    add("--gallery", metavar="DIR", help="folder of images to search; default the test gallery of the data set")
+    add(
+        "--gallery",
+        metavar="DIR|FILE",
+        help="folder of images, or manifest (.csv, .jsonl); default the test gallery of the data set",
+    )
     modality = (
         "search images of this modality; default: those that the list of --task searches; the other one for "
         "visible-infrared models and data; else rgb"

@@ -63,9 +63,8 @@ def build_from_release(
         splits["test"] = _test_split(entry, release, test, maker)
     else:
         notes.append(f"{entry.title} has no test part: it can be trained on, not evaluated")
-    listed = release.parts.get(TRAIN, ())
     if not entry.separate_ids and not release.shared_persons:
-        _check_overlap(entry, listed, test)
+        _check_overlap(entry, release, test)
     train: Sequence[Record] = ()
     if need_train:
         release, aside = _without_unknown(release, needs)
@@ -79,7 +78,8 @@ def build_from_release(
             train, aside = pair_records(entry.name, train, needs.modalities)
             notes += aside
     for name, split in splits.items():
-        splits[name], aside = fit_split(entry.name, split, needs, entry.own)
+        named = replace(split, person_names=release.person_names)
+        splits[name], aside = fit_split(entry.name, named, needs, entry.own)
         notes += aside
     records = relabel(train)
     for note in notes:
@@ -254,13 +254,15 @@ def _own_searches(
     return [listed, *(drawn_searches([*query, *gallery], VAL_PROTOCOL, VAL_SEED, smallest=2) if several else ())]
 
 
-def _check_overlap(entry: DatasetEntry, train: Sequence[Record], test: Sequence[Search]) -> None:
+def _check_overlap(entry: DatasetEntry, release: Release, test: Sequence[Search]) -> None:
+    train = release.parts.get(TRAIN, ())
     searched = {record.person_id for search in test for side in (search.query, search.gallery) for record in side}
     shared = [record for record in train if record.person_id in searched]
     if shared:
         persons = sorted({record.person_id for record in shared})
+        first = release.person(persons[0])
         raise UserError(
-            f"{len(persons)} persons of {entry.name} are in train and in test, for instance {persons[0]} "
+            f"{len(persons)} persons of {entry.name} are in train and in test, for instance {first} "
             f"({shared[0].name}); training and test identities must not overlap: correct the lists or folders"
         )
 

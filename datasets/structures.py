@@ -14,6 +14,9 @@ from torch import Tensor
 from configs.schema.data import DataConfig
 from configs.vocabulary import BOX, AnnotationKind, Combination, Modality, Task, combination_name
 
+Person = int | str
+"""A person as users know them: the data set's own number, or the user's own name."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
@@ -90,8 +93,14 @@ class Release:
     trials: Mapping[str, int] = field(default_factory=dict)
     """Data set -> trial that was read, for data sets with several divisions of the same persons into train and test
     (RegDB, also as a member of a joint release)."""
+    person_names: Mapping[int, str] = field(default_factory=dict)
+    """Person -> the user's own name for them; empty where the data set's number is the name."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Query lists that the data set defines and this copy lacks: name -> row of averages."""
+
+    def person(self, number: int) -> Person:
+        """Return how a person is called in everything that users read or write."""
+        return self.person_names.get(number, number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +172,12 @@ class EvalSplit:
     """Per item by kind, for mAP at a threshold."""
     pooled_groups: tuple[str, ...] = ()
     """Groups of lists whose average is over all queries instead of over the lists."""
+    person_names: Mapping[int, str] = field(default_factory=dict)
+    """Person -> the user's own name for them; empty where the data set's number is the name."""
+
+    def person(self, number: int) -> Person:
+        """Return how a person is called in everything that users read or write."""
+        return self.person_names.get(number, number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

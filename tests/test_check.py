@@ -332,7 +332,7 @@ def test_own_data_without_a_split_and_with_too_few_modalities(tmp_path: Path) ->
     )
     result = report("manifest", tmp_path / "own.csv")
     assert kinds(result) == {"identity_overlap": 1, "modality_missing": 1, "caption_missing": 2}
-    assert next(finding.examples for finding in result.findings if finding.kind == "modality_missing") == ("person 1",)
+    assert next(finding.examples for finding in result.findings if finding.kind == "modality_missing") == ("person b",)
 
 
 def test_own_data_may_be_for_training_or_for_testing_alone(tmp_path: Path, run) -> None:

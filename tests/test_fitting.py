@@ -1,5 +1,6 @@
-"""Covers: datasets/fitting, datasets/mixed_queries. What a model and its objective can use of a data set: partners,
-what is left aside, mixed queries of own data; and the way from own files to a trained model and its results.
+"""Covers: datasets/fitting, datasets/mixed_queries, solver/search/gallery. What a model and its objective can use of a
+data set: partners, what is left aside, mixed queries of own data; and the way from own files to a trained model, its
+results and a search.
 """
 
 from __future__ import annotations
@@ -7,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from datasets.build import build_benchmark
 from datasets.fitting import ModelNeeds, fit_split, needs_of, pair_records
 from datasets.mixed_queries import drawn_searches
 from datasets.structures import EvalSplit, QueryList, Record, Source
+from solver.search.gallery import own_gallery
 from utils.errors import UserError
 
 RGB, NIR, CP, SK, TEXT = Modality
@@ -144,6 +145,10 @@ def test_mixed_queries_of_records_by_hand() -> None:
     assert [search.title for search in drawn_searches(records, "p", seed=3, smallest=2)] == ["NIR+TEXT", "TEXT+NIR"]
 
 
+def called(person: int) -> str:
+    return "51" if person == 9 else f"Bob {person}"
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of twelve persons: three photos each, two captions, an infrared image, a sketch of every second."""
@@ -156,7 +161,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         colour = np.full((16, 8, 3), 20 * person, dtype=np.uint8) + rng.integers(0, 20, (16, 8, 3), dtype=np.uint8)
         Image.fromarray(colour).save(root / name)
         given = {"path": name, "modality": modality, "caption": caption, "split": split}
-        rows.append({**given, "person": f"p {person}"})
+        rows.append({**given, "person": called(person)})
 
     for person in range(12):
         kind = "train" if person < 8 else ""
@@ -167,7 +172,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if person % 2:
             add(person, "sk", 0, kind or "query")
         if not kind:
-            rows.append({"person": f"p {person}", "modality": "text", "caption": "somebody", "split": "query"})
+            rows.append({"person": called(person), "modality": "text", "caption": "somebody", "split": "query"})
     with (root / "photos.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, ["path", "person", "modality", "caption", "split"])
         writer.writeheader()
@@ -186,24 +191,95 @@ def test_own_data_are_tested_by_the_combinations_they_have(own: Path) -> None:
         **{"NIR+SK+TEXT": 2, "SK+NIR+TEXT": 2, "TEXT+NIR+SK": 2},
     }
     assert len(found.train) == 24 and found.num_identities == 8
+    assert len(found.splits["test"].gallery) == 12
     assert {len(entry.sources) + len(entry.partners) for entry in found.train} == {3, 4}
 
 
-@pytest.mark.parametrize(
-    ("config", "more", "tasks"),
-    [
-        ("reid5o/smoke.yaml", ["train.select=val", "data.val_fraction=0.25"], 12),
-        ("baseline/own.yaml", ["model.init=random", "model.depth=18", "model.blocks=[1,1,1,1]", "model.width=4"], 1),
-    ],
-)
-def test_from_own_files_to_results(
-    own: Path, tmp_path: Path, config: str, more: list[str], tasks: int, keep_logging: None
-) -> None:
-    where: list[Any] = [f"data.root={own}", "data.dataset=manifest", f"output_dir={tmp_path}", "name=own"]
+def trained(own: Path, folder: Path, config: str, *more: str) -> Path:
+    """Train on the own data for one epoch; return the run."""
+    where = [f"data.root={own}", "data.dataset=manifest", f"output_dir={folder}", "name=own", "data.workers=0"]
     size = ["model.image_size=[32,16]", "train.epochs=1", "train.batch_size=8", "train.eval_period=1"]
-    more = [*more, "data.val_fraction=0.25", "data.workers=0", "augment.pad_crop=0"]
     with global_state_kept():
         assert exit_code("train", "--config", ROOT / "configs" / config, *where, *size, *more) == 0
-        assert exit_code("test", "--run", tmp_path / "own") == 0
-    results = json.loads((tmp_path / "own" / "results.json").read_text())
-    assert len([row for row in results["rows"] if "queries" in row]) == tasks
+    return folder / "own"
+
+
+@pytest.fixture(scope="module")
+def fused_run(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ReID5o, trained on the own data."""
+    folder = tmp_path_factory.mktemp("runs")
+    return trained(own, folder, "reid5o/smoke.yaml", "train.select=val", "data.val_fraction=0.25")
+
+
+def results_of(run: Path) -> list[str]:
+    with global_state_kept():
+        assert exit_code("test", "--run", run) == 0
+    rows = json.loads((run / "results.json").read_text())["rows"]
+    return [row["task"] for row in rows]
+
+
+def test_every_combination_of_own_data_has_a_result(fused_run: Path) -> None:
+    tasks = results_of(fused_run)
+    assert len(tasks) == 12 and "NIR+SK+TEXT" in tasks and "own-data/no-camera-rule SK" in tasks
+
+
+def test_the_visible_baseline_leaves_the_rest_aside(own: Path, tmp_path: Path) -> None:
+    tiny = ["model.init=random", "model.depth=18", "model.blocks=[1,1,1,1]", "model.width=4", "augment.pad_crop=0"]
+    run = trained(own, tmp_path, "baseline/own.yaml", *tiny, "data.val_fraction=0.25")
+    assert results_of(run) == ["own-data/no-camera-rule NIR"]
+
+
+@pytest.mark.parametrize("gallery", [True, False], ids=["manifest", "test gallery"])
+def test_persons_keep_the_users_names(own: Path, fused_run: Path, tmp_path: Path, gallery: bool) -> None:
+    """A name is found by a text and, where it is a number, by the number; every output has it."""
+    asked = [{"nir": str(own.parent / "nir 9 0.png"), "person_id": person} for person in (51, "51", "Bob 8", "Eve")]
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    where = ["--gallery", own] if gallery else []
+    output = ["--output", tmp_path / "found.png", "--export", tmp_path / "features.npz", "--top-k", "12"]
+    with global_state_kept():
+        assert exit_code("infer", "--run", fused_run, "--queries", tmp_path / "asked.json", *where, *output) == 0
+    found = json.loads((tmp_path / "found.json").read_text())["queries"]
+    assert [row["query"]["person_id"] for row in found] == [51, "51", "Bob 8", "Eve"]
+    # Three photographs of each of four persons are searched.
+    assert [row["matches_in_gallery"] for row in found] == [3, 3, 3, 0]
+    for row, name in zip(found, ("51", "51", "Bob 8", "Eve")):
+        assert sorted(entry["person_id"] for entry in row["results"]) == sorted(
+            [*["51"] * 3, *["Bob 10"] * 3, *["Bob 11"] * 3, *["Bob 8"] * 3]
+        )
+        for entry in row["results"]:
+            assert entry["match"] == (entry["person_id"] == name)
+            shown = int(Path(entry["path"]).stem.split()[1])
+            assert entry["person_id"] == called(shown)
+    page = (tmp_path / "found.html").read_text()
+    assert "person 51" in page and "id Bob 10" in page
+    with np.load(tmp_path / "features.npz") as arrays:
+        assert arrays["query_person_ids"].tolist() == ["51", "51", "Bob 8", "Eve"]
+        assert set(arrays["gallery_person_ids"].tolist()) == {"51", "Bob 8", "Bob 10", "Bob 11"}
+
+
+def test_a_listed_query_and_the_report_have_the_names(own: Path, fused_run: Path, tmp_path: Path) -> None:
+    with global_state_kept():
+        output = ["--output", tmp_path / "found.png"]
+        assert exit_code("infer", "--run", fused_run, "--task", "NIR+TEXT", *output) == 0
+    query = json.loads((tmp_path / "found.json").read_text())["queries"][0]["query"]
+    assert query["person_id"] == "51" and query["nir"].endswith("nir 9 0.png")
+    results_of(fused_run)
+    page = (fused_run / "report.html").read_text()
+    assert "id Bob 10" in page and "person Bob 11" in page
+
+
+def test_a_manifest_as_gallery_by_hand(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "n.png", "t.png"):
+        Image.new("RGB", (4, 8)).save(tmp_path / name)
+    lines = ["path,person,modality,split", "b.png,Ann,,gallery", "a.png,7,,test", "n.png,7,nir,test", "t.png,x,,train"]
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    gallery = own_gallery(tmp_path / "own.csv")
+    visible = gallery.read_as(RGB)
+    assert [Path(entry.value).name for entry in visible.sources] == ["a.png", "b.png"]
+    assert visible.person_ids == ("7", "Ann") and gallery.read_as(NIR).person_ids == ("7",)
+    with pytest.raises(UserError, match="lists RGB and NIR images, and SK ones are searched"):
+        gallery.read_as(SK)
+    for bad, words in ((["t.png,x,,", "t.png,y,,"], "line 3: t.png is of 'y' and of 'x'"), (["u.png,x,,"], "no such")):
+        (tmp_path / "bad.csv").write_text("\n".join([lines[0], *bad]))
+        with pytest.raises(UserError, match=words):
+            own_gallery(tmp_path / "bad.csv")

@@ -572,7 +572,7 @@ def test_the_page_shows_what_counts(tmp_path: Path) -> None:
 
 def test_a_query_is_found_by_the_name_of_its_row() -> None:
     split = split_of(*sysu(draws=2))
-    query = listed_query(find_list(split, "SYSU-all draw 1"), 4)
+    query = listed_query(split, find_list(split, "SYSU-all draw 1"), 4)
     assert query.name == "sysu-all draw 1 entry 4" and query.sources == split.query_lists[1].entries[4]
     with pytest.raises(UserError, match="did you mean 'sysu-all draw 1'"):
         find_list(split, "sysu-all draw 7")

@@ -466,7 +466,7 @@ WRONG: dict[str, tuple[Any, str]] = {
         "entry 1: unknown key 'nri', did you mean 'nir'",
     ),
     "queries: no text": ([{"text": 5}], "entry 0: key text = 5"),
-    "queries: no person": ([{"text": "x", "person_id": "7"}], "entry 0: key person_id = '7'"),
+    "queries: no person": ([{"text": "x", "person_id": 7.5}], "entry 0: key person_id = 7.5"),
     "queries: nothing in it": ([{"person_id": 7}], "entry 0: nothing to search for"),
     "queries: mixed rgb": (
         [{"text": "x"}, {"sk": "sk.png", "image": "rgb.png"}],

@@ -115,7 +115,7 @@ def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
     for left, right, level in pairs:
         one, other = sides.get(left, []), sides.get(right, [])
         if not entry.separate_ids:
-            findings += _shared_persons(one, other, f"{left} and {right}", level)
+            findings += _shared_persons(release, one, other, f"{left} and {right}", level)
         shared = set(image_values(one, annotations=False)) & set(image_values(other, annotations=False))
         if shared:
             findings.append(
@@ -130,7 +130,9 @@ def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
     return findings
 
 
-def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, level: Level) -> list[Finding]:
+def _shared_persons(
+    release: Release, one: Iterable[Record], other: Iterable[Record], what: str, level: Level
+) -> list[Finding]:
     first: dict[int, Record] = {}
     for record in other:
         first.setdefault(record.person_id, record)
@@ -140,7 +142,10 @@ def _shared_persons(one: Iterable[Record], other: Iterable[Record], what: str, l
             shared.setdefault(record.person_id, record)
     if not shared:
         return []
-    shown = (f"person {person}: {record.name} and {first[person].name}" for person, record in sorted(shared.items()))
+    shown = (
+        f"person {release.person(person)}: {record.name} and {first[person].name}"
+        for person, record in sorted(shared.items())
+    )
     return [
         Finding(
             level=level,
@@ -250,20 +255,24 @@ def coverage_findings(release: Release) -> list[Finding]:
                         level="warning" if _trained(side) else "note",
                         kind="modality_missing",
                         count=len(lacking),
-                        examples=examples(map(_person, lacking)),
+                        examples=examples(_called(release, lacking)),
                         message=f"{side}: {len(lacking):,} of {len(persons):,} persons have no {modality.name} image",
                     )
                 )
-        findings += _caption_findings(side, records, persons, having)
+        findings += _caption_findings(release, side, records, persons, having)
     return findings
 
 
-def _person(number: int) -> str:
-    return f"person {number}"
+def _called(release: Release, persons: Iterable[int]) -> list[str]:
+    return [f"person {release.person(person)}" for person in persons]
 
 
 def _caption_findings(
-    side: str, records: Sequence[Record], persons: set[int], having: Mapping[Modality, set[int]]
+    release: Release,
+    side: str,
+    records: Sequence[Record],
+    persons: set[int],
+    having: Mapping[Modality, set[int]],
 ) -> list[Finding]:
     if Modality.TEXT not in having:
         return []
@@ -303,7 +312,7 @@ def _caption_findings(
                     level="note",
                     kind="caption_missing",
                     count=len(lacking),
-                    examples=examples(map(_person, lacking)),
+                    examples=examples(_called(release, lacking)),
                     message=f"{side}: {len(lacking):,} of {len(persons):,} persons are looked for by no caption",
                 )
             )

@@ -133,7 +133,7 @@ def contradiction_findings(entry: DatasetEntry, release: Release, copies: Copies
                     level="defect" if entry.own else "warning",
                     kind="picture_of_two_persons",
                     count=len(shown),
-                    examples=examples(_pair(shown)),
+                    examples=examples(_pair(release, shown)),
                     message=f"{side}: {len(shown):,} pictures are listed under two persons, as one file or byte for "
                     "byte; one of the two labels is wrong",
                 )
@@ -145,7 +145,7 @@ def contradiction_findings(entry: DatasetEntry, release: Release, copies: Copies
                     level="warning" if entry.own else "note",
                     kind="caption_of_two_persons",
                     count=len(said),
-                    examples=examples(_pair(said)),
+                    examples=examples(_pair(release, said)),
                     message=f"{side}: {len(said):,} captions are those of two persons, word for word; the text cannot "
                     "tell them apart",
                 )
@@ -179,11 +179,11 @@ def _owners(listed: Iterable[tuple[str, Record]]) -> dict[str, dict[int, Record]
     return {value: owners for value, owners in found.items() if len(owners) > 1}
 
 
-def _pair(found: Mapping[str, Mapping[int, Record]]) -> Iterable[str]:
+def _pair(release: Release, found: Mapping[str, Mapping[int, Record]]) -> Iterable[str]:
     """Name both records of each, or what they share where the record's name says no more."""
     for value, owners in found.items():
         first, second = list(owners.items())[:2]
         yield (
-            f"{value[:80]}: person {first[0]} ({first[1].name or 'listed'}) and person {second[0]} "
-            f"({second[1].name or 'listed'})"
+            f"{value[:80]}: person {release.person(first[0])} ({first[1].name or 'listed'}) and person "
+            f"{release.person(second[0])} ({second[1].name or 'listed'})"
         )

@@ -26,7 +26,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
         parts=kept,
         notes=(*notes, *_camera_notes(rows)),
         shared_persons=not any(row.split for row in rows),
+        person_names={number: name for name, number in numbers.persons.items()},
     )
 
 
@@ -281,7 +282,11 @@ def _mixed(release: Release) -> list[Search]:
     if len(query_modalities(queries)) < 2:
         return []
     gallery = [record for record in release.parts["gallery"] if Modality.RGB in record.sources]
-    return drawn_searches([*queries, *gallery], MIXED, MIXED_SEED, smallest=2)
+    # The records themselves are searched, so that an image is one item under both protocols.
+    return [
+        replace(search, gallery=gallery)
+        for search in drawn_searches([*queries, *gallery], MIXED, MIXED_SEED, smallest=2)
+    ]
 
 
 def _mixed_alone(release: Release) -> list[Search]:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.load import experiment_to_dict
 from configs.vocabulary import Modality
 from datasets.build import build_source_reader
 from datasets.loading.text_notes import text_notes
 from datasets.modalities import MODALITIES
-from datasets.structures import distinct_sources
+from datasets.structures import Person, distinct_sources
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
 from solver.commands.opening import ModelChoice, Opened, open_trained
 from solver.evaluation.result import TIE_RULE
@@ -28,7 +29,7 @@ from solver.reports.grid import OWN_IMAGE, describe_query, printable, word_of, w
 from solver.reports.html_page import write_page
 from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE
 from solver.runs import TrainedModel
-from solver.search.gallery import EncodedGallery, Gallery, GalleryEncoder, folder_gallery, split_gallery
+from solver.search.gallery import EncodedGallery, Gallery, GalleryEncoder, own_gallery, split_gallery
 from solver.search.queries import (
     VISIBLE_INFRARED,
     Query,
@@ -57,10 +58,9 @@ class SearchOptions:
     """The command line of infer.py. parts: key -> file or text of one query. task, index: an entry of the test lists
     (None = the first).
 
-    gallery: a folder, empty = the test gallery of the run's data set. gallery_modality: rgb or nir, empty = see
-    `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint. output:
-    name of the picture, empty = retrieval.png beside it.
-    export: file of the features, empty = none.
+    gallery: a folder or a manifest, empty = the test gallery of the run's data set. gallery_modality: rgb or nir, empty
+    = see `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint.
+    output: name of the picture, empty = retrieval.png beside it. export: file of the features, empty = none.
     """
 
     run: str = ""
@@ -132,7 +132,7 @@ def run_search(options: SearchOptions) -> str:
         raise UserError("--index needs --task NAME, the list that it counts in")
     # Whatever is wrong with files that the user names is said before the weights are read.
     named = _named_queries(options)
-    folder = folder_gallery(options.gallery) if options.gallery else None
+    folder = own_gallery(options.gallery) if options.gallery else None
     opened = open_trained(
         ModelChoice(
             run=options.run,
@@ -201,7 +201,7 @@ def _queries_and_gallery(
     benchmark = load_test_benchmark(config, trained, whole=True)
     split = benchmark.splits[TEST_SPLIT]
     listed = find_list(split, options.task) if options.task else None
-    queries = named if listed is None else (listed_query(listed, options.index or 0),)
+    queries = named if listed is None else (listed_query(split, listed, options.index or 0),)
     check_encodable(queries, config.model.modalities)
     if listed is not None and folder is None:
         return queries, split_gallery(
@@ -318,7 +318,7 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
                 "rank": image.rank,
                 "path": printable(image.path),
                 "similarity": round(image.similarity, 7),
-                **({} if image.person_id is None else {"person_id": image.person_id}),
+                **({} if image.person_id is None else {"person_id": _printable(image.person_id)}),
                 **({} if image.match is None else {"match": image.match}),
                 **({"own_image": True} if image.own_image else {}),
             }
@@ -327,11 +327,15 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
     }
 
 
+def _printable(person: Person | None) -> Person | None:
+    return printable(person) if isinstance(person, str) else person
+
+
 def _described(query: Query) -> dict[str, Any]:
     return {
         "name": printable(query.name),
         "task": query.task,
-        "person_id": query.person_id,
+        "person_id": _printable(query.person_id),
         **{source.modality.value: printable(source.value) for source in query.sources},
     }
 
@@ -381,30 +385,33 @@ def export_features(name: str, result: SearchResult) -> Path:
     """Write the features of queries and gallery as .npz without pickles; return the file.
 
     query_features (Q, D), gallery_features (N, D) float32, each of length 1, so that products are cosines;
-    query_descriptions (Q,) JSON texts, query_person_ids (Q,) and gallery_person_ids (N,) int64 with their flags
-    query_person_known (Q,), gallery_person_known; gallery_paths (N,); weights: the fingerprint.
+    query_descriptions (Q,) JSON texts, query_person_ids (Q,) and gallery_person_ids (N,) with their flags
+    query_person_known (Q,), gallery_person_known: int64 where the data set numbers its persons, else the user's names;
+    gallery_paths (N,); weights: the fingerprint.
     """
     path = export_path(name)
     gallery, queries = result.gallery, result.encoded.queries
-    ids = gallery.gallery.person_ids
     arrays = {
         "query_features": result.encoded.features.cpu().numpy(),
         "query_descriptions": np.asarray([json.dumps(_described(query), ensure_ascii=False) for query in queries]),
-        "query_person_ids": np.asarray(
-            [0 if query.person_id is None else query.person_id for query in queries], dtype=np.int64
-        ),
+        "query_person_ids": _person_array([query.person_id for query in queries]),
         "query_person_known": np.asarray([query.person_id is not None for query in queries]),
         "gallery_features": gallery.features.cpu().numpy(),
         "gallery_paths": np.asarray([printable(gallery.gallery.sources[index].value) for index in gallery.positions]),
-        "gallery_person_ids": np.zeros(len(gallery.positions), dtype=np.int64)
-        if ids is None
-        else np.asarray(ids, dtype=np.int64)[gallery.positions],
-        "gallery_person_known": np.asarray(ids is not None),
+        "gallery_person_ids": _person_array([gallery.gallery.person(index) for index in gallery.positions]),
+        "gallery_person_known": np.asarray(gallery.gallery.person_ids is not None),
         "weights": np.asarray(result.trained.fingerprint),
     }
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
     return path
+
+
+def _person_array(persons: Sequence[Person | None]) -> NDArray[Any]:
+    """Numbers where all are numbers, else names; 0 or an empty name where unknown."""
+    if all(isinstance(person, int | None) for person in persons):
+        return np.asarray([person or 0 for person in persons], dtype=np.int64)
+    return np.asarray(["" if person is None else printable(str(person)) for person in persons])
 
 
 def _printed(result: SearchResult) -> list[str]:

@@ -99,13 +99,15 @@ def _ranked(result: EvaluationResult, entry: Entry) -> RankedQuery:
             index=int(place),
             path=split.gallery[place].value,
             similarity=float(similarity),
-            person_id=split.gallery_ids[place],
+            person_id=split.person(split.gallery_ids[place]),
             match=hit,
         )
         for rank, (place, similarity, hit) in enumerate(zip(places, similarities, hits[:RESULTS_PER_QUERY]), start=1)
     )
     return RankedQuery(
-        query=Query(name=f"{listed.task} entry {index}", sources=queries.entries[index], person_id=person),
+        query=Query(
+            name=f"{listed.task} entry {index}", sources=queries.entries[index], person_id=split.person(person)
+        ),
         results=images,
         matches=matches,
         first_match=first_match,

@@ -170,7 +170,7 @@ def describe_query(row: RankedQuery) -> str:
     name = printable(row.query.name)
     found = [name] if name.startswith(row.query.task) else [name, row.query.task]
     if row.query.person_id is not None:
-        found.append(f"person {row.query.person_id}")
+        found.append(printable(f"person {row.query.person_id}"))
     if row.first_match is not None:
         found.append(
             f"first match at rank {row.first_match} ({row.matches} in the gallery)"
@@ -254,7 +254,8 @@ def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedIm
     _write(draw, (left, top), rank, load_font(12, bold=True), INK, width // 2)
     value, font = f"{image.similarity:.4f}", load_font(12)
     draw.text((left + width - font.getlength(value), top), value, font=font, fill=INK)
-    label = " · ".join(filter(None, [word_of(image), "" if image.person_id is None else f"id {image.person_id}"]))
+    person = "" if image.person_id is None else printable(f"id {image.person_id}")
+    label = " · ".join(filter(None, [word_of(image), person]))
     below = (left, box[1] + IMAGE_HEIGHT + 2 * FRAME + 4)
     if label:
         _write(draw, below, label, load_font(11), COLOURS[image.match] if image.match is not None else SOFT, width)

@@ -126,7 +126,7 @@ def _part(source: Source) -> str:
 
 
 def _result(image: RankedImage) -> str:
-    person = "" if image.person_id is None else f" id {image.person_id}"
+    person = "" if image.person_id is None else f" id {escape(image.person_id)}"
     word = word_of(image)
     caption = f"#{image.rank} · {image.similarity:.4f}<br><b>{word}</b>{person}"
     return _figure(

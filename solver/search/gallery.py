@@ -5,6 +5,7 @@ Shapes: G gallery images, N of them readable, D embed_dim.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor
 
 from configs.vocabulary import Modality
+from datasets.formats.listing import require_image_suffix
+from datasets.formats.manifest_rows import SUFFIXES, read_manifest
 from datasets.loading.readers import IMAGE_SUFFIXES, Reader
 from datasets.modalities import MODALITIES
-from datasets.structures import Benchmark, EvalSplit, QueryList, Source
+from datasets.structures import Benchmark, EvalSplit, Person, QueryList, Source
 from model.interface import RetrievalModel
 from solver.evaluation.encoding import SourceEncoder, encode_sources, inference
 from solver.evaluation.plan import Integers, SourceTable, gallery_slots
@@ -35,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 """To be raised when the file's form, the reading of images or the normalisation changes."""
+
+UNLISTED = -1
+"""Number of a person whom a gallery does not hold."""
 
 Signature = list[Any]
 """[absolute path, size, modification time in ns, SHA-256 of the content]; size -1 = no such file."""
@@ -50,12 +56,14 @@ class Gallery:
     """Folder or data set, for the cache's name."""
     sources: tuple[Source, ...]
     """The images."""
-    person_ids: tuple[int, ...] | None = None
-    """One per image, None = unknown."""
+    person_ids: tuple[Person, ...] | None = None
+    """One per image, as users know them; None = unknown."""
     protocol: str = "cosine similarity, no exclusion"
     """How it is searched, in words."""
     note: str = ""
     """What a reader of the result must know about it, empty = nothing."""
+    listed: bool = False
+    """The modality of each image is listed; otherwise whoever searches says what the images are."""
     instruction: Source | None = None
     """What a model that follows instructions is told with every image; None = the images alone."""
 
@@ -65,12 +73,41 @@ class Gallery:
         present = {source.modality for source in self.sources}
         return tuple(modality for modality in Modality if modality in present)
 
+    def person(self, index: int) -> Person | None:
+        """Return the person of an image, None = unknown."""
+        return None if self.person_ids is None else self.person_ids[index]
+
     def read_as(self, modality: Modality) -> Gallery:
-        """Return the gallery with every image of that modality."""
-        return replace(self, sources=tuple(replace(source, modality=modality) for source in self.sources))
+        """Return the gallery as images of that modality: those of it where modalities are listed, else all of them.
+
+        Raises UserError when none is listed as such.
+        """
+        if not self.listed:
+            return replace(self, sources=tuple(replace(source, modality=modality) for source in self.sources))
+        kept = [index for index, source in enumerate(self.sources) if source.modality is modality]
+        if not kept:
+            listed = " and ".join(entry.name for entry in self.modalities)
+            raise UserError(
+                f"{self.name} lists {listed} images, and {modality.name} ones are searched; give --gallery-modality"
+            )
+        return replace(
+            self,
+            sources=tuple(self.sources[index] for index in kept),
+            person_ids=None if self.person_ids is None else tuple(self.person_ids[index] for index in kept),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PersonCodes:
+    """Persons as numbers, for comparisons of many at once."""
+
+    numbers: Mapping[str, int]
+    """Name of a person -> number."""
+    codes: Integers
+    """(N,): number of each row's person."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodedGallery:
     """A gallery and the features of its readable images."""
 
@@ -84,11 +121,14 @@ class EncodedGallery:
     reused: bool
     """The features came from the disk."""
 
-    @property
-    def person_ids(self) -> Integers | None:
-        """Persons of the rows (N,), None = unknown."""
-        ids = self.gallery.person_ids
-        return None if ids is None else np.asarray(ids, dtype=np.int64)[self.positions]
+    @functools.cached_property
+    def persons(self) -> PersonCodes | None:
+        """Persons of the rows, None = unknown."""
+        if self.gallery.person_ids is None:
+            return None
+        numbers: dict[str, int] = {}
+        codes = [numbers.setdefault(str(person), len(numbers)) for person in self.gallery.person_ids]
+        return PersonCodes(numbers=numbers, codes=np.asarray(codes, dtype=np.int64)[self.positions])
 
 
 def split_gallery(
@@ -105,7 +145,7 @@ def split_gallery(
     items: Sequence[int] = range(len(split.gallery))
     if listed is not None and listed.gallery is not None:
         items, title, location = listed.gallery, f"{benchmark.name} {listed.name}", f"{location} {listed.name}"
-    pairs = [(split.gallery[item], split.gallery_ids[item]) for item in items]
+    pairs = [(split.gallery[item], split.person(split.gallery_ids[item])) for item in items]
     kept = [pair for pair in pairs if modality in (None, pair[0].modality)]
     note = ""
     if not kept and modality is not None:
@@ -143,15 +183,58 @@ def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
     return f"cosine similarity, the gallery of {listed.name}{excluded}"
 
 
-def _queries_of(split: EvalSplit, modality: Modality) -> list[tuple[Source, int]]:
+def _queries_of(split: EvalSplit, modality: Modality) -> list[tuple[Source, Person]]:
     """Every distinct single-image query of a modality with its person."""
     persons = {
-        entry[0]: person
+        entry[0]: split.person(person)
         for queries in split.query_lists
         if queries.combination == (modality,)
         for entry, person in zip(queries.entries, queries.person_ids)
     }
     return list(persons.items())
+
+
+SEARCHED_SPLITS = ("gallery", "test")
+
+
+def own_gallery(place: str | Path) -> Gallery:
+    """Return the gallery of a folder of images, or of a manifest (.csv, .jsonl), which says who they show.
+
+    Raises UserError for neither, and for whatever is wrong in it.
+    """
+    path = Path(place)
+    return manifest_gallery(path) if path.suffix.lower() in SUFFIXES and path.is_file() else folder_gallery(place)
+
+
+def manifest_gallery(path: Path) -> Gallery:
+    """Return the images of a manifest, sorted by path, with their persons: those that a test searches (split gallery or
+    test) where the manifest has any, else all. Raises UserError naming file and line.
+    """
+    rows = [row for row in read_manifest(path) if row.path]
+    searched = [row for row in rows if row.split in SEARCHED_SPLITS] or rows
+    images: dict[str, tuple[Source, Person]] = {}
+    for row in searched:
+        value = os.path.normpath(os.path.join(path.parent, row.path))
+        require_image_suffix(row.path, row.where)
+        if not os.path.isfile(value):
+            raise UserError(
+                f"{row.where}: no such image: {value}; correct the path (it counts from the manifest's folder)"
+            )
+        source = Source(modality=row.modality, value=value, record=row.where)
+        if images.setdefault(value, (source, row.person))[1] != row.person:
+            raise UserError(
+                f"{row.where}: {row.path} is of {row.person!r} and of {images[value][1]!r}; correct one row"
+            )
+    if not images:
+        raise UserError(f"{path}: lists no image; give rows a path")
+    kept = [images[value] for value in sorted(images)]
+    return Gallery(
+        name=f"manifest {path}",
+        location=os.path.abspath(path),
+        sources=tuple(source for source, _ in kept),
+        person_ids=tuple(person for _, person in kept),
+        listed=True,
+    )
 
 
 def folder_gallery(folder: str | Path) -> Gallery:

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.vocabulary import Combination, Modality, combination_name
 from datasets.modalities import MODALITIES
-from datasets.structures import EvalSplit, QueryList, Source
+from datasets.structures import EvalSplit, Person, QueryList, Source
 from utils.errors import UserError, nearest
 from utils.files import read_json
 
@@ -28,7 +28,7 @@ class Query:
     """Where it came from."""
     sources: tuple[Source, ...]
     """Its parts, one of each modality."""
-    person_id: int | None = None
+    person_id: Person | None = None
     """None = unknown."""
     instruction: Source | None = None
     """What a model that follows instructions is told with it: a text, or a picture of clothes."""
@@ -45,7 +45,7 @@ class Query:
 
 
 def query_from_parts(
-    parts: Mapping[str, str], name: str, folder: str | Path = "", person_id: int | None = None
+    parts: Mapping[str, str], name: str, folder: str | Path = "", person_id: Person | None = None
 ) -> Query:
     """Return the query of `parts`: key of PART_KEYS -> image file or text.
 
@@ -102,8 +102,8 @@ def _read_entry(entry: Any, where: str, folder: Path) -> Query:
         if key not in valid:
             raise UserError(f"{where}: unknown key {key!r}, {nearest(key, valid)}")
         if key == PERSON_KEY:
-            if isinstance(value, bool) or not isinstance(value, int | None):
-                raise UserError(f"{where}: key {key} = {value!r}: must be a whole number")
+            if isinstance(value, bool) or not isinstance(value, int | str | None):
+                raise UserError(f"{where}: key {key} = {value!r}: must be a person's number or name")
         elif not isinstance(value, str):
             raise UserError(f"{where}: key {key} = {value!r}: must be {'an image path' if key != 'text' else 'a text'}")
     parts = {key: value for key, value in entry.items() if key != PERSON_KEY}
@@ -145,8 +145,12 @@ def find_list(split: EvalSplit, task: str) -> QueryList:
     return lists[task.strip().upper()]
 
 
-def listed_query(found: QueryList, index: int) -> Query:
-    """Return entry `index`, from 0, of a query list. Raises UserError with what there is."""
+def listed_query(split: EvalSplit, found: QueryList, index: int) -> Query:
+    """Return entry `index`, from 0, of a query list of a split. Raises UserError with what there is."""
     if not 0 <= index < len(found.entries):
         raise UserError(f"--index {index}: the list {found.name} has the entries 0 to {len(found.entries) - 1}")
-    return Query(name=f"{found.name} entry {index}", sources=found.entries[index], person_id=found.person_ids[index])
+    return Query(
+        name=f"{found.name} entry {index}",
+        sources=found.entries[index],
+        person_id=split.person(found.person_ids[index]),
+    )

@@ -17,12 +17,12 @@ from torch import Tensor
 from configs.vocabulary import Combination
 from datasets.loading.readers import Reader
 from datasets.modalities import MODALITIES
-from datasets.structures import EvalSplit, QueryList, Source
+from datasets.structures import EvalSplit, Person, QueryList, Source
 from model.interface import RetrievalModel
 from solver.evaluation.features import encode_plan
 from solver.evaluation.plan import Integers, plan_evaluation
 from solver.evaluation.spec import EvaluationSpec
-from solver.search.gallery import EncodedGallery
+from solver.search.gallery import UNLISTED, EncodedGallery
 from solver.search.queries import Query
 from utils.identical import crossing, identical_files
 from utils.retrieval.ranking import sort_blocks, unit_length
@@ -40,7 +40,7 @@ class RankedImage:
     """Its file."""
     similarity: float
     """Cosine with the query."""
-    person_id: int | None = None
+    person_id: Person | None = None
     """None = unknown."""
     match: bool | None = None
     """Same person as the query; None = unknown, or the query itself."""
@@ -159,12 +159,13 @@ def _ranked(
     """similarity (K,): of the best images. order (N,): rows of the encoded gallery from best to worst. own: see
     `own_images`.
     """
-    ids = gallery.person_ids
+    persons = gallery.persons
     none = np.empty(0, dtype=np.int64)
     itself = np.isin(order, np.concatenate([none, *(own.get(source, none) for source in query.sources)]))
     matches = None
-    if ids is not None and query.person_id is not None:
-        matches = (ids[order] == query.person_id) & ~itself
+    if persons is not None and query.person_id is not None:
+        # A name is a text wherever it is written: 51 in a file of queries is the person "51" of a manifest.
+        matches = (persons.codes[order] == persons.numbers.get(str(query.person_id), UNLISTED)) & ~itself
     results = []
     for rank, (row, value) in enumerate(zip(order[: len(similarity)], similarity), start=1):
         index = int(gallery.positions[row])
@@ -174,7 +175,7 @@ def _ranked(
                 index=index,
                 path=gallery.gallery.sources[index].value,
                 similarity=float(value),
-                person_id=None if ids is None else int(ids[row]),
+                person_id=None if persons is None else gallery.gallery.person(index),
                 match=None if matches is None or itself[rank - 1] else bool(matches[rank - 1]),
                 own_image=bool(itself[rank - 1]),
             )
