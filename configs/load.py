@@ -17,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.scalars import read_value, read_yaml
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.evaluation import EvalConfig
 from configs.schema.experiment import FAMILIES, ExperimentConfig
@@ -144,11 +145,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has more than {MAX_BYTES} bytes: not a configuration; give a YAML file of options")
     try:
-        # OmegaConf's loader is safe (no tags) and refuses duplicate keys and alias bombs.
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        values = read_yaml(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
         raise UserError(f"{path}: not a configuration: its brackets are nested too deeply, correct them") from error
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(
             f"{path}: not a readable YAML file: {' '.join(str(error).split())}; correct it there"
         ) from error
@@ -179,15 +179,12 @@ def _override_value(text: str, raw: str) -> Any:
     if raw == "":
         return ""
     try:
-        # The same loader as for files: no tags, no duplicate keys, 1e-3 is a number.
-        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {raw}"), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        return read_value(raw)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
-            f"override {text!r}: the value is not valid YAML; put a text with : # [ {{ or quotes into quotes"
+            f"override {text!r}: the value is not valid YAML ({first_line(error)}); put a text that begins with "
+            "[ { ! & * or quotes into quotes"
         ) from error
-    if not isinstance(parsed, dict) or list(parsed) != ["value"]:
-        raise UserError(f"override {text!r}: the value must stand on one line")
-    return parsed["value"]
 
 
 def _insert(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -260,7 +257,22 @@ def _assign(tree: Any, where: str, name: str, value: Any) -> list[str]:
         OmegaConf.update(tree, name, value, merge=False)
     except OmegaConfBaseException as error:
         return [f"{where}: {name} = {value!r}: {_reason(error, value)}"]
-    return []
+    stored = OmegaConf.select(tree, name)
+    changed = _changed(value, OmegaConf.to_container(stored) if OmegaConf.is_config(stored) else stored)
+    return [f"{where}: {name} = {value!r}: {changed}"] if changed else []
+
+
+def _changed(value: Any, stored: Any) -> str:
+    """Return what is wrong when OmegaConf made something else of a value than what was written, else nothing."""
+    if isinstance(value, Mapping) and isinstance(stored, Mapping):
+        return next(filter(None, (_changed(entry, stored.get(key)) for key, entry in value.items())), "")
+    if isinstance(value, (list, tuple)) and isinstance(stored, (list, tuple)):
+        return next(filter(None, map(_changed, value, stored)), "")
+    if isinstance(stored, str) and isinstance(value, (bool, float)):
+        return "must be a text; put it into quotes"
+    if isinstance(stored, bool) and not isinstance(value, (bool, str)) and value not in (0, 1):
+        return "must be true or false"
+    return ""
 
 
 def _finite(value: Any) -> bool:

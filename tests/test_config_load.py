@@ -1,6 +1,7 @@
-"""Covers: configs/load, configs/vocabulary, configs/schema/checks, configs/schema/data, configs/schema/evaluation,
-configs/schema/experiment, configs/schema/family, configs/schema/reid5o, configs/schema/train, configs/schema/vireid.
-Configuration files and overrides: what is merged, what is refused and in which words.
+"""Covers: configs/load, configs/scalars, configs/vocabulary, configs/schema/checks, configs/schema/data,
+configs/schema/evaluation, configs/schema/experiment, configs/schema/family, configs/schema/reid5o,
+configs/schema/train, configs/schema/vireid. Configuration files and overrides: what is merged, what is refused and in
+which words, and that nothing is read as something else than it was written.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from configs.load import build_experiment, experiment_to_dict, load_experiment, parse_overrides, save_experiment
+from configs.scalars import read_value
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.evaluation import EvalConfig
 from configs.schema.experiment import ExperimentConfig
@@ -160,7 +162,17 @@ def test_override_values(tmp_path: Path, override: str, section: str, key: str, 
         ("seed: true", ["seed = True"]),
         ("name: a/b", ["name = 'a/b'", "output_dir"]),
         ("name: ..", ["name = '..'"]),
-        ("name: on", ["name = True", "quotes"]),
+        ("name: true", ["name = True", "quotes"]),
+        ("name: 1.50", ["name = 1.5", "quotes"]),
+        ("data: {root: 1.50}", ["data.root = 1.5", "quotes"]),
+        ("data: {protocols: [a, true]}", ["data.protocols", "quotes"]),
+        ("train: {epochs: 1:30}", ["train.epochs = '1:30'"]),
+        ("train: {epochs: 0x10}", ["train.epochs = '0x10'"]),
+        ("train: {drop_last: 7}", ["train.drop_last = 7", "true or false"]),
+        ("eval: {flip: -1}", ["eval.flip = -1", "true or false"]),
+        ("seed: 010", ["seed = '010'"]),
+        ("data: &anchor {root: x}", ["anchors", "not a readable YAML"]),
+        ("data: {root: x}\naugment: *data", ["aliases", "not a readable YAML"]),
         ("output_dir: [a]", ["output_dir"]),
         ("data: {root: '${oc.env:HOME}'}", ["data.root", "interpolations are off"]),
         ("data: {root: '${data.cache_dir}'}", ["data.root", "interpolations are off"]),
@@ -200,11 +212,39 @@ def test_refused_files(tmp_path: Path, text: str, words: list[str]) -> None:
         ("data.root=x\nseed: 3", ["one line"]),
         ("data.root=!!python/object/apply:os.getcwd []", ["not valid YAML"]),
         ("objective.losses.id=inf", ["finite"]),
+        ("data.root=&a /data", ["anchor", "quotes"]),
+        ("data.root=!!str /data", ["tag", "quotes"]),
+        ("data.root='/data' # mine", ["something follows"]),
+        ("model.image_size=[64,32] # small", ["something follows"]),
+        ("data.root=true", ["data.root = True", "quotes"]),
+        ("train.epochs=1:30", ["train.epochs = '1:30'"]),
     ],
 )
 def test_refused_overrides(tmp_path: Path, override: str, words: list[str]) -> None:
     message = refusal(tmp_path, "seed: 0", override)
     assert not [word for word in words if word not in message], message
+
+
+@pytest.mark.parametrize(
+    "text", ["0123", "007", "2024_01_15", "12:30", "2024-01-15", "on", "no", "0x1f", "1_0", "+5", "set #2", "a: b", "5"]
+)
+def test_texts_stay_what_was_written(tmp_path: Path, text: str) -> None:
+    config = load(tmp_path, "seed: 0", f"name={text}", f"data.root=/data/{text}", f"data.cache_dir={text}")
+    assert (config.name, config.data.root, config.data.cache_dir) == (text, f"/data/{text}", text)
+    quoted = f"'{text}'" if text in ("set #2", "a: b") else text
+    assert load(tmp_path, f"data: {{protocols: [{quoted}]}}").data.protocols == (text,)
+    save_experiment(config, tmp_path / "again.yaml")
+    assert load_experiment(tmp_path / "again.yaml") == config
+
+
+def test_numbers_are_what_is_printed(tmp_path: Path) -> None:
+    config = load(tmp_path, "train: {batch_size: 010, epochs: '12'}", "optimizer.lr=1e-3", "eval.flip=1", "seed=3")
+    # Eight is in no number that is written here.
+    assert (config.train.batch_size, config.train.epochs, config.optimizer.lr, config.seed) == (10, 12, 0.001, 3)
+    assert config.eval.flip is True
+    for written, value in {"0.5": 0.5, ".5": 0.5, "2.": 2.0, "1E2": 100.0, "-3": -3, "~": None, "NULL": None}.items():
+        assert read_value(written) == value and type(read_value(written)) is type(value)
+    assert read_value('"x # y"') == "x # y" and read_value(" [1, 02] ") == [1, "02"]
 
 
 def test_every_problem_is_reported_at_once_with_its_place(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_checkpoints(place: OrbenchPlace) -> None:
     for content, word in (
         ({**payload, "family": "irm"}, "family irm"),
         (payload["model"], "not a checkpoint of this project"),
-        ({**payload, "model": {}}, "num_identities"),
+        ({**payload, "model": {}}, "missing"),
         ({**payload, "extra": Bomb(trace)}, "posix.mkdir"),
     ):
         torch.save(content, bad)

@@ -110,6 +110,8 @@ def _check_weights(path: str | Path, state: Any) -> None:
         raise UserError(
             f"{path} is not a checkpoint of this project: its weights are no table of named tensors; copy it again"
         )
+    if not state:
+        raise UserError(f"{path} is not a checkpoint of this project: its weights are missing; copy it again")
     for name, value in state.items():
         if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
             raise UserError(
