@@ -24,7 +24,7 @@ from configs.schema.experiment import FAMILIES, ExperimentConfig
 from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.vocabulary import Family
 from utils.errors import UserError, first_line, nearest
-from utils.files import write_text
+from utils.files import real_path, write_text
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
@@ -124,7 +124,7 @@ def _plain(value: Any) -> Any:
 
 
 def _file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
-    if path.resolve() in seen:
+    if real_path(path) in seen:
         raise UserError(
             f"{path}: `base` leads back to a file that is already being read; take the line out of one of them"
         )
@@ -134,7 +134,7 @@ def _file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dic
         return [(str(path), values)]
     if not isinstance(base, str):
         raise UserError(f"{path}: base = {base!r}: must be the name of one YAML file")
-    return [*_file_layers(path.parent / base, (*seen, path.resolve())), (str(path), values)]
+    return [*_file_layers(path.parent / base, (*seen, real_path(path))), (str(path), values)]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -156,11 +156,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: must be a table of `key: value` lines; write them, for instance `name: run`")
     table = {str(key): value for key, value in values.items()}
     for key, value in _leaves(table):
-        _refuse_interpolation(str(path), key, value)
+        _refuse_odd_text(str(path), key, value)
     return table
 
 
-def _refuse_interpolation(where: str, key: str, value: Any) -> None:
+def _refuse_odd_text(where: str, key: str, value: Any) -> None:
+    if "\\x00" in repr(value):
+        raise UserError(f"{where}: {key} = {value!r}: no text or path can hold a NUL, remove it")
     if "${" in str(value):
         raise UserError(f"{where}: {key} = {value!r}: interpolations are off; write the value itself")
 
@@ -169,7 +171,7 @@ def _override_layer(text: str) -> tuple[str, dict[str, Any]]:
     key, equals, raw = text.partition("=")
     if not equals or not all(key.split(".")) or key.startswith("-"):
         raise UserError(f"override {text!r}: write key.sub=value, for instance train.epochs=10")
-    _refuse_interpolation("command line", key, raw)
+    _refuse_odd_text("command line", key, raw)
     layer = _Entries()
     _insert(layer, key, _override_value(text, raw))
     return "command line", layer
@@ -179,12 +181,14 @@ def _override_value(text: str, raw: str) -> Any:
     if raw == "":
         return ""
     try:
-        return read_value(raw)
+        value = read_value(raw)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
             f"override {text!r}: the value is not valid YAML ({first_line(error)}); put a text that begins with "
             "[ { ! & * or quotes into quotes"
         ) from error
+    _refuse_odd_text("command line", text.partition("=")[0], value)
+    return value
 
 
 def _insert(tree: dict[str, Any], key: str, value: Any) -> None:

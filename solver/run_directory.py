@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from utils.errors import UserError
-from utils.files import is_leftover, remove_leftovers
+from utils.files import is_leftover, ordinary, remove_leftovers
 from utils.locks import is_locked, locked_folder
 from utils.log import configure_logging
 
@@ -111,7 +111,7 @@ def is_run(directory: Path) -> bool:
     """Return whether a directory has the configuration of a run, its own or that of the run it is replacing."""
     for path in (directory / CONFIG_FILE, directory / PREVIOUS_FOLDER / CONFIG_FILE, directory / _MOVING / CONFIG_FILE):
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found = yaml.safe_load(ordinary(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue
         if isinstance(found, dict) and {"family", "data", "train"} <= found.keys():

@@ -21,7 +21,7 @@ from model.weights.reid5o import build_official, is_flat_config, read_flat_confi
 from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, OUTCOME_FILE, restore_previous
 from utils.checkpoint_io import fingerprint_state, load_checkpoint
 from utils.errors import UserError, shortened
-from utils.files import is_leftover
+from utils.files import is_leftover, real_path
 
 SHOWN = 5
 INITIAL = frozenset({"init", "position_resize"})
@@ -68,7 +68,7 @@ def open_run(
             )
         )
     trained = open_checkpoint(directory / CONFIG_FILE, find_checkpoint(directory, checkpoint), overrides, device)
-    own = trained.checkpoint.parent.resolve() == directory.resolve()
+    own = real_path(trained.checkpoint.parent) == real_path(directory)
     if not own or (directory / OUTCOME_FILE).is_file() or trained.epoch is None:
         return trained
     note = (

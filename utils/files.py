@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -128,7 +129,8 @@ def _umask() -> int:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A file name that is not UTF-8 is written as an escape, which JSON reads back.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -136,10 +138,26 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def ordinary(path: str | os.PathLike[str]) -> Path:
+    """Return a path that is about to be read.
+
+    Raises OSError for a pipe, which would be waited for, and for a device, which never ends.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not an ordinary file", os.fspath(path))
+    return Path(path)
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path with its links followed; a link that leads to itself is left as it is."""
+    return Path(os.path.realpath(path))
+
+
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Read a JSON file. Raises UserError that names the file and `what` it should have been."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(ordinary(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path} ({what}); restore it or correct the path") from error
     except RecursionError as error:
@@ -154,7 +172,7 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes as hex."""
-    with Path(path).open("rb") as stream:
+    with ordinary(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
 
 

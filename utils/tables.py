@@ -72,7 +72,10 @@ def format_table(
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
     """Write rows as CSV, atomically, numbers in full precision; None and nan are empty cells."""
     names = list(columns) if columns is not None else columns_of(rows)
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(names)
         writer.writerows(

@@ -14,6 +14,7 @@ from configs.vocabulary import Modality
 from datasets.loading.readers import IMAGE_SUFFIXES
 from datasets.structures import Source
 from utils.errors import UserError
+from utils.files import ordinary
 
 OUTFITS = 1000
 """Outfits of one person that `outfit_id` can tell apart."""
@@ -164,7 +165,7 @@ def read_lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
     read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = ordinary(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path} ({what}); restore it from the original release") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.vocabulary import Modality
 from utils.errors import UserError, nearest
-from utils.files import atomic_path
+from utils.files import atomic_path, ordinary
 
 SUFFIXES = (".csv", ".jsonl")
 SPLITS = ("train", "val", "query", "gallery", "test")
@@ -65,7 +65,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if ordinary(path).stat().st_size > MAX_BYTES:
             raise UserError(
                 f"{path}: {path.stat().st_size:,} bytes, more than the limit of {MAX_BYTES:,}; split the manifest"
             )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import ordinary
 from utils.foreign import foreign_file
 
 HEADER_BYTES = 128
@@ -40,7 +41,7 @@ def load_matlab(path: Path) -> dict[str, Any]:
     """
     remedy = "copy it again from the original release"
     with foreign_file(f"cannot read {path} as a MATLAB file", remedy):
-        if path.stat().st_size > MOST_BYTES:
+        if ordinary(path).stat().st_size > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES >> 20} MB")
         content = path.read_bytes()
         if content[:4] == b"\x89HDF" or content[HEADER_BYTES - 4 : HEADER_BYTES - 2] in (b"\x00\x02", b"\x02\x00"):

@@ -20,6 +20,7 @@ from datasets.loading.tokenizers import TextReader
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from utils.errors import UserError
+from utils.files import ordinary
 
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused unread: no person crop has so many, and a small file can claim them."""
@@ -104,7 +105,7 @@ def show_image(path: str | Path, record: str = "") -> Shown:
     """
     where = f"{path}{f' ({record})' if record else ''}"
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(ordinary(path), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{where}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; crop or "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from datasets.loading.captions import preprocess_caption
 from utils.errors import UserError, nearest
+from utils.files import ordinary
 
 VOCAB_FILE = "vocab.txt"
 
@@ -204,7 +205,7 @@ def _vocab_folder(vocab: str) -> Path:
 
 def _check_vocabulary(file: Path) -> None:
     try:
-        pieces = frozenset(file.read_text(encoding="utf-8").splitlines())
+        pieces = frozenset(ordinary(file).read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {file}: {error}; take the {VOCAB_FILE} of bert-base-uncased") from error
     missing = [name for name in ("[PAD]", "[UNK]", "[CLS]", "[MASK]") if name not in pieces]

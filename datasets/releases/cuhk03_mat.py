@@ -14,7 +14,7 @@ from PIL import Image
 
 from datasets.formats.matlab_files import load_matlab
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, ordinary
 
 OFFICIAL = "cuhk03-np"
 """Folder of the market format, which this module writes and the reader reads."""
@@ -193,7 +193,7 @@ def _open_cells(path: Path, variant: str) -> Iterator[_Cells]:
     except ModuleNotFoundError as error:
         raise UserError(f"{path}: reading it needs h5py; pip install h5py") from error
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(ordinary(path), "r")
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error}; it must be the MATLAB 7.3 (HDF5) file of the release, copy it again"

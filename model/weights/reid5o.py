@@ -18,6 +18,7 @@ from model.weights.clip import count_blocks
 from model.weights.reid5o_names import alias_names, reference_name, released_in_half
 from utils.checkpoint_io import load_tensors
 from utils.errors import UserError, nearest, shortened
+from utils.foreign import foreign_file
 
 SHOWN = 4
 MAX_CONFIG_BYTES = 1_000_000
@@ -104,11 +105,9 @@ def read_flat_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"no such configuration: {file}; give the configs.yaml that lies beside the checkpoint")
     if file.stat().st_size > MAX_CONFIG_BYTES:
         raise UserError(f"{file} has more than {MAX_CONFIG_BYTES} bytes: not a configuration")
-    try:
+    with foreign_file(f"{file} is not a readable flat configs.yaml", "copy it again from beside the checkpoint"):
         # A subclass of the safe loader: it builds plain values only.
         values = yaml.load(file.read_text(encoding="utf-8"), Loader=_FlatLoader)  # noqa: S506
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{file} is not a readable flat configs.yaml: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not {"img_size", "stride_size"} <= set(values):
         raise UserError(
             f"{file} is not the flat configs.yaml of a released run: it must state img_size and stride_size"

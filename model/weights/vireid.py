@@ -24,7 +24,7 @@ from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid_names import is_agw, our_name, rename
 from utils.checkpoint_io import FORMAT_VERSION, load_tensors, save_checkpoint
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import real_path, write_text
 
 TORCHVISION_RULES: tuple[tuple[str, str], ...] = (
     (r"(conv1|bn1)\.(.*)", r"backbone.stems.STEM.\1.\2"),
@@ -187,7 +187,7 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
     Raises UserError when an entry is missing, unknown or of another shape.
     """
     yaml_file = Path(target).with_suffix(".yaml")
-    if Path(target) == yaml_file or Path(target).resolve() == Path(source).resolve():
+    if Path(target) == yaml_file or real_path(target) == real_path(source):
         raise UserError(
             f"OUT = {target} would be overwritten by its own configuration, or overwrite {source}; name another file "
             "that ends in .pth"

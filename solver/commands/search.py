@@ -42,7 +42,7 @@ from solver.search.queries import (
 )
 from solver.search.ranked import EncodedQueries, RankedQuery, encode_queries, search
 from utils.errors import UserError
-from utils.files import atomic_path, files_together, fingerprint, write_json
+from utils.files import atomic_path, files_together, fingerprint, real_path, write_json
 from utils.log import configure_logging, library_versions
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def run_search(options: SearchOptions) -> str:
     cache = Path(options.gallery_cache) if options.gallery_cache else home / GALLERY_CACHE_FOLDER
     for path, name in ((output, "--output"), (Path(options.export), "--export"), (cache / "file", "--gallery-cache")):
         _check_folder(path, name)
-    if options.gallery and output.resolve().is_relative_to(Path(options.gallery).resolve()):
+    if options.gallery and real_path(output).is_relative_to(real_path(options.gallery)):
         logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
     queries, gallery = _queries_and_gallery(options, trained, named, folder)
     exported = [export_path(options.export)] if options.export else []

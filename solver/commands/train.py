@@ -17,7 +17,7 @@ from solver.run_directory import CONFIG_FILE, OUTCOME_FILE, buffered_log, check_
 from solver.training.engine import Trainer, TrainingOutcome, assemble
 from utils.device import resolve_device
 from utils.errors import UserError
-from utils.files import DISK_FULL, write_json
+from utils.files import DISK_FULL, real_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
     """
     directory = Path(config.output_dir) / config.name
     check_free(directory, overwrite)
-    if config.train.init_from and directory.resolve() == Path(config.train.init_from).resolve():
+    if config.train.init_from and real_path(directory) == real_path(config.train.init_from):
         raise UserError(
             f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
             "name=..."
