@@ -59,6 +59,7 @@ def main() -> None:
     # Imported after parsing: --help must not wait.
     from datasets.formats.manifest_rows import write_manifest
     from datasets.formats.manifest_split import SplitOptions, describe, divide, moved, source_rows
+    from datasets.releases.folders import folder_notes
 
     source = Path(options.source)
     rows = source_rows(source, resplit=options.resplit)
@@ -75,6 +76,8 @@ def main() -> None:
     folder = source if source.is_dir() else source.parent
     write_manifest(output, [moved(row, folder, output.parent) for row in result.rows])
     print(describe(result))
+    for note in folder_notes(source) if source.is_dir() else ():
+        print(note)
     print(
         f"written: {output} ({len(result.rows)} rows); next: python -m datasets.check --dataset manifest --root "
         f"{output}"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.vocabulary import Modality, Task
-from datasets.formats.listing import ImageTree, find_folder, is_image_name, locate, parse_name, require_some
+from datasets.formats.listing import ImageTree, find_folder, locate, parse_name, require_some
+from datasets.loading.suffixes import is_image_name
 from datasets.structures import ReadOptions, Record, Release
 
 SAMPLED_NAMES = 8

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from configs.vocabulary import Modality
-from datasets.loading.readers import IMAGE_SUFFIXES
+from datasets.loading.suffixes import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_image_name, passed_over, suffix_of
 from datasets.structures import Source
 from utils.errors import UserError
 from utils.files import ordinary
@@ -109,6 +109,13 @@ class ImageTree:
         """
         return tuple(sorted(filter(is_image_name, self._names.of(self.root / folder))))
 
+    def passed_over(self, folder: str) -> tuple[str, ...]:
+        """Sorted paths, relative to the root, of the files in a folder that are no images to read, whatever they are.
+        Raises UserError.
+        """
+        names = sorted(passed_over(self._names.of(self.root / folder)))
+        return tuple(os.path.join(folder, name) for name in names if not os.path.isdir(self.root / folder / name))
+
     def folders(self, folder: str) -> tuple[str, ...]:
         """Sorted names of the folders in a folder relative to the root. Raises UserError when it cannot be listed."""
         try:
@@ -141,15 +148,13 @@ class ImageTree:
 
 def require_image_suffix(path: str, record: str) -> None:
     """Raise UserError for a path that does not end like an image."""
-    if os.path.splitext(path.rstrip("/"))[1].lower() not in IMAGE_SUFFIXES:
+    suffix = suffix_of(path.rstrip("/"))
+    if suffix in UNREAD_SUFFIXES:
+        raise UserError(f"{record}: {path!r} is of a form that is not read; convert it to .jpg or .png")
+    if suffix not in IMAGE_SUFFIXES:
         raise UserError(
             f"{record}: {path!r} does not end like an image ({', '.join(sorted(IMAGE_SUFFIXES))}); correct it"
         )
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file name ends like an image and is not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def parse_name(pattern: re.Pattern[str], name: str, where: str) -> re.Match[str]:

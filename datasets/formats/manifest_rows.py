@@ -13,6 +13,7 @@ from typing import Any
 from configs.vocabulary import Modality
 from utils.errors import UserError, nearest
 from utils.files import atomic_path, ordinary
+from utils.texts import one_form
 
 SUFFIXES = (".csv", ".jsonl")
 SPLITS = ("train", "val", "query", "gallery", "test")
@@ -164,6 +165,8 @@ def _row(cells: dict[str, str], where: str) -> ManifestRow:
     if modality not in names:
         raise UserError(f"{where}: modality = {modality!r}: {nearest(modality, names)}")
     _encodable(cells.values(), where)
+    # A path must stay as the file is called.
+    cells |= {name: one_form(cells[name]) for name in ("person", "camera", "clothes") if name in cells}
     row = ManifestRow(
         **{**cells, "split": split, "modality": Modality(modality), "where": where}  # type: ignore[arg-type]
     )

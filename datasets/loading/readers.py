@@ -26,7 +26,7 @@ MAX_PIXELS = 50_000_000
 """Larger pictures are refused unread: no person crop has so many, and a small file can claim them."""
 
 Image.init()
-FORMATS = tuple(name for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM") if name in Image.OPEN)
+FORMATS = tuple(name for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "AVIF") if name in Image.OPEN)
 """What a file may hold, whatever its name: other decoders of Pillow start programs (EPS) or are of no use here."""
 
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -48,8 +48,6 @@ TURNS = {
 
 # A process-wide filter: Pillow warns of pictures above its own limit, ours is lower and refuses them.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 class ImageReader(Protocol):

@@ -7,20 +7,40 @@ and a note says so. Cameras, clothes and captions cannot be given this way: a ma
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from configs.vocabulary import Task
 from datasets.dataset_entry import DatasetEntry
 from datasets.formats.listing import ImageTree
 from datasets.formats.manifest_rows import SPLITS, SUFFIXES, ManifestRow
+from datasets.loading.suffixes import SHOWN, unread_notes
 from datasets.releases.manifest import own_protocols, release_of_rows
 from datasets.structures import ReadOptions, Release
-from utils.errors import UserError
+from utils.errors import UserError, shortened
+from utils.texts import one_form
 
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Return the release of the folders below `root`. Raises UserError naming the folder."""
-    return release_of_rows("folders", root, root, folder_rows(root), options)
+    release = release_of_rows("folders", root, root, folder_rows(root), options)
+    return replace(release, notes=(*release.notes, *folder_notes(root)))
+
+
+def folder_notes(root: Path) -> tuple[str, ...]:
+    """Return what is to be said of files below `root` that are passed over, and of persons who have no others. Raises
+    UserError.
+    """
+    tree = ImageTree(root)
+    names = tree.folders("")
+    splits = [split for split in SPLITS if split in names]
+    folders = [f"{split}/{person}" for split in splits for person in tree.folders(split)] or list(names)
+    left_out = [path for folder in ("", *splits, *folders) for path in tree.passed_over(folder)]
+    empty = [folder for folder in folders if not tree.names(folder)]
+    notes = unread_notes(left_out)
+    if empty:
+        notes += (f"warning: {len(empty)} folders of persons hold no image that is read: {shortened(empty, SHOWN)}",)
+    return notes
 
 
 def folder_rows(root: Path) -> list[ManifestRow]:
@@ -73,7 +93,7 @@ def _person_rows(tree: ImageTree, folder: str, person: str, split: str) -> list[
             "into it, or list them in a manifest"
         )
     return [
-        ManifestRow(path=f"{folder}/{name}", person=person, split=split, where=f"{folder}/{name}")
+        ManifestRow(path=f"{folder}/{name}", person=one_form(person), split=split, where=f"{folder}/{name}")
         for name in tree.names(folder)
     ]
 

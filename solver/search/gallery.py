@@ -22,7 +22,8 @@ from torch import Tensor
 from configs.vocabulary import Modality
 from datasets.formats.listing import require_image_suffix
 from datasets.formats.manifest_rows import SUFFIXES, read_manifest
-from datasets.loading.readers import IMAGE_SUFFIXES, Reader
+from datasets.loading.readers import Reader
+from datasets.loading.suffixes import IMAGE_SUFFIXES, is_image_name, passed_over, unread_notes
 from datasets.modalities import MODALITIES
 from datasets.structures import Benchmark, EvalSplit, Person, QueryList, Source
 from model.interface import RetrievalModel
@@ -238,7 +239,8 @@ def manifest_gallery(path: Path) -> Gallery:
 
 
 def folder_gallery(folder: str | Path) -> Gallery:
-    """Return every image below `folder`, as RGB, sorted by path; hidden files and linked folders are left out.
+    """Return every image below `folder`, as RGB, sorted by path, in linked folders too; hidden files are left out, and
+    a note says which images cannot be read. A folder that is reached twice is read once.
 
     Raises UserError when there is no such folder or no image in it.
     """
@@ -246,22 +248,31 @@ def folder_gallery(folder: str | Path) -> Gallery:
     if not os.path.isdir(root):
         raise UserError(f"no such gallery folder: {root}")
     images: list[str] = []
-    for folder_path, folders, names in os.walk(root, onerror=_refuse_folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [
-            os.path.join(folder_path, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
+    left_out: list[str] = []
+    visited: set[str] = set()
+    for folder_path, folders, names in os.walk(root, onerror=_refuse_folder, followlinks=True):
+        # A link may lead back to a folder that holds it, or to one beside it.
+        place = os.path.realpath(folder_path)
+        if place in visited:
+            folders.clear()
+            continue
+        visited.add(place)
+        # Sorted, so that the same of two ways is gone every time.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        images += [os.path.join(folder_path, name) for name in names if is_image_name(name)]
+        left_out += [os.path.join(folder_path, name) for name in passed_over(sorted(names))]
+    notes = [note.removeprefix("warning: ") for note in unread_notes(left_out)]
     if not images:
         raise UserError(
             f"gallery folder {root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give a folder of images"
+            + "".join(f"; {note}" for note in notes[:1])
         )
     images.sort(key=lambda path: path.split(os.sep))
     return Gallery(
         name=f"folder {root}",
         location=os.path.abspath(root),
         sources=tuple(Source(modality=Modality.RGB, value=path, record="gallery folder") for path in images),
+        note="; ".join(notes),
     )
 
 

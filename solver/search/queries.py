@@ -13,6 +13,7 @@ from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, Person, QueryList, Source
 from utils.errors import UserError, nearest
 from utils.files import read_json
+from utils.texts import one_form
 
 PART_KEYS: dict[str, Modality] = {**{modality.value: modality for modality in Modality}, "image": Modality.RGB}
 """Keys of a query's parts; `image` is another word for `rgb`."""
@@ -107,7 +108,8 @@ def _read_entry(entry: Any, where: str, folder: Path) -> Query:
         elif not isinstance(value, str):
             raise UserError(f"{where}: key {key} = {value!r}: must be {'an image path' if key != 'text' else 'a text'}")
     parts = {key: value for key, value in entry.items() if key != PERSON_KEY}
-    return query_from_parts(parts, where, folder, entry.get(PERSON_KEY))
+    person = entry.get(PERSON_KEY)
+    return query_from_parts(parts, where, folder, one_form(person) if isinstance(person, str) else person)
 
 
 def check_encodable(queries: Sequence[Query], modalities: Sequence[Modality]) -> None:
