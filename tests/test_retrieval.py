@@ -28,7 +28,7 @@ from solver.commands.evaluate import load_test_benchmark
 from solver.commands.search import SearchOptions, output_path, run_search
 from solver.run_directory import RETRIEVAL_FILE
 from solver.runs import open_run
-from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, read_index, split_gallery
+from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, read_index, split_gallery, write_index
 from solver.search.queries import Query, query_from_parts
 from solver.search.ranked import EncodedQueries, search
 from utils.checkpoint_io import save_checkpoint
@@ -284,7 +284,7 @@ def test_an_encoded_gallery_is_reused_only_for_the_same_files_and_weights(
     with np.load(file, allow_pickle=False) as stored:
         kept = dict(stored)
     whole = file.read_bytes()
-    np.savez(file, header=kept["header"], features=-kept["features"])
+    write_index(file, identity, -kept["features"], {}, json.loads(kept["header"].tobytes())["files"])
     assert ranked(search_photos()) == ranked(first)[::-1]
     file.write_bytes(whole[: len(whole) // 2])
     assert not search_photos()["gallery"]["reused"] and search_photos()["gallery"]["reused"]

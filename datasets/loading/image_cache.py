@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zlib
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import PIL
@@ -17,12 +18,13 @@ import PIL
 from datasets.loading.readers import PillowReader
 from datasets.structures import Source
 from utils.errors import UserError
-from utils.files import atomic_path, fingerprint, sha256_of, write_json
+from utils.files import LEFTOVER_SECONDS, atomic_path, fingerprint, ordinary, remove_leftovers, sha256_of, write_json
+from utils.foreign import DAMAGE_ERRORS
 from utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """To be raised when the array's form or the reading of images changes."""
 CHUNK = 256
 
@@ -31,14 +33,24 @@ ImageKey = tuple[str, str]
 
 
 class CachedReader:
-    """An ImageReader over a built cache; a file that is not in it is decoded."""
+    """An ImageReader over a built cache; a file that is not in it, or is damaged there, is decoded.
+
+    sums: CRC-32 of each row.
+    """
 
     def __init__(
-        self, array_file: Path, rows: dict[ImageKey, int], failures: Collection[int], image_size: tuple[int, int]
+        self,
+        array_file: Path,
+        rows: dict[ImageKey, int],
+        failures: Collection[int],
+        image_size: tuple[int, int],
+        sums: Sequence[int],
     ) -> None:
         self.array_file, self.rows, self.failures = array_file, rows, frozenset(failures)
         self.fallback = PillowReader(image_size)
+        self._sums = np.asarray(sums, dtype=np.uint32)
         self._array: np.ndarray | None = None
+        self._damaged = False
 
     def __call__(self, source: Source) -> np.ndarray:
         """Return (3, H, W) uint8. Raises UserError for a file that could not be decoded when the cache was built."""
@@ -46,9 +58,26 @@ class CachedReader:
         if row is None or row in self.failures:
             # Decoding again gives the error its record.
             return self.fallback(source)
-        if self._array is None:
-            self._array = np.load(self.array_file, mmap_mode="r", allow_pickle=False)
-        return np.array(self._array[row])
+        image = self._cached(row)
+        return self.fallback(source) if image is None else image
+
+    def _cached(self, row: int) -> np.ndarray | None:
+        """Return a row, None when it is not what was written there."""
+        try:
+            if self._array is None:
+                self._array = np.load(self.array_file, mmap_mode="r", allow_pickle=False)
+            image = np.array(self._array[row])
+            if image.dtype == np.uint8 and zlib.crc32(image.data) == self._sums[row]:
+                return image
+        except DAMAGE_ERRORS as error:
+            logger.debug("%s: %s", self.array_file, error)
+        if not self._damaged:
+            self._damaged = True
+            logger.warning(
+                "decode cache %s is damaged: its images are decoded again, at the next start all", self.array_file
+            )
+            self.array_file.with_suffix(".json").unlink(missing_ok=True)
+        return None
 
     def __getstate__(self) -> dict[str, object]:
         # A worker maps the file itself instead of receiving the array.
@@ -78,18 +107,20 @@ def build_cache(
         raise UserError(
             f"data.cache_dir = {str(directory)!r} cannot be made: {error.strerror}; choose another folder"
         ) from error
+    remove_leftovers(directory, LEFTOVER_SECONDS)
     hashes = _hashes(sorted({source.value for source in unique}), directory)
     pictures = [[*hashes[source.value], *([source.crop] if source.crop else [])] for source in unique]
     key = fingerprint([VERSION, list(image_size), PIL.__version__, *pictures])
     array_file, index_file = directory / f"{key}.npy", directory / f"{key}.json"
-    failures = _read_table(index_file)
-    if failures is None or not _complete(array_file, (len(unique), 3, *image_size)):
-        failures = _decode_all(unique, image_size, array_file, threads)
-        write_json(index_file, failures)
+    index = _read_index(index_file, len(unique))
+    if index is None or not _complete(array_file, (len(unique), 3, *image_size)):
+        index = _decode_all(unique, image_size, array_file, threads)
+        write_json(index_file, {"failures": index[0], "sums": index[1]})
+    failures, sums = index
     logger.info("decode cache %s: %d images, %.1f MiB", array_file, len(unique), array_file.stat().st_size / 2**20)
     rows = {image_key(source): row for row, source in enumerate(unique)}
     return CachedReader(
-        array_file, rows, [row for row, source in enumerate(unique) if _name(source) in failures], image_size
+        array_file, rows, [row for row, source in enumerate(unique) if _name(source) in failures], image_size, sums
     )
 
 
@@ -107,7 +138,7 @@ def _hashes(paths: Sequence[str], directory: Path) -> dict[str, list[str]]:
         known = memory.get(path)
         try:
             stat = os.stat(path)
-            if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
+            if not _is_memory(known) or known[:2] != [stat.st_size, stat.st_mtime_ns]:
                 known = memory[path] = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
                 changed = True
         except OSError:
@@ -122,22 +153,42 @@ def _hashes(paths: Sequence[str], directory: Path) -> dict[str, list[str]]:
 def _read_table(path: Path) -> dict[str, Any] | None:
     """Return a JSON object of ours, None when it is absent or damaged: everything in it can be made again."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(ordinary(path).read_text(encoding="utf-8"))
+    except DAMAGE_ERRORS:
         return None
     return content if isinstance(content, dict) else None
 
 
+def _is_memory(known: Any) -> TypeGuard[list[Any]]:
+    """Return whether an entry of the remembered hashes is one: size, time, digest."""
+    return isinstance(known, list) and [type(value) for value in known] == [int, int, str]
+
+
+def _read_index(path: Path, count: int) -> tuple[dict[str, str], list[int]] | None:
+    """Return the failures and the checksums of `count` rows, None for anything else."""
+    content = _read_table(path) or {}
+    failures, sums = content.get("failures"), content.get("sums")
+    if not isinstance(failures, dict) or not isinstance(sums, list) or len(sums) != count:
+        return None
+    return (failures, sums) if all(type(value) is int and 0 <= value < 1 << 32 for value in sums) else None
+
+
 def _complete(path: Path, shape: tuple[int, ...]) -> bool:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
-    except (OSError, ValueError, EOFError):
+        array = np.load(ordinary(path), mmap_mode="r", allow_pickle=False)
+        return array.shape == shape and array.dtype == np.uint8 and bool(array.flags.c_contiguous)
+    except DAMAGE_ERRORS:
         return False
 
 
-def _decode_all(sources: Sequence[Source], image_size: tuple[int, int], target: Path, threads: int) -> dict[str, str]:
-    """Write the array row after row: a memory-mapped file on a full disk would end the process without a word."""
+def _decode_all(
+    sources: Sequence[Source], image_size: tuple[int, int], target: Path, threads: int
+) -> tuple[dict[str, str], list[int]]:
+    """Write the array row after row: a memory-mapped file on a full disk would end the process without a word. Return
+    why files could not be decoded, and the checksum of every row.
+    """
     failures: dict[str, str] = {}
+    sums: list[int] = []
     chunks = [(sources[start : start + CHUNK], image_size) for start in range(0, len(sources), CHUNK)]
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(sources), 3, *image_size)}
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
@@ -147,8 +198,9 @@ def _decode_all(sources: Sequence[Source], image_size: tuple[int, int], target: 
             for images, errors in pool.map(_decode_chunk, chunks):
                 stream.write(images.tobytes())
                 failures |= errors
+                sums += [zlib.crc32(image) for image in images]
                 bar.update(len(images))
-    return failures
+    return failures, sums
 
 
 def _decode_chunk(chunk: tuple[Sequence[Source], tuple[int, int]]) -> tuple[np.ndarray, dict[str, str]]:

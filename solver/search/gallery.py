@@ -6,10 +6,10 @@ Shapes: G gallery images, N of them readable, D embed_dim.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +31,9 @@ from solver.evaluation.encoding import SourceEncoder, encode_sources, inference
 from solver.evaluation.plan import Integers, SourceTable, gallery_slots
 from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import CacheBudget
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.files import atomic_path, fingerprint, sha256_of
+from utils.foreign import DAMAGE_ERRORS
 from utils.retrieval.ranking import unit_length
 
 logger = logging.getLogger(__name__)
@@ -417,11 +418,18 @@ def write_index(
     """
     header = {
         "identity": identity,
+        "sum": _checksum(features),
         "files": signatures,
         "failures": [[index, reason] for index, reason in failures.items()],
     }
     with atomic_path(path) as temporary:
         np.savez(temporary, features=features, header=np.frombuffer(json.dumps(header).encode("ascii"), dtype=np.uint8))
+
+
+def _checksum(features: np.ndarray) -> str:
+    return fingerprint(
+        [features.dtype.str, features.shape, hashlib.sha256(np.ascontiguousarray(features).data).hexdigest()]
+    )
 
 
 def read_index(
@@ -438,15 +446,12 @@ def read_index(
         with np.load(path, allow_pickle=False) as archive:
             features, header = archive["features"], json.loads(archive["header"].tobytes())
         failures = {int(index): str(reason) for index, reason in header["failures"]}
-        files = header["files"]
-        fits = (
-            header["identity"] == json.loads(json.dumps(identity))
-            and features.ndim == 2
-            and features.dtype == np.float32
-        )
-        fits = fits and len(features) + len(failures) == len(files)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s cannot be read (%s); the gallery is encoded again", path, error)
+        files: list[Signature] = header["files"]
+        if _checksum(features) != header["sum"] or any([*map(type, entry)] != [str, int, int, str] for entry in files):
+            raise ValueError("its content is not what was written")
+        fits = header["identity"] == json.loads(json.dumps(identity)) and len(features) + len(failures) == len(files)
+    except DAMAGE_ERRORS as error:
+        logger.warning("%s cannot be read (%s); the gallery is encoded again", path, first_line(error))
         return None
     if not fits or [signature[0] for signature in files] != [
         os.path.abspath(source.value) for source in gallery.sources
