@@ -13,9 +13,8 @@ from utils.threads import configure_threads
 EXAMPLES = """examples:
   python infer.py --run runs/quickstart --task NIR+TEXT --index 3
   python infer.py --run runs/orbench --nir a.jpg --sk b.png --text "a man in a red coat" --top-k 10 --output result.png
-  python infer.py --run runs/orbench --queries queries.json --gallery photos/ --export features.npz
-  python infer.py --config configs.yaml --checkpoint best.pth --rgb a.jpg --gallery photos/
-  python infer.py --run runs/sysu --nir a.jpg --gallery photos/
+  python infer.py --run runs/orbench --queries queries.json --gallery photos.csv --export features.npz
+  python infer.py --run runs/orbench --gallery photos/ --export gallery.npz
   python infer.py --run runs/llcm --rgb a.jpg --gallery-modality nir
 """
 PARTS = {"nir": "infrared image", "cp": "colour-pencil drawing", "sk": "sketch", "text": "description"}
@@ -60,7 +59,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
     add("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")
-    add("--export", metavar="FILE.npz", help="also write the features of queries and gallery")
+    add("--export", metavar="FILE.npz", help="write the features of queries and gallery; without --output nothing else")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     overrides = "options that replace those of the configuration"
     add("overrides", nargs="*", default=[], metavar="key.sub=value", help=overrides)
@@ -75,10 +74,11 @@ def parse_arguments() -> argparse.Namespace:
     parsed = parser.parse_intermixed_args()
     given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
     parsed.parts = {name: value for name, value in given.items() if value is not None}
-    if sum(map(bool, (parsed.parts, parsed.queries, parsed.task))) != 1:
+    kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
+    if kinds > 1 or not (kinds or parsed.export):
         parser.error(
             "give one kind of query: parts (--nir --cp --sk --text, or --rgb alone), --queries FILE.json, or --task "
-            "NAME --index N"
+            "NAME --index N; or none with --export FILE.npz, for the features of the gallery"
         )
     if parsed.config and not parsed.checkpoint:
         parser.error("--config needs --checkpoint FILE")

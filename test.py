@@ -19,9 +19,8 @@ EXAMPLES = """examples:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line. Exits with code 2 for a wrong one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=style)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--run", metavar="DIR", help="run directory made by train.py")
     what.add_argument(
@@ -36,19 +35,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="best|last|FILE",
         help="with --run: default best, else last; with --config: a file",
     )
-    parser.add_argument(
-        "--output", default="", metavar="DIR", help="folder of the result files; default the folder of the checkpoint"
-    )
+    folder = "folder of the result files; default the folder of the checkpoint"
+    parser.add_argument("--output", default="", metavar="DIR", help=folder)
+    parser.add_argument("--export", default="", metavar="FILE.npz", help="also write the features")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument(
-        "--trials", metavar="1-10", help="with --run: the runs of these trials in DIR, and their mean; also 1,2"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="options that replace those of the configuration"
-    )
+    series = "with --run: the runs of these trials in DIR, and their mean; also 1,2"
+    parser.add_argument("--trials", metavar="1-10", help=series)
+    replaced = "options that replace those of the configuration"
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=replaced)
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.config and not parsed.checkpoint:
         parser.error("--config needs --checkpoint FILE")
+    if parsed.export and (parsed.compare or parsed.trials is not None):
+        parser.error("--export writes the features of one evaluation; leave out --compare and --trials")
     if parsed.trials is not None and not parsed.run:
         parser.error("--trials needs --run DIR, the folder that train.py --trials made")
     if parsed.trials is not None and any(text.startswith("data.trial=") for text in parsed.overrides):
@@ -91,6 +90,7 @@ def main() -> int:
             output=parsed.output,
             device=parsed.device,
             overrides=parsed.overrides,
+            export=parsed.export,
         )
     )
     return 0

@@ -32,6 +32,7 @@ ARTEFACTS = (
     OUTCOME_FILE := "outcome.json",
     RESULTS_FILE := "results.json",
     CSV_FILE := "results.csv",
+    LATEX_FILE := "results.tex",
     PER_QUERY_FILE := "per_query.npz",
     CURVES_FILE := "curves.png",
     COMBINATIONS_FILE := "combinations.png",

@@ -1,11 +1,13 @@
-"""Covers: solver/reports/results. Result files: the same numbers in JSON and CSV, per-query arrays that come back,
-comparison, the script's manners.
+"""Covers: solver/reports/results, utils/origin. Result files: the same numbers in JSON and CSV, per-query arrays that
+come back, where a result came from, comparison, the script's manners.
 """
 
 import csv
 import dataclasses
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import EvaluationResult, ListResult, RankedSplit, SkippedSource
 from solver.reports.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
 from utils.errors import UserError
+from utils.origin import code_commit
 
 ROOT = Path(__file__).parent.parent
 PROVENANCE = Provenance(
@@ -31,6 +34,11 @@ PROVENANCE = Provenance(
     epoch=3,
     step=9,
     versions={"torch": "x"},
+    date="2026-01-02T03:04:05+00:00",
+    command="python test.py --run runs/x eval.ap=sum",
+    overrides=("eval.ap=sum",),
+    commit="89ab",
+    options={"ap": "sum"},
 )
 NIR, TEXT, CP = (Modality.NIR,), (Modality.TEXT,), (Modality.NIR, Modality.CP)
 
@@ -140,6 +148,37 @@ def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
     )
 
 
+def test_a_result_says_how_it_was_made(tmp_path: Path) -> None:
+    document = json.loads(write_results(tmp_path, make_result(), PROVENANCE).read_text())
+    assert document["made"] == {
+        "date": "2026-01-02T03:04:05+00:00",
+        "command": "python test.py --run runs/x eval.ap=sum",
+        "overrides": ["eval.ap=sum"],
+        "commit": "89ab",
+    }
+    assert document["options"] == {"ap": "sum"}
+
+
+def test_the_commit_is_that_of_the_folder(tmp_path: Path) -> None:
+    assert code_commit(tmp_path) == "unknown"
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("git is not installed")
+
+    def call(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=b@c"]
+        return subprocess.run([git, *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    call("init", "-q")
+    (tmp_path / "a").write_text("one")
+    call("add", "a")
+    call("commit", "-qm", "first")
+    commit = call("rev-parse", "HEAD").strip()
+    assert code_commit(tmp_path) == commit
+    (tmp_path / "a").write_text("two")
+    assert code_commit(tmp_path) == f"{commit}-dirty"
+
+
 def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
     document = json.loads(write_results(tmp_path, make_result(), PROVENANCE).read_text())
     with (tmp_path / "results.csv").open(newline="") as stream:
@@ -148,7 +187,9 @@ def test_csv_holds_the_same_numbers(tmp_path: Path) -> None:
     assert [row["task"] for row in rows] == [row["task"] for row in expected]
     names = ("R1", "R5", "R10", "mAP", "mINP", "R20", "median_rank")
     for row, wanted in zip(rows, expected):
-        assert [float(row[name]) if row[name] else None for name in names] == [wanted[name] for name in names]
+        assert [float(row[name]) if row[name] else None for name in names] == [
+            None if wanted[name] is None else round(wanted[name], 3) for name in names
+        ]
     assert document["units"] == "percent" and document["other_units"] == {"median_rank": "rank"}
 
 
@@ -160,7 +201,18 @@ def test_per_query_results_come_back(tmp_path: Path) -> None:
         assert np.array_equal(found[entry.task]["first_rank"], entry.first_rank)
         assert np.array_equal(found[entry.task]["average_precision"], entry.per_query["mAP"], equal_nan=True)
         assert np.array_equal(found[entry.task]["inverse_penalty"], entry.per_query["mINP"], equal_nan=True)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["per_query.npz", "results.csv", "results.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "per_query.npz",
+        "results.csv",
+        "results.json",
+        "results.tex",
+    ]
+    with np.load(tmp_path / "per_query.npz", allow_pickle=False) as arrays:
+        names = json.loads(arrays["source_names"].tobytes())
+        asked = make_result().ranked.split.query_lists[2]
+        assert [[names[number] for number in row] for row in arrays["NIR+CP/sources"]] == [
+            [source.value for source in entry] for entry in asked.entries
+        ]
 
 
 def test_printed_table_has_the_references_columns() -> None:

@@ -2,6 +2,7 @@
 against a brute-force ranking by NumPy on a small model with random weights; its files and its refusals.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -339,6 +340,22 @@ def test_an_unreadable_query_is_refused_or_left_out(
     document = call(run, tmp_path / "out.png", **options, overrides=("data.on_error=skip",))
     assert [row["query"]["name"] for row in document["queries"]] == ["queries.json entry 1"]
     assert [entry["name"] for entry in document["unreadable_queries"]] == ["queries.json entry 0"]
+
+
+def test_an_export_writes_features_only(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Without an output no picture appears; without a query the gallery alone is encoded."""
+    before = sorted(run.iterdir())
+    alone = SearchOptions(run=str(run), gallery=str(photos), export=str(tmp_path / "f"), device="cpu")
+    for options, queries in ((dataclasses.replace(alone, parts={"text": TEXT}), 1), (alone, 0)):
+        said = run_search(options)
+        assert [path for path in run.iterdir() if path not in before and path.name != "gallery_cache"] == []
+        assert said.splitlines()[0].startswith(f"features of {queries} queries and ") and "f.npz" in said
+        with np.load(tmp_path / "f.npz", allow_pickle=False) as arrays:
+            assert len(arrays["query_features"]) == queries
+            assert arrays["gallery_paths"].tolist() == [entry.value for entry in folder_gallery(photos).sources]
+            assert not arrays["gallery_person_known"]
+    with pytest.raises(UserError, match="nothing to do: give a query, or --export"):
+        run_search(SearchOptions(run=str(run), gallery=str(photos), device="cpu"))
 
 
 def test_exported_features_give_the_similarities(run: Path, data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.tables import compare_results, format_comparison, format_table, group_means, write_csv
+from utils.tables import compare_results, format_comparison, format_table, group_means, latex_rows, write_csv
 
 ROWS: list[dict[str, Any]] = [
     {"task": "NIR", "R1": 10.0, "mAP": 20.12345, "queries": 4},
@@ -52,12 +52,23 @@ def test_text_has_three_decimals_and_says_what_is_missing() -> None:
     assert "task" in format_table(ROWS) and "queries" in format_table(ROWS)
 
 
-def test_csv_keeps_every_digit(tmp_path: Path) -> None:
+def test_csv_is_rounded_as_the_table_is(tmp_path: Path) -> None:
     write_csv(tmp_path / "table.csv", [{"task": "a,b", "mAP": 1 / 3}, {"task": "c", "mAP": None, "R1": math.nan}])
     with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as stream:
         read = list(csv.reader(stream))
-    assert read == [["task", "mAP", "R1"], ["a,b", repr(1 / 3), ""], ["c", "", ""]]
-    assert float(read[1][1]) == 1 / 3
+    assert read == [["task", "mAP", "R1"], ["a,b", "0.333", ""], ["c", "", ""]]
+
+
+def test_rows_for_latex_by_hand() -> None:
+    rows: list[dict[str, Any]] = [
+        {"task": "own_data/50 % & more", "mAP": 12.345, "lists": 3},
+        {"task": "c", "mAP": None},
+    ]
+    assert latex_rows(rows, ["task", "mAP", "lists"]).splitlines() == [
+        "% task & mAP & lists",
+        r"own\_data/50 \% \& more & 12.35 & 3 \\",
+        r"c & -- & -- \\",
+    ]
 
 
 FIRST = {

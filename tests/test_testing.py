@@ -1,5 +1,5 @@
-"""Covers: test, solver/commands/evaluate, solver/reports/results. test.py as a whole on a small rendered benchmark:
-files written, wrong input refused, nothing half-written.
+"""Covers: test, solver/commands/evaluate, solver/reports/results, solver/reports/features_file. test.py as a whole on a
+small rendered benchmark: files written, wrong input refused, nothing half-written.
 """
 
 import json
@@ -92,6 +92,28 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 def evaluate(run: Path, output: Path, *overrides: str) -> dict:
     run_test(run=str(run), config="", checkpoint="", output=str(output), device="cpu", overrides=overrides)
     return json.loads((output / "results.json").read_text())
+
+
+def test_exported_features_give_the_table(run: Path, data: Path, tmp_path: Path) -> None:
+    """Rank-1 of every list, computed from the file alone, is that of results.json."""
+    where = {"run": str(run), "config": "", "checkpoint": "", "device": "cpu", "overrides": [f"data.root={data}"]}
+    run_test(**where, output=str(tmp_path), export=str(tmp_path / "sub" / "features"))  # type: ignore[arg-type]
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["made"]["overrides"] == [f"data.root={data}"] and document["options"]["ap"] == "sum"
+    with np.load(tmp_path / "sub" / "features.npz", allow_pickle=False) as stored:
+        arrays = dict(stored)
+    gallery = arrays["features"][arrays["gallery_rows"]]
+    for row in document["rows"]:
+        task = row["task"]
+        nearest = (arrays["features"][arrays[f"{task}/rows"]] @ gallery.T).argmax(axis=1)
+        right = arrays["gallery_person_ids"][nearest] == arrays[f"{task}/person_ids"]
+        assert 100 * right.mean() == pytest.approx(row["R1"])
+        kinds = task.split("+")
+        for names in arrays["source_names"][arrays[f"{task}/sources"]]:
+            folders = [Path(name).parts[-3].upper() if kind != "TEXT" else kind for kind, name in zip(kinds, names)]
+            assert folders == kinds
+    with pytest.raises(UserError, match="is no place for a file"):
+        run_test(**where, output="", export=str(tmp_path / "results.json" / "x"))  # type: ignore[arg-type]
 
 
 def test_the_script_prints_the_table_and_writes_its_files(run: Path, tmp_path: Path) -> None:

@@ -20,6 +20,13 @@ Row = Mapping[str, Any]
 QueryValues = Mapping[str, Mapping[str, Any]]
 
 DECIMALS = 3
+LATEX_DECIMALS = 2
+LATEX_ESCAPES = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 ABSENT = "-"
 # Average precisions in percent that differ by less are the same: two computations of one ranking.
 SAME_VALUE = 1e-6
@@ -70,7 +77,7 @@ def format_table(
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV, atomically, numbers in full precision; None and nan are empty cells."""
+    """Write rows as CSV, atomically, numbers as in the printed table; None and nan are empty cells."""
     names = list(columns) if columns is not None else columns_of(rows)
     with (
         atomic_path(path) as temporary,
@@ -78,9 +85,29 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Row], columns: Sequen
     ):
         writer = csv.writer(stream)
         writer.writerow(names)
-        writer.writerows(
-            [["" if format_cell(row.get(name)) == ABSENT else row.get(name) for name in names] for row in rows]
-        )
+        writer.writerows([["" if cell == ABSENT else cell for cell in _cells(row, names)] for row in rows])
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
+    return [format_cell(row.get(name)) for name in names]
+
+
+def latex_rows(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    r"""Return rows of a LaTeX table, `NAME & 12.34 & ... \\`, under a comment that names the columns.
+
+    Floats have two decimals, None and nan are `--`.
+    """
+    lines = [f"% {' & '.join(columns)}"]
+    lines += [" & ".join(_latex_cell(row.get(name)) for name in columns) + r" \\" for row in rows]
+    return "\n".join([*lines, ""])
+
+
+def _latex_cell(value: Any) -> str:
+    if format_cell(value) == ABSENT:
+        return "--"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.{LATEX_DECIMALS}f}"
+    return "".join(LATEX_ESCAPES.get(character, character) for character in str(value))
 
 
 def group_means(

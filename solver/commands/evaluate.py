@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from datasets.structures import Benchmark, distinct_sources
 from solver.commands.opening import ModelChoice, open_trained
 from solver.evaluation.evaluator import evaluate_split
 from solver.reports.examples_page import write_report
+from solver.reports.features_file import check_export, export_evaluation
 from solver.reports.figures import draw_combinations
 from solver.reports.results import Provenance, format_result, write_results
 from solver.run_directory import COMBINATIONS_FILE, RESULTS_FILE
@@ -22,19 +24,25 @@ from solver.runs import TrainedModel, check_trials
 from utils.errors import UserError
 from utils.files import files_together
 from utils.log import configure_logging, library_versions
+from utils.origin import code_commit, command_line, now
 
 logger = logging.getLogger(__name__)
 
 TEST_SPLIT = "test"
 
 
-def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str, overrides: Sequence[str]) -> str:
+def run_test(
+    *, run: str, config: str, checkpoint: str, output: str, device: str, overrides: Sequence[str], export: str = ""
+) -> str:
     """Evaluate a run or a checkpoint, write the result files and return what is to be printed.
 
     run: a run directory, or empty when config and checkpoint are files. output: folder of the results, empty = beside
-    the checkpoint. Raises UserError for wrong input; then no result file is written.
+    the checkpoint. export: file of the features, empty = none. Raises UserError for wrong input; then no result file is
+    written.
     """
     configure_logging()
+    if export:
+        check_export(export)
     if output and Path(output).exists() and not Path(output).is_dir():
         raise UserError(f"--output {output}: is a file, not a folder; choose another place")
     opened = open_trained(
@@ -46,13 +54,17 @@ def run_test(*, run: str, config: str, checkpoint: str, output: str, device: str
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)
     folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
     asked = distinct_sources(benchmark.splits[TEST_SPLIT]).values()
-    provenance = provenance_of(trained, benchmark, text_notes((source for group in asked for source in group), reader))
+    said = text_notes((source for group in asked for source in group), reader)
+    provenance = provenance_of(trained, benchmark, said, overrides)
     with files_together(folder, RESULTS_FILE, [COMBINATIONS_FILE]) as together:
         written = [write_results(together, result, provenance)]
         written.append(write_report(together, result, provenance, trained.config.seed))
         if result.mixed and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
             written.append(draw_combinations(written[0], together / COMBINATIONS_FILE))
-    return f"{format_result(result)}\nwritten: {', '.join(str(folder / path.name) for path in written)}"
+    files = [folder / path.name for path in written]
+    if export:
+        files.append(export_evaluation(export, result.ranked, trained.fingerprint))
+    return f"{format_result(result)}\nwritten: {', '.join(map(str, files))}"
 
 
 def load_test_benchmark(
@@ -77,8 +89,10 @@ def load_test_benchmark(
     return benchmark
 
 
-def provenance_of(trained: TrainedModel, benchmark: Benchmark, notes: Sequence[str] = ()) -> Provenance:
-    """Return what the result file says about the weights and the data. notes: what else is to be known."""
+def provenance_of(
+    trained: TrainedModel, benchmark: Benchmark, notes: Sequence[str] = (), overrides: Sequence[str] = ()
+) -> Provenance:
+    """Return what the result file says about the weights, the data and the command. notes: what else is to be known."""
     return Provenance(
         checkpoint=str(trained.checkpoint),
         checkpoint_fingerprint=trained.fingerprint,
@@ -89,4 +103,9 @@ def provenance_of(trained: TrainedModel, benchmark: Benchmark, notes: Sequence[s
         step=trained.step,
         notes=(*trained.notes, *benchmark.notes, *notes),
         versions=library_versions(),
+        date=now(),
+        command=command_line(),
+        overrides=tuple(overrides),
+        commit=code_commit(),
+        options=dataclasses.asdict(trained.config.eval),
     )

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from configs.load import experiment_to_dict
 from configs.vocabulary import Modality
@@ -25,6 +24,7 @@ from datasets.structures import Person, distinct_sources
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
 from solver.commands.opening import ModelChoice, Opened, open_trained
 from solver.evaluation.result import TIE_RULE
+from solver.reports.features_file import export_path, person_array
 from solver.reports.grid import OWN_IMAGE, describe_query, printable, word_of, write_grid
 from solver.reports.html_page import write_page
 from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE
@@ -60,7 +60,8 @@ class SearchOptions:
 
     gallery: a folder or a manifest, empty = the test gallery of the run's data set. gallery_modality: rgb or nir, empty
     = see `choose_modality`. gallery_cache: folder of encoded galleries, empty = gallery_cache/ beside the checkpoint.
-    output: name of the picture, empty = retrieval.png beside it. export: file of the features, empty = none.
+    output: name of the picture, empty = retrieval.png beside it. export: file of the features, empty = none; without an
+    output nothing else is written then, and without a query they are those of the gallery.
     """
 
     run: str = ""
@@ -128,6 +129,8 @@ def run_search(options: SearchOptions) -> str:
     configure_logging()
     if options.top_k < 1:
         raise UserError(f"--top-k {options.top_k}: must be at least 1")
+    if not (options.parts or options.queries or options.task or options.export):
+        raise UserError("nothing to do: give a query, or --export FILE.npz for the features of the gallery alone")
     if options.index is not None and not options.task:
         raise UserError("--index needs --task NAME, the list that it counts in")
     # Whatever is wrong with files that the user names is said before the weights are read.
@@ -153,13 +156,17 @@ def run_search(options: SearchOptions) -> str:
         logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
     queries, gallery = _queries_and_gallery(options, trained, named, folder)
     exported = [export_path(options.export)] if options.export else []
+    if options.export and not options.output:
+        written = []
     _check_inputs([*written, *exported], options.queries, queries, gallery)
     result = _search(opened, queries, gallery, options.top_k, cache)
-    with files_together(output.parent, output.with_suffix(".json").name) as together:
-        _write_files(together / output.name, result)
+    if written:
+        with files_together(output.parent, output.with_suffix(".json").name) as together:
+            _write_files(together / output.name, result)
     if options.export:
         written.append(export_features(options.export, result))
-    return "\n".join([*_printed(result), "written: " + ", ".join(map(str, written))])
+    lines = _printed(result) if options.output or not options.export else _exported(result)
+    return "\n".join([*lines, "written: " + ", ".join(map(str, written))])
 
 
 def _check_inputs(written: Sequence[Path], listed: str, queries: Sequence[Query], gallery: Gallery) -> None:
@@ -196,14 +203,14 @@ def _queries_and_gallery(
     """Return what is searched for and where; the data set's lists are read only when one of both comes from them."""
     config = trained.config
     check_encodable(named, config.model.modalities)
-    if named and folder is not None:
+    if folder is not None and not options.task:
         return named, folder.read_as(choose_modality(options.gallery_modality, named, config.model.modalities))
     benchmark = load_test_benchmark(config, trained, whole=True)
     split = benchmark.splits[TEST_SPLIT]
     listed = find_list(split, options.task) if options.task else None
     queries = named if listed is None else (listed_query(split, listed, options.index or 0),)
     check_encodable(queries, config.model.modalities)
-    if listed is not None and folder is None:
+    if folder is None and (listed is not None or not queries):
         return queries, split_gallery(
             benchmark, split, Modality(options.gallery_modality) if options.gallery_modality else None, listed
         )
@@ -215,13 +222,15 @@ def choose_modality(
     asked: str, queries: Sequence[Query], encoded: Collection[Modality], present: Collection[Modality] = ()
 ) -> Modality:
     """Return the modality of the gallery's images: what is asked for; where there are visible and infrared images only,
-    the other one than the query's; else RGB.
+    the other one than the query's; else, and without a query, RGB.
 
     encoded: modalities that the model encodes. present: those of the data set's test images, empty = unknown. Raises
     UserError when the queries search different ones.
     """
     if asked:
         return Modality(asked)
+    if not queries:
+        return Modality.RGB
     return searched_modality(queries) if VISIBLE_INFRARED in (set(encoded), set(present)) else Modality.RGB
 
 
@@ -255,7 +264,7 @@ def _search(opened: Opened, queries: tuple[Query, ...], gallery: Gallery, top_k:
     said = text_notes((source for query in queries for source in query.sources), reader)
     # Loader processes take longer to start than a few queries to read.
     encoded = encode_queries(trained.model, queries, reader, dataclasses.replace(spec, workers=0), device)
-    if not encoded.queries:
+    if queries and not encoded.queries:
         raise UserError(f"no query can be read, the first: {encoded.failures[0][1]}")
     encoder = GalleryEncoder(trained.model, reader, spec, device, identity=model_identity(trained), cache=cache)
     found = encoder.encode(gallery)
@@ -376,11 +385,6 @@ def _hidden(result: SearchResult) -> list[str]:
     return found
 
 
-def export_path(name: str) -> Path:
-    """Return the path of the exported features."""
-    return Path(name) if Path(name).suffix.lower() == ".npz" else Path(f"{name}.npz")
-
-
 def export_features(name: str, result: SearchResult) -> Path:
     """Write the features of queries and gallery as .npz without pickles; return the file.
 
@@ -394,11 +398,11 @@ def export_features(name: str, result: SearchResult) -> Path:
     arrays = {
         "query_features": result.encoded.features.cpu().numpy(),
         "query_descriptions": np.asarray([json.dumps(_described(query), ensure_ascii=False) for query in queries]),
-        "query_person_ids": _person_array([query.person_id for query in queries]),
+        "query_person_ids": person_array([query.person_id for query in queries]),
         "query_person_known": np.asarray([query.person_id is not None for query in queries]),
         "gallery_features": gallery.features.cpu().numpy(),
         "gallery_paths": np.asarray([printable(gallery.gallery.sources[index].value) for index in gallery.positions]),
-        "gallery_person_ids": _person_array([gallery.gallery.person(index) for index in gallery.positions]),
+        "gallery_person_ids": person_array([gallery.gallery.person(index) for index in gallery.positions]),
         "gallery_person_known": np.asarray(gallery.gallery.person_ids is not None),
         "weights": np.asarray(result.trained.fingerprint),
     }
@@ -407,11 +411,9 @@ def export_features(name: str, result: SearchResult) -> Path:
     return path
 
 
-def _person_array(persons: Sequence[Person | None]) -> NDArray[Any]:
-    """Numbers where all are numbers, else names; 0 or an empty name where unknown."""
-    if all(isinstance(person, int | None) for person in persons):
-        return np.asarray([person or 0 for person in persons], dtype=np.int64)
-    return np.asarray(["" if person is None else printable(str(person)) for person in persons])
+def _exported(result: SearchResult) -> list[str]:
+    counts = f"{len(result.encoded.queries):,} queries and {len(result.gallery.positions):,} gallery images"
+    return [f"features of {counts}", *result.notes()]
 
 
 def _printed(result: SearchResult) -> list[str]:

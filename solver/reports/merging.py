@@ -105,7 +105,7 @@ def merge_results(documents: Mapping[str, Mapping[str, Any]], expected: Sequence
         },
         "missing_runs": missing,
         "notes": [*_missing_note(missing, expected), *_difference_notes(chosen), *_joined_notes(chosen)],
-        "versions": next(iter(chosen.values())).get("versions", {}),
+        **{name: next(iter(chosen.values())).get(name, {}) for name in ("made", "options", "versions")},
     }
 
 

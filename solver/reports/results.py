@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,28 @@ from numpy.typing import NDArray
 
 from solver.evaluation.list_result import ListResult
 from solver.evaluation.result import TIE_RULE, AverageRow, EvaluationResult
-from solver.run_directory import CSV_FILE, PER_QUERY_FILE, RESULTS_FILE
+from solver.reports.features_file import person_array, source_names
+from solver.reports.grid import printable
+from solver.run_directory import CSV_FILE, LATEX_FILE, PER_QUERY_FILE, RESULTS_FILE
 from utils.errors import UserError
 from utils.files import atomic_path, read_json, write_json
 from utils.retrieval.metrics import METRICS, SHOWN_METRICS
-from utils.tables import columns_of, compare_results, format_cell, format_comparison, format_table, write_csv
+from utils.tables import (
+    columns_of,
+    compare_results,
+    format_cell,
+    format_comparison,
+    format_table,
+    latex_rows,
+    write_csv,
+)
 
 CSV_COLUMNS = ("task", *METRICS, "queries", "gallery", "lists", "expected_lists")
 PER_QUERY_VALUES = {metric.array: name for name, metric in METRICS.items() if metric.array}
 """Array of a per-query file -> metric."""
 COMPARED_ARRAYS = ("first_rank", "average_precision", "person_ids")
 """What a comparison reads of a per-query file; one written before a metric was added lacks that metric's array only."""
+SOURCE_NAMES = "source_names"
 UNIT = "percent"
 OTHER_UNITS = {name: metric.unit for name, metric in METRICS.items() if metric.unit != UNIT}
 """Metric -> what its value is, where that is not a percentage."""
@@ -55,6 +67,16 @@ class Provenance:
     step: int | None = None
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
+    date: str = ""
+    """When the result was made, UTC."""
+    command: str = ""
+    """By which command."""
+    overrides: tuple[str, ...] = ()
+    """Options that replaced those of the configuration."""
+    commit: str = ""
+    """Of the code."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Section `eval`."""
 
 
 def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
@@ -126,6 +148,13 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
             "step": provenance.step,
         },
         "data": {"dataset": provenance.dataset, "fingerprint": provenance.data_fingerprint},
+        "made": {
+            "date": provenance.date,
+            "command": provenance.command,
+            "overrides": list(provenance.overrides),
+            "commit": provenance.commit,
+        },
+        "options": dict(provenance.options),
         "notes": [*provenance.notes, *result.notes(), *_selection_note(selected_on)],
         "missing_lists": list(result.missing_lists),
         "without_match": {
@@ -168,21 +197,37 @@ def write_results(directory: str | Path, result: EvaluationResult, provenance: P
 
 
 def write_tables(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write results.csv and results.json of a results document, each whole or not at all; return the second."""
+    """Write results.csv, results.tex and results.json of a results document, each whole or not at all; return the last.
+
+    The numbers of the first two are rounded as the printed table's (CSV) and to two decimals (LaTeX rows).
+    """
     rows = [*document["rows"], *document["averages"]]
     write_csv(folder / CSV_FILE, rows, list(dict.fromkeys([*CSV_COLUMNS, *columns_of(rows)])))
+    with atomic_path(folder / LATEX_FILE) as temporary:
+        temporary.write_text(latex_rows(rows, ["task", *SHOWN_METRICS]), encoding="utf-8")
     write_json(folder / RESULTS_FILE, document)
     return folder / RESULTS_FILE
 
 
 def _write_per_query(path: Path, result: EvaluationResult) -> None:
-    """Arrays per list under `TASK/name`: 20 bytes a query before compression."""
-    arrays: dict[str, NDArray[Any]] = {}
+    """Arrays per list under `TASK/name`, and `source_names` beside them.
+
+    `TASK/sources` (n, size) int32 counts in source_names, the UTF-8 bytes of a JSON list: the files and texts that each
+    query is made of. `TASK/persons` (n,): the user's names, where there are any.
+    """
+    split = result.ranked.split
+    names, parts = source_names(split)
+    arrays: dict[str, NDArray[Any]] = {
+        SOURCE_NAMES: np.frombuffer(json.dumps(list(map(printable, names))).encode(), dtype=np.uint8)
+    }
     # The lists of every stamp are those of the split over again.
-    for entry, listed in zip(result.lists, itertools.cycle(result.ranked.split.query_lists)):
+    for entry, (listed, sources) in zip(result.lists, itertools.cycle(zip(split.query_lists, parts))):
         arrays[f"{entry.task}/first_rank"] = entry.first_rank.astype(np.int32)
         arrays |= {f"{entry.task}/{array}": entry.per_query[name] for array, name in PER_QUERY_VALUES.items()}
         arrays[f"{entry.task}/person_ids"] = np.asarray(listed.person_ids, dtype=np.int64)
+        arrays[f"{entry.task}/sources"] = sources
+        if split.person_names:
+            arrays[f"{entry.task}/persons"] = person_array([split.person(one) for one in listed.person_ids])
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
@@ -278,6 +323,8 @@ def read_per_query(path: str | Path, document: Mapping[str, Any]) -> dict[str, d
     try:
         with np.load(file, allow_pickle=False) as archive:
             for key in archive.files:
+                if key == SOURCE_NAMES:
+                    continue
                 task, _, name = key.rpartition("/")
                 by_task.setdefault(task, {})[name] = archive[key]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:

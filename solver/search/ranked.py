@@ -81,6 +81,8 @@ def encode_queries(
     model: RetrievalModel, queries: Sequence[Query], reader: Reader, spec: EvaluationSpec, device: torch.device
 ) -> EncodedQueries:
     """Encode every distinct source of the queries once and fuse those of more than one part."""
+    if not queries:
+        return EncodedQueries(queries=(), features=torch.zeros(0, model.embed_dim), failures=())
     grouped: dict[Combination, list[int]] = {}
     for index, query in enumerate(queries):
         grouped.setdefault(query.combination, []).append(index)

@@ -1,0 +1,84 @@
+"""The features behind an evaluation, for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.structures import EvalSplit, Person
+from solver.evaluation.ranked_split import RankedSplit
+from solver.reports.grid import printable
+from utils.errors import UserError
+from utils.files import atomic_path
+from utils.retrieval.ranking import unit_length
+
+SUFFIX = ".npz"
+
+
+def export_path(name: str) -> Path:
+    """Return the path of exported features: NAME.npz."""
+    return Path(name) if Path(name).suffix.lower() == SUFFIX else Path(f"{name}{SUFFIX}")
+
+
+def check_export(name: str) -> None:
+    """Raise UserError, before any work, when a file stands where the folder of an export would be."""
+    path = export_path(name)
+    place = next((parent for parent in path.parents if parent.exists()), path.parent)
+    if path.is_dir() or not place.is_dir():
+        raise UserError(f"--export {name}: {path if path.is_dir() else place} is no place for a file; choose another")
+
+
+def person_array(persons: Sequence[Person | None]) -> NDArray[Any]:
+    """Persons as users know them: int64 where all are numbers, else names; 0 or an empty name where unknown."""
+    if all(isinstance(person, int | None) for person in persons):
+        return np.asarray([person or 0 for person in persons], dtype=np.int64)
+    return np.asarray(["" if person is None else printable(str(person)) for person in persons])
+
+
+def source_names(split: EvalSplit) -> tuple[list[str], list[NDArray[np.int32]]]:
+    """Return every distinct file or text of the query lists, and for each list (n, size) which of them its queries are
+    made of.
+    """
+    numbers: dict[str, int] = {}
+    parts = [
+        np.array(
+            [[numbers.setdefault(source.value, len(numbers)) for source in entry] for entry in listed.entries],
+            dtype=np.int32,
+        ).reshape(len(listed.entries), len(listed.combination))
+        for listed in split.query_lists
+    ]
+    return list(numbers), parts
+
+
+def export_evaluation(name: str, ranked: RankedSplit, weights: str) -> Path:
+    """Write the features of a split as .npz without pickles, atomically; return the file.
+
+    features (F, D) float32, each of length 1: every encoded source and mixed query once. gallery_rows (G,) int64 into
+    them, gallery_files (G,), gallery_person_ids (G,), gallery_camera_ids (G,) int64, -1 unknown: the readable images.
+    `TASK/rows` (n,) and `TASK/person_ids` (n,) of each query list; `TASK/sources` (n, size) int32 into source_names:
+    files, and texts. weights: the fingerprint.
+    """
+    plan, split = ranked.plan, ranked.split
+    names, parts = source_names(split)
+    arrays: dict[str, Any] = {
+        "features": unit_length(ranked.features).cpu().numpy(),
+        "gallery_rows": plan.gallery[ranked.gallery],
+        "gallery_files": np.asarray([printable(split.gallery[place].value) for place in ranked.gallery]),
+        "gallery_person_ids": person_array([split.person(split.gallery_ids[place]) for place in ranked.gallery]),
+        "gallery_camera_ids": plan.gallery_cameras[ranked.gallery],
+        "source_names": np.asarray(list(map(printable, names))),
+        "weights": np.asarray(weights),
+    }
+    for listed, sources in zip(plan.lists, parts, strict=True):
+        arrays[f"{listed.name}/rows"] = listed.rows
+        arrays[f"{listed.name}/person_ids"] = person_array([split.person(int(one)) for one in listed.person_ids])
+        arrays[f"{listed.name}/sources"] = sources
+    path = export_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)
+    return path
