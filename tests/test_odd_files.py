@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import load_experiment
-from datasets.formats.listing import read_lines
+from datasets.formats.listing import find_folder, read_lines
 from datasets.formats.manifest_rows import read_manifest
 from datasets.formats.matlab_files import load_matlab
 from datasets.loading.image_cache import build_cache
@@ -77,3 +77,13 @@ def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", name)
     write_csv(tmp_path / "a.csv", [{"task": name}])
     assert "\\udceb" in (tmp_path / "a.txt").read_text() and "\\udceb" in (tmp_path / "a.csv").read_text()
+
+
+@pytest.mark.parametrize("doubled", [True, False])
+def test_a_folder_unpacked_into_one_of_its_name_is_found(tmp_path: Path, doubled: bool) -> None:
+    inner = tmp_path / "Market" / "Market" if doubled else tmp_path / "Market"
+    (inner / "query").mkdir(parents=True)
+    if doubled:
+        with pytest.raises(UserError, match=rf"set data.root={tmp_path / 'Market'}$"):
+            find_folder(tmp_path, ["Market"], ["query"], "Market-1501")
+    assert find_folder(inner.parent, ["Market"], ["query"], "Market-1501") == inner

@@ -32,6 +32,13 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
     whole = locate(root, names, markers)
     if whole is not None:
         return whole
+    # Also an archive that was unpacked into a folder of its own name.
+    for below in sorted(entry for entry in root.glob("*/*") if entry.name in names):
+        if all((below / marker).exists() for marker in markers):
+            raise UserError(
+                f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set "
+                f"data.root={below.parent}"
+            )
     candidates = [root, *(root / name for name in names)]
     partial = next((folder for folder in candidates[1:] if folder.is_dir()), None)
     if partial is None and any((root / marker).exists() for marker in markers):
@@ -41,12 +48,6 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
         raise UserError(
             f"{partial} is not a whole {what}: {', '.join(missing)} missing; restore it from the original release"
         )
-    for below in sorted(entry for entry in root.glob("*/*") if entry.name in names):
-        if all((below / marker).exists() for marker in markers):
-            raise UserError(
-                f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set "
-                f"data.root={below.parent}"
-            )
     for above in root.absolute().parents:
         if all((above / marker).exists() for marker in markers):
             levels = "one level" if above == root.absolute().parent else "some levels"

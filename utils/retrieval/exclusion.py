@@ -177,6 +177,19 @@ def _label_array(values: Array) -> np.ndarray:
     return labels.astype(str) if labels.dtype == object and all(isinstance(label, str) for label in labels) else labels
 
 
+def _exact(labels: np.ndarray, name: str, recode: bool) -> np.ndarray:
+    """Whole numbers in a kind that two sides can share: unsigned ones of 64 bits beside signed ones would become
+    rounded floats.
+    """
+    if labels.dtype.kind != "u" or labels.dtype.itemsize < 8:
+        return labels
+    if not labels.size or int(labels.max()) < 1 << 63:
+        return labels.astype(np.int64)
+    if not recode:
+        raise UserError(f"{name}: {int(labels.max())} is too large, labels go to 2^63 - 1; number them from 0")
+    return labels.astype(object)
+
+
 def _label_pair(query: Array, gallery: Array, name: str, recode: bool) -> tuple[Tensor, Tensor]:
     """Two label lists as integer tensors with equal values where the labels are equal.
 
@@ -193,7 +206,7 @@ def _label_pair(query: Array, gallery: Array, name: str, recode: bool) -> tuple[
         raise UserError(f"{name} must be integers or strings, not {left.dtype} and {right.dtype}")
     if (left.dtype.kind in "iub") != (right.dtype.kind in "iub"):
         raise UserError(f"{name}: queries have {left.dtype} labels and the gallery {right.dtype}; they never match")
-    both = np.concatenate([left, right])
+    both = np.concatenate([_exact(left, name, recode), _exact(right, name, recode)])
     if recode or both.dtype.kind == "U":
         both = np.unique(both, return_inverse=True)[1].reshape(-1).astype(np.int32)
     labels = torch.from_numpy(both.astype(np.int64) if both.dtype.kind != "i" else both)

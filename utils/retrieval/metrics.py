@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from utils.errors import UserError
@@ -332,9 +333,18 @@ def _matrix(similarity: Array) -> Tensor | np.ndarray:
             ) from error
     if similarity.ndim != 2:
         raise UserError(f"similarity must be a (queries, gallery) matrix, but has shape {tuple(similarity.shape)}")
-    if isinstance(similarity, np.ndarray) and similarity.dtype.kind not in "fiu":
-        raise UserError(f"similarity must hold real numbers, not {similarity.dtype}")
+    _require_real(similarity, "similarity")
     return similarity
+
+
+def _require_real(values: Tensor | np.ndarray, name: str) -> None:
+    """Raise UserError for complex numbers and truth values."""
+    if isinstance(values, Tensor):
+        real = not values.is_complex() and values.dtype != torch.bool
+    else:
+        real = values.dtype.kind in "fiu"
+    if not real:
+        raise UserError(f"{name} must hold real numbers, not {str(values.dtype).removeprefix('torch.')}")
 
 
 def evaluate(
@@ -413,6 +423,7 @@ def evaluate_features(
     for name, features in (("query_features", query_features), ("gallery_features", gallery_features)):
         if features.ndim != 2:
             raise UserError(f"{name} must be a matrix, one row per item, but has shape {tuple(features.shape)}")
+        _require_real(features, name)
     if query_features.shape[1] != gallery_features.shape[1]:
         raise UserError(
             f"query_features have {query_features.shape[1]} dimensions and gallery_features "

@@ -22,6 +22,8 @@ DEFAULT_MEMORY_BYTES = 256 << 20
 # Scores of one matrix product: fixed, so that the memory budget cannot move a last bit of a similarity.
 PRODUCT_SCORES = {"cpu": 1 << 22, "cuda": 1 << 25}
 MIN_PRODUCT_ROWS = 16
+LARGEST_SQUARED = 2.0**40
+"""Numbers up to this, and down to its inverse, are squared and summed without leaving float32's range."""
 # Scores ranked at once on a CPU: about what its second-level cache holds with all temporaries.
 CPU_CHUNK_SCORES = 1 << 19
 # Peak bytes per score inside `rank_chunk` when every score is tied with a match.
@@ -362,8 +364,17 @@ def _products(query_features: Tensor, gallery_features: Tensor) -> Iterator[tupl
 
 
 def unit_length(features: Tensor) -> Tensor:
-    """Features (n, D) as float32 of length 1, so that products are cosines; a zero row stays zero."""
-    return F.normalize(features.detach().float(), dim=1)
+    """Features (n, D) as float32 of length 1, so that products are cosines, whatever their size; a zero row stays zero.
+
+    Rows whose squares leave float32's range are scaled by a power of two before, which changes no digit.
+    """
+    features = features.detach().float()
+    largest = features.abs().amax(1) if features.shape[1] else features.new_zeros(len(features))
+    beyond = ((largest > LARGEST_SQUARED) | (largest < 1 / LARGEST_SQUARED)) & (largest > 0) & largest.isfinite()
+    if bool(beyond.any()):
+        features = features.clone()
+        features[beyond] = torch.ldexp(features[beyond], -torch.frexp(largest[beyond])[1][:, None])
+    return F.normalize(features, dim=1)
 
 
 def _on_device(plan: RankingPlan, device: torch.device) -> RankingPlan:
