@@ -18,6 +18,7 @@ MAIN_KIND: dict[Task, AnnotationKind] = {
     Task.CTCC: AnnotationKind.CLOTHES,
     Task.LI: AnnotationKind.DESCRIPTION,
     Task.T2I: AnnotationKind.DESCRIPTION,
+    Task.ORB: AnnotationKind.DESCRIPTION,
 }
 """What a query of each task asks for, as mAP at a threshold compares it."""
 

@@ -10,7 +10,7 @@ import pytest
 from tiny_orbench import load_orbench
 
 from configs.schema.data import DataConfig
-from configs.vocabulary import ORBENCH_KEYS, Modality
+from configs.vocabulary import ORBENCH_KEYS, AnnotationKind, Modality
 from datasets.build import build_benchmark
 from datasets.dataset_entry import Count
 from datasets.releases import orbench
@@ -433,3 +433,36 @@ def test_unknown_dataset_and_selection_without_validation(tree: Tree) -> None:
         "val"
         not in build_benchmark(DataConfig(root=str(tree.root), val_fraction=0.3), select="test", need_train=True).splits
     )
+
+
+def asked_and_offered(benchmark: Benchmark) -> tuple[dict[str, list[str]], list[str]]:
+    """What the queries of each list ask for at a threshold, and what the gallery images have."""
+    split = benchmark.splits["test"]
+    asked = {
+        queries.name: [annotation.value for annotation in queries.annotations if annotation is not None]
+        for queries in split.query_lists
+    }
+    return asked, [found[AnnotationKind.DESCRIPTION].value for found in split.gallery_annotations]
+
+
+def test_the_text_list_gives_the_gallery_its_captions(tree: Tree) -> None:
+    tree.test["TEXT"] = [[5, "a red coat"], [6, "a man in green"]]
+    asked, offered = asked_and_offered(tree.load())
+    assert offered == ["a red coat", "a man in green"] and asked["TEXT"] == offered
+    assert {name for name, found in asked.items() if found} == {name for name in KEYS if "TEXT" in name.split("+")}
+    assert asked["NIR+TEXT"] == ["words 0900", "words 0901"] and len([name for name in asked if asked[name]]) == 20
+
+
+def test_another_order_gives_none_and_a_file_decides(tree: Tree) -> None:
+    tree.test["TEXT"] = [[6, "a man in green"], [5, "a red coat"]]
+    benchmark = tree.load()
+    assert not benchmark.splits["test"].gallery_annotations
+    assert any("captions of the gallery images are unknown" in note for note in benchmark.notes)
+    captions = {"vis/0900/0.jpg": "red", "vis/0901/0.jpg": "green"}
+    (tree.base / "gallery_captions.json").write_text(json.dumps(captions))
+    assert asked_and_offered(tree.load())[1] == ["red", "green"]
+    del captions["vis/0901/0.jpg"]
+    (tree.base / "gallery_captions.json").write_text(json.dumps(captions))
+    assert "has no caption for the gallery image vis/0901/0.jpg" in tree.refusal()
+    (tree.base / "gallery_captions.json").write_text("[]")
+    assert "must be an object with a caption for each image path" in tree.refusal()

@@ -9,6 +9,7 @@ import math
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,15 @@ from configs.vocabulary import GROUP_NAMES, Modality, combination_name
 from datasets.structures import EvalSplit, QueryList, Source
 from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import EvaluationResult, ListResult, RankedSplit, SkippedSource
-from solver.reports.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
+from solver.reports.results import (
+    Provenance,
+    compare_files,
+    format_result,
+    read_per_query,
+    read_results,
+    shown_columns,
+    write_results,
+)
 from utils.errors import UserError
 from utils.origin import code_commit
 
@@ -146,6 +155,15 @@ def test_json_holds_hand_worked_numbers(tmp_path: Path) -> None:
         and document["ap"] == "sum"
         and document["checkpoint"]["fingerprint"] == "0123"
     )
+
+
+def test_a_threshold_that_keeps_every_match_has_no_column() -> None:
+    rows: list[dict[str, Any]] = [
+        {"task": "a", "mAP@0.25": 40.0, "kept@0.25": 1.0, "mAP@0.5": 30.0, "kept@0.5": 0.99999},
+        {"task": "b", "mAP@0.25": "40.000 ± 0.000", "kept@0.25": "1.000 ± 0.000", "mAP@0.5": None, "kept@0.5": None},
+    ]
+    assert shown_columns(rows)[-2:] == ["mAP@0.5", "kept@0.5"] and "mAP@0.25" not in shown_columns(rows)
+    assert "kept@0.25" in shown_columns(rows, [{"task": "c", "mAP@0.25": 1.0, "kept@0.25": 0.5}])
 
 
 def test_a_result_says_how_it_was_made(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from configs.vocabulary import GROUP_NAMES, ORBENCH_KEYS, Combination, Modality, Task, combination_name
+from configs.vocabulary import GROUP_NAMES, ORBENCH_KEYS, AnnotationKind, Combination, Modality, Task, combination_name
 from datasets.dataset_entry import Count, DatasetEntry
 from datasets.formats.listing import ImageTree, find_folder
 from datasets.mixed_queries import mixed_search
@@ -25,6 +25,7 @@ NAME = "orbench"
 TITLE = FOLDER = "ORBench"
 TRAIN_FILE = "train_annos.json"
 TEST_FILE = "test_gallery_and_queries.json"
+CAPTIONS_FILE = "gallery_captions.json"
 TRAIN, GALLERY = "train", "gallery"
 GALLERY_KEY = "RGB_GALLERY"
 SHOWN = 120
@@ -193,9 +194,12 @@ def _searches(release: Release) -> list[Search]:
 
 
 def _record(person: int, sources: tuple[Source, ...]) -> Record:
+    # What a query asks for at a threshold is its caption.
+    text = next((source for source in sources if source.modality is Modality.TEXT), None)
     return Record(
         person_id=person,
         sources={source.modality: source for source in sources},
+        annotations={} if text is None else {AnnotationKind.DESCRIPTION: text},
         dataset=NAME,
         name=sources[0].record,
     )
@@ -219,6 +223,7 @@ def _read_test(tree: _Tree, notes: list[str]) -> tuple[dict[str, tuple[Record, .
         notes.append(f"{TEST_FILE}: {len(unknown)} unknown keys are ignored: {', '.join(unknown[:5])}")
     parts = {GALLERY: _rows(tree, GALLERY_KEY, (Modality.RGB,), content[GALLERY_KEY])}
     parts |= {name: _rows(tree, name, key, content[name]) for name, key in LISTS.items() if name in content}
+    parts[GALLERY] = _captioned(tree, parts[GALLERY], parts.get(Modality.TEXT.name, ()), notes)
     missing = {name: GROUP_NAMES[len(key)] for name, key in LISTS.items() if name not in content}
     if len(missing) == len(LISTS):
         raise UserError(
@@ -227,6 +232,45 @@ def _read_test(tree: _Tree, notes: list[str]) -> tuple[dict[str, tuple[Record, .
     if missing:
         notes.append(f"{TEST_FILE}: {len(missing)} of {len(LISTS)} query lists are missing: {', '.join(missing)}")
     return parts, missing
+
+
+def _captioned(
+    tree: _Tree, gallery: tuple[Record, ...], texts: tuple[Record, ...], notes: list[str]
+) -> tuple[Record, ...]:
+    """Return the gallery with the caption of each image, for mAP at a threshold: those of gallery_captions.json, else
+    the TEXT list's where it goes through the same persons in the same order; without either a note says so.
+    """
+    captions = _own_captions(tree, gallery)
+    if captions is None and [entry.person_id for entry in texts] == [image.person_id for image in gallery]:
+        captions = [entry.sources[Modality.TEXT] for entry in texts]
+    if captions is None:
+        if texts:
+            notes.append(
+                f"captions of the gallery images are unknown, so that there is no mAP@tau: the TEXT list and "
+                f"{GALLERY_KEY} do not name the same persons in the same order, and {CAPTIONS_FILE} is absent"
+            )
+        return gallery
+    return tuple(
+        replace(image, annotations={AnnotationKind.DESCRIPTION: caption})
+        for image, caption in zip(gallery, captions, strict=True)
+    )
+
+
+def _own_captions(tree: _Tree, gallery: tuple[Record, ...]) -> list[Source] | None:
+    """Return the captions of gallery_captions.json, path of an image -> caption; None without such a file."""
+    path = tree.root / CAPTIONS_FILE
+    if not path.is_file():
+        return None
+    content = read_json(path, "captions of ORBench's gallery images")
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be an object with a caption for each image path, found {_kind(content)}")
+    captions = []
+    for image in gallery:
+        name = Path(image.sources[Modality.RGB].value).relative_to(tree.root).as_posix()
+        if not isinstance(content.get(name), str):
+            raise UserError(f"{path}: has no caption for the gallery image {name}; add it or remove the file")
+        captions.append(Source(modality=Modality.TEXT, value=content[name], record=f"{CAPTIONS_FILE} {name}"))
+    return captions
 
 
 def _rows(tree: _Tree, name: str, key: Combination, rows: Any) -> tuple[Record, ...]:

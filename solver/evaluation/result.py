@@ -290,6 +290,12 @@ def threshold_notes(result: EvaluationResult) -> list[str]:
             f"{str(result.relevance['checksum'])[:16]}), a query without positive: {result.relevance['no_positive']}; "
             "kept@tau is the share of matches of the person that tau keeps, 1.00 = tau says nothing"
         )
+        silent = [tau for tau in measured[0].thresholds if all(part.thresholds[tau].share == 1 for part in measured)]
+        if silent:
+            notes.append(
+                f"tau {', '.join(f'{tau:g}' for tau in silent)} keeps every match in every row (kept share 1.000), so "
+                "that mAP@tau is mAP; the columns are left out of the table"
+            )
     if bare:
         notes.append(f"mAP@tau is not measured where queries have no annotations: {', '.join(bare)}")
     first = [next(iter(entry.thresholds.values())) for entry in measured]

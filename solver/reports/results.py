@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solver.evaluation.list_result import ListResult
+from solver.evaluation.list_result import ListResult, share_name
 from solver.evaluation.result import TIE_RULE, AverageRow, EvaluationResult
 from solver.reports.features_file import person_array, source_names
 from solver.reports.grid import printable
 from solver.run_directory import CSV_FILE, LATEX_FILE, PER_QUERY_FILE, RESULTS_FILE
 from utils.errors import UserError
 from utils.files import atomic_path, read_json, write_json
-from utils.retrieval.metrics import METRICS, SHOWN_METRICS
+from utils.retrieval.metrics import METRICS, SHOWN_METRICS, threshold_name
 from utils.tables import (
     columns_of,
     compare_results,
@@ -45,6 +45,9 @@ OTHER_UNITS = {name: metric.unit for name, metric in METRICS.items() if metric.u
 AVERAGE_RULE = "a group's average is the plain mean over its lists; ALL_AVER is the mean of the group averages"
 DEVIATION = "standard deviation over the lists of a group, n - 1 in the denominator"
 PLUS_MINUS = "±"
+PRECISION_AT, KEPT_AT = threshold_name(0).removesuffix("0"), share_name(0).removesuffix("0")
+ALL_KEPT = (1, f"{format_cell(1.0)} {PLUS_MINUS} {format_cell(0.0)}")
+"""What a share of kept matches reads where it is all of them."""
 GROUP_RULE = (
     "a group's average is the plain mean over its lists, with the standard deviation over them (n - 1 in the "
     "denominator); a pooled group's is over all of its queries; ALL_AVER is the mean of the group averages and of the "
@@ -287,16 +290,21 @@ def folded_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown_columns(*rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns of a table for readers: the task, the reference's, mAP@tau and the shares they keep."""
-    return [
-        "task",
-        *SHOWN_METRICS,
-        *(
-            name
-            for name in columns_of([row for part in rows for row in part])
-            if name.startswith(("mAP@", "kept@")) and not name.endswith(" sd")
-        ),
+    """Return the columns of a table for readers: the task, the reference's, mAP@tau and the shares they keep.
+
+    Those of a tau that keeps every match of every row are left out; the notes of the result say so.
+    """
+    listed = [row for part in rows for row in part]
+    columns = [
+        name for name in columns_of(listed) if name.startswith((PRECISION_AT, KEPT_AT)) and not name.endswith(" sd")
     ]
+    silent = {
+        name.removeprefix(KEPT_AT)
+        for name in columns
+        if name.startswith(KEPT_AT) and all(row[name] in ALL_KEPT for row in listed if row.get(name) is not None)
+    }
+    shown = [name for name in columns if name.removeprefix(KEPT_AT).removeprefix(PRECISION_AT) not in silent]
+    return ["task", *SHOWN_METRICS, *shown]
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
