@@ -31,7 +31,8 @@ from datasets.build import build_source_reader  # noqa: E402
 from datasets.structures import Source  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
 from solver.evaluation.evaluator import EvaluationSpec  # noqa: E402
-from solver.search.gallery import EncodedGallery, Gallery, read_index, sign, write_index  # noqa: E402
+from solver.search.gallery import EncodedGallery, Gallery  # noqa: E402
+from solver.search.gallery_index import read_index, sign, write_index  # noqa: E402
 from solver.search.queries import Query, query_from_parts  # noqa: E402
 from solver.search.ranked import encode_queries, search  # noqa: E402
 from utils.device import describe_device, resolve_device  # noqa: E402
@@ -121,8 +122,8 @@ def main() -> None:
     spec = EvaluationSpec(config=config.eval)
     with tempfile.TemporaryDirectory() as name:
         gallery, index = make_gallery(Path(name), options.images, model.embed_dim)
-        load = median_ms(device, lambda: read_index(index, IDENTITY, gallery, allow_failures=False), 3)
-        features, _ = read_index(index, IDENTITY, gallery, allow_failures=False)  # type: ignore[misc]
+        load = median_ms(device, lambda: read_index(index, IDENTITY, gallery.sources, allow_failures=False), 3)
+        features, _ = read_index(index, IDENTITY, gallery.sources, allow_failures=False)  # type: ignore[misc]
         encoded = EncodedGallery(
             gallery=gallery,
             features=torch.from_numpy(features).to(device),

@@ -68,7 +68,14 @@ def build_source_reader(
     """
     images: ImageReader = PillowReader(model_config.image_size)
     if data.cache_dir and benchmark is not None:
-        images = build_cache(image_sources(benchmark), model_config.image_size, data.cache_dir, available_cores())
+        images = build_cache(
+            image_sources(benchmark),
+            model_config.image_size,
+            data.cache_dir,
+            available_cores(),
+            gigabytes=data.cache_gb,
+            days=data.cache_days,
+        )
     texts, annotation_images = None, None
     if isinstance(model_config, ReadsText):
         texts = build_text_reader(model_config.tokenizer, model_config.text_length, model_config.vocab_size)

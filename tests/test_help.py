@@ -1,5 +1,5 @@
-"""Covers: train, test, infer, datasets/synthetic/__main__, datasets/check, datasets/split. Every command answers --help
-at once: what would make it slow, the heavy libraries, is not imported for it.
+"""Covers: train, test, infer, datasets/synthetic/__main__, datasets/check, datasets/split, datasets/cache. Every
+command answers --help at once: what would make it slow, the heavy libraries, is not imported for it.
 """
 
 import subprocess
@@ -20,6 +20,7 @@ HEAVY = {"torch", "torchvision", "numpy", "PIL", "scipy", "omegaconf", "yaml", "
         ("-m datasets.synthetic", "--images-per-modality"),
         ("-m datasets.check", "--dataset"),
         ("-m datasets.split", "--source"),
+        ("-m datasets.cache", "--clear"),
     ],
 )
 def test_help_imports_no_heavy_library(command: str, word: str) -> None:

@@ -29,7 +29,8 @@ from solver.commands.evaluate import load_test_benchmark
 from solver.commands.search import SearchOptions, output_path, run_search
 from solver.run_directory import RETRIEVAL_FILE
 from solver.runs import open_run
-from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, read_index, split_gallery, write_index
+from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, split_gallery
+from solver.search.gallery_index import read_index, write_index
 from solver.search.queries import Query, query_from_parts
 from solver.search.ranked import EncodedQueries, search
 from utils.checkpoint_io import save_checkpoint
@@ -276,7 +277,7 @@ def test_an_encoded_gallery_is_reused_only_for_the_same_files_and_weights(
     first = search_photos()
     assert not first["gallery"]["reused"] and search_photos()["gallery"]["reused"]
     (file,) = cache.glob("*.npz")
-    shown = folder_gallery(photos)
+    shown = folder_gallery(photos).sources
     with np.load(file, allow_pickle=False) as stored:
         identity = json.loads(stored["header"].tobytes())["identity"]
     assert read_index(file, identity, shown, allow_failures=False) is not None

@@ -27,7 +27,7 @@ def identical_files(
     """
     by_size: dict[int, list[tuple[str, Version]]] = {}
     for path in dict.fromkeys(paths):
-        version = _version(path)
+        version = file_version(path)
         if version is not None:
             by_size.setdefault(version[0], []).append((path, version))
     found = []
@@ -50,7 +50,8 @@ def crossing(one: Iterable[str], other: Iterable[str]) -> Callable[[Sequence[str
     return lambda paths: not left.isdisjoint(paths) and not right.isdisjoint(paths)
 
 
-def _version(path: str) -> Version | None:
+def file_version(path: str | os.PathLike[str]) -> Version | None:
+    """Return the version of a file; None for an empty one, a folder, a device, and what is not there."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

@@ -24,6 +24,10 @@ class DataConfig:
     """Loader processes for each loader; -1 chooses by the cores left beside the compute threads."""
     cache_dir: str = ""
     """Folder of the memory-mapped uint8 cache of decoded images; empty = no cache."""
+    cache_gb: float = 200.0
+    """Largest size of data.cache_dir, and of gallery_cache/ of a run: what was used longest ago goes; 0 = no limit."""
+    cache_days: float = 90.0
+    """Entries of these caches that were not used for so many days go; 0 = they stay."""
     protocols: tuple[str, ...] = ()
     """Names of the protocols that are evaluated; empty = the data set's default ones. ORBench has one only."""
     variant: Literal["", "v1", "v2", "detected", "labeled"] = ""
@@ -43,6 +47,8 @@ class DataConfig:
         require(1 <= self.trial <= 10, "data.trial", self.trial, "1..10")
         require(bool(self.root), "data.root", self.root, "the folder that holds the dataset's own folder")
         require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "at least 0 and below 1")
+        require(self.cache_gb >= 0, "data.cache_gb", self.cache_gb, "0 (no limit) or a size in GB")
+        require(self.cache_days >= 0, "data.cache_days", self.cache_days, "0 (no limit) or a number of days")
         require(self.workers >= -1, "data.workers", self.workers, "-1 (choose) or a number of processes")
 
 

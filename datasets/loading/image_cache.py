@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,11 @@ import PIL
 
 from datasets.loading.readers import PillowReader
 from datasets.structures import Source
+from utils.cache_folders import BYTES_PER_GB, TABLES, mark_used, tidy
 from utils.errors import UserError
 from utils.files import LEFTOVER_SECONDS, atomic_path, fingerprint, ordinary, remove_leftovers, sha256_of, write_json
 from utils.foreign import DAMAGE_ERRORS
+from utils.identical import file_version
 from utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 VERSION = 3
 """To be raised when the array's form or the reading of images changes."""
 CHUNK = 256
+HASHES_FILE = TABLES[0]
+"""Beside the entries: path -> version and SHA-256 of an image file."""
 
 ImageKey = tuple[str, str]
 """File of a picture, and the part of it that is meant (empty = all)."""
@@ -90,17 +93,25 @@ def image_key(source: Source) -> ImageKey:
 
 
 def build_cache(
-    sources: Iterable[Source], image_size: tuple[int, int], directory: str | Path, threads: int
+    sources: Iterable[Source],
+    image_size: tuple[int, int],
+    directory: str | Path,
+    threads: int,
+    *,
+    gigabytes: float = 0.0,
+    days: float = 0.0,
 ) -> CachedReader:
     """Decode every picture once into `directory` and return the reader; an existing cache of the same contents is
     reused.
 
     The key is made of the files' names and SHA-256, the parts of them that are meant, the image size, this format's
-    version and Pillow's: a file whose size or modification time changed is hashed again.
-    Raises UserError when the disk is full.
+    version and Pillow's: a file whose size, inode, modification or change time is another is hashed again. gigabytes,
+    days: largest size of all entries together and longest time without use (see `tidy`), 0 = no limit.
+    Raises UserError when the disk is full, and before any work when the pictures alone exceed the limit.
     """
     unique = [source for _, source in sorted({image_key(source): source for source in sources}.items())]
     directory = Path(directory)
+    _check_room(len(unique), image_size, gigabytes)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -117,6 +128,8 @@ def build_cache(
         index = _decode_all(unique, image_size, array_file, threads)
         write_json(index_file, {"failures": index[0], "sums": index[1]})
     failures, sums = index
+    mark_used(index_file)
+    tidy(directory, gigabytes=gigabytes, days=days, keep=[key])
     logger.info("decode cache %s: %d images, %.1f MiB", array_file, len(unique), array_file.stat().st_size / 2**20)
     rows = {image_key(source): row for row, source in enumerate(unique)}
     return CachedReader(
@@ -124,27 +137,37 @@ def build_cache(
     )
 
 
+def _check_room(count: int, image_size: tuple[int, int], gigabytes: float) -> None:
+    needed = count * 3 * image_size[0] * image_size[1] / BYTES_PER_GB
+    if gigabytes and needed > gigabytes:
+        raise UserError(
+            f"data.cache_gb = {gigabytes:g}: the {count:,} decoded images take {needed:.3g} GB; raise it (0 = no "
+            "limit) or set data.cache_dir= for no cache"
+        )
+
+
 def _name(source: Source) -> str:
     return f"{source.value} [{source.crop}]" if source.crop else source.value
 
 
 def _hashes(paths: Sequence[str], directory: Path) -> dict[str, list[str]]:
-    """Return path -> [path, sha256] of every file; hashes are remembered by size and modification time."""
-    memory_file = directory / "hashes.json"
+    """Return path -> [path, sha256] of every file; hashes are remembered by the version of the file."""
+    memory_file = directory / HASHES_FILE
     memory = _read_table(memory_file) or {}
     hashes: dict[str, list[str]] = {}
     changed = False
     for path in progress_bar(paths, len(paths), "hashing images", "file"):
-        known = memory.get(path)
+        known, version = memory.get(path), file_version(path)
         try:
-            stat = os.stat(path)
-            if not _is_memory(known) or known[:2] != [stat.st_size, stat.st_mtime_ns]:
-                known = memory[path] = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
+            if version is None:
+                raise FileNotFoundError(path)
+            if not _is_memory(known) or known[:-1] != list(version):
+                known = memory[path] = [*version, sha256_of(path)]
                 changed = True
         except OSError:
             hashes[path] = [path, "absent"]
             continue
-        hashes[path] = [path, known[2]]
+        hashes[path] = [path, known[-1]]
     if changed:
         write_json(memory_file, memory)
     return hashes
@@ -160,8 +183,8 @@ def _read_table(path: Path) -> dict[str, Any] | None:
 
 
 def _is_memory(known: Any) -> TypeGuard[list[Any]]:
-    """Return whether an entry of the remembered hashes is one: size, time, digest."""
-    return isinstance(known, list) and [type(value) for value in known] == [int, int, str]
+    """Return whether an entry of the remembered hashes is one: the four numbers of a version, digest."""
+    return isinstance(known, list) and [type(value) for value in known] == [int, int, int, int, str]
 
 
 def _read_index(path: Path, count: int) -> tuple[dict[str, str], list[int]] | None:

@@ -266,7 +266,15 @@ def _search(opened: Opened, queries: tuple[Query, ...], gallery: Gallery, top_k:
     encoded = encode_queries(trained.model, queries, reader, dataclasses.replace(spec, workers=0), device)
     if queries and not encoded.queries:
         raise UserError(f"no query can be read, the first: {encoded.failures[0][1]}")
-    encoder = GalleryEncoder(trained.model, reader, spec, device, identity=model_identity(trained), cache=cache)
+    encoder = GalleryEncoder(
+        trained.model,
+        reader,
+        spec,
+        device,
+        identity=model_identity(trained),
+        cache=cache,
+        limits=(trained.config.data.cache_gb, trained.config.data.cache_days),
+    )
     found = encoder.encode(gallery)
     result = SearchResult(
         trained=trained,

@@ -6,8 +6,6 @@ Shapes: G gallery images, N of them readable, D embed_dim.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -31,21 +29,16 @@ from solver.evaluation.encoding import SourceEncoder, encode_sources, inference
 from solver.evaluation.plan import Integers, SourceTable, gallery_slots
 from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import CacheBudget
-from utils.errors import UserError, first_line
-from utils.files import atomic_path, fingerprint, sha256_of
-from utils.foreign import DAMAGE_ERRORS
+from solver.search.gallery_index import FORMAT_VERSION, Signature, keep_index, read_index, sign
+from utils.cache_folders import mark_used, tidy
+from utils.errors import UserError
+from utils.files import fingerprint, sha256_of
 from utils.retrieval.ranking import unit_length
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
-"""To be raised when the file's form, the reading of images or the normalisation changes."""
-
 UNLISTED = -1
 """Number of a person whom a gallery does not hold."""
-
-Signature = list[Any]
-"""[absolute path, size, modification time in ns, SHA-256 of the content]; size -1 = no such file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,7 +277,8 @@ def _refuse_folder(error: OSError) -> None:
 class GalleryEncoder:
     """Encodes galleries with one model, or reads them from the folder `cache`.
 
-    identity: everything besides the files and the precision that the features depend on (weights, sizes).
+    identity: everything besides the files and the precision that the features depend on (weights, sizes). limits: GB
+    and days without use that the folder keeps, 0 = no limit.
     """
 
     def __init__(
@@ -296,6 +290,7 @@ class GalleryEncoder:
         *,
         identity: Mapping[str, Any],
         cache: Path,
+        limits: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.model = model
         self.reader = reader
@@ -303,13 +298,14 @@ class GalleryEncoder:
         self.device = device
         self.identity = {"format": FORMAT_VERSION, "precision": spec.config.precision, **identity}
         self.cache = cache
+        self.limits = limits
 
     def encode(self, gallery: Gallery) -> EncodedGallery:
         """Return the encoded gallery. Raises UserError for an unreadable image (unless skipped) or when none is
         readable.
         """
         path = self.path(gallery)
-        stored = read_index(path, self.key(gallery), gallery, allow_failures=self.spec.skip_unreadable)
+        stored = read_index(path, self.key(gallery), gallery.sources, allow_failures=self.spec.skip_unreadable)
         if stored is not None:
             features, failures = stored
             logger.info("gallery %s: %d encoded images reused from %s", gallery.name, len(features), path)
@@ -318,6 +314,7 @@ class GalleryEncoder:
             signatures = [sign(source.value) for source in gallery.sources]
             features, failures = self._encode(gallery)
             self._write(path, gallery, features, failures, signatures)
+        self._tidy(path)
         positions = np.setdiff1d(np.arange(len(gallery.sources)), list(failures))
         return EncodedGallery(
             gallery=gallery,
@@ -326,6 +323,14 @@ class GalleryEncoder:
             failures=failures,
             reused=stored is not None,
         )
+
+    def _tidy(self, path: Path) -> None:
+        """Keep the folder within its limits; a search does not need it, so that one that cannot be read stays."""
+        mark_used(path)
+        try:
+            tidy(self.cache, gigabytes=self.limits[0], days=self.limits[1], keep=[path.stem])
+        except UserError as error:
+            logger.warning("the encoded galleries are not looked through: %s", error)
 
     def key(self, gallery: Gallery) -> dict[str, Any]:
         """Return what the features depend on besides the files: one image read as another modality has another
@@ -374,7 +379,7 @@ class GalleryEncoder:
                 f"the model gives features that are not finite for the gallery {gallery.name}; its weights are "
                 "damaged, or eval.precision=fp32 is needed"
             )
-        if _keep(path, self.key(gallery), features, failures, signatures):
+        if keep_index(path, self.key(gallery), features, failures, signatures):
             logger.info("gallery %s: %d images encoded, kept in %s", gallery.name, len(features), path)
 
 
@@ -388,109 +393,3 @@ def _told(instruction: Source) -> str:
         raise UserError(
             f"{instruction.value}: the gallery's instruction cannot be read ({error.strerror}); correct the path"
         ) from error
-
-
-def sign(path: str) -> Signature:
-    """Return the signature of a file, with its content's digest."""
-    try:
-        return [*_stat(path), sha256_of(path)]
-    except OSError:
-        return [*_stat(path), ""]
-
-
-def _stat(path: str) -> Signature:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [os.path.abspath(path), -1, 0]
-    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
-
-
-def write_index(
-    path: Path,
-    identity: Mapping[str, Any],
-    features: np.ndarray,
-    failures: Mapping[int, str],
-    signatures: list[Signature],
-) -> None:
-    """Write features (N, D) and what they were made of, atomically. Raises UserError when the folder cannot be
-    written.
-    """
-    header = {
-        "identity": identity,
-        "sum": _checksum(features),
-        "files": signatures,
-        "failures": [[index, reason] for index, reason in failures.items()],
-    }
-    with atomic_path(path) as temporary:
-        np.savez(temporary, features=features, header=np.frombuffer(json.dumps(header).encode("ascii"), dtype=np.uint8))
-
-
-def _checksum(features: np.ndarray) -> str:
-    return fingerprint(
-        [features.dtype.str, features.shape, hashlib.sha256(np.ascontiguousarray(features).data).hexdigest()]
-    )
-
-
-def read_index(
-    path: Path, identity: Mapping[str, Any], gallery: Gallery, *, allow_failures: bool
-) -> tuple[np.ndarray, dict[int, str]] | None:
-    """Return (features (N, D), failures) of a file that fits this gallery, else None, saying why in the log.
-
-    A file with another size or modification time counts as the same when its content's digest is; its new signature
-    is then written back.
-    """
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            features, header = archive["features"], json.loads(archive["header"].tobytes())
-        failures = {int(index): str(reason) for index, reason in header["failures"]}
-        files: list[Signature] = header["files"]
-        if _checksum(features) != header["sum"] or any([*map(type, entry)] != [str, int, int, str] for entry in files):
-            raise ValueError("its content is not what was written")
-        fits = header["identity"] == json.loads(json.dumps(identity)) and len(features) + len(failures) == len(files)
-    except DAMAGE_ERRORS as error:
-        logger.warning("%s cannot be read (%s); the gallery is encoded again", path, first_line(error))
-        return None
-    if not fits or [signature[0] for signature in files] != [
-        os.path.abspath(source.value) for source in gallery.sources
-    ]:
-        logger.info("gallery %s: other images than those kept in %s; encoding again", gallery.name, path)
-        return None
-    if failures and not allow_failures:
-        return None
-    current: list[Signature] = []
-    for signature, source in zip(files, gallery.sources):
-        refreshed = _refresh(signature, source.value)
-        if refreshed is None:
-            logger.info("gallery %s: %s has changed; encoding again", gallery.name, source.value)
-            return None
-        current.append(refreshed)
-    if current != files:
-        _keep(path, identity, features, failures, current)
-    return features, failures
-
-
-def _keep(
-    path: Path,
-    identity: Mapping[str, Any],
-    features: np.ndarray,
-    failures: Mapping[int, str],
-    signatures: list[Signature],
-) -> bool:
-    """Write an index; return whether it could be written. A search does not need the file."""
-    try:
-        write_index(path, identity, features, failures, signatures)
-    except UserError as error:
-        logger.warning("the encoded gallery is not kept: %s; --gallery-cache DIR names another folder", error)
-        return False
-    return True
-
-
-def _refresh(signature: Signature, path: str) -> Signature | None:
-    """Return the signature of an unchanged file, None for a changed one."""
-    if signature[:3] == _stat(path):
-        return signature
-    current = sign(path)
-    return current if current[3] and current[3] == signature[3] else None
