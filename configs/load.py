@@ -37,6 +37,8 @@ SECTIONS: dict[str, type] = {
 }
 SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0}
 MAX_BYTES = 1_000_000
+LARGEST = 2**31 - 1
+"""Of a whole number."""
 
 
 class _Entries(dict[str, Any]):
@@ -74,6 +76,7 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     scalars = _scalars(tree, where)
     try:
         built: dict[str, Any] = {section: OmegaConf.to_object(tree[section]) for section in kinds}
+        _refuse_huge(where, {section: dataclasses.asdict(value) for section, value in built.items()})
         return ExperimentConfig(family=family, **scalars, **built)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from error
@@ -81,10 +84,18 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
         raise UserError(f"{where}: {first_line(error)}") from error
 
 
+def _refuse_huge(where: str, sections: Mapping[str, Any]) -> None:
+    """Raise UserError for a whole number that no array, loop or library takes."""
+    for key, value in _leaves(sections):
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if any(type(number) is int and abs(number) > LARGEST for number in numbers):
+            raise UserError(f"{where}: {key} = {value!r}: whole numbers go to {LARGEST}")
+
+
 def _scalars(tree: Any, where: str) -> dict[str, Any]:
     values = {key: tree[key] for key in SCALARS}
-    if type(values["seed"]) is not int or values["seed"] < 0:
-        raise UserError(f"{where}: seed = {values['seed']!r}: must be a whole number, 0 or larger")
+    if type(values["seed"]) is not int or not 0 <= values["seed"] <= LARGEST:
+        raise UserError(f"{where}: seed = {values['seed']!r}: must be a whole number, 0 to {LARGEST}")
     for key in ("name", "output_dir"):
         if isinstance(values[key], bool) or not isinstance(values[key], (str, int)) or not str(values[key]):
             raise UserError(

@@ -283,3 +283,10 @@ def test_layers_can_be_given_directly() -> None:
     plain = experiment_to_dict(config)
     assert plain["family"] == "reid5o" and plain["model"]["image_size"] == [384, 128]
     assert all(math.isfinite(value) for value in plain["objective"]["losses"].values())
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63, 10**32, -(2**63)])
+def test_numbers_that_no_library_takes(number: int) -> None:
+    for key in ("seed", "train.accumulate", "train.epochs", "eval.max_rank", "augment.pad_crop", "data.workers"):
+        with pytest.raises(UserError, match=key.split(".")[-1]):
+            load_experiment(str(ROOT / "configs" / "reid5o" / "smoke.yaml"), [f"{key}={number}"])

@@ -56,6 +56,7 @@ def test_a_defect_is_one_line_that_asks_for_a_report_and_its_traceback_is_kept(
         (PermissionError(errno.EACCES, "Permission denied", "a"), "cannot use a: Permission denied;"),
         (OSError(errno.ENOSPC, "No space left on device"), "no space left"),
         (MemoryError(), "out of memory"),
+        (ValueError("embedded null byte"), "holds a NUL"),
         (UnicodeEncodeError("ascii", "aé", 1, 2, "x"), "ascii of this session has no 'é'; set PYTHONUTF8=1"),
         (UserError("a\nerror: all is well\x1b[2J"), r"error: a\nerror: all is well\x1b[2J"),
     ],

@@ -82,6 +82,8 @@ def _sentence(error: Exception) -> str:
         return "no space left where the output goes, a file or the standard output; free some and start again"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"cannot use {error.filename}: {error.strerror}; correct the path or its permissions"
+    if isinstance(error, ValueError) and str(error).startswith("embedded null"):
+        return "a path that was given, on the command line or in a file, holds a NUL; remove it"
     if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
         return f"the encoding {error.encoding} of this session has no {error.object[error.start]!r}; set PYTHONUTF8=1"
     what = f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,10 @@ SAME_VALUE = 1e-6
 
 def is_number(value: Any) -> bool:
     """True for a finite int or float, NumPy's included; False for a bool, nan or None."""
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        return False
+    # An int may be larger than any float.
+    return abs(value) <= sys.float_info.max
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:

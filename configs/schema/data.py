@@ -95,4 +95,4 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         for name in ("flip", "erase", "channel", "caption_mask"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
-        require(self.pad_crop >= 0, "augment.pad_crop", self.pad_crop, "0 or larger")
+        require(0 <= self.pad_crop <= 512, "augment.pad_crop", self.pad_crop, "0..512")

@@ -50,6 +50,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "memory_mb", "max_rank", "rerank_k1", "rerank_k2"):
             require(getattr(self, name) >= 1, f"eval.{name}", getattr(self, name), "at least 1")
+        require(self.max_rank <= 100_000, "eval.max_rank", self.max_rank, "at most 100000")
         for name in ("cache_device_mb", "cache_host_mb", "ap_depth", "ap_topk"):
             require(getattr(self, name) >= 0, f"eval.{name}", getattr(self, name), "0 or larger")
         require(0 <= self.rerank_lambda <= 1, "eval.rerank_lambda", self.rerank_lambda, "between 0 and 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import zipfile
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ from solver.reports.features_file import person_array, source_names
 from solver.reports.grid import printable
 from solver.run_directory import CSV_FILE, LATEX_FILE, PER_QUERY_FILE, RESULTS_FILE
 from utils.errors import UserError
-from utils.files import atomic_path, read_json, write_json
+from utils.files import atomic_path, ordinary, read_json, write_json
+from utils.foreign import foreign_file
 from utils.retrieval.metrics import METRICS, SHOWN_METRICS, threshold_name
 from utils.tables import (
     columns_of,
@@ -316,7 +317,14 @@ def read_results(path: str | Path) -> dict[str, Any]:
         or not isinstance(document.get("averages"), list)
     ):
         raise UserError(f"{path} is not a results.json: it has no rows and averages; give the file that test.py wrote")
+    for number, row in enumerate([*document["rows"], *document["averages"]]):
+        if not isinstance(row, Mapping) or not isinstance(row.get("task"), str) or any(map(_is_nested, row.values())):
+            raise UserError(f"{path} is damaged: row {number} lacks a task or holds a list; run test.py again")
     return document
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (list, dict))
 
 
 def read_per_query(path: str | Path, document: Mapping[str, Any]) -> dict[str, dict[str, NDArray[Any]]]:
@@ -325,21 +333,25 @@ def read_per_query(path: str | Path, document: Mapping[str, Any]) -> dict[str, d
     Returns nothing when the file is absent (the table was copied alone). Raises UserError when it is damaged.
     """
     file = Path(path).parent / Path(str(document.get("per_query", PER_QUERY_FILE))).name
-    if not file.is_file():
+    if not os.path.isfile(file):
         return {}
     by_task: dict[str, dict[str, NDArray[Any]]] = {}
-    try:
-        with np.load(file, allow_pickle=False) as archive:
+    with foreign_file(f"{file} cannot be read", "run test.py again"):
+        with np.load(ordinary(file), allow_pickle=False) as archive:
             for key in archive.files:
                 if key == SOURCE_NAMES:
                     continue
                 task, _, name = key.rpartition("/")
                 by_task.setdefault(task, {})[name] = archive[key]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} cannot be read ({error}); run test.py again") from error
     incomplete = [task for task, arrays in by_task.items() if not arrays.keys() >= set(COMPARED_ARRAYS)]
     if incomplete:
         raise UserError(f"{file} lacks arrays of {', '.join(incomplete)}; run test.py again")
+    for task, arrays in by_task.items():
+        compared = [arrays[name] for name in COMPARED_ARRAYS]
+        kinds = [array.dtype.kind for array in compared]
+        flat = compared[0].ndim == 1 and len({array.shape for array in compared}) == 1
+        if not flat or kinds[0] not in "iu" or kinds[1] != "f":
+            raise UserError(f"{file} is damaged: the arrays of {task} are not those of its queries; run test.py again")
     return by_task
 
 
