@@ -5,32 +5,17 @@ somewhere, and every chapter is in the navigation.
 import argparse
 import importlib.util
 import re
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from documented import DOCUMENTED, PAGES, split_command
 
 from configs.load import load_experiment, parse_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMAND = re.compile(r"^\s*(python3? .+|make( .*)?)$")
-
-
-def commands(page: Path) -> list[str]:
-    """Return the commands of fenced blocks and of inline code, comments and continuations resolved."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    fenced = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [line for block in fenced for line in block.splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    parts = [part for line in lines for part in re.split(r"\s+#\s|&&", line)]
-    return [part.strip() for part in parts if COMMAND.match(part)]
-
-
-DOCUMENTED = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands(page)]
 
 
 def script_parser(path: str) -> Callable[[list[str]], argparse.Namespace]:
@@ -84,12 +69,11 @@ def module_file(target: str) -> Path:
 @pytest.mark.parametrize(("page", "command"), DOCUMENTED, ids=[f"{page}: {command}" for page, command in DOCUMENTED])
 def test_documented_command(page: str, command: str) -> None:
     """The command's file exists and its own parser takes its arguments."""
-    words = shlex.split(command)
-    if words[0] == "make":
+    target, arguments = split_command(command)
+    if target == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-        assert all(word in targets for word in words[1:] if "=" not in word), command
+        assert all(word in targets for word in arguments if "=" not in word), command
         return
-    target, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
     if target == "pytest":
         return
     source = module_file(target)

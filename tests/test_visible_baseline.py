@@ -119,6 +119,6 @@ def test_a_run_on_the_rendered_market_learns(tmp_path: Path, keep_logging: None)
     size = ["model.image_size=[64,32]", "train.epochs=6", "train.batch_size=32", "schedule.warmup_epochs=0"]
     with global_state_kept():
         assert exit_code("train", "--config", BASELINE / "quickstart.yaml", *where, *size) == 0
-        assert exit_code("test", "--run", tmp_path / "runs" / "quickstart") == 0
-    row = json.loads((tmp_path / "runs" / "quickstart" / "results.json").read_text())["rows"][0]
+        assert exit_code("test", "--run", tmp_path / "runs" / "quickstart-market") == 0
+    row = json.loads((tmp_path / "runs" / "quickstart-market" / "results.json").read_text())["rows"][0]
     assert row["mAP"] > 70
