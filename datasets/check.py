@@ -19,9 +19,9 @@ defects: missing or unreadable images; persons or images in train and in test; i
   queries whose person is not in the gallery; a protocol in which no query has a valid match
 warnings: counts that differ from the published ones (rendered and partial sets are legitimate); queries whose matches
   are all dropped by a rule or are the query itself; persons of train without one of the modalities; missing or empty
-  captions; records listed twice; byte copies of queries in the gallery, or within a part; a picture or caption of two
-  persons; images that a viewer turns or that are transparent; validation persons who are in test; data sets that share
-  images by origin; a folder that looks like another data set
+  captions; a gallery of one person; records listed twice; byte copies of queries in the gallery, or within a part; a
+  picture or caption of two persons; images that a viewer turns or that are transparent; validation persons who are in
+  test; data sets that share images by origin; a folder that looks like another data set
 
 examples:
   python -m datasets.check --dataset market1501 --root /data

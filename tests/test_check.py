@@ -304,7 +304,8 @@ def test_a_search_without_any_match_is_a_defect(tmp_path: Path) -> None:
     )
     result = report("manifest", tmp_path / "own.csv")
     assert kinds(result, "defect") == {"search_without_match": 1} and kinds(result, "warning") == {
-        "query_same_camera_only": 1
+        "query_same_camera_only": 1,
+        "one_person": 1,
     }
     said = next(finding.message for finding in result.findings if finding.kind == "query_same_camera_only")
     assert "own-data/no-camera-rule" in said
@@ -331,7 +332,8 @@ def test_own_data_without_a_split_and_with_too_few_modalities(tmp_path: Path) ->
         "c1.jpg,c,rgb,,test",
     )
     result = report("manifest", tmp_path / "own.csv")
-    assert kinds(result) == {"identity_overlap": 1, "modality_missing": 1, "caption_missing": 2}
+    expected = {"identity_overlap": 1, "modality_missing": 1, "caption_missing": 2, "one_person": 2}
+    assert kinds(result) == expected
     assert next(finding.examples for finding in result.findings if finding.kind == "modality_missing") == ("person b",)
 
 

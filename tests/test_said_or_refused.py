@@ -1,7 +1,7 @@
 """Covers: utils/checkpoint_io, solver/runs, model/weights/archives, model/weights/clip_sources,
-datasets/loading/text_notes, datasets/loading/tokenizers, solver/evaluation/result. What would change a result without a
-word is refused or said: fields and sums of a checkpoint, an edited configuration, an unfinished run, another
-activation, cut and empty texts, a gallery of one person.
+datasets/checks/matches, datasets/loading/text_notes, datasets/loading/tokenizers, solver/evaluation/result. What would
+change a result without a word is refused or said: fields and sums of a checkpoint, an edited configuration, an
+unfinished run, another activation, cut and empty texts, a gallery of one person.
 """
 
 import json
@@ -15,12 +15,14 @@ import torch
 from protocol_oracle import ToyModel, ToyReader
 from test_runs import make_run
 from torch import Tensor, nn
+from trees import plant
 
 from configs.vocabulary import Modality
+from datasets.checks.run import CheckOptions, run_check
 from datasets.loading.readers import PillowReader, SourceReader
 from datasets.loading.text_notes import text_notes
 from datasets.loading.tokenizers import TextReader
-from datasets.structures import EvalSplit, QueryList, Source
+from datasets.structures import EvalSplit, QueryList, ReadOptions, Source
 from model.weights.archives import scripted_activations
 from model.weights.clip_sources import read_clip
 from solver.evaluation.evaluator import evaluate_split
@@ -175,6 +177,15 @@ def test_texts_that_lose_their_ends_and_empty_ones_are_said(end: int | None, roo
     assert f"at most {16 - room} pieces: entry 1, 'a very long text'" in cut
     assert empty == "2 of 4 texts are empty and say nothing: entry 2, ' '"
     assert text_notes(sources[:1], SourceReader(images, reader)) == text_notes(sources, SourceReader(images)) == []
+
+
+def test_the_check_says_that_a_gallery_is_of_one_person(tmp_path: Path) -> None:
+    plant(tmp_path, "query/a/1.png", "gallery/a/1.png", "gallery/a/2.png")
+    options = CheckOptions(dataset="folders", root=tmp_path, reading=ReadOptions(need_train=False))
+    found = {finding.kind: finding for finding in run_check(options)[0].findings}
+    assert found["one_person"].level == "warning" and found["one_person"].count == 2
+    plant(tmp_path, "gallery/b/1.png")
+    assert "one_person" not in {finding.kind for finding in run_check(options)[0].findings}
 
 
 def test_a_gallery_of_one_person_says_nothing() -> None:

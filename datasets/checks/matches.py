@@ -211,6 +211,16 @@ def match_findings(entry: DatasetEntry, unmatched: Iterable[Unmatched]) -> list[
             key = (entry_.search.protocol, reason)
             if key not in worst or len(records) > len(worst[key].queries[reason]):
                 worst[key] = entry_
+        if len({record.person_id for record in entry_.search.gallery}) == 1:
+            findings.append(
+                Finding(
+                    level="warning" if entry.own else "note",
+                    kind="one_person",
+                    count=len(entry_.search.gallery),
+                    message=f"{entry_.search.title}: all images that are searched are of one person, so that every "
+                    "order is right and the figures say nothing; add others",
+                )
+            )
         lost = sum(map(len, entry_.queries.values()))
         if entry_.search.query and lost == len(entry_.search.query):
             findings.append(
