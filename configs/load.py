@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type] = {
 }
 SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0}
 MAX_BYTES = 1_000_000
+HOME_PATH = re.compile(r"(hf:|t_s:|t_s_centred:)?(~(?:/.*)?)", re.DOTALL)
 LARGEST = 2**31 - 1
 """Of a whole number."""
 
@@ -76,12 +78,28 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     scalars = _scalars(tree, where)
     try:
         built: dict[str, Any] = {section: OmegaConf.to_object(tree[section]) for section in kinds}
+        built = {section: _with_home(value) for section, value in built.items()}
         _refuse_huge(where, {section: dataclasses.asdict(value) for section, value in built.items()})
         return ExperimentConfig(family=family, **scalars, **built)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {first_line(error)}") from error
+
+
+def _expanded(path: str) -> str:
+    # pathlib's form fails for a user without a folder.
+    return os.path.expanduser(path)  # noqa: PTH111
+
+
+def _with_home(options: Any) -> Any:
+    """Return a section with `~` at the beginning of its paths replaced by the user's folder."""
+    found = {
+        field.name: f"{match[1] or ''}{_expanded(match[2])}"
+        for field in dataclasses.fields(options)
+        if isinstance(value := getattr(options, field.name), str) and (match := HOME_PATH.fullmatch(value))
+    }
+    return dataclasses.replace(options, **found) if found else options
 
 
 def _refuse_huge(where: str, sections: Mapping[str, Any]) -> None:
@@ -102,6 +120,7 @@ def _scalars(tree: Any, where: str) -> dict[str, Any]:
                 f"{where}: {key} = {values[key]!r}: must be a text that is not empty, if necessary in quotes"
             )
         values[key] = str(values[key])
+    values["output_dir"] = _expanded(values["output_dir"])
     if values["name"] in (".", "..") or re.search(r"[/\\\0]", values["name"]):
         raise UserError(f"{where}: name = {values['name']!r}: must be a plain name; folders go into output_dir")
     return values
@@ -247,10 +266,7 @@ def _apply(tree: Any, where: str, values: Mapping[str, Any], prefix: str = "") -
             continue
         node = OmegaConf.select(tree, prefix.rstrip(".")) if prefix else tree
         if str(key) not in node:
-            problems.append(
-                f"{where}: unknown key {name!r}, "
-                f"{nearest(str(key), [*map(str, node), *(['family', 'base'] if not prefix else [])])}"
-            )
+            problems.append(f"{where}: unknown key {name!r}, {_suggested(tree, node, prefix, str(key))}")
         elif OmegaConf.is_dict(node[key]) and OmegaConf.get_type(node, key) is not dict:
             if isinstance(value, Mapping):
                 problems.extend(_apply(tree, where, value, f"{name}."))
@@ -263,6 +279,14 @@ def _apply(tree: Any, where: str, values: Mapping[str, Any], prefix: str = "") -
         else:
             problems.extend(_assign(tree, where, name, value))
     return problems
+
+
+def _suggested(tree: Any, node: Any, prefix: str, key: str) -> str:
+    """Return what a key may have meant: the same one in a section, else the nearest beside it."""
+    elsewhere = [f"{section}.{key}" for section in tree if OmegaConf.is_dict(tree[section]) and key in tree[section]]
+    if elsewhere:
+        return f"did you mean {' or '.join(map(repr, elsewhere))}?"
+    return nearest(key, [*map(str, node), *(["family", "base"] if not prefix else [])])
 
 
 def _assign(tree: Any, where: str, name: str, value: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from utils.errors import UserError, shortened
 from utils.files import is_leftover, real_path
 
 SHOWN = 5
+RUNS_FOLDER = "runs"
+"""Where runs are made by default: the default of `output_dir`."""
 INITIAL = frozenset({"init", "position_resize"})
 """Options of a model that only its first weights depend on."""
 
@@ -47,6 +50,19 @@ class TrainedModel:
     """Data set -> trial that the weights were trained on."""
     notes: tuple[str, ...] = ()
     """What a reader of its results must know."""
+
+
+def find_run(run: str, checkpoint: str = "") -> tuple[str, str]:
+    """Return the directory and the checkpoint of a run that is named by its directory, by its name below `runs`, or by
+    a checkpoint in it. What is none of these is returned as it is.
+    """
+    if not run or os.path.isdir(run):
+        return run, checkpoint
+    folder, name = os.path.split(run)
+    if os.path.isfile(run) and os.path.isfile(os.path.join(folder, CONFIG_FILE)):
+        return folder or ".", checkpoint or run
+    named = os.path.join(RUNS_FOLDER, name)
+    return (named, checkpoint) if not folder and os.path.isdir(named) else (run, checkpoint)
 
 
 def open_run(

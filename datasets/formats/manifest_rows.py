@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -125,6 +126,11 @@ def _header(cells: list[str], where: str) -> list[str]:
 
 def _check_names(names: Iterable[str], where: str) -> None:
     for name in names:
+        if not name or re.fullmatch(r"unnamed: \d+", name):
+            raise UserError(
+                f"{where}: a column without a name, such as pandas writes for its index; write it with "
+                "DataFrame.to_csv(..., index=False), or remove the column"
+            )
         if name not in COLUMNS:
             raise UserError(f"{where}: unknown column {name!r}: {nearest(name, COLUMNS)}")
 

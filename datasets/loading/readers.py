@@ -110,7 +110,10 @@ def show_image(path: str | Path, record: str = "") -> Shown:
                     "shrink it"
                 )
             if image.mode in DEEP_MODES:
-                raise UserError(f"{where}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+                raise UserError(
+                    f"{where}: more than 8 bits a channel (mode {image.mode}) have no "
+                    "known black and white; convert it to 8 bits: convert IN -auto-level -depth 8 OUT.png (ImageMagick)"
+                )
             return _shown(image)
     except FileNotFoundError as error:
         raise UserError(f"{where}: no such image; restore the file or remove its record") from error

@@ -96,6 +96,7 @@ def read(root: Path, options: ReadOptions) -> Release:
     else:
         notes.append(f"{TRAIN_FILE} is absent: whether test identities were trained on cannot be checked")
     parts, missing = _read_test(tree, notes)
+    _check_persons(folder, parts)
     _check_overlap(folder, annotations, parts)
     train = _records(tree, annotations) if options.need_train else ()
     return Release(
@@ -298,6 +299,25 @@ def _item(tree: _Tree, modality: Modality, value: Any, record: str) -> Source:
     if not isinstance(value, str):
         raise UserError(f"{record}: the caption must be a text, found {_kind(value)}; correct it")
     return Source(modality=modality, value=value, record=record)
+
+
+def _check_persons(root: Path, parts: Mapping[str, tuple[Record, ...]]) -> None:
+    """Raise UserError for an identity folder whose images the test lists give to two persons."""
+    owner: dict[str, Record] = {}
+    for records in parts.values():
+        for record in records:
+            for image in image_values([record]):
+                folder = Path(image).relative_to(root).parts[1]
+                first = owner.setdefault(folder, record)
+                if first.person_id != record.person_id:
+                    raise UserError(
+                        f"{_place(record)}: {image} is of person {record.person_id}, but its folder {folder} belongs "
+                        f"to person {first.person_id} in {_place(first)}; one folder holds one identity, correct one"
+                    )
+
+
+def _place(record: Record) -> str:
+    return next(source.record for source in record.sources.values())
 
 
 def _check_overlap(root: Path, annotations: list[_Annotation], parts: Mapping[str, tuple[Record, ...]]) -> None:

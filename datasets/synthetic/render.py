@@ -18,7 +18,16 @@ from datasets.synthetic.arguments import LATER_ARGUMENTS, RenderArguments
 from datasets.synthetic.nuisance import RENDERER_VERSION
 from datasets.synthetic.shots import FORMATS, Plan, Shot, encode_shot
 from utils.errors import UserError
-from utils.files import atomic_path, fingerprint, read_json, sha256_of, write_json, write_text
+from utils.files import (
+    atomic_path,
+    fingerprint,
+    read_json,
+    sha256_of,
+    user_errors_of_writing,
+    write_json,
+    write_text,
+)
+from utils.locks import locked_folder
 from utils.progress import progress_bar
 from utils.threads import available_cores
 
@@ -75,8 +84,20 @@ def render(
     if present is not None:
         return Rendered(folder, present["pictures"], str(present.get("digest", "")), True)
     plan = module.plan(arguments)
+    with user_errors_of_writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked_folder(folder, "wait for it, or choose another --root"):
+        return _rendered(plan, arguments, folder, header, processes or available_cores())
+
+
+def _rendered(plan: Plan, arguments: RenderArguments, folder: Path, header: dict[str, Any], processes: int) -> Rendered:
+    """Write every file into a folder that this process holds."""
+    present = _present(folder, header)
+    if present is not None:
+        # Another process was faster.
+        return Rendered(folder, present["pictures"], str(present.get("digest", "")), True)
     write_json(folder / MARKER, header)
-    digest = _write_shots(plan.shots, arguments, folder, processes or available_cores())
+    digest = _write_shots(plan.shots, arguments, folder, processes)
     digest = _write_files(plan, folder, digest)
     counts = {"persons": len({shot.person for shot in plan.shots}), "pictures": len(plan.shots), "digest": digest}
     checksums = {name: sha256_of(folder / name) for name in (*plan.annotations, *plan.texts, *plan.binaries)}

@@ -20,7 +20,7 @@ from solver.reports.features_file import check_export, export_evaluation
 from solver.reports.figures import draw_combinations
 from solver.reports.results import Provenance, format_result, write_results
 from solver.run_directory import COMBINATIONS_FILE, RESULTS_FILE
-from solver.runs import TrainedModel, check_trials
+from solver.runs import TrainedModel, check_trials, find_run
 from utils.errors import UserError
 from utils.files import files_together
 from utils.log import configure_logging, library_versions
@@ -41,6 +41,7 @@ def run_test(
     written.
     """
     configure_logging()
+    run, checkpoint = find_run(run, checkpoint)
     if export:
         check_export(export)
     if output and Path(output).exists() and not Path(output).is_dir():

@@ -28,7 +28,7 @@ from solver.reports.features_file import export_path, person_array
 from solver.reports.grid import OWN_IMAGE, describe_query, printable, word_of, write_grid
 from solver.reports.html_page import write_page
 from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE
-from solver.runs import TrainedModel
+from solver.runs import TrainedModel, find_run
 from solver.search.gallery import EncodedGallery, Gallery, GalleryEncoder, own_gallery, split_gallery
 from solver.search.queries import (
     VISIBLE_INFRARED,
@@ -127,6 +127,8 @@ def run_search(options: SearchOptions) -> str:
     written.
     """
     configure_logging()
+    run, checkpoint = find_run(options.run, options.checkpoint)
+    options = dataclasses.replace(options, run=run, checkpoint=checkpoint)
     if options.top_k < 1:
         raise UserError(f"--top-k {options.top_k}: must be at least 1")
     if not (options.parts or options.queries or options.task or options.export):

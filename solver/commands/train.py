@@ -14,6 +14,7 @@ from configs.load import save_experiment
 from configs.schema.experiment import ExperimentConfig
 from solver.reports.figures import draw_curves
 from solver.run_directory import CONFIG_FILE, OUTCOME_FILE, buffered_log, check_free, claimed, start_log
+from solver.runs import find_run
 from solver.training.engine import Trainer, TrainingOutcome, assemble
 from utils.device import resolve_device
 from utils.errors import UserError
@@ -30,7 +31,7 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
     """
     directory = Path(config.output_dir) / config.name
     check_free(directory, overwrite)
-    if config.train.init_from and real_path(directory) == real_path(config.train.init_from):
+    if config.train.init_from and real_path(directory) == real_path(find_run(config.train.init_from)[0]):
         raise UserError(
             f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
             "name=..."

@@ -29,7 +29,7 @@ from solver.run_directory import (
     check_free,
     trial_folder,
 )
-from solver.runs import find_checkpoint
+from solver.runs import find_checkpoint, find_run
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def evaluate_trials(
     trial without a checkpoint is left out and named. Raises UserError that names the trial; merged results are then not
     written.
     """
-    series = Path(run)
+    series = Path(find_run(run)[0])
     wanted = parse_trials(trials, _series_dataset(series, trials, overrides))
     present = [trial for trial in wanted if _has_checkpoint(series / trial_folder(trial), checkpoint)]
     if not present:

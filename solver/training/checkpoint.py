@@ -15,7 +15,7 @@ from configs.load import experiment_to_dict
 from configs.schema.experiment import ExperimentConfig
 from configs.vocabulary import Family
 from model.interface import RetrievalModel
-from solver.runs import check_trials, find_checkpoint, trials_of
+from solver.runs import check_trials, find_checkpoint, find_run, trials_of
 from utils.checkpoint_io import FORMAT_VERSION, load_checkpoint
 from utils.errors import UserError, shortened
 from utils.log import library_versions
@@ -118,9 +118,10 @@ def joined_trials(trials: Mapping[str, int], run: str) -> dict[str, int]:
 
 
 def _first_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
-    if not Path(run).is_dir():
+    directory, checkpoint = find_run(run)
+    if not Path(directory).is_dir():
         raise UserError(f"train.init_from = {run!r}: no such run directory")
-    path = find_checkpoint(Path(run), "")
+    path = find_checkpoint(Path(directory), checkpoint)
     return path, load_checkpoint(path)
 
 
