@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--config", metavar="FILE", help="a configuration of ours, or the flat configs.yaml of a released checkpoint"
     )
     what.add_argument(
-        "--compare", nargs=2, metavar=("A.json", "B.json"), help="list what changed from one results.json to another"
+        "--compare", nargs=2, metavar=("A", "B"), help="list what changed from one results.json, or run, to another"
     )
     parser.add_argument(
         "--checkpoint",

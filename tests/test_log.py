@@ -2,6 +2,7 @@
 TensorBoard.
 """
 
+import io
 import json
 import logging
 import sys
@@ -14,8 +15,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils import log
-from utils.log import MetricsWriter, configure_logging, library_versions
-from utils.progress import progress_bar
+from utils.log import MetricsWriter, configure_logging, library_versions, log_short
+from utils.progress import clock, progress_bar
 
 pytestmark = pytest.mark.usefixtures("keep_logging")
 
@@ -69,3 +70,36 @@ def test_a_bar_is_for_terminals_only(
     assert list(progress_bar("abc", total=3, description="reading", unit="letter")) == ["a", "b", "c"]
     printed = capsys.readouterr()
     assert printed.out == "" and ("reading" in printed.err) is terminal
+
+
+def test_the_terminal_has_the_short_line_and_the_file_the_whole_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(tmp_path / "train.log")
+    log_short("step 1: total 3", "step 1: loss/id 1 loss/triplet 2 total 3")
+    logging.getLogger("x").info("plain %d", 7)
+    assert [line[9:] for line in capsys.readouterr().err.splitlines()] == ["step 1: total 3", "plain 7"]
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [line[9:] for line in lines] == ["step 1: loss/id 1 loss/triplet 2 total 3", "plain 7"]
+
+
+def test_a_line_does_not_run_into_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the bar is cleared for the line, which begins at the left, and drawn again behind it."""
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", screen)
+    configure_logging()
+    with progress_bar(None, 4, "working") as bar:
+        bar.update(1)
+        bar.refresh()
+        before = len(screen.getvalue())
+        logging.getLogger("x").info("a line")
+        after = screen.getvalue()[before:]
+    line = next(part for part in after.split("\n") if part.endswith("a line"))
+    # What stands in the terminal's line is what follows the last carriage return.
+    assert line.rsplit("\r", 1)[-1].endswith(" a line") and "working" not in line.rsplit("\r", 1)[-1]
+    assert "\r" in line and "working" in after.split("a line\n", 1)[1]
+
+
+def test_clock_by_hand() -> None:
+    assert [clock(value) for value in (0, 59.6, 61, 3599, 3723)] == ["0:00", "1:00", "1:01", "59:59", "1:02:03"]

@@ -545,3 +545,11 @@ def test_wrong_input_is_one_sentence(message: str) -> None:
 def test_options_are_checked_when_made() -> None:
     with pytest.raises(UserError, match="cmc = 'person'"):
         MetricOptions(cmc="person")  # type: ignore[arg-type]
+
+
+def test_a_result_is_shown_in_one_line() -> None:
+    result = evaluate(np.eye(2, 3), [0, 1], [0, 1, 1])
+    assert repr(result).startswith("RetrievalResult(R1 100.00, ") and repr(result).endswith(
+        "; 2 queries, 3 gallery items)"
+    )
+    assert "\n" not in repr(result) and len(repr(result)) < 200

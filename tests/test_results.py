@@ -251,6 +251,7 @@ def test_compare_lists_what_changed(tmp_path: Path) -> None:
     assert f"{182.5 / 3:.3f} ({20 / 3:+.3f})" in text
     (tmp_path / "b" / "per_query.npz").unlink()
     assert "queries are not compared" in compare_files(first, second)
+    assert compare_files(first.parent, second.parent).splitlines()[2:] == compare_files(first, second).splitlines()[2:]
 
 
 def test_results_of_before_a_metric_are_compared(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import platform
@@ -12,8 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
+from utils.progress import line_between_bars
 from utils.streams import say, visible
 
+SHORT = "short"
+"""Attribute of a record: what the terminal shows of it."""
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "numpy", "pillow")
 
 
@@ -35,8 +39,22 @@ class _Lines(logging.Formatter):
         return visible(super().format(record), keep="\n\t").replace("\n", "\n  ")
 
 
+def log_short(short: str, whole: str) -> None:
+    """Log one thing in two lengths: a short line for the terminal, the whole one for the run's file."""
+    logging.getLogger(__name__).info("%s", whole, extra={SHORT: short})
+
+
 class _Terminal(logging.StreamHandler):
-    """A terminal that cannot be written loses lines, and the work goes on."""
+    """Lines between progress bars. A terminal that cannot be written loses lines, and the work goes on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, in its short form where it has one; bars are taken away for the line and drawn again."""
+        short = getattr(record, SHORT, None)
+        if short is not None:
+            record = copy.copy(record)
+            record.args = (short,)
+        with line_between_bars(self.stream):
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing: there is no place to say it."""

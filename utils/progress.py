@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -22,3 +23,21 @@ def progress_bar(iterable: Iterable[Any] | None, total: int | None, description:
         dynamic_ncols=True,
         leave=False,
     )
+
+
+@contextmanager
+def line_between_bars(stream: TextIO) -> Iterator[None]:
+    """Take the bars on a stream away for a line, and draw them again behind it."""
+    try:
+        with tqdm.external_write_mode(file=stream):
+            yield
+    except (OSError, ValueError):
+        # A terminal that is closed or full: the handler has said what there is to say.
+        return
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -359,8 +359,9 @@ def compare_files(first: str | Path, second: str | Path) -> str:
     """Return what changed from one results.json to another: rows, averages, and the queries that moved most.
 
     The table has the columns of every table, and the other metrics that both results have. Raises
-    UserError when a file is missing or is not a result.
+    UserError when a file is missing or is not a result. A folder stands for the results.json in it.
     """
+    first, second = (Path(name) / RESULTS_FILE if Path(name).is_dir() else name for name in (first, second))
     before, after = read_results(first), read_results(second)
     queries = read_per_query(first, before), read_per_query(second, after)
     lines = [f"first:  {first}", f"second: {second}; in brackets the change from the first"]

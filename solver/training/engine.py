@@ -43,8 +43,8 @@ from solver.training.param_groups import ParameterPolicy, apply_policy
 from utils.checkpoint_io import save_checkpoint
 from utils.device import autocast, describe_device, exact_float32, require_compiler
 from utils.errors import UserError, shortened
-from utils.log import MetricsWriter, library_versions
-from utils.progress import progress_bar
+from utils.log import MetricsWriter, library_versions, log_short
+from utils.progress import clock, progress_bar
 from utils.seeding import seed_everything
 from utils.threads import plan_threads
 
@@ -240,6 +240,7 @@ class Trainer:
         # Scaled losses keep small fp16 gradients from vanishing; for the other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
         self.step = 0
+        self.started = time.perf_counter()
         self.best: TrainingOutcome | None = None
 
     def fit(self) -> TrainingOutcome:
@@ -285,13 +286,7 @@ class Trainer:
                 started = now
                 writer.write(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
                 if self.step % self.train.log_period == 0:
-                    logger.info(
-                        "epoch %d/%d step %d: %s",
-                        epoch + 1,
-                        self.train.epochs,
-                        self.step,
-                        " ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "epoch"),
-                    )
+                    self.log_step(epoch, values)
                 if self.finished:
                     break
         if self.step == first:
@@ -301,6 +296,20 @@ class Trainer:
             )
         if self.job.loader.skipped:
             logger.warning("%d unreadable images skipped so far", len(self.job.loader.skipped))
+
+    def log_step(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Log a step: every value in the run's file; on the terminal the sum, the speed and the time that is left of
+        the whole run's training steps at the speed so far.
+        """
+        place = f"epoch {epoch + 1}/{self.train.epochs} step {self.step}"
+        total = self.train.epochs * self.job.steps_per_epoch
+        total = min(total, self.train.max_steps) if self.train.max_steps else total
+        left = (time.perf_counter() - self.started) / self.step * max(0, total - self.step)
+        log_short(
+            f"{place}: total {values['total']:.4g} lr {values['lr']:.3g} {values['images_per_second']:.0f} images/s, "
+            f"{clock(left)} left",
+            f"{place}: {' '.join(f'{name} {value:.4g}' for name, value in values.items() if name != 'epoch')}",
+        )
 
     def set_learning_rate(self, epoch: int, index: int) -> float:
         """Set every group's rate for step `index` of an epoch; return the rate of groups whose factor is 1."""

@@ -12,7 +12,7 @@ import numpy as np
 from utils.retrieval.options import MetricOptions
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RetrievalResult(Mapping[str, float]):
     """Metrics by name: `result["mAP"]`, `result["R20"]`, `result["mAP@0.25"]`, `result.mINP`, `dict(result)`.
 
@@ -49,6 +49,10 @@ class RetrievalResult(Mapping[str, float]):
     """Number of gallery items in them."""
     options: MetricOptions
     """What was measured."""
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {value:.2f}" for name, value in self.scores.items())
+        return f"RetrievalResult({values}; {self.queries} queries, {self.gallery} gallery items)"
 
     def __getitem__(self, name: str) -> float:
         if name in self.scores:
