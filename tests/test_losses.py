@@ -11,7 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
+from solver.losses.cmpm import cmpm_loss
+from solver.losses.identity import identity_loss
+from solver.losses.itc import itc_loss
+from solver.losses.sdm import sdm_loss
+from solver.losses.supitc import supitc_loss
 
 PAIR_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "sdm": lambda a, b, ids: sdm_loss(a, b, ids),

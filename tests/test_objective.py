@@ -21,7 +21,11 @@ from model.build import FAMILIES as MODELS
 from model.interface import Fuses, RetrievalModel, Tokens
 from model.reid5o import ReID5o
 from model.weights.clip import initialise_reid5o
-from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
+from solver.losses.cmpm import cmpm_loss
+from solver.losses.identity import identity_loss
+from solver.losses.itc import itc_loss
+from solver.losses.sdm import sdm_loss
+from solver.losses.supitc import supitc_loss
 from solver.objectives import base
 from solver.objectives.base import ObjectiveContext
 from solver.objectives.reid5o import FUSED, Reid5oObjective, batch_rank1, fuse_combinations

@@ -30,7 +30,8 @@ from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid import convert_vireid, published_sizes, read_published
 from solver.evaluation.evaluator import evaluate_split
 from solver.evaluation.spec import EvaluationSpec
-from solver.losses import batch_hard_triplet_loss, imitation_loss, weighted_triplet_loss
+from solver.losses.imitation import imitation_loss
+from solver.losses.triplet import batch_hard_triplet_loss, weighted_triplet_loss
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 

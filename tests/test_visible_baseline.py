@@ -18,7 +18,8 @@ from configs.vocabulary import Family, Modality
 from datasets.structures import Batch
 from model.build import build_model, initialise
 from model.vireid import Vireid
-from solver.losses import batch_hard_triplet_loss, identity_loss
+from solver.losses.identity import identity_loss
+from solver.losses.triplet import batch_hard_triplet_loss
 from solver.objectives.vireid import VireidObjective
 from utils.errors import UserError
 

@@ -5,7 +5,6 @@ Shapes: B rows, L tokens of one source, S tokens of a combination, D embed_dim, 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
@@ -15,34 +14,35 @@ from configs.schema.reid5o import Reid5oObjectiveConfig
 from configs.vocabulary import COMBINATIONS, QUERY_MODALITIES, Combination, Modality
 from datasets.structures import Batch
 from model.interface import FusingModel, Tokens
-from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
+from solver.losses.cmpm import cmpm_loss
+from solver.losses.identity import identity_loss
+from solver.losses.itc import itc_loss
 from solver.losses.numerics import full_precision, unit_rows
+from solver.losses.sdm import sdm_loss
+from solver.losses.supitc import supitc_loss
 from solver.objectives.base import Objective, StepOutput, batch_inputs, loss_weights
 from utils.seeding import stream
 
-PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(rgb (B, D), other (B, D), person_ids (B,)) -> scalar."""
+PairLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(rgb (B, D), other (B, D), person_ids (B,), temperature) -> scalar."""
 
+PAIR_LOSSES: dict[str, PairLoss] = {
+    "itc": lambda rgb, other, person_ids, temperature: itc_loss(rgb, other, temperature=temperature),
+    "sdm": lambda rgb, other, person_ids, temperature: sdm_loss(rgb, other, person_ids, temperature=temperature),
+    # It keeps its own temperature, as the reference.
+    "supitc": lambda rgb, other, person_ids, temperature: supitc_loss(rgb, other, person_ids),
+    "cmpm": lambda rgb, other, person_ids, temperature: cmpm_loss(rgb, other, person_ids),
+}
+"""Losses between RGB and one other feature; `mm_NAME` in objective.losses is one over all combinations."""
 RGB: Combination = (Modality.RGB,)
 FUSED: tuple[Combination, ...] = tuple(combination for combination in COMBINATIONS if len(combination) > 1)
 GROUPS = {1: "one", 2: "two", 3: "three", 4: "four"}
 SINGLE_LOSSES = ("itc", "sdm")
-GROUP_LOSSES = ("mm_itc", "mm_sdm", "mm_supitc", "mm_cmpm")
+"""Those that exist for each single modality as well."""
+GROUP_LOSSES = tuple(f"mm_{name}" for name in PAIR_LOSSES)
 LOSSES = (*SINGLE_LOSSES, *GROUP_LOSSES, "id")
 Rows = Mapping[Combination, Tensor]
 """Combination -> (b,) int64, ascending: the rows of the batch that have all its members; left out = all rows."""
-
-
-def pair_losses(temperature: float) -> dict[str, PairLoss]:
-    """Return the losses between RGB and one other feature by name; supitc keeps its own temperature, as the
-    reference.
-    """
-    return {
-        "itc": lambda rgb, other, person_ids: itc_loss(rgb, other, temperature=temperature),
-        "sdm": functools.partial(sdm_loss, temperature=temperature),
-        "supitc": supitc_loss,
-        "cmpm": cmpm_loss,
-    }
 
 
 @full_precision
@@ -130,7 +130,7 @@ class Reid5oObjective(Objective[FusingModel]):
         """
         super().__init__()
         self.weights = loss_weights(config.losses, LOSSES)
-        self.pair_losses = pair_losses(config.temperature)
+        self.temperature = config.temperature
         self.singles: Combination = tuple(modality for modality in QUERY_MODALITIES if modality in modalities)
         self.fused = available_combinations(self.singles)
         self.combinations_per_step = min(config.combinations_per_step, len(self.fused))
@@ -202,10 +202,10 @@ class Reid5oObjective(Objective[FusingModel]):
                 labels = torch.cat([_taken(person_ids, rows.get(combination)) for combination in features])
                 terms[name] = weight * identity_loss(logits, labels)
                 continue
-            loss = self.pair_losses[name.removeprefix("mm_")]
+            loss = PAIR_LOSSES[name.removeprefix("mm_")]
             for group, members in _groups(planned, by_size=name in GROUP_LOSSES).items():
                 values = [
-                    loss(_taken(features[RGB], taken), features[member], _taken(person_ids, taken))
+                    loss(_taken(features[RGB], taken), features[member], _taken(person_ids, taken), self.temperature)
                     for member in members
                     if member in features
                     for taken in [rows.get(member)]

@@ -15,7 +15,9 @@ from configs.schema.vireid import BY_MODALITY, VireidObjectiveConfig
 from configs.vocabulary import Modality
 from datasets.structures import Batch
 from model.vireid import SPECTRA, Vireid
-from solver.losses import batch_hard_triplet_loss, identity_loss, imitation_loss, weighted_triplet_loss
+from solver.losses.identity import identity_loss
+from solver.losses.imitation import imitation_loss
+from solver.losses.triplet import batch_hard_triplet_loss, weighted_triplet_loss
 from solver.objectives.base import Objective, StepOutput, batch_inputs, loss_weights
 from utils.errors import UserError
 

@@ -20,7 +20,8 @@ from model.reid5o import ReID5o
 from model.weights.clip import initialise_reid5o
 from model.weights.reid5o import export_reid5o, load_reid5o, read_flat_config, read_official_state, reid5o_sizes
 from model.weights.reid5o_names import alias_names, official_names, reference_name, released_in_half
-from solver.losses import identity_loss, sdm_loss
+from solver.losses.identity import identity_loss
+from solver.losses.sdm import sdm_loss
 
 FEATURE_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-3

@@ -22,7 +22,11 @@ from datasets.loading.caption_masking import mask_caption
 from datasets.loading.tokenizers import ClipTokenizer
 from model.weights.reid5o import load_reid5o, read_flat_config
 from model.weights.reid5o_names import official_names
-from solver.losses import cmpm_loss, identity_loss, itc_loss, sdm_loss, supitc_loss
+from solver.losses.cmpm import cmpm_loss
+from solver.losses.identity import identity_loss
+from solver.losses.itc import itc_loss
+from solver.losses.sdm import sdm_loss
+from solver.losses.supitc import supitc_loss
 from solver.objectives.reid5o import Reid5oObjective
 from solver.training.lr_schedule import learning_rate
 from solver.training.param_groups import apply_policy, reid5o_rules

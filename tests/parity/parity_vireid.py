@@ -19,9 +19,10 @@ from configs.vocabulary import Modality
 from model.resnet import DEPTHS, Backbone
 from model.vireid import ModalityHead, Vireid
 from model.weights.vireid_names import rename
-from solver.losses import batch_hard_triplet_loss, identity_loss, imitation_loss
+from solver.losses.identity import identity_loss
+from solver.losses.imitation import imitation_loss
 from solver.losses.numerics import same_person
-from solver.losses.triplet import euclidean_distances, hardest_pairs
+from solver.losses.triplet import batch_hard_triplet_loss, euclidean_distances, hardest_pairs
 from solver.objectives.vireid import VireidObjective
 from solver.training.optimizer import build_optimizer
 from solver.training.param_groups import apply_policy, vireid_rules
