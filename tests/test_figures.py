@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from configs.vocabulary import ORBENCH_KEYS, combination_name
+from solver.reports import figures
 from solver.reports.figures import draw_combinations, draw_curves, read_metrics, running_mean
 from utils.errors import UserError
 
@@ -97,6 +98,19 @@ def test_curves_are_drawn(tmp_path: Path, evaluated: bool) -> None:
         colored = (part.max(axis=2) - part.min(axis=2)) > 60
         assert colored.sum() > 20, f"panel {panel} has no line"
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".png"] == ["curves.png"]
+
+
+def test_the_legend_lies_below_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_metrics(tmp_path)
+    figure = figures._figure(13.0, 4.5)
+    monkeypatch.setattr(figures, "_figure", lambda *size: figure)
+    draw_curves(tmp_path)
+    figure.canvas.draw()
+    for axes in figure.axes:
+        legend, plot = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert legend.y1 < plot.y0 and legend.y0 >= 0
+        label = axes.xaxis.label.get_window_extent()
+        assert legend.y1 <= label.y0 or legend.x0 > label.x1 or legend.x1 < label.x0
 
 
 def test_curves_without_numbers_are_refused(tmp_path: Path) -> None:

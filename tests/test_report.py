@@ -21,13 +21,13 @@ from datasets.structures import EvalSplit, QueryList, Source
 from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import EvaluationResult, ListResult, RankedSplit
 from solver.reports.examples_page import choose_queries, write_report
+from solver.reports.fonts import load_font
 from solver.reports.grid import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
     describe_query,
     draw_grid,
     fit_image,
-    load_font,
     printable,
     shorten,
     wrap,
@@ -136,7 +136,9 @@ def test_a_page_holds_hostile_words_as_words(tmp_path: Path) -> None:
         assert found.texts[place] == HOSTILE
     assert HOSTILE in found.texts["blockquote"]
     images = found.all("img")
-    assert [image["alt"] for image in images] == [name, name] and found.all("figure")[0]["title"] == path
+    assert [image["alt"] for image in images] == [f"{tmp_path.name}/{name}"] * 2 and found.all("figure")[0][
+        "title"
+    ] == path
     with Image.open(
         io.BytesIO(base64.b64decode(str(images[0]["src"]).removeprefix("data:image/jpeg;base64,")))
     ) as thumbnail:

@@ -59,9 +59,11 @@ def run_test(
     provenance = provenance_of(trained, benchmark, said, overrides)
     with files_together(folder, RESULTS_FILE, [COMBINATIONS_FILE]) as together:
         written = [write_results(together, result, provenance)]
-        written.append(write_report(together, result, provenance, trained.config.seed))
+        drawn = None
         if result.mixed and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
-            written.append(draw_combinations(written[0], together / COMBINATIONS_FILE))
+            drawn = draw_combinations(written[0], together / COMBINATIONS_FILE)
+        written.append(write_report(together, result, provenance, trained.config.seed, drawn))
+        written += [drawn] if drawn else []
     files = [folder / path.name for path in written]
     if export:
         files.append(export_evaluation(export, result.ranked, trained.fingerprint))

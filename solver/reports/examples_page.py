@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solver.evaluation.result import TIE_RULE, EvaluationResult
-from solver.reports.html_page import html_table, write_page
+from solver.reports.html_page import html_picture, html_table, write_page
 from solver.reports.results import Provenance, shown_columns, shown_rows
 from solver.run_directory import REPORT_FILE
 from solver.search.queries import Query
@@ -23,8 +23,17 @@ Entry = tuple[int, int]
 """A query: (number of its list, number in the list)."""
 
 
-def write_report(directory: str | Path, result: EvaluationResult, provenance: Provenance, seed: int = 0) -> Path:
-    """Write report.html into `directory`, atomically; return the file. seed: of the random queries and of ties."""
+def write_report(
+    directory: str | Path,
+    result: EvaluationResult,
+    provenance: Provenance,
+    seed: int = 0,
+    combinations: Path | None = None,
+) -> Path:
+    """Write report.html into `directory`, atomically; return the file. seed: of the random queries and of ties.
+
+    combinations: the picture of the query combinations, which becomes part of the page.
+    """
     path = Path(directory) / REPORT_FILE
     sections = {
         f"{heading} queries": [_ranked(result, entry) for entry in entries]
@@ -45,7 +54,10 @@ def write_report(directory: str | Path, result: EvaluationResult, provenance: Pr
     facts |= {f"Note {number}": note for number, note in enumerate((*provenance.notes, *result.notes()), start=1)}
     shown = shown_rows(result)
     columns = shown_columns(*shown)
-    table = html_table(columns, [[row.get(name) for name in columns] for part in shown for row in part])
+    rows, averages = ([[row.get(name) for name in columns] for row in part] for part in shown)
+    table = html_table(columns, rows, averages)
+    if combinations is not None:
+        table += html_picture(combinations, "mAP and rank-1 of the query combinations")
     write_page(path, f"Evaluation: {provenance.dataset} {result.name}", facts, sections, table)
     return path
 
@@ -89,11 +101,12 @@ def _ranked(result: EvaluationResult, entry: Entry) -> RankedQuery:
     counted = result.ranked.gallery[result.ranked.candidates(listed.task, index)]
     matches = sum(split.gallery_ids[place] == person for place in counted)
     # The rank of a CMC by identity counts persons; the list that is shown counts images.
-    depth = RESULTS_PER_QUERY if queries.cmc == "image" else len(counted)
+    by_image = queries.cmc == "image"
+    depth = max(RESULTS_PER_QUERY, int(listed.first_rank[index])) if by_image else len(counted)
     places, similarities = result.ranked.search(listed.task, index, depth)
     hits = [split.gallery_ids[place] == person for place in places]
-    first_match = int(listed.first_rank[index]) if queries.cmc == "image" else hits.index(True) + 1
-    images = tuple(
+    first_match = int(listed.first_rank[index]) if by_image else hits.index(True) + 1
+    images = [
         RankedImage(
             rank=rank,
             index=int(place),
@@ -102,13 +115,15 @@ def _ranked(result: EvaluationResult, entry: Entry) -> RankedQuery:
             person_id=split.person(split.gallery_ids[place]),
             match=hit,
         )
-        for rank, (place, similarity, hit) in enumerate(zip(places, similarities, hits[:RESULTS_PER_QUERY]), start=1)
-    )
+        for rank, (place, similarity, hit) in enumerate(zip(places, similarities, hits), start=1)
+        if rank <= RESULTS_PER_QUERY or rank == first_match
+    ]
     return RankedQuery(
         query=Query(
             name=f"{listed.task} entry {index}", sources=queries.entries[index], person_id=split.person(person)
         ),
-        results=images,
+        results=tuple(images[:RESULTS_PER_QUERY]),
+        missed=images[-1] if first_match > RESULTS_PER_QUERY else None,
         matches=matches,
         first_match=first_match,
         note=f"average precision {listed.per_query['mAP'][index]:.1f} %",

@@ -25,6 +25,8 @@ Series = tuple[list[int], list[float]]
 
 GROUP_COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 SECOND_COLOR = "#9d9d9d"
+LEGEND_COLUMNS, LEGEND_LINE = 2, 0.16
+"""Inches of a line of a legend."""
 SMOOTHING = 50
 """A curve of training is drawn as the mean of about this share-th of its points."""
 
@@ -66,7 +68,8 @@ def draw_curves(directory: Path) -> Path:
     losses = {name: values for name, values in series.items() if name == "total" or name.startswith("loss/")}
     evaluated = {name: values for name, values in series.items() if name.endswith("_AVER/mAP")}
     ranks = {name: values for name, values in series.items() if name.startswith("batch_")}
-    figure = _figure(13.0, 4.0)
+    shown = [losses, evaluated or ranks]
+    figure = _figure(13.0, 4.0 + LEGEND_LINE * max(-(-len(names) // LEGEND_COLUMNS) for names in shown))
     left, middle, right = figure.subplots(1, 3)
     _draw_smooth(left, losses)
     left.set(
@@ -86,7 +89,7 @@ def draw_curves(directory: Path) -> Path:
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize=7)
+            _legend_below(axes)
     return _save(figure, directory / CURVES_FILE)
 
 
@@ -146,13 +149,16 @@ def _draw_lists(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         markersize=8,
         markeredgewidth=2,
         color="black",
-        label="rank-1",
     )
     axes.set_yticks(list(positions), [str(row["task"]) for row in rows], fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set(title="every query list (%): bar mAP, mark rank-1", xlim=(0, 100))
-    axes.legend(fontsize=7, loc="lower right")
     axes.grid(axis="x", alpha=0.3)
+
+
+def _legend_below(axes: Any) -> None:
+    """Place the legend under the axis, where it covers nothing."""
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=LEGEND_COLUMNS, frameon=False)
 
 
 def _group_color(task: str) -> str:

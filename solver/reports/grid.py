@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from configs.vocabulary import Modality
 from datasets.loading.readers import open_image, open_source
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
+from solver.reports.fonts import Font, font_for, load_font, without_glyph
 from solver.search.ranked import RankedImage, RankedQuery
 from utils.files import atomic_path
+
+logger = logging.getLogger(__name__)
 
 IMAGE_WIDTH, IMAGE_HEIGHT = 96, 192
 TEXT_WIDTH = 2 * IMAGE_WIDTH
@@ -54,28 +55,7 @@ def fit_image(picture: Image.Image, width: int, height: int) -> Image.Image:
     return box
 
 
-@functools.cache
-def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return DejaVu Sans, which comes with matplotlib and knows Greek and Cyrillic too, else Pillow's own font.
-
-    The basic layout: the other one is not in every build of Pillow, and gives up on some mixtures of scripts.
-    """
-    package = importlib.util.find_spec("matplotlib")
-    if package is not None and package.origin:
-        file = (
-            Path(package.origin).parent
-            / "mpl-data"
-            / "fonts"
-            / "ttf"
-            / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-        )
-        if file.is_file():
-            return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
-    font = ImageFont.load_default(size)
-    return font.font_variant(layout_engine=ImageFont.Layout.BASIC) if isinstance(font, ImageFont.FreeTypeFont) else font
-
-
-def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def shorten(text: str, font: Font, width: int) -> str:
     """Return `text`, its end replaced by an ellipsis when it is wider than `width` pixels."""
     if len(text) <= width and font.getlength(text) <= width:
         return text
@@ -86,7 +66,22 @@ def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
     return text.rstrip() + "…"
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+def file_label(path: str) -> str:
+    """Return `folder/name` of a file: of a folder of persons, the name alone may say nothing."""
+    return "/".join(Path(path).parts[-2:]).removeprefix("//") if path else ""
+
+
+def shorten_front(text: str, font: Font, width: int) -> str:
+    """Return `text`, its beginning replaced by an ellipsis when it is wider than `width` pixels."""
+    if len(text) <= width and font.getlength(text) <= width:
+        return text
+    text = text[-width:]
+    while text and font.getlength("…" + text) > width:
+        text = text[1:]
+    return "…" + text
+
+
+def wrap(text: str, font: Font, width: int, lines: int) -> list[str]:
     """Break `text` at spaces, and inside words that are too long, into at most `lines` lines; the last may end in an
     ellipsis.
     """
@@ -138,12 +133,16 @@ def draw_grid(rows: Sequence[RankedQuery], title: str, subtitle: str) -> Image.I
     )
     lines = [max(1, -(-len(row.results) // layout.columns)) for row in rows]
     heights = [TITLE_HEIGHT + count * LINE_HEIGHT + (count - 1) * GAP for count in lines]
-    header = 64
     width = max(layout.width, 480)
+    note = glyph_note(rows, title, subtitle)
+    note_lines = wrap(note, load_font(12), width - 2 * MARGIN, 3)
+    header = 64 + 16 * len(note_lines)
     canvas = Image.new("RGB", (width, MARGIN + header + sum(heights) + (len(rows) - 1) * ROW_GAP + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
-    _write(draw, (MARGIN, MARGIN), title, load_font(19, bold=True), INK, width - 2 * MARGIN)
-    _write(draw, (MARGIN, MARGIN + 28), subtitle, load_font(12), SOFT, width - 2 * MARGIN)
+    _write(draw, (MARGIN, MARGIN), title, 19, INK, width - 2 * MARGIN, bold=True)
+    _write(draw, (MARGIN, MARGIN + 28), subtitle, 12, SOFT, width - 2 * MARGIN)
+    for number, line in enumerate(note_lines):
+        _write(draw, (MARGIN, MARGIN + 46 + 16 * number), line, 12, COLOURS[False], width - 2 * MARGIN)
     top = MARGIN + header
     for number, (row, height) in enumerate(zip(rows, heights)):
         if number:
@@ -156,8 +155,27 @@ def draw_grid(rows: Sequence[RankedQuery], title: str, subtitle: str) -> Image.I
 def write_grid(path: str | Path, rows: Sequence[RankedQuery], title: str, subtitle: str) -> None:
     """Write the picture as PNG, atomically."""
     picture = draw_grid(rows, title, subtitle)
+    note = glyph_note(rows, title, subtitle)
+    if note:
+        logger.warning("%s: %s", path, note)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG", optimize=False)
+
+
+def glyph_note(rows: Sequence[RankedQuery], *texts: str) -> str:
+    """Return what to say where no installed font has a letter of the texts that are drawn; empty = all are drawn."""
+    drawn = [*texts, *map(describe_query, rows)]
+    for row in rows:
+        drawn += [source.value[:MAX_TEXT] for source in row.query.sources if source.modality is Modality.TEXT]
+        drawn += [file_label(source.value) for source in row.query.sources if source.modality is not Modality.TEXT]
+        drawn += [f"{file_label(image.path)} {image.person_id}" for image in row.results]
+    lost = without_glyph(map(printable, drawn))
+    if not lost:
+        return ""
+    return (
+        f"letters drawn as boxes because no installed font has them: {len(lost)} different ones; install a font, for "
+        "instance Noto Sans CJK, or read the page or the JSON file, which have them"
+    )
 
 
 def word_of(image: RankedImage) -> str:
@@ -191,7 +209,7 @@ def _part_width(source: Source) -> int:
 
 
 def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: RankedQuery, layout: _Layout, top: int) -> None:
-    _write(draw, (MARGIN, top), describe_query(row), load_font(13, bold=True), INK, canvas.width - 2 * MARGIN)
+    _write(draw, (MARGIN, top), describe_query(row), 13, INK, canvas.width - 2 * MARGIN, bold=True)
     top += TITLE_HEIGHT
     left = MARGIN
     for source in row.query.sources:
@@ -213,17 +231,10 @@ def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: RankedQuery, 
 
 def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, source: Source, left: int, top: int) -> None:
     width = _part_width(source)
-    name = "text" if source.modality is Modality.TEXT else os.path.basename(source.value)
-    _write(draw, (left + FRAME, top), source.modality.name, load_font(12, bold=True), INK, width)
+    _write(draw, (left + FRAME, top), source.modality.name, 12, INK, width, bold=True)
     if source.modality is not Modality.TEXT:
-        _write(
-            draw,
-            (left + FRAME, top + LABEL + IMAGE_HEIGHT + 2 * FRAME + 4),
-            printable(name),
-            load_font(10),
-            SOFT,
-            width,
-        )
+        below = (left + FRAME, top + LABEL + IMAGE_HEIGHT + 2 * FRAME + 4)
+        _write_file(draw, below, source.value, width)
     box = (left + FRAME, top + LABEL + FRAME)
     if MODALITIES[source.modality].is_image:
         canvas.paste(fit_image(open_source(source), IMAGE_WIDTH, IMAGE_HEIGHT), box)
@@ -236,7 +247,7 @@ def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, source: Source, l
 def _draw_text(draw: ImageDraw.ImageDraw, text: str, box: tuple[int, int], width: int) -> None:
     padding = 8
     for size in (13, 12, 11, 10):
-        font, height = load_font(size), size + 4
+        font, height = font_for(text, size), size + 4
         room = (IMAGE_HEIGHT - 2 * padding) // height
         lines = wrap(text, font, width - 2 * padding, room)
         if size == 10 or not lines[-1:] or not lines[-1].endswith("…"):
@@ -251,24 +262,32 @@ def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedIm
     draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT + 2 * FRAME - 1), fill=COLOURS[image.match])
     canvas.paste(fit_image(open_image(image.path), IMAGE_WIDTH, IMAGE_HEIGHT), (box[0] + FRAME, box[1] + FRAME))
     rank = f"#{image.rank}"
-    _write(draw, (left, top), rank, load_font(12, bold=True), INK, width // 2)
+    _write(draw, (left, top), rank, 12, INK, width // 2, bold=True)
     value, font = f"{image.similarity:.4f}", load_font(12)
     draw.text((left + width - font.getlength(value), top), value, font=font, fill=INK)
     person = "" if image.person_id is None else printable(f"id {image.person_id}")
     label = " · ".join(filter(None, [word_of(image), person]))
     below = (left, box[1] + IMAGE_HEIGHT + 2 * FRAME + 4)
     if label:
-        _write(draw, below, label, load_font(11), COLOURS[image.match] if image.match is not None else SOFT, width)
+        _write(draw, below, label, 11, COLOURS[image.match] if image.match is not None else SOFT, width)
     else:
-        _write(draw, below, printable(os.path.basename(image.path)), load_font(10), SOFT, width)
+        _write_file(draw, below, image.path, width)
+
+
+def _write_file(draw: ImageDraw.ImageDraw, place: tuple[int, int], path: str, width: int) -> None:
+    label = printable(file_label(path))
+    font = font_for(label, 10)
+    draw.text(place, shorten_front(label, font, width), font=font, fill=SOFT)
 
 
 def _write(
     draw: ImageDraw.ImageDraw,
     place: tuple[int, int],
     text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    size: int,
     colour: tuple[int, int, int],
     width: int,
+    bold: bool = False,
 ) -> None:
+    font = font_for(text[:MAX_TEXT], size, bold)
     draw.text(place, shorten(text, font, width), font=font, fill=colour)

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import html
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from configs.vocabulary import Modality
 from datasets.loading.readers import open_source
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
-from solver.reports.grid import describe_query, fit_image, printable, word_of
+from solver.reports.grid import describe_query, file_label, fit_image, printable, word_of
 from solver.search.ranked import RankedImage, RankedQuery
 from utils.files import write_text
 
@@ -39,12 +38,16 @@ figure img { display: block; width: 64px; height: 128px; border: 4px solid #969c
 figure.match img { border-color: #1a8c46; } figure.other img { border-color: #c83028; }
 figcaption { overflow-wrap: anywhere; }
 figure.match figcaption b { color: #1a8c46; } figure.other figcaption b { color: #c83028; }
-.name { color: #5c636b; font-size: 11px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.name { color: #5c636b; font-size: 11px; }
+.missed { border-left: 2px dashed #969ca4; padding-left: 12px; }
+img.wide { display: block; max-width: 100%; margin: 0 0 12px; background: #fff; }
 blockquote { margin: 0; padding: 8px 12px; background: #f4f5f7; border-left: 4px solid #969ca4; }
 blockquote { max-width: 560px; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 0 0 12px; background: #fff; }
 th, td { border: 1px solid #dfe3e8; padding: 3px 10px; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
+thead th { background: #eceff2; border-bottom: 2px solid #5c636b; }
+tbody.averages { border-top: 2px solid #5c636b; } tbody.averages td { font-weight: bold; }
 """
 # The policy names the digest of our own style sheet, so that no other one, and nothing else but data: pictures, is
 # used.
@@ -64,7 +67,7 @@ def write_page(
 ) -> None:
     """Write a page, atomically. facts: name -> value at the top. sections: heading ('' = none) -> ranked lists.
 
-    table: further HTML below the facts, from `html_table`.
+    table: further HTML below the facts, from `html_table` and `html_picture`.
     """
     write_text(path, page(title, facts, sections, table))
 
@@ -90,11 +93,23 @@ def escape(value: object) -> str:
     return html.escape(printable(str(value)), quote=True)
 
 
-def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table; floats with two decimals, None as a dash."""
+def html_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], averages: Sequence[Sequence[object]] = ()
+) -> str:
+    """Return a table; floats with two decimals, None as a dash. averages: rows below a line, in bold."""
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_number(value)}</td>" for value in row) + "</tr>\n" for row in rows)
-    return f"<table>\n<tr>{head}</tr>\n{body}</table>\n"
+    below = f'<tbody class="averages">\n{_rows(averages)}</tbody>\n' if averages else ""
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{_rows(rows)}</tbody>\n{below}</table>\n"
+
+
+def html_picture(path: Path, description: str) -> str:
+    """Return a PNG file as a picture inside the page."""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img class="wide" src="data:image/png;base64,{data}" alt="{escape(description)}">\n'
+
+
+def _rows(rows: Sequence[Sequence[object]]) -> str:
+    return "".join("<tr>" + "".join(f"<td>{_number(value)}</td>" for value in row) + "</tr>\n" for row in rows)
 
 
 def _number(value: object) -> str:
@@ -112,6 +127,8 @@ def thumbnail(source: Source) -> str:
 def _card(row: RankedQuery) -> str:
     parts = "".join(map(_part, row.query.sources))
     results = "".join(map(_result, row.results))
+    if row.missed is not None:
+        results += f'<div class="missed">{_result(row.missed, "missed ")}</div>'
     return (
         f'<article>\n<h3>{escape(describe_query(row))}</h3>\n<div class="list parts">\n{parts}</div>\n'
         f'<div class="list">\n{results}</div>\n</article>\n'
@@ -125,17 +142,17 @@ def _part(source: Source) -> str:
     return _figure("part", source, f"<b>{source.modality.name}</b>")
 
 
-def _result(image: RankedImage) -> str:
+def _result(image: RankedImage, before: str = "") -> str:
     person = "" if image.person_id is None else f" id {escape(image.person_id)}"
     word = word_of(image)
-    caption = f"#{image.rank} · {image.similarity:.4f}<br><b>{word}</b>{person}"
+    caption = f"#{image.rank} · {image.similarity:.4f}<br><b>{before}{word}</b>{person}"
     return _figure(
         "unknown" if image.own_image else word or "unknown", Source(modality=Modality.RGB, value=image.path), caption
     )
 
 
 def _figure(kind: str, source: Source, caption: str) -> str:
-    name = escape(os.path.basename(source.value))
+    name = escape(file_label(source.value))
     return (
         f'<figure class="{kind}" title="{escape(source.value)}"><img src="{thumbnail(source)}" alt="{name}" width="64" '
         f'height="128">'

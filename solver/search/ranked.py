@@ -62,6 +62,8 @@ class RankedQuery:
     """Rank of the best of them, 0 = there is none; None when identities are unknown."""
     own_images: int = 0
     """Readable gallery images that are the query's own; they keep their ranks."""
+    missed: RankedImage | None = None
+    """The best image of the query's person, with its rank, where it is not among the results."""
     note: str = ""
     """What a reader of the result should know."""
 
