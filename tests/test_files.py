@@ -92,6 +92,7 @@ def test_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fingerprint([1, "a"]) == hashlib.sha256(b'1\n"a"\n').hexdigest()[:16]
     assert len({fingerprint(parts) for parts in ([1, 2], [[1, 2]], [2, 1], ["1", "2"], [12])}) == 5
     assert len(fingerprint(["\ud800"])) == 16
+    assert fingerprint([{"a": 1, "b": 2}]) == fingerprint([{"b": 2, "a": 1}]) != fingerprint([{"a": 2, "b": 1}])
 
 
 # Checkpoints
@@ -215,6 +216,8 @@ def test_state_fingerprint_sees_names_shapes_types_and_values() -> None:
         {**base, "a": torch.tensor([1.0, 2.5])},
     ]
     assert len({fingerprint_state(state) for state in variants}) == 5
+    swapped = [{"a": torch.zeros(2), "b": torch.ones(2)}, {"a": torch.ones(2), "b": torch.zeros(2)}]
+    assert len({fingerprint_state(state) for state in swapped}) == 2
     assert fingerprint_state(dict(reversed(base.items()))) == fingerprint_state(base)
     assert fingerprint_state({"a": torch.ones(2, dtype=torch.bfloat16)})
 

@@ -5,6 +5,7 @@ sampling, caching. Every picture has one colour that says which file it is.
 
 import io
 import json
+import os
 import random
 import shutil
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -365,6 +367,12 @@ def test_erased_boxes_lie_inside_and_have_the_area_asked_for() -> None:
         assert 0.015 * 800 <= height * width <= 0.42 * 800
     areas = [height * width / 800 for _, _, height, width in boxes]
     assert 0.15 < float(np.mean(areas)) < 0.25
+    # Its logarithm is uniform, so a box is as often wide as tall; drawn uniformly 77 % would be tall. On a square
+    # picture, where both fit alike.
+    square = np.zeros((3, 200, 200), dtype=np.uint8)
+    draw = ImageAugmentation(AugmentConfig(flip=0, erase=1))
+    shapes = [draw(square, random.Random(seed))[1] for seed in range(600)]
+    assert 0.42 < np.mean([width > height for _, _, height, width in shapes]) < 0.58
     assert sum(
         ImageAugmentation(AugmentConfig(flip=0, erase=0.3))(np.zeros((3, 40, 20), dtype=np.uint8), random.Random(seed))[
             1
@@ -477,10 +485,30 @@ def test_cache_keeps_failures_and_survives_damage(root: Path, tmp_path: Path) ->
         reader(picture(tmp_path / "bad.png", "entry 5"))
     with pytest.raises(UserError, match="no such image"):
         reader(picture(tmp_path / "absent.png"))
-    for file in (tmp_path / "cache").iterdir():
-        file.write_bytes(file.read_bytes()[:50] if file.suffix == ".npy" else b"{damaged")
-    again = build_cache(paths, SIZE, tmp_path / "cache", threads=1)
-    assert np.array_equal(again(paths[4]), PillowReader(SIZE)(paths[4]))
+    files = sorted((tmp_path / "cache").iterdir())
+    assert {file.suffix for file in files} == {".npy", ".json"} and len(files) == 3
+    for file, content in ((file, content) for file in files for content in (file.read_bytes()[:50], b"", b"[1]")):
+        whole = file.read_bytes()
+        file.write_bytes(content)
+        again = build_cache(paths, SIZE, tmp_path / "cache", threads=1)
+        for path in paths[:-3]:
+            assert np.array_equal(again(path), PillowReader(SIZE)(path)), f"{file.name} holds {content!r}"
+        with pytest.raises(UserError, match=r"bad\.png \(entry 5\): not an image"):
+            again(picture(tmp_path / "bad.png", "entry 5"))
+        assert file.read_bytes() == whole, "made anew"
+
+
+def test_a_picture_of_equal_size_and_another_library_are_decoded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "one.bmp"
+    for colour in ((200, 100, 50), (10, 20, 30)):
+        Image.new("RGB", (8, 8), colour).save(file)
+        os.utime(file, (1000 + colour[0], 1000 + colour[0]))
+        reader = build_cache([picture(file)], SIZE, tmp_path / "cache", threads=1)
+        assert reader(picture(file))[:, 0, 0].tolist() == list(colour)
+    monkeypatch.setattr(PIL, "__version__", "0.0")
+    assert build_cache([picture(file)], SIZE, tmp_path / "cache", threads=1).array_file != reader.array_file
 
 
 def test_cache_place_that_cannot_be_made(tmp_path: Path) -> None:

@@ -274,6 +274,12 @@ def test_each_kind_is_compared_with_its_own() -> None:
     assert list(result.kept_share.values()) == pytest.approx([5 / 8, 4 / 8, 2 / 8])
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert (document["unannotated"], document["unannotated_items"]) == (3, 3)
+    # Two queries of which one item alone lacks the kind: two pairs, one item.
+    first, second = (AnnotationVectors(vectors=[[1.0]], rows=np.array(rows)) for rows in ([0, 0], [0, -1]))
+    lacking = evaluate(
+        [[1.0, 0.5], [1.0, 0.5]], [1, 1], [1, 1], thresholds=(0.5,), **by_kind({"clothes": (first, second)})
+    )
+    assert (lacking.unannotated, lacking.unannotated_items) == (2, 1)
     # A kind that no gallery item has keeps nothing.
     bare = by_kind(KINDS)
     del bare["gallery_instructions"]["description"]

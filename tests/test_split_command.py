@@ -110,13 +110,18 @@ def test_disjoint_persons_and_queries_with_a_match(
 def test_shares_are_of_persons_and_halves_round_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = write_source(tmp_path, [f"{p}_{n}.png,{p}" for p in "abcdefghijklmno" for n in range(2)], "path,person")
-    assert run(monkeypatch, "--source", source, "--output", tmp_path / "o.csv", "--val", 0.1, "--test", 0.5) == 0
-    rows = table(tmp_path / "o.csv")
-    # 0.5 x 15 = 7.5 -> 8 and 0.1 x 15 = 1.5 -> 2.
-    assert (len(people(rows, "train")), len(people(rows, "val")), len(people(rows, "query", "gallery"))) == (5, 2, 8)
-    out = capsys.readouterr().out
-    assert all(share in out for share in ("33.33 %", "13.33 %", "53.33 %")) and "asked: val 0.1, test 0.5" in out
+    # 0.5 x 5 = 2.5 -> 3 and 0.5 x 9 = 4.5 -> 5; to the nearest even number they would be 2 and 4.
+    for persons, tested in ((5, 3), (9, 5)):
+        (tmp_path / str(persons)).mkdir()
+        lines = [f"{p}_{n}.png,{p}" for p in "abcdefghi"[:persons] for n in range(2)]
+        source = write_source(tmp_path / str(persons), lines, "path,person")
+        output = tmp_path / f"{persons}.csv"
+        assert run(monkeypatch, "--source", source, "--output", output, "--val", 0, "--test", 0.5) == 0
+        rows = table(output)
+        counts = (len(people(rows, "train")), len(people(rows, "val")), len(people(rows, "query", "gallery")))
+        assert counts == (persons - tested, 0, tested)
+        out = capsys.readouterr().out
+        assert f"{100 * tested / persons:.2f} %" in out and "test 0.5" in out
 
 
 def test_distractors_are_listed(
@@ -156,6 +161,8 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path, source: Path, monkeyp
         assert run(monkeypatch, "--source", source, "--output", tmp_path / name, "--seed", seed) == 0
     a, b, c = ((tmp_path / name).read_bytes() for name in ("a.csv", "b.csv", "c.csv"))
     assert a == b != c
+    third, fourth = (table(tmp_path / name) for name in ("a.csv", "c.csv"))
+    assert people(third, "query", "gallery") != people(fourth, "query", "gallery"), "other persons are tested"
     # The order of the source's rows does not matter.
     lines = source.read_text(encoding="utf-8").splitlines()
     source.write_text("\n".join([lines[0], *reversed(lines[1:])]), encoding="utf-8")

@@ -95,10 +95,33 @@ def test_two_stems_differ_and_share_the_rest() -> None:
 
 
 def test_the_feature_is_an_option() -> None:
-    model = small(feature="pooled").eval()
-    torch.testing.assert_close(model.encode(RGB, images(2)).pooled, model.pool({RGB: images(2)}))
+    for feature in ("pooled", "neck"):
+        model = small(feature=feature).eval()
+        state = model.state_dict()
+        # A fresh norm is the identity in evaluation.
+        mean, variance = state["neck.running_mean"].uniform_(-1, 1), state["neck.running_var"].uniform_(0.5, 2)
+        scale = state["neck.weight"].uniform_(0.5, 2)
+        pooled = model.pool({RGB: images(2)})
+        scaled = (pooled - mean) / (variance + 1e-5).sqrt() * scale
+        expected = pooled if feature == "pooled" else scaled + state["neck.bias"]
+        torch.testing.assert_close(model.encode(RGB, images(2)).pooled, expected)
     model = small(neck="gn").eval()
     assert model.encode(RGB, images(2)).pooled.shape == (2, 32) and isinstance(model.neck, nn.GroupNorm)
+
+
+def test_fresh_parts_have_the_weights_that_are_promised() -> None:
+    hidden = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(NonLocal(4).eval()(hidden), hidden) and torch.equal(NonLocal(4).train()(hidden), hidden)
+    model = build_model(Family.VIREID, VireidConfig(**SMALL), 4000)
+    initialise(Family.VIREID, model, VireidConfig(**SMALL))
+    weight = model.get_parameter("classifier.weight").detach()
+    # Kaiming's rule by fan out: the standard deviation is sqrt(2 / outputs), not sqrt(2 / inputs).
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / 4000), rel=0.05)
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            bound = (layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]) ** -0.5
+            largest = layer.bias.detach().abs().max().item()
+            assert 0.3 * bound < largest <= bound, f"{name}: uniform up to 1 / sqrt(fan in)"
 
 
 def test_other_modalities_and_mixed_queries_are_refused() -> None:

@@ -64,7 +64,8 @@ class IdentityObjective(Objective[Any]):
         self.dtypes.add(logits.dtype)
         loss = nn.functional.cross_entropy(logits, batch.person_ids)
         return StepOutput(
-            losses={"id": 2.0 * loss, "bad": loss.new_tensor(self.poison(step))},
+            # The value is the poison's, the gradient is not a number where the poison is none.
+            losses={"id": 2.0 * loss, "bad": self.poison(step) * (1.0 + 0.0 * logits.float().sum())},
             diagnostics={"accuracy": (logits.argmax(1) == batch.person_ids).float().mean()},
         )
 
