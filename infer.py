@@ -52,11 +52,8 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "visible-infrared models and data; else rgb"
     )
     add("--gallery-modality", choices=("rgb", "nir"), help=modality)
-    add(
-        "--gallery-cache",
-        metavar="DIR",
-        help="folder of encoded galleries; default gallery_cache/ beside the checkpoint",
-    )
+    cache = "folder of encoded galleries; default gallery_cache/ beside the checkpoint"
+    add("--gallery-cache", metavar="DIR", help=cache)
     add("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
     add("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")
     add("--export", metavar="FILE.npz", help="write the features of queries and gallery; without --output nothing else")
@@ -89,8 +86,11 @@ def main() -> None:
     """Run the script."""
     parsed = parse_arguments()
     configure_threads()
-    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy
-    # is set.
+    from solver.run_names import begin
+
+    named = parsed.run, parsed.config, parsed.checkpoint, parsed.output or parsed.export
+    begin("infer.py", *named, parsed.overrides)
+    # torch is imported from here on: what was given is known to be right, the threads' waiting policy is set.
     from solver.commands.search import SearchOptions, run_search
 
     print(run_search(SearchOptions(**vars(parsed))))

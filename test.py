@@ -59,40 +59,27 @@ def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
-    # torch is imported from here on: after the arguments are known to be right, and after the threads' waiting policy
-    # is set.
+    from solver.run_names import begin, say_start
+
     if parsed.compare:
         from solver.reports.results import compare_files
 
         print(compare_files(*parsed.compare))
         return 0
+    shared = {name: vars(parsed)[name] for name in ("checkpoint", "output", "device", "overrides")}
     if parsed.trials is not None:
+        say_start("test.py", parsed.run, parsed.output or parsed.run)
         from solver.commands.trials import evaluate_trials
 
-        print(
-            evaluate_trials(
-                run=parsed.run,
-                trials=parsed.trials,
-                checkpoint=parsed.checkpoint,
-                output=parsed.output,
-                device=parsed.device,
-                overrides=parsed.overrides,
-            )
-        )
+        print(evaluate_trials(run=parsed.run, trials=parsed.trials, **shared))
         return 0
+    run, config = parsed.run or "", parsed.config or ""
+    begin("test.py", run, config, parsed.checkpoint, parsed.output, parsed.overrides)
+    # torch is imported from here on: after what was given is known to be right, and after the threads' waiting policy
+    # is set.
     from solver.commands.evaluate import run_test
 
-    print(
-        run_test(
-            run=parsed.run or "",
-            config=parsed.config or "",
-            checkpoint=parsed.checkpoint,
-            output=parsed.output,
-            device=parsed.device,
-            overrides=parsed.overrides,
-            export=parsed.export,
-        )
-    )
+    print(run_test(run=run, config=config, export=parsed.export, **shared))
     return 0
 
 

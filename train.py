@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from utils.errors import run_script
 from utils.threads import configure_threads
@@ -43,8 +44,14 @@ def main() -> int:
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
     from configs.load import load_experiment
+    from solver.run_directory import check_free
+    from solver.run_names import say_start
 
     config = load_experiment(parsed.config, parsed.overrides)
+    directory = Path(config.output_dir) / config.name
+    if parsed.trials is None:
+        check_free(directory, parsed.overwrite)
+    say_start("train.py", parsed.config, directory)
     # torch is imported from here on: the configuration is right and the threads' waiting policy is set.
     if parsed.trials is not None:
         from solver.commands.trials import train_trials

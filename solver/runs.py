@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +18,13 @@ from configs.vocabulary import Family
 from model.build import build_model
 from model.interface import RetrievalModel
 from model.weights.reid5o import build_official, is_flat_config, read_flat_config, read_official_state, reid5o_sizes
-from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, OUTCOME_FILE, restore_previous
+from solver.run_directory import CONFIG_FILE, OUTCOME_FILE
+from solver.run_names import locate_run
 from utils.checkpoint_io import fingerprint_state, load_checkpoint
 from utils.errors import UserError, shortened
-from utils.files import is_leftover, real_path
+from utils.files import real_path
 
 SHOWN = 5
-RUNS_FOLDER = "runs"
-"""Where runs are made by default: the default of `output_dir`."""
 INITIAL = frozenset({"init", "position_resize"})
 """Options of a model that only its first weights depend on."""
 
@@ -52,38 +50,12 @@ class TrainedModel:
     """What a reader of its results must know."""
 
 
-def find_run(run: str, checkpoint: str = "") -> tuple[str, str]:
-    """Return the directory and the checkpoint of a run that is named by its directory, by its name below `runs`, or by
-    a checkpoint in it. What is none of these is returned as it is.
-    """
-    if not run or os.path.isdir(run):
-        return run, checkpoint
-    folder, name = os.path.split(run)
-    if os.path.isfile(run) and os.path.isfile(os.path.join(folder, CONFIG_FILE)):
-        return folder or ".", checkpoint or run
-    named = os.path.join(RUNS_FOLDER, name)
-    return (named, checkpoint) if not folder and os.path.isdir(named) else (run, checkpoint)
-
-
 def open_run(
     run: str | Path, checkpoint: str = "", overrides: Sequence[str] = (), device: torch.device | None = None
 ) -> TrainedModel:
     """Load a run directory. checkpoint: best, last or a file; empty = best, else last. Raises UserError."""
-    directory = Path(run)
-    restore_previous(directory)
-    if not directory.is_dir():
-        raise UserError(f"no such run directory: {directory}; train one, or use --config FILE --checkpoint FILE")
-    if not (directory / CONFIG_FILE).is_file():
-        inner = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_FILE}"))
-        raise UserError(
-            f"{directory} is not a run directory: it has no {CONFIG_FILE}; "
-            + (
-                f"it holds the runs {shortened(inner, SHOWN)}: give one of them, or --trials for a series"
-                if inner
-                else "give the folder that train.py made"
-            )
-        )
-    trained = open_checkpoint(directory / CONFIG_FILE, find_checkpoint(directory, checkpoint), overrides, device)
+    directory, file = locate_run(run, checkpoint)
+    trained = open_checkpoint(directory / CONFIG_FILE, file, overrides, device)
     own = real_path(trained.checkpoint.parent) == real_path(directory)
     if not own or (directory / OUTCOME_FILE).is_file() or trained.epoch is None:
         return trained
@@ -92,19 +64,6 @@ def open_run(
         f"{trained.epoch} of {trained.config.train.epochs}"
     )
     return dataclasses.replace(trained, notes=(*trained.notes, note))
-
-
-def find_checkpoint(directory: Path, name: str) -> Path:
-    """Return the file of `best`, `last`, a file name, or (empty) best, else last. Raises UserError when it is
-    absent.
-    """
-    candidates = {"": (BEST_FILE, LAST_FILE), "best": (BEST_FILE,), "last": (LAST_FILE,)}.get(name)
-    paths = [directory / file for file in candidates] if candidates else [Path(name), directory / name]
-    for path in paths:
-        if path.is_file():
-            return path
-    present = ", ".join(sorted(path.name for path in directory.glob("*.pth") if not is_leftover(path.name))) or "none"
-    raise UserError(f"no checkpoint {name or BEST_FILE} in {directory}; there: {present}")
 
 
 def open_checkpoint(

@@ -12,7 +12,7 @@ from configs.load import load_experiment
 from datasets.build import build_benchmark
 from datasets.formats.manifest_rows import read_manifest
 from datasets.synthetic.render import render
-from solver.runs import find_run
+from solver.run_names import find_run
 from utils.errors import UserError
 from utils.locks import locked_folder
 

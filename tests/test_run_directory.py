@@ -15,7 +15,7 @@ from tiny_orbench import write_orbench
 from configs.load import load_experiment
 from solver.commands.train import run_training
 from solver.run_directory import check_free, claimed, restore_previous
-from solver.runs import find_checkpoint
+from solver.run_names import find_checkpoint
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 from utils.files import files_together, is_leftover, remove_leftovers

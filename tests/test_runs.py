@@ -14,7 +14,8 @@ from configs.schema.experiment import ExperimentConfig
 from configs.schema.reid5o import Reid5oConfig
 from configs.vocabulary import Modality
 from model.build import build_model, initialise
-from solver.runs import find_checkpoint, open_checkpoint, open_run
+from solver.run_names import find_checkpoint
+from solver.runs import open_checkpoint, open_run
 from utils.checkpoint_io import fingerprint_state, save_checkpoint
 from utils.errors import UserError
 

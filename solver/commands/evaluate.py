@@ -20,7 +20,8 @@ from solver.reports.features_file import check_export, export_evaluation
 from solver.reports.figures import draw_combinations
 from solver.reports.results import Provenance, format_result, write_results
 from solver.run_directory import COMBINATIONS_FILE, RESULTS_FILE
-from solver.runs import TrainedModel, check_trials, find_run
+from solver.run_names import find_run
+from solver.runs import TrainedModel, check_trials
 from utils.errors import UserError
 from utils.files import files_together
 from utils.log import configure_logging, library_versions

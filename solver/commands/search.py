@@ -28,7 +28,8 @@ from solver.reports.features_file import export_path, person_array
 from solver.reports.grid import OWN_IMAGE, describe_query, printable, word_of, write_grid
 from solver.reports.html_page import write_page
 from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE
-from solver.runs import TrainedModel, find_run
+from solver.run_names import find_run
+from solver.runs import TrainedModel
 from solver.search.gallery import EncodedGallery, Gallery, GalleryEncoder, own_gallery, split_gallery
 from solver.search.queries import (
     VISIBLE_INFRARED,

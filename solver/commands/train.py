@@ -14,7 +14,7 @@ from configs.load import save_experiment
 from configs.schema.experiment import ExperimentConfig
 from solver.reports.figures import draw_curves
 from solver.run_directory import CONFIG_FILE, OUTCOME_FILE, buffered_log, check_free, claimed, start_log
-from solver.runs import find_run
+from solver.run_names import find_run
 from solver.training.engine import Trainer, TrainingOutcome, assemble
 from utils.device import resolve_device
 from utils.errors import UserError

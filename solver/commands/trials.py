@@ -29,7 +29,7 @@ from solver.run_directory import (
     check_free,
     trial_folder,
 )
-from solver.runs import find_checkpoint, find_run
+from solver.run_names import find_checkpoint, find_run
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from configs.load import experiment_to_dict
 from configs.schema.experiment import ExperimentConfig
 from configs.vocabulary import Family
 from model.interface import RetrievalModel
-from solver.runs import check_trials, find_checkpoint, find_run, trials_of
+from solver.run_names import find_checkpoint, find_run
+from solver.runs import check_trials, trials_of
 from utils.checkpoint_io import FORMAT_VERSION, load_checkpoint
 from utils.errors import UserError, shortened
 from utils.log import library_versions
