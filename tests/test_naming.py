@@ -1,4 +1,4 @@
-"""Covers: solver/runs, configs/load, datasets/formats/manifest_rows, datasets/releases/orbench,
+"""Covers: utils/errors, solver/runs, configs/load, datasets/formats/manifest_rows, datasets/releases/orbench,
 datasets/synthetic/render. What users write in short, and the message where it cannot be meant.
 """
 
@@ -13,7 +13,7 @@ from datasets.build import build_benchmark
 from datasets.formats.manifest_rows import read_manifest
 from datasets.synthetic.render import render
 from solver.run_names import find_run
-from utils.errors import UserError
+from utils.errors import UserError, with_home
 from utils.locks import locked_folder
 
 SMOKE = str(Path(__file__).resolve().parent.parent / "configs" / "reid5o" / "smoke.yaml")
@@ -100,3 +100,21 @@ def test_two_renderings_into_one_root(tmp_path: Path) -> None:
     assert not any((tmp_path / "Market-1501-v15.09.15").iterdir())
     assert not render("market1501", tmp_path, **size).reused  # type: ignore[arg-type]
     assert render("market1501", tmp_path, **size).reused  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("~/x", "HOME/x"),
+        ("--run=~/runs/a", "--run=HOME/runs/a"),
+        ("--text=a = ~/b", "--text=a = ~/b"),
+        ("a ~/b", "a ~/b"),
+        ("data.root=~/x", "data.root=~/x"),
+        ("~", "~"),
+        ("--overwrite", "--overwrite"),
+    ],
+)
+def test_the_home_folder_where_the_shell_leaves_it(written: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options of a configuration expand it themselves, where the option is a path."""
+    monkeypatch.setenv("HOME", "HOME")
+    assert with_home(written) == meant

@@ -46,11 +46,19 @@ def run_script(main: Callable[[], int | None]) -> None:
 
     Every error is one line on standard error. One that the project did not expect is a defect of it: the line asks for
     a report, and the traceback goes into the log, or into a file of its own where there is none. A reader that closes
-    the pipe early (`| head`) is not an error.
+    the pipe early (`| head`) is not an error. `~/` at the start of an argument, or of an option's value, is the home
+    folder also where the shell leaves it alone (`--run=~/x`).
     """
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     with guarded_streams():
         code = _exit_code(main)
     sys.exit(code)
+
+
+def with_home(argument: str) -> str:
+    """Return a command line's argument with the home folder in place of a leading `~/`."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + str(Path(value).expanduser()) if value.startswith("~/") else argument
 
 
 def _exit_code(main: Callable[[], int | None]) -> int:
