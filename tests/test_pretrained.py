@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from trees import Bomb
 
@@ -281,9 +282,16 @@ def test_hugging_face_directory_equals_transformers(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vision_layers 2 .the model: 3"):
         build(f"hf:{tmp_path / 'clip'}", vision_layers=3)
     settings = json.loads((tmp_path / "clip" / "config.json").read_text())
-    settings["vision_config"]["hidden_act"] = "gelu"
-    (tmp_path / "clip" / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="activation gelu.*QuickGELU"):
+    for tower in ("vision_config", "text_config"):
+        other = {**settings, tower: {**settings[tower], "hidden_act": "gelu"}}
+        (tmp_path / "clip" / "config.json").write_text(json.dumps(other))
+        with pytest.raises(UserError, match="activation gelu.*QuickGELU"):
+            build(f"hf:{tmp_path / 'clip'}")
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(settings))  # A broken download.
+    weights = load_file(tmp_path / "clip" / "model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 of its model's weights, text_projection.weight first"):
         build(f"hf:{tmp_path / 'clip'}")
 
 
@@ -340,6 +348,9 @@ def test_open_clip_equals_open_clip(open_clip_models, tmp_path: Path) -> None:
         build("open_clip:tiny-tset-quickgelu/openai")
     with pytest.raises(UserError, match="no weights 'opnai' for ViT-B-16-quickgelu.*did you mean 'openai'"):
         build("open_clip:ViT-B-16-quickgelu/opnai")
+    for untagged in ("open_clip:tiny-test-quickgelu", "open_clip:tiny-test-quickgelu/"):
+        with pytest.raises(UserError, match="has no weights .. for tiny-test-quickgelu"):
+            build(untagged)
 
 
 @pytest.mark.parametrize("form", ["torchscript", "zip", "legacy"])

@@ -152,6 +152,11 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
         _replace_line("test_visible_1.txt", 5, "Visible/9/male_front_v_00000_9.bmp 2"),
         ("test_visible_1.txt line 5", "Visible/9", "train_visible_1.txt line 2"),
     ),
+    "regdb person in both halves by thermal images alone": (
+        "regdb",
+        _replace_line("test_thermal_1.txt", 5, "Thermal/9/male_front_t_00000_9.bmp 2"),
+        ("test_thermal_1.txt line 5", "Thermal/9", "train_thermal_1.txt line 2"),
+    ),
     "regdb person with two labels": (
         "regdb",
         _replace_line("test_visible_1.txt", 2, "Visible/1/male_front_v_00001_1.bmp 2"),

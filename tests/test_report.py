@@ -48,7 +48,7 @@ def write_image(path: Path, size: tuple[int, int] = (20, 40), colour: tuple[int,
 
 
 def ranked_query(
-    paths: list[str], matches: list[bool | None], text: str = "a red coat", query_image: str = ""
+    paths: list[str], matches: list[bool | None], text: str = "a red coat", query_image: str = "", name: str = "query"
 ) -> RankedQuery:
     sources = ((Source(modality=Modality.NIR, value=query_image),) if query_image else ()) + (
         Source(modality=Modality.TEXT, value=text),
@@ -66,7 +66,7 @@ def ranked_query(
         for rank, (path, match) in enumerate(zip(paths, matches), start=1)
     )
     return RankedQuery(
-        query=Query(name="query", sources=sources, person_id=7 if known else None),
+        query=Query(name=name, sources=sources, person_id=7 if known else None),
         results=results,
         matches=sum(map(bool, matches)) if known else None,
         first_match=1 if known else None,
@@ -102,7 +102,7 @@ class Page(HTMLParser):
 def test_a_page_holds_hostile_words_as_words(tmp_path: Path) -> None:
     name = "<svg onload=alert(1)>&\"'.png"
     path = write_image(tmp_path / name)
-    text = page(HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: [ranked_query([path], [True], HOSTILE, query_image=path)]})
+    text = page(HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: [ranked_query([path], [True], HOSTILE, path, HOSTILE)]})
     found = Page(text)
     assert {tag for tag, _ in found.elements} <= {
         "html",
@@ -134,7 +134,7 @@ def test_a_page_holds_hostile_words_as_words(tmp_path: Path) -> None:
     ]
     for place in ("h1", "h2", "dt", "dd"):
         assert found.texts[place] == HOSTILE
-    assert HOSTILE in found.texts["blockquote"]
+    assert HOSTILE in found.texts["blockquote"] and HOSTILE in found.texts["h3"]
     images = found.all("img")
     assert [image["alt"] for image in images] == [f"{tmp_path.name}/{name}"] * 2 and found.all("figure")[0][
         "title"
