@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from infrared_trees import SYSU_SINGLE, sysu_tree
 from measure import measure_orders, stem
 from measure import read as read_release
 from official_trees import TREES
@@ -467,6 +468,22 @@ def test_training_on_several_sets_compares_their_training_images(tmp_path: Path)
     assert build_from_release(entry, read("omnireid", tmp_path), need_train=False).splits["test"].query_lists[
         0
     ].person_ids == (5,)
+
+
+def test_validation_persons_join_training_unless_told_otherwise(tmp_path: Path) -> None:
+    """SYSU-MM01's tree has two training persons and one of validation, Market-1501's one more."""
+    sysu_tree(tmp_path, *SYSU_SINGLE)
+    names = (
+        "bounding_box_train/0009_c1s1_000001_00",
+        "query/0001_c1s1_000002_00",
+        "bounding_box_test/0001_c2s1_000003_00",
+    )
+    plant(tmp_path / "market1501", *(f"{name}.jpg" for name in names))
+    counts = []
+    for options in ({}, {"merge_val": False}):
+        release = read("joint", tmp_path, need_train=True, members=("market1501", "sysu"), **options)
+        counts.append(build_from_release(dataset_entry("joint"), release).num_identities)
+    assert counts == [4, 3]
 
 
 def test_wrong_joint_roots(tmp_path: Path) -> None:

@@ -117,14 +117,16 @@ def test_exported_features_give_the_table(run: Path, data: Path, tmp_path: Path)
 
 
 def test_the_script_prints_the_table_and_writes_its_files(run: Path, tmp_path: Path) -> None:
+    given = ["--output", str(tmp_path / "out"), "--device", "cpu", "eval.ap=trapezoid"]
     done = subprocess.run(
-        [sys.executable, "test.py", "--run", str(run), "--output", str(tmp_path / "out"), "--device", "cpu"],
+        [sys.executable, "test.py", "--run", str(run), *given],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert document["ap"] == document["options"]["ap"] == "trapezoid" and "trapezoid form" in done.stdout
     assert [row["task"] for row in document["rows"]] == [combination_name(key) for key in ORBENCH_KEYS]
     assert [row["task"] for row in document["averages"]] == [
         "ONE_AVER",
