@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,12 @@ def test_rows_of_one_person_are_partners() -> None:
         "1 of 2 training identities have no SK",
         "1 of 2 training identities have no TEXT",
     ]
+
+
+def test_partners_that_a_record_has_are_not_replaced() -> None:
+    given = replace(record(0, rgb="a"), partners={NIR: (source(NIR, "own"),)})
+    paired, _ = pair_records("own", [given, record(0, nir="other"), record(0, sk="s")])
+    assert partners(paired[0]) == {NIR: ["own"], SK: ["s"]}
 
 
 def test_records_that_come_paired_stay_as_they_are(tmp_path: Path) -> None:
