@@ -54,6 +54,7 @@ def pillow_loop(benchmark: Benchmark, size: tuple[int, int]) -> Callable[[], int
     records = itertools.cycle(benchmark.train)
 
     def step() -> int:
+        """Read four images of the next record; return how many."""
         record = next(records)
         for source in (
             next(iter(record.sources.values())),

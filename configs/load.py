@@ -7,7 +7,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -24,7 +23,7 @@ from configs.schema.evaluation import EvalConfig
 from configs.schema.experiment import FAMILIES, ExperimentConfig
 from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.vocabulary import Family
-from utils.errors import UserError, first_line, nearest
+from utils.errors import UserError, first_line, home_expanded, nearest
 from utils.files import real_path, write_text
 
 SECTIONS: dict[str, type] = {
@@ -87,15 +86,10 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
         raise UserError(f"{where}: {first_line(error)}") from error
 
 
-def _expanded(path: str) -> str:
-    # pathlib's form fails for a user without a folder.
-    return os.path.expanduser(path)  # noqa: PTH111
-
-
 def _with_home(options: Any) -> Any:
     """Return a section with `~` at the beginning of its paths replaced by the user's folder."""
     found = {
-        field.name: f"{match[1] or ''}{_expanded(match[2])}"
+        field.name: f"{match[1] or ''}{home_expanded(match[2])}"
         for field in dataclasses.fields(options)
         if isinstance(value := getattr(options, field.name), str) and (match := HOME_PATH.fullmatch(value))
     }
@@ -120,7 +114,7 @@ def _scalars(tree: Any, where: str) -> dict[str, Any]:
                 f"{where}: {key} = {values[key]!r}: must be a text that is not empty, if necessary in quotes"
             )
         values[key] = str(values[key])
-    values["output_dir"] = _expanded(values["output_dir"])
+    values["output_dir"] = home_expanded(values["output_dir"])
     if values["name"] in (".", "..") or re.search(r"[/\\\0]", values["name"]):
         raise UserError(f"{where}: name = {values['name']!r}: must be a plain name; folders go into output_dir")
     return values
@@ -191,10 +185,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _refuse_odd_text(where: str, key: str, value: Any) -> None:
-    if "\\x00" in repr(value):
+    if _holds_nul(value):
         raise UserError(f"{where}: {key} = {value!r}: no text or path can hold a NUL, remove it")
     if "${" in str(value):
         raise UserError(f"{where}: {key} = {value!r}: interpolations are off; write the value itself")
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_nul, (*value, *value.values())))
+    return any(map(_holds_nul, value)) if isinstance(value, (list, tuple)) else isinstance(value, str) and "\0" in value
 
 
 def _override_layer(text: str) -> tuple[str, dict[str, Any]]:
@@ -203,7 +203,9 @@ def _override_layer(text: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"override {text!r}: write key.sub=value, for instance train.epochs=10")
     _refuse_odd_text("command line", key, raw)
     layer = _Entries()
-    _insert(layer, key, _override_value(text, raw))
+    value = _override_value(text, raw)
+    _refuse_odd_text("command line", key, value)
+    _insert(layer, key, value)
     return "command line", layer
 
 
@@ -211,14 +213,12 @@ def _override_value(text: str, raw: str) -> Any:
     if raw == "":
         return ""
     try:
-        value = read_value(raw)
+        return read_value(raw)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
             f"override {text!r}: the value is not valid YAML ({first_line(error)}); put a text that begins with "
             "[ { ! & * or quotes into quotes"
         ) from error
-    _refuse_odd_text("command line", text.partition("=")[0], value)
-    return value
 
 
 def _insert(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
@@ -55,9 +55,9 @@ for _name, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
-def read_yaml(stream: TextIO | str) -> Any:
+def read_yaml(text: str) -> Any:
     """Return the values of a YAML text. Raises yaml.YAMLError, RecursionError, and ValueError for what is none."""
-    return yaml.load(stream, _Loader)  # noqa: S506 (a SafeLoader)
+    return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
 
 
 def read_value(raw: str) -> Any:

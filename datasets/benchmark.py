@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from configs.vocabulary import Modality
 from datasets.dataset_entry import DatasetEntry
 from datasets.fitting import ModelNeeds, encodable, fit_split, pair_records
 from datasets.instructions import InstructionMaker, annotate_release
@@ -56,7 +57,7 @@ def build_from_release(
     persons that are in train and in a search.
     """
     release = annotate_release(release, maker)
-    test = _test_searches(entry, release, protocols)
+    test = _test_searches(entry, release, protocols, need_train)
     notes = [*release.notes, *_dropped(release), *published_notes(entry, release)]
     splits: dict[str, EvalSplit] = {}
     if test:
@@ -150,7 +151,10 @@ def with_unique_titles(split: EvalSplit) -> EvalSplit:
     return replace(split, query_lists=tuple(lists))
 
 
-def _test_searches(entry: DatasetEntry, release: Release, names: Sequence[str]) -> list[Search]:
+def _test_searches(entry: DatasetEntry, release: Release, names: Sequence[str], need_train: bool) -> list[Search]:
+    if entry.own and need_train and not names and release.parts.keys().isdisjoint(("query", "gallery")):
+        # A user's own images may be there to be trained on alone.
+        return []
     for name in names:
         if name not in entry.protocols:
             raise UserError(
@@ -219,12 +223,14 @@ def _divide(
             f"train.select = 'val' needs data.val_fraction > 0, because {entry.title} has no validation identities of "
             "its own; set it, or select test or last"
         )
-    held_out = hold_out(persons, asked.fraction)
+    # A paired objective searches visible images, and leaves persons without one out of training.
+    able = {record.person_id for record in train if not asked.paired or Modality.RGB in record.sources}
+    held_out = hold_out(able, asked.fraction)
     searches, roles = _validation(
         entry, [record for record in train if record.person_id in held_out], default, asked.paired
     )
     kept = [record for record in train if record.person_id not in held_out]
-    return kept, (searches, f"{len(held_out)} of {len(persons)} training identities held out, {roles}")
+    return kept, (searches, f"{len(held_out)} of {len(able)} training identities held out, {roles}")
 
 
 def _validation(

@@ -6,6 +6,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
+from utils.cache_folders import BYTES_PER_GB, cache_entries, clear, is_cache, tidy
 from utils.errors import UserError, run_script
 
 EXAMPLES = """examples:
@@ -37,9 +38,6 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Remove what is asked for and print what is there."""
     options = _parser().parse_args()
-    # Imported after parsing: --help must not wait.
-    from utils.cache_folders import BYTES_PER_GB, cache_entries, clear, is_cache, tidy
-
     folder = Path(options.folder)
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}; give data.cache_dir, or gallery_cache/ of a run")

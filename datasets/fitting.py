@@ -41,10 +41,10 @@ def encodable(name: str, records: Sequence[Record], modalities: Combination) -> 
     kept = [found for found in (_encoded(record, modalities) for record in records) if found.sources]
     if not kept:
         raise UserError(
-            f"the training records of {name} hold {names_of(present)}, and this model encodes {names_of(modalities)} "
+            f"the training records of {name} hold {_names_of(present)}, and this model encodes {_names_of(modalities)} "
             "only; choose another data.dataset or a configuration of another family"
         )
-    return kept, [f"{names_of(unknown)} of the training records are left aside: this model does not encode them"]
+    return kept, [f"{_names_of(unknown)} of the training records are left aside: this model does not encode them"]
 
 
 def pair_records(
@@ -74,8 +74,8 @@ def pair_records(
         if Modality.RGB in record.sources
     ]
     available = _modalities_of(paired)
-    if not available - {Modality.RGB} or not paired:
-        listed = names_of(_modalities_of(records))
+    if not available - {Modality.RGB}:
+        listed = _names_of(_modalities_of(records))
         asked = ", ".join(modality.name for modality in QUERY_MODALITIES if modality in modalities)
         raise UserError(
             f"this objective trains on visible images together with at least one of {asked} of the same persons, and "
@@ -117,19 +117,25 @@ def fit_split(name: str, split: EvalSplit, needs: ModelNeeds, own: bool) -> tupl
     pass for the whole. Raises UserError then, where no list is left, and where gallery images are of another modality.
     """
     unknown = {source.modality for source in split.gallery} - set(needs.modalities)
-    lists = [queries for queries in split.query_lists if _answerable(queries.combination, needs)]
-    aside = [queries.name for queries in split.query_lists if not _answerable(queries.combination, needs)]
-    if not unknown and not aside:
+    lists, aside = [], []
+    for queries in split.query_lists:
+        if _answerable(queries.combination, needs):
+            lists.append(queries)
+        else:
+            aside.append(queries.name)
+    able = f"this model encodes {_names_of(needs.modalities)} only{'' if needs.fuses else ', one of them in a query'}"
+    remedy = "choose another data.dataset, other protocols (data.protocols) or a model of another family"
+    if unknown:
+        raise UserError(f"the gallery of {name} holds {_names_of(unknown)} images, and {able}; {remedy}")
+    if not aside:
         return split, []
-    asked = unknown | {modality for queries in split.query_lists for modality in queries.combination}
-    if unknown or not lists or not own:
+    if not lists or not own:
+        asked = {modality for queries in split.query_lists for modality in queries.combination}
         raise UserError(
-            f"the queries of {name} hold {names_of(asked)} ({shortened(aside, SHOWN)}), and this model encodes "
-            f"{names_of(needs.modalities)} only; choose another data.dataset, other protocols (data.protocols) or a "
-            "model of another family"
+            f"the queries of {name} hold {_names_of(asked)} ({shortened(aside, SHOWN)}), and {able}; {remedy}"
         )
-    note = f"{split.name}: {len(aside)} query lists are left aside, which this model does not encode: "
-    return replace(split, query_lists=tuple(lists)), [note + shortened(aside, SHOWN)]
+    note = f"{split.name}: {len(aside)} query lists are left aside, for {able}: {shortened(aside, SHOWN)}"
+    return replace(split, query_lists=tuple(lists)), [note]
 
 
 def _answerable(combination: Combination, needs: ModelNeeds) -> bool:
@@ -149,6 +155,6 @@ def _modalities_of(records: Sequence[Record]) -> set[Modality]:
     return {modality for record in records for modality in (*record.sources, *record.partners)}
 
 
-def names_of(modalities: Collection[Modality]) -> str:
+def _names_of(modalities: Collection[Modality]) -> str:
     """Return the names of modalities for a sentence, in their fixed order."""
     return " and ".join(modality.name for modality in Modality if modality in modalities)

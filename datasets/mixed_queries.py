@@ -18,16 +18,15 @@ def mixed_search(
     gallery: Sequence[Record],
     protocol: str,
     *,
-    title: str = "",
     repeated_items: bool = False,
 ) -> Search:
     """Return the search of queries of one combination, whose row of averages is that of their number of modalities.
 
-    The gallery is one for all searches of a protocol. title: empty = the combination's name. repeated_items: an image
-    that the gallery lists twice is two images, as ORBench's reference counts.
+    The gallery is one for all searches of a protocol. repeated_items: an image that the gallery lists twice is two
+    images, as ORBench's reference counts.
     """
     return Search(
-        title=title or combination_name(key),
+        title=combination_name(key),
         protocol=protocol,
         query=query,
         gallery=gallery,
@@ -68,11 +67,11 @@ def drawn_searches(
     items = {person: own for person, own in items.items() if own.get(Modality.RGB)}
     names = {record.dataset for record in records}
     dataset = names.pop() if len(names) == 1 else ""
-    gallery = [_record(person, (image,), dataset) for person, own in items.items() for image in own[Modality.RGB]]
+    gallery = [query_record(person, (image,), dataset) for person, own in items.items() for image in own[Modality.RGB]]
     return [
         mixed_search(
             key,
-            [_record(person, entry, dataset) for person, entry in entries],
+            [query_record(person, entry, dataset) for person, entry in entries],
             gallery,
             protocol,
             repeated_items=repeated_items,
@@ -86,7 +85,8 @@ def _leading(record: Record) -> Source:
     return record.sources.get(Modality.RGB) or next(iter(record.sources.values()))
 
 
-def _record(person: int, sources: tuple[Source, ...], dataset: str) -> Record:
+def query_record(person: int, sources: tuple[Source, ...], dataset: str) -> Record:
+    """Return the record of a person's sources: those of one query, or an image of the gallery."""
     return Record(
         person_id=person,
         sources={source.modality: source for source in sources},

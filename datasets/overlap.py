@@ -74,7 +74,7 @@ def find_identical(groups: Mapping[str, Iterable[str | os.PathLike[str]]]) -> li
         return len({group for path in paths for group in owners[path]}) > 1
 
     found = []
-    for same in filter(crosses, identical_files(owners, crosses)):
+    for same in identical_files(owners, crosses):
         shared = {group: tuple(sorted(path for path in same if group in owners[path])) for group in groups}
         found.append(IdenticalFiles(paths={group: paths for group, paths in shared.items() if paths}))
     return sorted(found, key=lambda entry: min(path for paths in entry.paths.values() for path in paths))

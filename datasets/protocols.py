@@ -80,6 +80,7 @@ def plain_protocol(
     """Return the protocol that searches all of one part in all of another."""
 
     def searches(release: Release) -> list[Search]:
+        """Return the search of all of one part in all of another."""
         return [
             Search(
                 title=name,

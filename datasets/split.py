@@ -57,6 +57,7 @@ def main() -> None:
     if output.exists() and not options.overwrite:
         raise UserError(f"{output} exists already; give --overwrite or another --output")
     # Imported after parsing: --help must not wait.
+    from datasets.formats.listing import ImageTree
     from datasets.formats.manifest_rows import write_manifest
     from datasets.formats.manifest_split import SplitOptions, describe, divide, moved, source_rows
     from datasets.releases.folders import folder_notes
@@ -76,7 +77,7 @@ def main() -> None:
     folder = source if source.is_dir() else source.parent
     write_manifest(output, [moved(row, folder, output.parent) for row in result.rows])
     print(describe(result))
-    for note in folder_notes(source) if source.is_dir() else ():
+    for note in folder_notes(ImageTree(source)) if source.is_dir() else ():
         print(note)
     print(
         f"written: {output} ({len(result.rows)} rows); next: python -m datasets.check --dataset manifest --root "

@@ -72,8 +72,23 @@ class ReadOptions:
     """What stands for a clothes image where the release ships none: `none` or `box`."""
 
 
+class Named:
+    """What holds persons whom users may have given names."""
+
+    __slots__ = ()
+    person_names: Mapping[int, str]
+
+    def person(self, number: int) -> Person:
+        """Return how a person is called in everything that users read or write."""
+        return self.person_names.get(number, number)
+
+
+WARNING = "warning: "
+"""How a note of a release begins that a check counts as a warning."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Release:
+class Release(Named):
     """A data set as it lies on disk. Person ids are the data set's own; nothing is relabelled, drawn or excluded."""
 
     name: str
@@ -97,10 +112,6 @@ class Release:
     """Person -> the user's own name for them; empty where the data set's number is the name."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Query lists that the data set defines and this copy lacks: name -> row of averages."""
-
-    def person(self, number: int) -> Person:
-        """Return how a person is called in everything that users read or write."""
-        return self.person_names.get(number, number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +157,7 @@ class QueryList:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvalSplit:
+class EvalSplit(Named):
     """A gallery and the query lists searched in it, or in parts of it. What is known per item is empty or has one per
     gallery item."""
 
@@ -174,10 +185,6 @@ class EvalSplit:
     """Groups of lists whose average is over all queries instead of over the lists."""
     person_names: Mapping[int, str] = field(default_factory=dict)
     """Person -> the user's own name for them; empty where the data set's number is the name."""
-
-    def person(self, number: int) -> Person:
-        """Return how a person is called in everything that users read or write."""
-        return self.person_names.get(number, number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,17 +39,18 @@ def hold_out(person_ids: Iterable[int], fraction: float) -> frozenset[int]:
 def validation_search(records: Sequence[Record], default: Search | None) -> tuple[Search, str]:
     """Return the search among held-out records, and what it is in words.
 
-    Records with a text: every text against every image. Infrared and visible ones: infrared against visible. Otherwise
-    one image per person and camera against the rest. default: the data set's own first search, whose rule and curve are
-    taken where the records have the labels that the rule needs; image against image never keeps the same camera's
-    images where cameras are known, because neighbouring frames would say nothing.
+    Records with a text: every text against every image. Visible and other ones: the others against the visible.
+    Otherwise one image per person and camera against the rest. default: the data set's own first search, whose rule and
+    curve are taken where the records have the labels that the rule needs; image against image never keeps the same
+    camera's images where cameras are known, because neighbouring frames would say nothing.
     """
     if any(Modality.TEXT in record.sources for record in records):
         query, gallery, roles = _texts(records), _images(records), "every text against every image"
     elif len({image_source(record).modality for record in records}) > 1:
         query = [record for record in records if image_source(record).modality is not Modality.RGB]
         gallery = [record for record in records if image_source(record).modality is Modality.RGB]
-        roles = "infrared against visible"
+        others = {image_source(record).modality for record in query}
+        roles = "infrared against visible" if others == {Modality.NIR} else "drawings against visible"
     else:
         query, gallery = _one_of_each_camera(records)
         roles = "one image per person and camera against the rest"

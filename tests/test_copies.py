@@ -189,7 +189,8 @@ def test_a_search_marks_the_query_itself(tmp_path: Path) -> None:
 
 
 def checked(root: Path, name: str = "folders", **options: object) -> Report:
-    return run_check(CheckOptions(dataset=name, root=root, reading=ReadOptions(need_train=False), **options))[0]  # type: ignore[arg-type]
+    asked = CheckOptions(dataset=name, root=root, reading=ReadOptions(need_train=False), **options)  # type: ignore[arg-type]
+    return run_check(asked)[0]
 
 
 def found(report: Report) -> dict[str, tuple[str, int]]:
@@ -257,3 +258,15 @@ def test_copies_across_sides_of_own_data(tmp_path: Path) -> None:
         "1 images of val are also in test": "warning",
         "1 images of train are also in val": "warning",
     }
+
+
+def test_sets_of_identical_files_are_in_the_order_of_their_first_paths(tmp_path: Path) -> None:
+    paths = []
+    for number, content in enumerate([b"x", b"two", b"two", b"y", b"y", b"z", b"z"]):
+        (tmp_path / f"p{number}").write_bytes(content)
+        paths.append(str(tmp_path / f"p{number}"))
+    sets = [tuple(Path(path).name for path in same) for same in identical_files(paths)]
+    assert sets == [("p1", "p2"), ("p3", "p4"), ("p5", "p6")]
+    # One of each side, though more have the size.
+    only = identical_files(paths, crossing([paths[3]], [paths[4], paths[5], paths[6]]))
+    assert only == [(paths[3], paths[4])]

@@ -124,12 +124,17 @@ def test_query_lists_that_a_model_cannot_answer() -> None:
     infrared = ModelNeeds(modalities=(RGB, NIR), fuses=False)
     kept, notes = fit_split("own", given, infrared, own=True)
     assert [queries.name for queries in kept.query_lists] == ["NIR"]
-    assert notes == ["test: 2 query lists are left aside, which this model does not encode: TEXT, NIR+TEXT"]
+    able = "this model encodes RGB and NIR only, one of them in a query"
+    assert notes == [f"test: 2 query lists are left aside, for {able}: TEXT, NIR+TEXT"]
     alone, _ = fit_split("own", given, ModelNeeds(fuses=False), own=True)
     assert [queries.name for queries in alone.query_lists] == ["NIR", "TEXT"]
     assert fit_split("own", given, PAIRED, own=False) == (given, [])
-    for wrong, own in ((given, False), (split((TEXT,)), True), (split((NIR,), gallery=CP), True)):
-        with pytest.raises(UserError, match="this model encodes RGB and NIR only"):
+    for wrong, own, words in (
+        (given, False, r"the queries of x hold NIR and TEXT \(TEXT, NIR\+TEXT\)"),
+        (split((TEXT,)), True, r"the queries of x hold TEXT \(TEXT\)"),
+        (split((NIR,), gallery=CP), True, "the gallery of x holds CP images"),
+    ):
+        with pytest.raises(UserError, match=f"{words}, and {able};"):
             fit_split("x", wrong, infrared, own)
 
 
@@ -185,6 +190,25 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return root / "photos.csv"
+
+
+def test_persons_without_a_photograph_are_not_held_out(tmp_path: Path) -> None:
+    """Four of ten have photographs and can be held out of a paired training; of another all ten. The manifest is for
+    training alone.
+    """
+    rows = ["path,person,modality,split"]
+    for person in range(10):
+        for number, modality in enumerate(["nir", "nir", "rgb", "rgb"] if person > 5 else ["nir", "nir"]):
+            Image.new("RGB", (4, 8), (person, number, 0)).save(tmp_path / f"{person}-{number}.png")
+            rows.append(f"{person}-{number}.png,{person},{modality},train")
+    (tmp_path / "own.csv").write_text("\n".join(rows))
+    data = DataConfig(dataset="manifest", root=str(tmp_path / "own.csv"), val_fraction=0.5)
+    paired = build_benchmark(data, select="val", need_train=True, needs=PAIRED)
+    assert "2 of 4 training identities held out" in next(note for note in paired.notes if "held out" in note)
+    assert len(set(paired.splits["val"].gallery_ids)) == 2 and paired.num_identities == 2
+    assert "test" not in paired.splits and any("not evaluated" in note for note in paired.notes)
+    alone = build_benchmark(data, select="val", need_train=True)
+    assert "5 of 10 training identities held out" in next(note for note in alone.notes if "held out" in note)
 
 
 def test_own_data_are_tested_by_the_combinations_they_have(own: Path) -> None:

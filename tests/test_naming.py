@@ -118,3 +118,18 @@ def test_the_home_folder_where_the_shell_leaves_it(written: str, meant: str, mon
     """Options of a configuration expand it themselves, where the option is a path."""
     monkeypatch.setenv("HOME", "HOME")
     assert with_home(written) == meant
+
+
+def test_a_user_without_a_home_folder_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert with_home("--run=~/x") == "--run=~/x"
+
+
+@pytest.mark.parametrize("written", [r"data.root=C:\x00data", r"data.exclude=a\x00"])
+def test_a_backslash_is_no_nul(written: str) -> None:
+    section, _, value = written.partition("=")
+    assert getattr(load_experiment(SMOKE, [written]).data, section.split(".")[1]) == value

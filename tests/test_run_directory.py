@@ -2,6 +2,7 @@
 starts of one name, files of no run, what killed processes leave.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -79,10 +80,8 @@ def test_a_killed_start_loses_nothing_wherever_it_is_killed(
     for place in (claimed(tmp_path / "run", overwrite=True).__enter__, lambda: restore_previous(tmp_path / "run")):
         monkeypatch.setattr(Path, "rename", dying)
         left[0] = moves
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             place()
-        except KeyboardInterrupt:
-            pass
         monkeypatch.undo()
     restore_previous(tmp_path / "run")
     # A start that is not killed but collected says so in its log.

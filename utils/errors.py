@@ -58,7 +58,12 @@ def run_script(main: Callable[[], int | None]) -> None:
 def with_home(argument: str) -> str:
     """Return a command line's argument with the home folder in place of a leading `~/`."""
     option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-    return option + equals + str(Path(value).expanduser()) if value.startswith("~/") else argument
+    return option + equals + home_expanded(value) if value.startswith("~/") else argument
+
+
+def home_expanded(path: str) -> str:
+    """Return a path with the home folder in place of a leading `~`; as it is for a user without one."""
+    return os.path.expanduser(path)  # noqa: PTH111 (pathlib's form raises for a user without a folder)
 
 
 def _exit_code(main: Callable[[], int | None]) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _UNSUPPORTED = (errno.ENOTSUP, errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS)
 """What file systems without locks answer, some network ones."""
@@ -19,8 +23,11 @@ _UNSUPPORTED = (errno.ENOTSUP, errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EN
 def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
     """Hold an existing folder. Raises UserError when another process holds it; nothing is written into it.
 
-    A file system that has no locks lets everyone in.
+    A file system, or an operating system, that has no such locks lets everyone in.
     """
+    if fcntl is None:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -21,14 +21,17 @@ def side_of(part: str) -> str:
     return first if first in ("train", "val") else "test"
 
 
+def own_parts(release: Release) -> dict[str, tuple[Record, ...]]:
+    """Return the parts without the `train` that is all of `<member>/train` of several data sets once more."""
+    composed = any("/" in part for part in release.parts)
+    return {part: records for part, records in release.parts.items() if not (composed and part == "train")}
+
+
 def by_side(release: Release) -> dict[str, list[Record]]:
     """Return the records of all parts by side, in the order train, val, test."""
     sides: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
-    composed = any("/" in part for part in release.parts)
-    for part, records in release.parts.items():
-        # Beside `<member>/train` of several data sets, `train` is all of these once more.
-        if not (composed and part == "train"):
-            sides[side_of(part)].extend(records)
+    for part, records in own_parts(release).items():
+        sides[side_of(part)].extend(records)
     return {side: records for side, records in sides.items() if records}
 
 
@@ -99,20 +102,24 @@ def count_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
     ]
 
 
+def compared_sides(entry: DatasetEntry) -> list[tuple[str, str, Level]]:
+    """Return the sides that must not share a person or an image, and what it is when they do. Some data sets validate
+    on train; that is no finding, except in a user's own data.
+    """
+    pairs: list[tuple[str, str, Level]] = [("train", "test", "defect"), ("val", "test", "warning")]
+    return [*pairs, ("train", "val", "warning")] if entry.own else pairs
+
+
 def person_findings(entry: DatasetEntry, release: Release) -> list[Finding]:
     """Return persons and images that are on two sides which must not share them: train and test, val and test.
 
-    Where train and test are numbered separately only images can be compared. Some data sets validate on the persons of
-    train; that is no finding, except in a user's own data.
+    Where train and test are numbered separately only images can be compared.
     """
     if release.shared_persons:
         return [Finding(level="warning", kind="no_split", message=NO_SPLIT)]
     sides = by_side(release)
-    pairs: list[tuple[str, str, Level]] = [("train", "test", "defect"), ("val", "test", "warning")]
-    if entry.own:
-        pairs.append(("train", "val", "warning"))
     findings = []
-    for left, right, level in pairs:
+    for left, right, level in compared_sides(entry):
         one, other = sides.get(left, []), sides.get(right, [])
         if not entry.separate_ids:
             findings += _shared_persons(release, one, other, f"{left} and {right}", level)
@@ -161,10 +168,7 @@ def _shared_persons(
 def repeated_findings(release: Release) -> list[Finding]:
     """Return a warning for each part that lists a record twice: the same images, texts, annotations and labels."""
     findings = []
-    composed = any("/" in part for part in release.parts)
-    for part, records in release.parts.items():
-        if composed and part == "train":
-            continue
+    for part, records in own_parts(release).items():
         seen: set[tuple[object, ...]] = set()
         again = []
         for record in records:

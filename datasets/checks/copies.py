@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from datasets.checks.contents import by_member_and_side, by_side
-from datasets.checks.report import Finding, Level, examples
+from datasets.checks.contents import by_member_and_side, by_side, compared_sides, own_parts
+from datasets.checks.report import Finding, examples
 from datasets.dataset_entry import DatasetEntry
 from datasets.modalities import MODALITIES
 from datasets.overlap import image_values
 from datasets.protocols import Search
 from datasets.structures import Record, Release, Source
-from utils.identical import identical_files
+from utils.identical import identical_files, pairs_across
 
 Copies = tuple[tuple[str, ...], ...]
 """Sets of files with the same bytes."""
@@ -34,17 +34,12 @@ def copy_findings(entry: DatasetEntry, release: Release, copies: Copies, searche
 
 
 def _across(entry: DatasetEntry, release: Release, copies: Copies) -> list[Finding]:
-    """Copies in train and test spoil a result. Some data sets validate on images of train; that is no finding, except
-    in a user's own data.
-    """
+    """Copies in train and test spoil a result."""
     if release.shared_persons:
         return []
     sides = {side: set(image_values(records, annotations=False)) for side, records in by_side(release).items()}
-    pairs: list[tuple[str, str, Level]] = [("train", "test", "defect"), ("val", "test", "warning")]
-    if entry.own:
-        pairs.append(("train", "val", "warning"))
     findings = []
-    for left, right, level in pairs:
+    for left, right, level in compared_sides(entry):
         shared = [
             (ours[0], theirs[0])
             for same in copies
@@ -70,14 +65,7 @@ def _of_queries(searches: Sequence[Search], copies: Copies) -> list[Finding]:
     found: dict[tuple[str, str], None] = {}
     for search in searches if copies else ():
         queries, gallery = (set(image_values(side, annotations=False)) for side in (search.query, search.gallery))
-        found |= dict.fromkeys(
-            (query, image)
-            for same in copies
-            for query in same
-            if query in queries
-            for image in same
-            if image in gallery and image != query
-        )
+        found |= dict.fromkeys(pairs_across(copies, queries, gallery))
     if not found:
         return []
     count = len({image for _, image in found})
@@ -95,11 +83,7 @@ def _of_queries(searches: Sequence[Search], copies: Copies) -> list[Finding]:
 
 def _within(entry: DatasetEntry, release: Release, copies: Copies) -> list[Finding]:
     findings = []
-    composed = any("/" in part for part in release.parts)
-    for part, records in release.parts.items():
-        # Beside `<member>/train` of several data sets, `train` is all of these once more.
-        if composed and part == "train":
-            continue
+    for part, records in own_parts(release).items():
         listed = set(image_values(records, annotations=False))
         together = [[path for path in same if path in listed] for same in copies]
         repeated = [same for same in together if len(same) > 1]
@@ -118,12 +102,11 @@ def _within(entry: DatasetEntry, release: Release, copies: Copies) -> list[Findi
     return findings
 
 
-def contradiction_findings(entry: DatasetEntry, release: Release, copies: Copies) -> list[Finding]:
+def contradiction_findings(entry: DatasetEntry, release: Release, pictures: Mapping[str, str]) -> list[Finding]:
     """Return pictures, and captions, that one side lists under two persons: at most one of them can be right.
 
-    Two persons may be described alike, so that a caption is a defect of no data set.
+    pictures: see `pictures_of`. Two persons may be described alike, so that a caption is a defect of no data set.
     """
-    pictures = pictures_of(copies)
     findings = []
     for side, records in by_member_and_side(release).items():
         shown = _owners((pictures.get(source.value, source.value), record) for source, record in _images(records))

@@ -26,11 +26,9 @@ from datasets.overlap import find_identical, grammar_of, image_values, known_ove
 from datasets.protocols import Search
 from datasets.published_counts import is_rendered
 from datasets.releases.manifest import NO_SPLIT
-from datasets.structures import ReadOptions, Release
+from datasets.structures import WARNING, ReadOptions, Release
 from utils.errors import UserError
 
-WARNING = "warning: "
-"""How a reader's note begins that is more than a note."""
 NEARBY = 3
 """With more data sets below one folder, their names say nothing about a mistake."""
 
@@ -65,7 +63,8 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     searches, notes = _searches(entry, release, options.protocols)
     persons = searchable_persons(release)
     copies = copies_of(release) if options.open_images else ()
-    unmatched = [find_unmatched(search, persons, pictures_of(copies)) for search in searches]
+    pictures = pictures_of(copies)
+    unmatched = [find_unmatched(search, persons, pictures) for search in searches]
     in_files, opened = (
         file_findings(release, options.processes, own=entry.own)
         if options.open_images
@@ -74,7 +73,7 @@ def run_check(options: CheckOptions) -> tuple[Report, Release]:
     findings = [
         *in_files,
         *copy_findings(entry, release, copies, searches),
-        *contradiction_findings(entry, release, copies),
+        *contradiction_findings(entry, release, pictures),
         *person_findings(entry, release),
         *match_findings(entry, unmatched),
         *_other_name(entry, release, options.root),

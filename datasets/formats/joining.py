@@ -14,7 +14,7 @@ from datasets.formats.listing import OUTFITS
 from datasets.modalities import MODALITIES
 from datasets.overlap import find_identical, grammar_of, known_overlaps
 from datasets.protocols import Search, image_source
-from datasets.structures import Record, Source
+from datasets.structures import WARNING, Record, Source
 from utils.errors import UserError
 
 TASK_FREE, JOINT = "task-free", "joint"
@@ -211,11 +211,11 @@ def overlap_notes(images: Mapping[str, Sequence[str]], patterns: Mapping[str, st
 
     images: source -> image files. patterns: data set -> regular expression of its file names.
     """
-    found = [f"warning: {sentence}" for sentence in known_overlaps(images)]
+    found = [f"{WARNING}{sentence}" for sentence in known_overlaps(images)]
     for name, paths in images.items():
         others = {other: pattern for other, pattern in patterns.items() if other != name and other in images}
         found += [
-            f"warning: {name} and {other}: the file names of {name} have the form of {other}'s, so they may share "
+            f"{WARNING}{name} and {other}: the file names of {name} have the form of {other}'s, so they may share "
             "images; compare them and leave the shared ones out with data.exclude"
             for other in grammar_of(list(paths), others)
         ]

@@ -20,6 +20,16 @@ OUTFITS = 1000
 """Outfits of one person that `outfit_id` can tell apart."""
 
 
+def _refuse_too_high(root: Path, candidates: Iterable[Path], markers: Sequence[str]) -> None:
+    """Raise UserError naming the root to set when one of the folders holds all markers."""
+    for below in candidates:
+        if all((below / marker).exists() for marker in markers):
+            raise UserError(
+                f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set "
+                f"data.root={below.parent}"
+            )
+
+
 def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: str) -> Path:
     """Return the folder of a data set: `root` itself when it holds all `markers`, else the first of `names` below it
     that does.
@@ -32,13 +42,8 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
     whole = locate(root, names, markers)
     if whole is not None:
         return whole
-    # Also an archive that was unpacked into a folder of its own name.
-    for below in sorted(entry for entry in root.glob("*/*") if entry.name in names):
-        if all((below / marker).exists() for marker in markers):
-            raise UserError(
-                f"data.root={root} is one level too high: {below.name}/ lies in {below.parent}; set "
-                f"data.root={below.parent}"
-            )
+    # An archive that was unpacked into a folder of its own name is no damaged one.
+    _refuse_too_high(root, [root / name / name for name in names], markers)
     candidates = [root, *(root / name for name in names)]
     partial = next((folder for folder in candidates[1:] if folder.is_dir()), None)
     if partial is None and any((root / marker).exists() for marker in markers):
@@ -48,6 +53,7 @@ def find_folder(root: Path, names: Sequence[str], markers: Sequence[str], what: 
         raise UserError(
             f"{partial} is not a whole {what}: {', '.join(missing)} missing; restore it from the original release"
         )
+    _refuse_too_high(root, sorted(entry for entry in root.glob("*/*") if entry.name in names), markers)
     for above in root.absolute().parents:
         if all((above / marker).exists() for marker in markers):
             levels = "one level" if above == root.absolute().parent else "some levels"

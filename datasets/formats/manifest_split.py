@@ -10,6 +10,7 @@ from pathlib import Path
 from prettytable import PrettyTable
 
 from configs.vocabulary import Modality
+from datasets.formats.listing import ImageTree
 from datasets.formats.manifest_rows import ManifestRow, read_manifest
 from datasets.releases.folders import folder_rows
 from datasets.releases.manifest import release_of_rows
@@ -65,7 +66,7 @@ def source_rows(source: Path, *, resplit: bool) -> list[ManifestRow]:
             f"no such file or folder: {source}; set --source to a manifest or to a folder with a folder per person"
         )
     folder = source if source.is_dir() else source.parent
-    rows = folder_rows(source) if source.is_dir() else read_manifest(source)
+    rows = folder_rows(source, ImageTree(source)) if source.is_dir() else read_manifest(source)
     if any(row.split for row in rows) and not resplit:
         raise UserError(f"{source} has a split already; give --resplit to replace it")
     release_of_rows("manifest", source, folder, rows, ReadOptions(need_train=False))

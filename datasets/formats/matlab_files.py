@@ -52,6 +52,10 @@ def load_matlab(path: Path) -> dict[str, Any]:
         return dict(_Reader(order).variables(content[HEADER_BYTES:]))
 
 
+_EMPTY = np.zeros((0, 0))
+"""What an empty cell holds: a file may have a million of them."""
+
+
 class _Reader:
     """Reads elements in one byte order. Raises ValueError, struct.error or zlib.error where the bytes break."""
 
@@ -99,7 +103,7 @@ class _Reader:
         if depth > DEEPEST:
             raise ValueError(f"cells nested more than {DEEPEST} deep")
         if not data:
-            return "", np.zeros((0, 0))
+            return "", _EMPTY
         elements = self._elements(data)
 
         def following() -> tuple[int, bytes]:

@@ -102,6 +102,7 @@ def drawn_protocol(
     """
 
     def searches(release: Release) -> list[Search]:
+        """Return a search for each draw of the gallery."""
         draw = prepare(release)
         sides = ((number, *draw(number)) for number in numbers)
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import zlib
@@ -18,9 +19,9 @@ from datasets.loading.readers import PillowReader
 from datasets.structures import Source
 from utils.cache_folders import BYTES_PER_GB, TABLES, mark_used, tidy
 from utils.errors import UserError
-from utils.files import LEFTOVER_SECONDS, atomic_path, fingerprint, ordinary, remove_leftovers, sha256_of, write_json
+from utils.files import LEFTOVER_SECONDS, atomic_path, fingerprint, ordinary, remove_leftovers, write_json
 from utils.foreign import DAMAGE_ERRORS
-from utils.identical import file_version
+from utils.identical import content_digest, file_version
 from utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,9 @@ class CachedReader:
             logger.warning(
                 "decode cache %s is damaged: its images are decoded again, at the next start all", self.array_file
             )
-            self.array_file.with_suffix(".json").unlink(missing_ok=True)
+            # A cache that may only be read stays as it is.
+            with contextlib.suppress(OSError):
+                self.array_file.with_suffix(".json").unlink(missing_ok=True)
         return None
 
     def __getstate__(self) -> dict[str, object]:
@@ -158,16 +161,12 @@ def _hashes(paths: Sequence[str], directory: Path) -> dict[str, list[str]]:
     changed = False
     for path in progress_bar(paths, len(paths), "hashing images", "file"):
         known, version = memory.get(path), file_version(path)
-        try:
-            if version is None:
-                raise FileNotFoundError(path)
-            if not _is_memory(known) or known[:-1] != list(version):
-                known = memory[path] = [*version, sha256_of(path)]
-                changed = True
-        except OSError:
-            hashes[path] = [path, "absent"]
-            continue
-        hashes[path] = [path, known[-1]]
+        if version is not None and not (_is_memory(known) and known[:-1] == list(version)):
+            known = [*version, content_digest(path, version)]
+            # Nothing is remembered of a file that cannot be read.
+            if known[-1]:
+                memory[path], changed = known, True
+        hashes[path] = [path, (known[-1] if known and version is not None else "") or "absent"]
     if changed:
         write_json(memory_file, memory)
     return hashes

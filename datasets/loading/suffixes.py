@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from datasets.loading.readers import FORMATS
+from datasets.structures import WARNING
 from utils.errors import shortened
 
 IMAGE_SUFFIXES = frozenset(
@@ -50,7 +51,7 @@ def unread_notes(paths: Sequence[str]) -> tuple[str, ...]:
     notes = []
     if images:
         notes.append(
-            f"warning: {_counted(images)} are of a form that is not read, and left out: {shortened(images, SHOWN)}; "
+            f"{WARNING}{_counted(images)} are of a form that is not read, and left out: {shortened(images, SHOWN)}; "
             "convert them to .jpg or .png"
         )
     if others:

@@ -16,40 +16,53 @@ from datasets.formats.listing import ImageTree
 from datasets.formats.manifest_rows import SPLITS, SUFFIXES, ManifestRow
 from datasets.loading.suffixes import SHOWN, unread_notes
 from datasets.releases.manifest import own_protocols, release_of_rows
-from datasets.structures import ReadOptions, Release
+from datasets.structures import WARNING, ReadOptions, Release
 from utils.errors import UserError, shortened
 from utils.texts import one_form
 
 
 def read(root: Path, options: ReadOptions) -> Release:
     """Return the release of the folders below `root`. Raises UserError naming the folder."""
-    release = release_of_rows("folders", root, root, folder_rows(root), options)
-    return replace(release, notes=(*release.notes, *folder_notes(root)))
-
-
-def folder_notes(root: Path) -> tuple[str, ...]:
-    """Return what is to be said of files below `root` that are passed over, and of persons who have no others. Raises
-    UserError.
-    """
     tree = ImageTree(root)
-    names = tree.folders("")
-    splits = [split for split in SPLITS if split in names]
-    folders = [f"{split}/{person}" for split in splits for person in tree.folders(split)] or list(names)
+    release = release_of_rows("folders", root, root, folder_rows(root, tree), options)
+    return replace(release, notes=(*release.notes, *folder_notes(tree)))
+
+
+def folder_notes(tree: ImageTree) -> tuple[str, ...]:
+    """Return what is to be said of files that are passed over, and of persons who have no others. Raises UserError."""
+    persons = _person_folders(tree)
+    splits = dict.fromkeys(split for split, _ in persons if split)
+    folders = [_joined(split, person) for split, person in persons]
     left_out = [path for folder in ("", *splits, *folders) for path in tree.passed_over(folder)]
     empty = [folder for folder in folders if not tree.names(folder)]
     notes = unread_notes(left_out)
     if empty:
-        notes += (f"warning: {len(empty)} folders of persons hold no image that is read: {shortened(empty, SHOWN)}",)
+        notes += (f"{WARNING}{len(empty)} folders of persons hold no image that is read: {shortened(empty, SHOWN)}",)
     return notes
 
 
-def folder_rows(root: Path) -> list[ManifestRow]:
-    """Return a row per image below `root`, sorted by split, person and name. Raises UserError naming the folder."""
+def _person_folders(tree: ImageTree) -> list[tuple[str, str]]:
+    """Return (split, person) of every person's folder; the split is empty where there are none."""
+    names = tree.folders("")
+    splits = [split for split in SPLITS if split in names]
+    if not splits:
+        return [("", person) for person in names]
+    return [(split, person) for split in splits for person in tree.folders(split)]
+
+
+def _joined(split: str, person: str) -> str:
+    return f"{split}/{person}" if split else person
+
+
+def folder_rows(root: Path, tree: ImageTree) -> list[ManifestRow]:
+    """Return a row per image below `root`, sorted by split, person and name. tree: of the root, read as it is asked.
+
+    Raises UserError naming the folder.
+    """
     if root.is_file() and root.suffix.lower() in SUFFIXES:
         raise UserError(f"data.root={root} is a file; for a manifest set data.dataset=manifest")
     if not root.is_dir():
         raise UserError(f"no such data root: {root}; set data.root to the folder that holds a folder per person")
-    tree = ImageTree(root)
     names = tree.folders("")
     splits = [split for split in SPLITS if split in names]
     others = [name for name in names if name not in SPLITS]
@@ -62,15 +75,13 @@ def folder_rows(root: Path) -> list[ManifestRow]:
         raise UserError(
             f"{root} holds no folder; make one folder per person, named as the person, with the images in it"
         )
-    _refuse_loose(tree, "")
-    rows = []
-    for split in splits or [""]:
-        below = f"{split}/" if split else ""
-        persons = tree.folders(split) if split else names
-        if split:
-            _refuse_loose(tree, split)
-        for person in persons:
-            rows += _person_rows(tree, f"{below}{person}", person, split)
+    for folder in ("", *splits):
+        _refuse_loose(tree, folder)
+    rows = [
+        row
+        for split, person in _person_folders(tree)
+        for row in _person_rows(tree, _joined(split, person), person, split)
+    ]
     if not rows:
         raise UserError(f"{root}: no images in its folders; put each person's images directly into the person's folder")
     return rows

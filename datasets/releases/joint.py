@@ -36,8 +36,7 @@ from utils.errors import UserError, nearest
 
 NAME, TITLE = "joint", "several data sets"
 AUTHORS_TREE = "omnireid"
-NO_MEMBERS = frozenset({NAME, AUTHORS_TREE, "manifest", "folders"})
-MEMBERS = tuple(name for name in CATALOGUE if name not in NO_MEMBERS)
+MEMBERS = tuple(name for name in CATALOGUE if name not in (NAME, AUTHORS_TREE) and not dataset_entry(name).own)
 POOLED_PROTOCOLS: Mapping[str, tuple[str, ...]] = {"cocas": ("cocas-pid", "cocas-li")}
 """Member -> protocols whose searches are pooled, where these are not its default ones: in the joint test an identity is
 a person.

@@ -290,6 +290,7 @@ def _mixed(release: Release) -> list[Search]:
 
 
 def _mixed_alone(release: Release) -> list[Search]:
+    # Raises where there are no queries or no gallery.
     _searches("own-data/no-camera-rule", release)
     found = _mixed(release)
     if not found:

@@ -106,6 +106,7 @@ def _cross() -> Protocol:
     name = "nkup-plus-cross"
 
     def searches(release: Release) -> list[Search]:
+        """Return the search of all queries in both galleries."""
         gallery = (*release.parts["gallery_moderate"], *release.parts["gallery_dramatic"])
         return [
             Search(

@@ -12,7 +12,7 @@ from typing import Any
 from configs.vocabulary import GROUP_NAMES, ORBENCH_KEYS, AnnotationKind, Combination, Modality, Task, combination_name
 from datasets.dataset_entry import Count, DatasetEntry
 from datasets.formats.listing import ImageTree, find_folder
-from datasets.mixed_queries import mixed_search
+from datasets.mixed_queries import mixed_search, query_record
 from datasets.modalities import MODALITIES
 from datasets.overlap import image_values
 from datasets.protocols import Protocol, Search, protocol_table
@@ -96,8 +96,8 @@ def read(root: Path, options: ReadOptions) -> Release:
     else:
         notes.append(f"{TRAIN_FILE} is absent: whether test identities were trained on cannot be checked")
     parts, missing = _read_test(tree, notes)
-    _check_persons(folder, parts)
-    _check_overlap(folder, annotations, parts)
+    owners = _owners(folder, parts)
+    _check_overlap(annotations, owners)
     train = _records(tree, annotations) if options.need_train else ()
     return Release(
         name=NAME, root=folder, parts={TRAIN: train, **parts} if train else parts, notes=tuple(notes), missing=missing
@@ -157,7 +157,7 @@ def _partners(tree: _Tree, folder: str, record: str) -> dict[Modality, tuple[Sou
     partners = {}
     for modality in PARTNERS:
         below = f"{MODALITIES[modality].folder}/{folder}"
-        names = sorted(tree.names(below))
+        names = tree.names(below)
         if not names:
             raise UserError(
                 f"{record}: identity folder {folder} has no {modality.name} images in {tree.root / below}; every "
@@ -195,15 +195,10 @@ def _searches(release: Release) -> list[Search]:
 
 
 def _record(person: int, sources: tuple[Source, ...]) -> Record:
+    found = query_record(person, sources, NAME)
     # What a query asks for at a threshold is its caption.
-    text = next((source for source in sources if source.modality is Modality.TEXT), None)
-    return Record(
-        person_id=person,
-        sources={source.modality: source for source in sources},
-        annotations={} if text is None else {AnnotationKind.DESCRIPTION: text},
-        dataset=NAME,
-        name=sources[0].record,
-    )
+    text = found.sources.get(Modality.TEXT)
+    return found if text is None else replace(found, annotations={AnnotationKind.DESCRIPTION: text})
 
 
 def _read_test(tree: _Tree, notes: list[str]) -> tuple[dict[str, tuple[Record, ...]], dict[str, str]]:
@@ -264,7 +259,10 @@ def _own_captions(tree: _Tree, gallery: tuple[Record, ...]) -> list[Source] | No
         return None
     content = read_json(path, "captions of ORBench's gallery images")
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must be an object with a caption for each image path, found {_kind(content)}")
+        raise UserError(
+            f"{path}: must be an object with a caption for each image path, found "
+            f"{_kind(content)}; correct it or remove the file"
+        )
     captions = []
     for image in gallery:
         name = Path(image.sources[Modality.RGB].value).relative_to(tree.root).as_posix()
@@ -301,30 +299,31 @@ def _item(tree: _Tree, modality: Modality, value: Any, record: str) -> Source:
     return Source(modality=modality, value=value, record=record)
 
 
-def _check_persons(root: Path, parts: Mapping[str, tuple[Record, ...]]) -> None:
-    """Raise UserError for an identity folder whose images the test lists give to two persons."""
-    owner: dict[str, Record] = {}
+def _owners(root: Path, parts: Mapping[str, tuple[Record, ...]]) -> dict[str, Record]:
+    """Return the first record of each identity folder of the test lists. Raises UserError for a folder whose images
+    they give to two persons.
+    """
+    owners: dict[str, Record] = {}
     for records in parts.values():
         for record in records:
             for image in image_values([record]):
                 folder = Path(image).relative_to(root).parts[1]
-                first = owner.setdefault(folder, record)
+                first = owners.setdefault(folder, record)
                 if first.person_id != record.person_id:
                     raise UserError(
                         f"{_place(record)}: {image} is of person {record.person_id}, but its folder {folder} belongs "
                         f"to person {first.person_id} in {_place(first)}; one folder holds one identity, correct one"
                     )
+    return owners
 
 
 def _place(record: Record) -> str:
     return next(source.record for source in record.sources.values())
 
 
-def _check_overlap(root: Path, annotations: list[_Annotation], parts: Mapping[str, tuple[Record, ...]]) -> None:
+def _check_overlap(annotations: list[_Annotation], owners: Mapping[str, Record]) -> None:
     """Raise UserError for an identity folder of both sides: persons are numbered anew in the test lists."""
-    train = {annotation.folder for annotation in annotations}
-    images = image_values(record for records in parts.values() for record in records)
-    shared = sorted({Path(image).relative_to(root).parts[1] for image in images} & train)
+    shared = sorted({annotation.folder for annotation in annotations} & owners.keys())
     if shared:
         raise UserError(
             f"{len(shared)} identity folders are in train and in test, for instance {shared[0]}; training and test "

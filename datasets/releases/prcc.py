@@ -91,6 +91,7 @@ def draw_gallery(gallery: tuple[Record, ...], draw: int) -> tuple[Record, ...]:
 
 def _single_shot(name: str, query: str, what: str) -> Protocol:
     def searches(release: Release) -> list[Search]:
+        """Return a search for each draw of the gallery."""
         return [
             Search(
                 title=f"{name} draw {draw}",

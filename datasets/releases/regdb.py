@@ -116,6 +116,7 @@ def _direction(query: str, gallery: str) -> Protocol:
     part = {"visible": "test_visible", "thermal": "test_infrared"}
 
     def searches(release: Release) -> list[Search]:
+        """Return the search of one modality in the other, of the trial that was read."""
         return [
             Search(
                 title=f"{name} {release.variant}",

@@ -31,7 +31,7 @@ from datasets.formats.visible_infrared import (
     with_both_modalities,
 )
 from datasets.protocols import Protocol, image_source, protocol_table
-from datasets.structures import ReadOptions, Record, Release
+from datasets.structures import WARNING, ReadOptions, Record, Release
 from utils.errors import UserError
 
 NAME, TITLE = "sysu", "SYSU-MM01"
@@ -87,7 +87,7 @@ def _foreign(present: Mapping[int, frozenset[str]]) -> list[str]:
         camera: sorted(name for name in names if not re.fullmatch(r"\d{4}", name)) for camera, names in present.items()
     }
     return [
-        f"warning: cam{camera}: {len(names)} folders are no person number of four digits and are passed over: "
+        f"{WARNING}cam{camera}: {len(names)} folders are no person number of four digits and are passed over: "
         f"{', '.join(names[:5])}"
         for camera, names in named.items()
         if names

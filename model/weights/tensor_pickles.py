@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +71,7 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class TensorUnpickler(pickle.Unpickler):
+class TensorUnpickler(pickle.Unpickler, ABC):
     """Builds tensors and plain containers; `other_class` says what stands for every other name of the stream."""
 
     def __init__(self, stream: IO[bytes], most_bytes: int = 0) -> None:
@@ -99,7 +99,9 @@ class TensorUnpickler(pickle.Unpickler):
         _, dtype, key, _, count, *view = identity
         if identity[0] != "storage" or not isinstance(dtype, torch.dtype) or any(view):
             raise pickle.UnpicklingError("a storage of unknown form")
-        return self.storages.setdefault(str(key), Storage(str(key), dtype, int(count), self._most_bytes))
+        if str(key) not in self.storages:
+            self.storages[str(key)] = Storage(str(key), dtype, int(count), self._most_bytes)
+        return self.storages[str(key)]
 
 
 def read_zip(file: Path, unpickler_of: Callable[[IO[bytes], int], TensorUnpickler]) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from configs.vocabulary import Combination, Modality
 from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, QueryList, Source
-from utils.identical import crossing, identical_files
+from utils.identical import crossing, identical_files, pairs_across
 
 Integers = NDArray[np.int64]
 Space = tuple[Modality, "Modality | None"]
@@ -233,8 +233,7 @@ def plan_evaluation(splits: Sequence[EvalSplit], instructed: bool = False) -> Ev
 
 def _copies(queries: list[str], gallery: list[str]) -> list[tuple[str, ...]]:
     """Return the sets of files with the same bytes that have queries and gallery images among them."""
-    both = crossing(queries, gallery)
-    return [same for same in identical_files([*queries, *gallery], both) if both(same)]
+    return identical_files([*queries, *gallery], crossing(queries, gallery))
 
 
 def _copied_queries(
@@ -245,14 +244,7 @@ def _copied_queries(
         return ()
     asked = {path for listed in lists for path in table.images(listed.members)}
     searched = set(table.images(gallery))
-    return tuple(
-        (query, image)
-        for same in copies
-        for query in same
-        if query in asked
-        for image in same
-        if image in searched and image != query
-    )
+    return tuple(pairs_across(copies, asked, searched))
 
 
 def _list_plan(number: int, entry: QueryList, members: Integers, fused: Integers | None, items: Integers) -> ListPlan:

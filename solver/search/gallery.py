@@ -23,7 +23,7 @@ from datasets.formats.manifest_rows import SUFFIXES, read_manifest
 from datasets.loading.readers import Reader
 from datasets.loading.suffixes import IMAGE_SUFFIXES, is_image_name, passed_over, unread_notes
 from datasets.modalities import MODALITIES
-from datasets.structures import Benchmark, EvalSplit, Person, QueryList, Source
+from datasets.structures import WARNING, Benchmark, EvalSplit, Person, QueryList, Source
 from model.interface import RetrievalModel
 from solver.evaluation.encoding import SourceEncoder, encode_sources, inference
 from solver.evaluation.plan import Integers, SourceTable, gallery_slots
@@ -255,7 +255,7 @@ def folder_gallery(folder: str | Path) -> Gallery:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         images += [os.path.join(folder_path, name) for name in names if is_image_name(name)]
         left_out += [os.path.join(folder_path, name) for name in passed_over(sorted(names))]
-    notes = [note.removeprefix("warning: ") for note in unread_notes(left_out)]
+    notes = [note.removeprefix(WARNING) for note in unread_notes(left_out)]
     if not images:
         raise UserError(
             f"gallery folder {root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give a folder of images"

@@ -191,6 +191,7 @@ class _PerQuery:
 
     @classmethod
     def empty(cls, queries: int, gallery: int, thresholds: tuple[float, ...]) -> _PerQuery:
+        """Return values that are filled in block by block: nan, rank 0 and no pair until then."""
         return cls(
             values={name: np.full(queries, np.nan) for name in METRICS},
             first_rank=np.zeros(queries, dtype=np.int64),
