@@ -46,8 +46,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.config and not parsed.checkpoint:
         parser.error("--config needs --checkpoint FILE")
-    if parsed.export and (parsed.compare or parsed.trials is not None):
-        parser.error("--export writes the features of one evaluation; leave out --compare and --trials")
+    if parsed.export and parsed.trials is not None:
+        parser.error("--export writes the features of one evaluation; leave out --trials")
+    given = (parsed.checkpoint, parsed.output, parsed.export, parsed.overrides, parsed.trials)
+    if parsed.compare and any(given):
+        parser.error("--compare reads two results; leave out --checkpoint, --output, --export, --trials and key=value")
     if parsed.trials is not None and not parsed.run:
         parser.error("--trials needs --run DIR, the folder that train.py --trials made")
     if parsed.trials is not None and any(text.startswith("data.trial=") for text in parsed.overrides):
@@ -59,7 +62,7 @@ def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
-    from solver.run_names import begin, say_start
+    from solver.run_names import begin, begin_series
 
     if parsed.compare:
         from solver.reports.results import compare_files
@@ -68,7 +71,7 @@ def main() -> int:
         return 0
     shared = {name: vars(parsed)[name] for name in ("checkpoint", "output", "device", "overrides")}
     if parsed.trials is not None:
-        say_start("test.py", parsed.run, parsed.output or parsed.run)
+        begin_series("test.py", parsed.run, parsed.output)
         from solver.commands.trials import evaluate_trials
 
         print(evaluate_trials(run=parsed.run, trials=parsed.trials, **shared))

@@ -32,7 +32,7 @@ from datasets.structures import Source  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
 from solver.evaluation.evaluator import EvaluationSpec  # noqa: E402
 from solver.search.gallery import EncodedGallery, Gallery  # noqa: E402
-from solver.search.gallery_index import read_index, sign, write_index  # noqa: E402
+from solver.search.gallery_index import keep_index, read_index, sign  # noqa: E402
 from solver.search.queries import Query, query_from_parts  # noqa: E402
 from solver.search.ranked import encode_queries, search  # noqa: E402
 from utils.device import describe_device, resolve_device  # noqa: E402
@@ -58,7 +58,7 @@ def make_gallery(folder: Path, images: int, dim: int) -> tuple[Gallery, Path]:
     features = np.random.default_rng(0).standard_normal((images, dim), dtype=np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     index = folder / "index.npz"
-    write_index(index, IDENTITY, features, {}, [sign(source.value) for source in sources])
+    keep_index(index, IDENTITY, features, {}, [sign(source.value) for source in sources])
     return Gallery(name="made up", location=str(folder), sources=tuple(sources)), index
 
 

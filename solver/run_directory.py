@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from utils.errors import UserError
-from utils.files import is_leftover, ordinary, remove_leftovers
+from utils.files import check_folder, is_leftover, ordinary, remove_leftovers
 from utils.locks import is_locked, locked_folder
 from utils.log import configure_logging
 
@@ -69,12 +69,20 @@ def trial_folder(trial: int) -> str:
     return f"trial-{trial:02d}"
 
 
+def check_no_artefact(path: Path, option: str) -> None:
+    """Raise UserError for a name that training or testing writes, beside a run's configuration or results."""
+    own = {*ARTEFACTS} - {f"retrieval{extension}" for extension in RETRIEVAL_EXTENSIONS}
+    if path.name in own and any((path.parent / name).exists() for name in (CONFIG_FILE, RESULTS_FILE)):
+        raise UserError(f"{option}: {path} is a file of training or testing; choose another name")
+
+
 def check_free(directory: Path, overwrite: bool) -> None:
     """Refuse a directory that holds anything, unless it is a run that is to be overwritten, or the start of one that
     never had a checkpoint. Raises UserError.
     """
     if os.path.lexists(directory) and not directory.is_dir():
         raise UserError(f"run directory {directory} is a file; choose another name=... or output_dir=...")
+    check_folder(directory.parent, "output_dir")
     if _contents(directory) and is_locked(directory):
         raise UserError(f"run directory {directory} is being written by another process; {OTHER_NAME}")
     _check_contents(directory, overwrite)

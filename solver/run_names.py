@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.load import load_experiment
+from configs.load import SCALARS, load_experiment
 from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, restore_previous
 from utils.errors import UserError, shortened
 from utils.files import is_leftover
@@ -16,17 +16,20 @@ from utils.log import configure_logging
 logger = logging.getLogger(__name__)
 
 SHOWN = 5
-RUNS_FOLDER = "runs"
-"""Where runs are made by default: the default of `output_dir`."""
+RUNS_FOLDER = SCALARS["output_dir"]
+"""Where runs are made by default."""
 
 
 def find_run(run: str, checkpoint: str = "") -> tuple[str, str]:
     """Return the directory and the checkpoint of a run that is named by its directory, by its name below `runs`, or by
     a checkpoint in it. What is none of these is returned as it is.
     """
+    folder, name = os.path.split(run)
+    if run and (os.path.isdir(run) or os.path.isfile(os.path.join(folder, CONFIG_FILE))):
+        # A start that was killed may have set the run's files aside.
+        restore_previous(Path(run if os.path.isdir(run) else folder or "."))
     if not run or os.path.isdir(run):
         return run, checkpoint
-    folder, name = os.path.split(run)
     if os.path.isfile(run) and os.path.isfile(os.path.join(folder, CONFIG_FILE)):
         return folder or ".", checkpoint or run
     named = os.path.join(RUNS_FOLDER, name)
@@ -74,6 +77,17 @@ def say_start(script: str, source: str | Path, target: str | Path) -> None:
     logger.info("%s: %s -> %s", script, source, target)
 
 
+def begin_series(script: str, series: str, output: str) -> None:
+    """Refuse a folder of trials that is not there, and say what begins. output: where results go, empty = there.
+
+    Raises UserError.
+    """
+    folder = find_run(series)[0]
+    if not os.path.isdir(folder):
+        raise UserError(f"no such run directory: {folder}; make it with train.py --trials")
+    say_start(script, folder, output or folder)
+
+
 def begin(script: str, run: str, config: str, checkpoint: str, output: str, overrides: Sequence[str]) -> None:
     """Refuse what can be known to be wrong about a trained model and its options without torch, and say what begins.
 
@@ -84,4 +98,8 @@ def begin(script: str, run: str, config: str, checkpoint: str, output: str, over
         run, checkpoint = find_run(run, checkpoint)
         directory, file = locate_run(run, checkpoint)
         load_experiment(directory / CONFIG_FILE, overrides)
+    else:
+        for path, what in ((config, "configuration"), (checkpoint, "checkpoint")):
+            if not os.path.isfile(path):
+                raise UserError(f"no such {what}: {path}; correct the path")
     say_start(script, file if run else config, output or (run or file.parent))

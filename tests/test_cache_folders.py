@@ -22,7 +22,7 @@ from datasets.loading.readers import PillowReader
 from datasets.structures import Source
 from solver.evaluation.spec import EvaluationSpec
 from solver.search.gallery import Gallery, GalleryEncoder, folder_gallery
-from solver.search.gallery_index import read_index, sign, write_index
+from solver.search.gallery_index import keep_index, read_index, sign
 from utils.cache_folders import cache_entries, clear, tidy
 from utils.errors import UserError, run_script
 
@@ -73,7 +73,7 @@ def test_an_encoded_gallery_notices_files_of_equal_size_and_time(tmp_path: Path,
     sources = [noise(tmp_path / f"{name}.bmp", seed) for seed, name in enumerate("abc")]
     signatures = [sign(source.value) for source in sources]
     features = np.eye(3, 4, dtype=np.float32)
-    write_index(tmp_path / "g.npz", {}, features, {}, signatures)
+    keep_index(tmp_path / "g.npz", {}, features, {}, signatures)
     assert read_index(tmp_path / "g.npz", {}, sources, allow_failures=False) is not None
     # A copy of the same content with another inode is the same image.
     content = Path(sources[2].value).read_bytes()

@@ -15,7 +15,7 @@ from configs.vocabulary import Modality
 from datasets.loading.image_cache import build_cache
 from datasets.loading.readers import PillowReader
 from datasets.structures import Source
-from solver.search.gallery_index import read_index, sign, write_index
+from solver.search.gallery_index import keep_index, read_index, sign
 
 SIZE = (16, 8)
 Spoil = Callable[[Path], object]
@@ -133,7 +133,7 @@ def test_a_damaged_gallery_is_encoded_again(tmp_path: Path, name: str) -> None:
     sources = tuple(Source(modality=Modality.RGB, value=str(tmp_path / name)) for name in ("a.png", "b.png"))
     features = np.eye(2, 4, dtype=np.float32)
     signatures = [sign(source.value) for source in sources]
-    write_index(tmp_path / "g.npz", {"weights": "w"}, features, {}, signatures)
+    keep_index(tmp_path / "g.npz", {"weights": "w"}, features, {}, signatures)
     found = read_index(tmp_path / "g.npz", {"weights": "w"}, sources, allow_failures=False)
     assert found is not None and np.array_equal(found[0], features)
     GALLERY[name](tmp_path / "g.npz")

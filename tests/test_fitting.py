@@ -310,7 +310,10 @@ def test_a_manifest_as_gallery_by_hand(tmp_path: Path) -> None:
     assert visible.person_ids == ("7", "Ann") and gallery.read_as(NIR).person_ids == ("7",)
     with pytest.raises(UserError, match="lists RGB and NIR images, and SK ones are searched"):
         gallery.read_as(SK)
-    for bad, words in ((["t.png,x,,", "t.png,y,,"], "line 3: t.png is of 'y' and of 'x'"), (["u.png,x,,"], "no such")):
+    for bad, words in (
+        (["t.png,x,,", "t.png,y,,"], "line 3: t.png shows 'y', but bad.csv line 2"),
+        (["u.png,x,,"], "no such"),
+    ):
         (tmp_path / "bad.csv").write_text("\n".join([lines[0], *bad]))
         with pytest.raises(UserError, match=words):
             own_gallery(tmp_path / "bad.csv")

@@ -30,7 +30,7 @@ from solver.commands.search import SearchOptions, output_path, run_search
 from solver.run_directory import RETRIEVAL_FILE
 from solver.runs import open_run
 from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, split_gallery
-from solver.search.gallery_index import read_index, write_index
+from solver.search.gallery_index import keep_index, read_index
 from solver.search.queries import Query, query_from_parts
 from solver.search.ranked import EncodedQueries, search
 from utils.checkpoint_io import save_checkpoint
@@ -286,7 +286,7 @@ def test_an_encoded_gallery_is_reused_only_for_the_same_files_and_weights(
     with np.load(file, allow_pickle=False) as stored:
         kept = dict(stored)
     whole = file.read_bytes()
-    write_index(file, identity, -kept["features"], {}, json.loads(kept["header"].tobytes())["files"])
+    keep_index(file, identity, -kept["features"], {}, json.loads(kept["header"].tobytes())["files"])
     assert ranked(search_photos()) == ranked(first)[::-1]
     file.write_bytes(whole[: len(whole) // 2])
     assert not search_photos()["gallery"]["reused"] and search_photos()["gallery"]["reused"]
@@ -346,7 +346,8 @@ def test_an_unreadable_query_is_refused_or_left_out(
 def test_an_export_writes_features_only(run: Path, photos: Path, tmp_path: Path) -> None:
     """Without an output no picture appears; without a query the gallery alone is encoded."""
     before = sorted(run.iterdir())
-    alone = SearchOptions(run=str(run), gallery=str(photos), export=str(tmp_path / "f"), device="cpu")
+    # More results than images are asked for: of an export none are listed, so there is nothing to say of them.
+    alone = SearchOptions(run=str(run), gallery=str(photos), export=str(tmp_path / "f"), device="cpu", top_k=99)
     for options, queries in ((dataclasses.replace(alone, parts={"text": TEXT}), 1), (alone, 0)):
         said = run_search(options)
         assert [path for path in run.iterdir() if path not in before and path.name != "gallery_cache"] == []
@@ -354,7 +355,9 @@ def test_an_export_writes_features_only(run: Path, photos: Path, tmp_path: Path)
         with np.load(tmp_path / "f.npz", allow_pickle=False) as arrays:
             assert len(arrays["query_features"]) == queries
             assert arrays["gallery_paths"].tolist() == [entry.value for entry in folder_gallery(photos).sources]
-            assert not arrays["gallery_person_known"]
+            assert not arrays["gallery_person_known"] and arrays["query_person_known"].dtype == bool
+            assert arrays["query_descriptions"].dtype.kind == "U"
+        assert "top-k" not in said
     with pytest.raises(UserError, match="nothing to do: give a query, or --export"):
         run_search(SearchOptions(run=str(run), gallery=str(photos), device="cpu"))
 

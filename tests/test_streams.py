@@ -38,6 +38,7 @@ def test_a_defect_is_one_line_that_asks_for_a_report_and_its_traceback_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     code, text = ending(lambda: 1 // 0, capsys)
     assert code == 2 and text.count("\n") == 1
     assert text.startswith("error: ZeroDivisionError: integer division") and "please report it" in text

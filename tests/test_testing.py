@@ -112,7 +112,7 @@ def test_exported_features_give_the_table(run: Path, data: Path, tmp_path: Path)
         for names in arrays["source_names"][arrays[f"{task}/sources"]]:
             folders = [Path(name).parts[-3].upper() if kind != "TEXT" else kind for kind, name in zip(kinds, names)]
             assert folders == kinds
-    with pytest.raises(UserError, match="is no place for a file"):
+    with pytest.raises(UserError, match="results.json is a file, not a folder"):
         run_test(**where, output="", export=str(tmp_path / "results.json" / "x"))  # type: ignore[arg-type]
 
 

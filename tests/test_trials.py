@@ -214,7 +214,10 @@ def test_a_finished_trial_is_kept_and_an_unfinished_one_is_trained_again(
     assert not (copy / "results.json").exists()
     assert train(data, copy.parent, "--trials", "1", "optimizer.lr=0.5") == 2
     assert "optimizer.lr: 0.0001 there, 0.5 now" in error(capfd)
+    for name in ("results.json", "results.csv", "results.tex"):
+        (copy / name).write_text("of other weights")
     assert train(data, copy.parent, "--trials", "1", "optimizer.lr=0.5", "--overwrite") == 0
+    assert not list(copy.glob("results.*"))
     assert (
         load_experiment(copy / "trial-01" / "config.yaml").optimizer.lr == 0.5 and weights(copy / "trial-02") == before
     )

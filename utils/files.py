@@ -138,6 +138,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def check_folder(folder: Path, what: str) -> None:
+    """Raise UserError when a file stands where a folder, or one that holds it, would be. what: names it."""
+    place = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), Path())
+    if not place.is_dir():
+        raise UserError(f"{what}: {place} is a file, not a folder; choose another place")
+
+
 def ordinary(path: str | os.PathLike[str]) -> Path:
     """Return a path that is about to be read.
 

@@ -59,10 +59,10 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
     """
     numbers = _Numbers.of(rows)
     names = FolderNames() if options.check_files else None
-    listed = _Listed()
+    listed = Listed()
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for row in rows:
-        source = _image(row, folder, names) if row.path else None
+        source = row_image(row, folder, names) if row.path else None
         if source is not None:
             listed.add(source.value, row)
         for part in _parts_of(row):
@@ -109,7 +109,7 @@ class _Numbers:
         return cls(persons, cameras, clothes)
 
 
-def _image(row: ManifestRow, folder: Path, names: FolderNames | None) -> Source:
+def row_image(row: ManifestRow, folder: Path, names: FolderNames | None) -> Source:
     """Return the image of a row, which may lie anywhere. names: raise for a file that is absent from them, None = do
     not look.
     """
@@ -121,7 +121,7 @@ def _image(row: ManifestRow, folder: Path, names: FolderNames | None) -> Source:
 
 
 @dataclass
-class _Listed:
+class Listed:
     """Where each image was listed, to refuse what cannot be meant."""
 
     first: dict[str, ManifestRow] = field(default_factory=dict)

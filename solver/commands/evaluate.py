@@ -16,14 +16,14 @@ from datasets.structures import Benchmark, distinct_sources
 from solver.commands.opening import ModelChoice, open_trained
 from solver.evaluation.evaluator import evaluate_split
 from solver.reports.examples_page import write_report
-from solver.reports.features_file import check_export, export_evaluation
+from solver.reports.features_file import check_export, export_evaluation, export_path
 from solver.reports.figures import draw_combinations
 from solver.reports.results import Provenance, format_result, write_results
-from solver.run_directory import COMBINATIONS_FILE, RESULTS_FILE
+from solver.run_directory import COMBINATIONS_FILE, PER_QUERY_FILE, RESULTS_FILE
 from solver.run_names import find_run
 from solver.runs import TrainedModel, check_trials
 from utils.errors import UserError
-from utils.files import files_together
+from utils.files import check_folder, files_together, real_path
 from utils.log import configure_logging, library_versions
 from utils.origin import code_commit, command_line, now
 
@@ -43,10 +43,13 @@ def run_test(
     """
     configure_logging()
     run, checkpoint = find_run(run, checkpoint)
+    folder = Path(output or run or Path(checkpoint).parent)
+    if output:
+        check_folder(folder, "--output")
     if export:
         check_export(export)
-    if output and Path(output).exists() and not Path(output).is_dir():
-        raise UserError(f"--output {output}: is a file, not a folder; choose another place")
+        if real_path(export_path(export)) == real_path(folder / PER_QUERY_FILE):
+            raise UserError(f"--export {export}: the results of this test have that name; choose another")
     opened = open_trained(
         ModelChoice(run=run, config=config, checkpoint=checkpoint, device=device, overrides=overrides)
     )
@@ -54,7 +57,6 @@ def run_test(
     benchmark = load_test_benchmark(trained.config, trained)
     reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)
-    folder = Path(output) if output else Path(run) if run else trained.checkpoint.parent
     asked = distinct_sources(benchmark.splits[TEST_SPLIT]).values()
     said = text_notes((source for group in asked for source in group), reader)
     provenance = provenance_of(trained, benchmark, said, overrides)

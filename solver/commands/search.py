@@ -20,14 +20,14 @@ from configs.vocabulary import Modality
 from datasets.build import build_source_reader
 from datasets.loading.text_notes import text_notes
 from datasets.modalities import MODALITIES
-from datasets.structures import Person, distinct_sources
+from datasets.structures import distinct_sources
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
 from solver.commands.opening import ModelChoice, Opened, open_trained
 from solver.evaluation.result import TIE_RULE
-from solver.reports.features_file import export_path, person_array
+from solver.reports.features_file import check_export, export_path, person_array, write_arrays
 from solver.reports.grid import OWN_IMAGE, describe_query, printable, word_of, write_grid
 from solver.reports.html_page import write_page
-from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE
+from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE, check_no_artefact
 from solver.run_names import find_run
 from solver.runs import TrainedModel
 from solver.search.gallery import EncodedGallery, Gallery, GalleryEncoder, own_gallery, split_gallery
@@ -43,7 +43,7 @@ from solver.search.queries import (
 )
 from solver.search.ranked import EncodedQueries, RankedQuery, encode_queries, search
 from utils.errors import UserError
-from utils.files import atomic_path, files_together, fingerprint, real_path, write_json
+from utils.files import check_folder, files_together, fingerprint, real_path, write_json
 from utils.log import configure_logging, library_versions
 
 logger = logging.getLogger(__name__)
@@ -151,25 +151,35 @@ def run_search(options: SearchOptions) -> str:
     trained = opened.trained
     home = Path(options.run) if options.run else trained.checkpoint.parent
     output = output_path(options.output, home)
-    written = [output.with_suffix(extension) for extension in RETRIEVAL_EXTENSIONS]
+    drawn = bool(options.output or not options.export)
+    written = [output.with_suffix(extension) for extension in RETRIEVAL_EXTENSIONS] if drawn else []
     cache = Path(options.gallery_cache) if options.gallery_cache else home / GALLERY_CACHE_FOLDER
-    for path, name in ((output, "--output"), (Path(options.export), "--export"), (cache / "file", "--gallery-cache")):
-        _check_folder(path, name)
-    if options.gallery and real_path(output).is_relative_to(real_path(options.gallery)):
-        logger.warning("%s lies inside the gallery folder: the next search will find it among the images", output)
+    _check_places(options, written, cache)
     queries, gallery = _queries_and_gallery(options, trained, named, folder)
     exported = [export_path(options.export)] if options.export else []
-    if options.export and not options.output:
-        written = []
     _check_inputs([*written, *exported], options.queries, queries, gallery)
-    result = _search(opened, queries, gallery, options.top_k, cache)
-    if written:
+    result = _search(opened, queries, gallery, options.top_k if drawn else 0, cache)
+    if drawn:
         with files_together(output.parent, output.with_suffix(".json").name) as together:
             _write_files(together / output.name, result)
     if options.export:
         written.append(export_features(options.export, result))
-    lines = _printed(result) if options.output or not options.export else _exported(result)
+    lines = _printed(result) if drawn else _exported(result)
     return "\n".join([*lines, "written: " + ", ".join(map(str, written))])
+
+
+def _check_places(options: SearchOptions, written: Sequence[Path], cache: Path) -> None:
+    """Refuse, before any work, places that cannot be written to or hold files of a run. written: picture, page, JSON;
+    empty = they are not asked for. Raises UserError.
+    """
+    check_folder(cache, "--gallery-cache")
+    if options.export:
+        check_export(options.export)
+    for path in written:
+        check_folder(path.parent, "--output")
+        check_no_artefact(path, "--output")
+    if options.gallery and written and real_path(written[0]).is_relative_to(real_path(options.gallery)):
+        logger.warning("%s lies inside the gallery folder: the next search will find it among the images", written[0])
 
 
 def _check_inputs(written: Sequence[Path], listed: str, queries: Sequence[Query], gallery: Gallery) -> None:
@@ -182,9 +192,7 @@ def _check_inputs(written: Sequence[Path], listed: str, queries: Sequence[Query]
     for path in filter(os.path.exists, written):
         what = next((what for name, what in read.items() if name and _same_file(name, path)), "")
         if what:
-            raise UserError(
-                f"{path} would be replaced, and this search reads it ({what}); choose another --output name"
-            )
+            raise UserError(f"{path} would be replaced, and this search reads it ({what}); choose another name")
 
 
 def _same_file(name: str, path: Path) -> bool:
@@ -248,13 +256,6 @@ def output_path(name: str, home: Path) -> Path:
     return path.with_suffix(".png") if path.suffix.lower() in REPLACED_SUFFIXES else path.with_name(f"{path.name}.png")
 
 
-def _check_folder(path: Path, name: str) -> None:
-    """Raise UserError, before any work, when a file stands where the folder of `path` would be."""
-    place = next((parent for parent in path.parents if parent.exists()), path.parent)
-    if place.exists() and not place.is_dir():
-        raise UserError(f"{name}: {place} is a file, not a folder; choose another place")
-
-
 def model_identity(trained: TrainedModel) -> dict[str, Any]:
     """Return what the features of an image depend on besides its file: weights, sizes and options of the model."""
     sizes = {key: value for key, value in experiment_to_dict(trained.config)["model"].items() if key != "init"}
@@ -262,6 +263,7 @@ def model_identity(trained: TrainedModel) -> dict[str, Any]:
 
 
 def _search(opened: Opened, queries: tuple[Query, ...], gallery: Gallery, top_k: int, cache: Path) -> SearchResult:
+    """Encode queries and gallery and rank them. top_k: 0 = only the features are asked for."""
     trained, device, spec = opened.trained, opened.device, opened.spec
     reader = build_source_reader(trained.config.data, trained.config.model)
     said = text_notes((source for query in queries for source in query.sources), reader)
@@ -283,7 +285,7 @@ def _search(opened: Opened, queries: tuple[Query, ...], gallery: Gallery, top_k:
         trained=trained,
         encoded=encoded,
         gallery=found,
-        ranked=tuple(search(encoded, found, top_k)),
+        ranked=tuple(search(encoded, found, top_k)) if top_k else (),
         requested=top_k,
         precision=spec.config.precision,
         device=str(device),
@@ -301,23 +303,21 @@ def result_document(result: SearchResult) -> dict[str, Any]:
         "queries": [_query_document(row) for row in result.ranked],
         "top_k": {"requested": result.requested, "listed": result.listed},
         "gallery": {
-            "name": printable(gallery.gallery.name),
+            "name": gallery.gallery.name,
             "modalities": [modality.value for modality in gallery.gallery.modalities],
             "images": len(gallery.positions),
             "reused": gallery.reused,
             "unreadable": [
-                {"path": printable(gallery.gallery.sources[index].value), "reason": printable(reason)}
+                {"path": gallery.gallery.sources[index].value, "reason": reason}
                 for index, reason in gallery.failures.items()
             ],
         },
-        "unreadable_queries": [
-            {"name": printable(query.name), "reason": printable(reason)} for query, reason in result.encoded.failures
-        ],
+        "unreadable_queries": [{"name": query.name, "reason": reason} for query, reason in result.encoded.failures],
         "protocol": gallery.gallery.protocol,
         "tie_rule": TIE_RULE,
         "precision": result.precision,
         "checkpoint": {
-            "file": printable(str(trained.checkpoint)),
+            "file": str(trained.checkpoint),
             "fingerprint": trained.fingerprint,
             "epoch": trained.epoch,
             "step": trained.step,
@@ -336,9 +336,9 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
         "results": [
             {
                 "rank": image.rank,
-                "path": printable(image.path),
+                "path": image.path,
                 "similarity": round(image.similarity, 7),
-                **({} if image.person_id is None else {"person_id": _printable(image.person_id)}),
+                **({} if image.person_id is None else {"person_id": image.person_id}),
                 **({} if image.match is None else {"match": image.match}),
                 **({"own_image": True} if image.own_image else {}),
             }
@@ -347,16 +347,12 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
     }
 
 
-def _printable(person: Person | None) -> Person | None:
-    return printable(person) if isinstance(person, str) else person
-
-
 def _described(query: Query) -> dict[str, Any]:
     return {
-        "name": printable(query.name),
+        "name": query.name,
         "task": query.task,
-        "person_id": _printable(query.person_id),
-        **{source.modality.value: printable(source.value) for source in query.sources},
+        "person_id": query.person_id,
+        **{source.modality.value: source.value for source in query.sources},
     }
 
 
@@ -404,22 +400,21 @@ def export_features(name: str, result: SearchResult) -> Path:
     query_person_known (Q,), gallery_person_known: int64 where the data set numbers its persons, else the user's names;
     gallery_paths (N,); weights: the fingerprint.
     """
-    path = export_path(name)
     gallery, queries = result.gallery, result.encoded.queries
     arrays = {
         "query_features": result.encoded.features.cpu().numpy(),
-        "query_descriptions": np.asarray([json.dumps(_described(query), ensure_ascii=False) for query in queries]),
+        "query_descriptions": np.asarray(
+            [json.dumps(_described(query), ensure_ascii=False) for query in queries], dtype=str
+        ),
         "query_person_ids": person_array([query.person_id for query in queries]),
-        "query_person_known": np.asarray([query.person_id is not None for query in queries]),
+        "query_person_known": np.asarray([query.person_id is not None for query in queries], dtype=bool),
         "gallery_features": gallery.features.cpu().numpy(),
-        "gallery_paths": np.asarray([printable(gallery.gallery.sources[index].value) for index in gallery.positions]),
+        "gallery_paths": np.asarray([gallery.gallery.sources[index].value for index in gallery.positions]),
         "gallery_person_ids": person_array([gallery.gallery.person(index) for index in gallery.positions]),
         "gallery_person_known": np.asarray(gallery.gallery.person_ids is not None),
         "weights": np.asarray(result.trained.fingerprint),
     }
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    return path
+    return write_arrays(export_path(name), arrays)
 
 
 def _exported(result: SearchResult) -> list[str]:

@@ -23,10 +23,12 @@ from solver.reports.merging import format_merged, merge_results, read_series, wr
 from solver.run_directory import (
     CONFIG_FILE,
     CSV_FILE,
+    LATEX_FILE,
     OUTCOME_FILE,
     RESULTS_FILE,
     TRIAL_FOLDERS,
     check_free,
+    restore_previous,
     trial_folder,
 )
 from solver.run_names import find_checkpoint, find_run
@@ -92,7 +94,7 @@ def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrit
             continue
         if states[trial] == "replaced":
             # They would hold numbers of weights that are gone.
-            for name in (RESULTS_FILE, CSV_FILE):
+            for name in (RESULTS_FILE, CSV_FILE, LATEX_FILE):
                 (series / name).unlink(missing_ok=True)
         logger.info("%s (%d of %d)", trial_label(trial), place, len(configs))
         with _named(trial):
@@ -141,7 +143,8 @@ def evaluate_trials(
         document["notes"].insert(0, f"training is not finished in {', '.join(unfinished)}: stopped, or still running")
     written = write_merged(Path(output) if output else series, document)
     each = f"and the results of each trial in {trial_folder(present[0])}, ..."
-    return f"{format_merged(document)}\nwritten: {written}, {written.with_name(CSV_FILE)}, {each}"
+    tables = ", ".join(str(written.with_name(name)) for name in (RESULTS_FILE, CSV_FILE, LATEX_FILE))
+    return f"{format_merged(document)}\nwritten: {tables}, {each}"
 
 
 def _of_trial(config: ExperimentConfig, series: Path, trial: int) -> ExperimentConfig:
@@ -200,6 +203,7 @@ def _series_dataset(series: Path, trials: str, overrides: Sequence[str]) -> str:
 
 
 def _has_checkpoint(directory: Path, checkpoint: str) -> bool:
+    restore_previous(directory)
     if not (directory / CONFIG_FILE).is_file():
         return False
     try:

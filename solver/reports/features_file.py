@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from datasets.structures import EvalSplit, Person
 from solver.evaluation.ranked_split import RankedSplit
-from solver.reports.grid import printable
+from solver.run_directory import check_no_artefact
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, check_folder
 from utils.retrieval.ranking import unit_length
 
 SUFFIX = ".npz"
@@ -25,18 +25,27 @@ def export_path(name: str) -> Path:
 
 
 def check_export(name: str) -> None:
-    """Raise UserError, before any work, when a file stands where the folder of an export would be."""
+    """Raise UserError, before any work, for a folder, a file in place of a folder, and a file of a run's own."""
     path = export_path(name)
-    place = next((parent for parent in path.parents if parent.exists()), path.parent)
-    if path.is_dir() or not place.is_dir():
-        raise UserError(f"--export {name}: {path if path.is_dir() else place} is no place for a file; choose another")
+    if path.is_dir():
+        raise UserError(f"--export {name}: {path} is a folder; choose another name")
+    check_folder(path.parent, "--export")
+    check_no_artefact(path, "--export")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Path:
+    """Write arrays as .npz without pickles, atomically; return the file."""
+    # Into a stream: NumPy appends .npz to a name that ends otherwise, .NPZ among them.
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+    return path
 
 
 def person_array(persons: Sequence[Person | None]) -> NDArray[Any]:
     """Persons as users know them: int64 where all are numbers, else names; 0 or an empty name where unknown."""
     if all(isinstance(person, int | None) for person in persons):
         return np.asarray([person or 0 for person in persons], dtype=np.int64)
-    return np.asarray(["" if person is None else printable(str(person)) for person in persons])
+    return np.asarray(["" if person is None else str(person) for person in persons])
 
 
 def source_names(split: EvalSplit) -> tuple[list[str], list[NDArray[np.int32]]]:
@@ -59,26 +68,23 @@ def export_evaluation(name: str, ranked: RankedSplit, weights: str) -> Path:
 
     features (F, D) float32, each of length 1: every encoded source and mixed query once. gallery_rows (G,) int64 into
     them, gallery_files (G,), gallery_person_ids (G,), gallery_camera_ids (G,) int64, -1 unknown: the readable images.
-    `TASK/rows` (n,) and `TASK/person_ids` (n,) of each query list; `TASK/sources` (n, size) int32 into source_names:
-    files, and texts. weights: the fingerprint.
+    `TASK/rows`, `TASK/person_ids` and `TASK/camera_ids` (n,) of each query list; `TASK/sources` (n, size) int32 into
+    source_names: files, and texts. weights: the fingerprint.
     """
     plan, split = ranked.plan, ranked.split
     names, parts = source_names(split)
     arrays: dict[str, Any] = {
         "features": unit_length(ranked.features).cpu().numpy(),
         "gallery_rows": plan.gallery[ranked.gallery],
-        "gallery_files": np.asarray([printable(split.gallery[place].value) for place in ranked.gallery]),
+        "gallery_files": np.asarray([split.gallery[place].value for place in ranked.gallery]),
         "gallery_person_ids": person_array([split.person(split.gallery_ids[place]) for place in ranked.gallery]),
         "gallery_camera_ids": plan.gallery_cameras[ranked.gallery],
-        "source_names": np.asarray(list(map(printable, names))),
+        "source_names": np.asarray(names, dtype=str),
         "weights": np.asarray(weights),
     }
     for listed, sources in zip(plan.lists, parts, strict=True):
         arrays[f"{listed.name}/rows"] = listed.rows
         arrays[f"{listed.name}/person_ids"] = person_array([split.person(int(one)) for one in listed.person_ids])
+        arrays[f"{listed.name}/camera_ids"] = listed.camera_ids
         arrays[f"{listed.name}/sources"] = sources
-    path = export_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
-    return path
+    return write_arrays(export_path(name), arrays)

@@ -105,12 +105,20 @@ def merge_results(documents: Mapping[str, Mapping[str, Any]], expected: Sequence
         },
         "missing_runs": missing,
         "notes": [*_missing_note(missing, expected), *_difference_notes(chosen), *_joined_notes(chosen)],
-        **{name: next(iter(chosen.values())).get(name, {}) for name in ("made", "options", "versions")},
+        "made": _made(chosen),
+        **{name: next(iter(chosen.values())).get(name, {}) for name in ("options", "versions")},
     }
 
 
+def _made(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how the results were made: as the first, with the overrides that all runs share."""
+    first, *others = (document.get("made", {}) for document in documents.values())
+    kept = [text for text in first.get("overrides", ()) if all(text in other.get("overrides", ()) for other in others)]
+    return {**first, "overrides": kept} if first else {}
+
+
 def write_merged(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write results.csv and results.json of a merged document, together; return the second."""
+    """Write results.csv, results.tex and results.json of a merged document, together; return the last."""
     with files_together(folder, RESULTS_FILE) as together:
         write_tables(together, document)
     return folder / RESULTS_FILE

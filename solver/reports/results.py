@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from solver.evaluation.list_result import ListResult, share_name
 from solver.evaluation.result import TIE_RULE, AverageRow, EvaluationResult
 from solver.reports.features_file import person_array, source_names
-from solver.reports.grid import printable
 from solver.run_directory import CSV_FILE, LATEX_FILE, PER_QUERY_FILE, RESULTS_FILE
+from solver.run_names import find_run
 from utils.errors import UserError
 from utils.files import atomic_path, ordinary, read_json, write_json
 from utils.foreign import foreign_file
@@ -221,9 +221,7 @@ def _write_per_query(path: Path, result: EvaluationResult) -> None:
     """
     split = result.ranked.split
     names, parts = source_names(split)
-    arrays: dict[str, NDArray[Any]] = {
-        SOURCE_NAMES: np.frombuffer(json.dumps(list(map(printable, names))).encode(), dtype=np.uint8)
-    }
+    arrays: dict[str, NDArray[Any]] = {SOURCE_NAMES: np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)}
     # The lists of every stamp are those of the split over again.
     for entry, (listed, sources) in zip(result.lists, itertools.cycle(zip(split.query_lists, parts))):
         arrays[f"{entry.task}/first_rank"] = entry.first_rank.astype(np.int32)
@@ -358,9 +356,10 @@ def read_per_query(path: str | Path, document: Mapping[str, Any]) -> dict[str, d
 def compare_files(first: str | Path, second: str | Path) -> str:
     """Return what changed from one results.json to another: rows, averages, and the queries that moved most.
 
-    The table has the columns of every table, and the other metrics that both results have. Raises
-    UserError when a file is missing or is not a result. A folder stands for the results.json in it.
+    A folder, or the name of a run, stands for the results.json in it. The table has the columns of every table, and the
+    other metrics that both results have. Raises UserError when a file is missing or is not a result.
     """
+    first, second = (find_run(str(name))[0] for name in (first, second))
     first, second = (Path(name) / RESULTS_FILE if Path(name).is_dir() else name for name in (first, second))
     before, after = read_results(first), read_results(second)
     queries = read_per_query(first, before), read_per_query(second, after)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from configs.vocabulary import Modality
-from datasets.formats.listing import require_image_suffix
+from datasets.formats.listing import FolderNames
 from datasets.formats.manifest_rows import SUFFIXES, read_manifest
 from datasets.loading.readers import Reader
 from datasets.loading.suffixes import IMAGE_SUFFIXES, is_image_name, passed_over, unread_notes
 from datasets.modalities import MODALITIES
+from datasets.releases.manifest import Listed, row_image
 from datasets.structures import WARNING, Benchmark, EvalSplit, Person, QueryList, Source
 from model.interface import RetrievalModel
 from solver.evaluation.encoding import SourceEncoder, encode_sources, inference
@@ -207,19 +208,12 @@ def manifest_gallery(path: Path) -> Gallery:
     """
     rows = [row for row in read_manifest(path) if row.path]
     searched = [row for row in rows if row.split in SEARCHED_SPLITS] or rows
+    listed, names = Listed(), FolderNames()
     images: dict[str, tuple[Source, Person]] = {}
     for row in searched:
-        value = os.path.normpath(os.path.join(path.parent, row.path))
-        require_image_suffix(row.path, row.where)
-        if not os.path.isfile(value):
-            raise UserError(
-                f"{row.where}: no such image: {value}; correct the path (it counts from the manifest's folder)"
-            )
-        source = Source(modality=row.modality, value=value, record=row.where)
-        if images.setdefault(value, (source, row.person))[1] != row.person:
-            raise UserError(
-                f"{row.where}: {row.path} is of {row.person!r} and of {images[value][1]!r}; correct one row"
-            )
+        source = row_image(row, path.parent, names)
+        listed.add(source.value, row)
+        images.setdefault(source.value, (source, row.person))
     if not images:
         raise UserError(f"{path}: lists no image; give rows a path")
     kept = [images[value] for value in sorted(images)]

@@ -17,9 +17,9 @@ import numpy as np
 
 from datasets.structures import Source
 from utils.errors import UserError, first_line
-from utils.files import atomic_path, fingerprint, sha256_of
+from utils.files import atomic_path, fingerprint
 from utils.foreign import DAMAGE_ERRORS
-from utils.identical import file_version
+from utils.identical import content_digest, file_version
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ FORMAT_VERSION = 3
 """To be raised when the file's form, the reading of images or the normalisation changes."""
 
 ABSENT = (-1, 0, 0, 0)
-"""The version of a file that is not there."""
+"""The version of a file that is empty or not there."""
 
 Signature = list[Any]
-"""[absolute path, size, inode, modification and change time in ns, SHA-256 of the content]; size -1 = no such file."""
+"""[absolute path, size, inode, modification and change time in ns, SHA-256 of the content]; see ABSENT."""
 
 SIGNED = [str, int, int, int, int, str]
 """Types of a signature."""
@@ -38,25 +38,23 @@ SIGNED = [str, int, int, int, int, str]
 
 def sign(path: str) -> Signature:
     """Return the signature of a file, with its content's digest."""
-    try:
-        return [*_stat(path), sha256_of(path)]
-    except OSError:
-        return [*_stat(path), ""]
+    version = file_version(path)
+    return [os.path.abspath(path), *(version or ABSENT), content_digest(path, version) if version else ""]
 
 
 def _stat(path: str) -> Signature:
     return [os.path.abspath(path), *(file_version(path) or ABSENT)]
 
 
-def write_index(
+def keep_index(
     path: Path,
     identity: Mapping[str, Any],
     features: np.ndarray,
     failures: Mapping[int, str],
     signatures: list[Signature],
-) -> None:
-    """Write features (N, D) and what they were made of, atomically. Raises UserError when the folder cannot be
-    written.
+) -> bool:
+    """Write features (N, D) and what they were made of, atomically; return whether that could be done. A search does
+    not need the file.
     """
     header = {
         "identity": identity,
@@ -64,8 +62,14 @@ def write_index(
         "files": signatures,
         "failures": [[index, reason] for index, reason in failures.items()],
     }
-    with atomic_path(path) as temporary:
-        np.savez(temporary, features=features, header=np.frombuffer(json.dumps(header).encode("ascii"), dtype=np.uint8))
+    packed = np.frombuffer(json.dumps(header).encode("ascii"), dtype=np.uint8)
+    try:
+        with atomic_path(path) as temporary:
+            np.savez(temporary, features=features, header=packed)
+    except UserError as error:
+        logger.warning("the encoded gallery is not kept: %s; --gallery-cache DIR names another folder", error)
+        return False
+    return True
 
 
 def _checksum(features: np.ndarray) -> str:
@@ -109,22 +113,6 @@ def read_index(
     if current != files:
         keep_index(path, identity, features, failures, current)
     return features, failures
-
-
-def keep_index(
-    path: Path,
-    identity: Mapping[str, Any],
-    features: np.ndarray,
-    failures: Mapping[int, str],
-    signatures: list[Signature],
-) -> bool:
-    """Write an index; return whether it could be written. A search does not need the file."""
-    try:
-        write_index(path, identity, features, failures, signatures)
-    except UserError as error:
-        logger.warning("the encoded gallery is not kept: %s; --gallery-cache DIR names another folder", error)
-        return False
-    return True
 
 
 def _refresh(signature: Signature, path: str) -> Signature | None:

@@ -15,7 +15,7 @@ from configs.load import experiment_to_dict
 from configs.schema.experiment import ExperimentConfig
 from configs.vocabulary import Family
 from model.interface import RetrievalModel
-from solver.run_names import find_checkpoint, find_run
+from solver.run_names import find_run, locate_run
 from solver.runs import check_trials, trials_of
 from utils.checkpoint_io import FORMAT_VERSION, load_checkpoint
 from utils.errors import UserError, shortened
@@ -119,10 +119,10 @@ def joined_trials(trials: Mapping[str, int], run: str) -> dict[str, int]:
 
 
 def _first_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
-    directory, checkpoint = find_run(run)
-    if not Path(directory).is_dir():
-        raise UserError(f"train.init_from = {run!r}: no such run directory")
-    path = find_checkpoint(Path(directory), checkpoint)
+    try:
+        _, path = locate_run(*find_run(run))
+    except UserError as error:
+        raise UserError(f"train.init_from = {run!r}: {error}") from error
     return path, load_checkpoint(path)
 
 
