@@ -11,7 +11,8 @@ import pytest
 
 from configs.schema.irm import IrmConfig, IrmObjectiveConfig
 
-MODELS = (
+Case = tuple[dict[str, Any], str]
+MODELS: tuple[Case, ...] = (
     ({"width": 65, "heads": 4}, "model.width"),
     ({"image_size": (250, 128)}, "model.image_size"),
     ({"instruction_size": (8, 128)}, "model.instruction_size"),
@@ -24,7 +25,7 @@ MODELS = (
     ({"caption_dim": 0}, "model.caption_dim"),
     ({"part_tokens": -1}, "model.part_tokens"),
 )
-OBJECTIVES = (
+OBJECTIVES: tuple[Case, ...] = (
     ({"losses": {}}, "objective.losses"),
     ({"margin": -1.0}, "objective.margin"),
     ({"queue": -1}, "objective.queue"),
