@@ -1,7 +1,4 @@
-"""The options of IRM that cannot hold together are refused, each by its key.
-
-Covers: configs/schema/irm.py
-"""
+"""Covers: configs/schema/irm. The options of IRM that cannot hold together are refused, each by its key."""
 
 from __future__ import annotations
 
