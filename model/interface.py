@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from configs.vocabulary import Modality
+from configs.vocabulary import Combination, Modality
 from utils.errors import UserError, nearest
+from utils.retrieval.options import Similarity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +26,11 @@ class Tokens:
     tokens: Tensor
     """(B, L, D): what a fusion reads."""
     pooled: Tensor
-    """(B, D) float32, un-normalised: what a single-modality query or a gallery image is compared by."""
+    """(B, D) float32, un-normalised: what a single-modality query or a gallery image is compared by, in the part that
+    `RetrievalModel.compared` names.
+    """
+    mask: Tensor | None = None
+    """(B, L) bool: the tokens that are no padding; None = all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +60,19 @@ class RetrievalModel(nn.Module, ABC):
     """Parameters that the family never trains; their requires_grad is False."""
     statistics: ClassVar[str]
     """By which statistics images are normalised: a name in datasets.modalities.STATISTICS."""
-    follows_instructions: ClassVar[bool] = False
+    follows_instructions: bool = False
     """Whether `encode` reads the instructions beside a source; otherwise an image is encoded once, whatever is asked of
-    it."""
+    it. A family may leave it to its configuration."""
+    similarity: Similarity = "cosine"
+    """How features are compared in retrieval."""
+
+    def compared(self, combination: Combination) -> slice:
+        """Return the columns of the features that answer queries of these modalities, of queries and gallery alike.
+
+        A feature may have parts, for instance one for identity and one that captions are compared with: everything
+        that is measured for such a query is measured within its part.
+        """
+        return slice(None)
 
     @abstractmethod
     def encode_batch(
@@ -100,6 +115,42 @@ class Fuses(ABC):
         if not members:
             raise UserError("nothing to fuse: give at least one source")
         return self.fuse_prepared(self.prepare(torch.cat([member.tokens for member in members], dim=1)))
+
+
+class Matches(ABC):
+    """A model that can say of a caption and an image, looking at both, whether they belong together is this as well."""
+
+    @abstractmethod
+    def rescores(self, combination: Combination) -> bool:
+        """Return whether the best images of queries of these modalities are to be scored again by `match`."""
+
+    @abstractmethod
+    def match(self, text: Tokens, image: Tokens) -> Tensor:
+        """Return (P,) float32: for each of P pairs how well its text fits its image, a logit; larger = better."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionMap:
+    """Where a model looks in B images."""
+
+    weights: Tensor
+    """(B, ny, nx) float32, at least 0: for each patch, rows from the top."""
+    module: str
+    """What they are taken from, for readers: for instance `editing layer 12, class token`."""
+
+
+class MapsAttention(ABC):
+    """A model that shows where it looks is this as well."""
+
+    @abstractmethod
+    def attention_maps(
+        self, modality: Modality, inputs: Tensor, instructions: Instructions = (), captions: Tensor | None = None
+    ) -> AttentionMap:
+        """Return where the model looks in images (B, 3, H, W) under their instructions.
+
+        captions (B, T) token ids: one for each image, where it is compared with them instead of told something; then
+        the map is that of the comparison. Raises UserError where the model has no such part.
+        """
 
 
 class FusingModel(RetrievalModel, Fuses):

@@ -27,7 +27,7 @@ class ToyModel(RetrievalModel):
     def __init__(self, follows: bool = False) -> None:
         super().__init__()
         self.embed_dim, self.num_identities, self.rows, self.told = DIM, 2, 0, 0
-        self.follows_instructions = follows  # type: ignore[misc]
+        self.follows_instructions = follows
         draw = torch.Generator().manual_seed(11)
         self.maps = {kind: torch.randn(24, DIM, generator=draw) for kind in Modality}
 

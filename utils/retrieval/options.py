@@ -11,6 +11,8 @@ from utils.errors import UserError
 ApForm = Literal["sum", "trapezoid"]
 CmcForm = Literal["image", "identity"]
 NoPositive = Literal["zero", "zero_matched", "skip"]
+Similarity = Literal["cosine", "euclidean"]
+"""How features are compared: by the cosine, or by minus the squared Euclidean distance of the features as they are."""
 
 
 # Without slots, so that a default can be read from the class: `MetricOptions.max_rank`.
