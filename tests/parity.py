@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "parity"))
 
 import parity_data
+import parity_irm_training
 import parity_later
 import parity_metrics
 import parity_model
@@ -29,6 +30,7 @@ KINDS: tuple[Kind, ...] = (
     *parity_text.KINDS,
     *parity_vireid.KINDS,
     *parity_samplers.KINDS,
+    *parity_irm_training.KINDS,
     *parity_later.KINDS,
 )
 IGNORED = ("README.md", "vocab.txt")

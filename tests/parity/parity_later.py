@@ -5,7 +5,6 @@ from __future__ import annotations
 from parity_common import Kind
 
 KINDS: tuple[Kind, ...] = (
-    Kind("adaptive triplet (IRM)", r"a_triplet_.*\.npz"),
     Kind("text-to-image re-ranking (IRM)", r"b_t2i_rerank_.*\.npz"),
     Kind("learning rate (IRM)", r"d_lr_schedules.*\.json"),
     Kind("PASS vision transformer (IRM)", r"e_passvit_.*\.npz"),
@@ -14,7 +13,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("memory banks (IRM++)", r"i_irmpp_.*\.npz"),
     Kind("full model, evaluation (IRM)", r"j_irm_eval_.*\.npz"),
     Kind("position embeddings (IRM)", r"l_posembed_.*\.npz"),
-    Kind("contrastive queue (IRM)", r"m_t2i_cl_.*\.npz"),
     Kind("editing attention (IRM)", r"n_editing_attn_.*\.npz"),
     Kind("key shapes (IRM)", r"key_shapes_full_size\.txt"),
 )
