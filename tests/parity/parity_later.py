@@ -10,7 +10,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("PASS vision transformer (IRM)", r"e_passvit_.*\.npz"),
     Kind("dual attention (IRM)", r"f_dualattn_.*\.npz"),
     Kind("cross-modal BERT (IRM)", r"g_xbert_.*\.npz"),
-    Kind("memory banks (IRM++)", r"i_irmpp_.*\.npz"),
     Kind("full model, evaluation (IRM)", r"j_irm_eval_.*\.npz"),
     Kind("position embeddings (IRM)", r"l_posembed_.*\.npz"),
     Kind("editing attention (IRM)", r"n_editing_attn_.*\.npz"),
