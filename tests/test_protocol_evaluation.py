@@ -582,5 +582,5 @@ def test_the_gallery_of_a_search_is_the_splits() -> None:
     split = split_of(*sysu(draws=2))
     gallery = split_gallery(Benchmark(name="b", train=(), num_identities=0, splits={}, fingerprint="f"), split)
     assert gallery.sources == split.gallery and gallery.protocol.startswith(
-        "cosine similarity, no exclusion, the galleries of all protocols"
+        "no exclusion, the galleries of all protocols"
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from datasets.loading.readers import Reader, open_source
 from datasets.structures import EvalSplit
 from model.interface import RetrievalModel
+from solver.evaluation.comparison import Comparison
 from solver.evaluation.features import PlanFeatures, encode_plan
 from solver.evaluation.plan import EvaluationPlan, SplitPlan, plan_evaluation
 from solver.evaluation.ranking import Measurement, RerankSpec, rank_split, ranked_split
@@ -26,7 +27,6 @@ from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import MEGABYTE, TokenCache
 from utils.errors import UserError
 from utils.retrieval.options import MetricOptions
-from utils.retrieval.ranking import unit_length
 from utils.retrieval.rerank import estimate_bytes
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ def evaluate_splits(
     # What a user can correct is found before the images are read.
     relevances = prepare_evaluation(plan, spec)
     plain = encode_plan(model, plan, reader, spec, device)
+    comparison = Comparison.of(model)
     mirrored = None
     if spec.config.flip:
         mirrored = encode_plan(model, plan, reader, replace(spec, mirror=True), device).features
@@ -62,7 +63,8 @@ def evaluate_splits(
         plan=plan,
         spec=spec,
         plain=plain,
-        measurements=_measurements(spec, plain.features, mirrored),
+        comparison=comparison,
+        measurements=_measurements(spec, comparison, plain.features, mirrored),
         seconds={"encode": plain.encoded_at - started, "fuse": time.perf_counter() - plain.encoded_at},
     )
     return tuple(_evaluated(split, relevance, shared) for split, relevance in zip(plan.splits, relevances))
@@ -89,6 +91,7 @@ class _Shared:
     plan: EvaluationPlan
     spec: EvaluationSpec
     plain: PlanFeatures
+    comparison: Comparison
     measurements: Sequence[Measurement]
     seconds: Mapping[str, float]
 
@@ -114,15 +117,17 @@ def _evaluated(split: SplitPlan, relevance: Relevance | None, shared: _Shared) -
         cache=_cache_summary(plain.encoded.cache),
         skipped=_skipped(shared.plan, plain),
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        ranked=ranked_split(split, plain.features, plain.readable),
+        ranked=ranked_split(split, plain.features, plain.readable, shared.comparison),
         relevance=_relevance_summary(relevance, shared.spec),
-        stamps=_stamps(shared.spec),
+        stamps=_stamps(shared.spec, shared.comparison),
     )
     logger.info("split %s: %d query lists, seconds %s", split.split.name, len(lists), result.seconds)
     return result
 
 
-def _measurements(spec: EvaluationSpec, plain: Tensor, mirrored: Tensor | None) -> list[Measurement]:
+def _measurements(
+    spec: EvaluationSpec, comparison: Comparison, plain: Tensor, mirrored: Tensor | None
+) -> list[Measurement]:
     """The ways to measure every list, the plain one first. plain, mirrored (F, D)."""
     config = spec.config
     options = MetricOptions(
@@ -132,14 +137,13 @@ def _measurements(spec: EvaluationSpec, plain: Tensor, mirrored: Tensor | None) 
         no_positive=config.no_positive,
         ap_depth=config.ap_depth or None,
     )
-    first = Measurement(stamp="", features=plain, options=options, memory_mb=config.memory_mb)
+    first = Measurement(stamp="", features=plain, options=options, memory_mb=config.memory_mb, comparison=comparison)
     measurements = [first]
     if config.ap_topk:
         released = replace(options, ap_topk=config.ap_topk)
         measurements.append(replace(first, stamp=_topk_stamp(spec), options=released))
     if mirrored is not None:
-        # Both are of length 1, so neither outweighs the other.
-        measurements.append(replace(first, stamp=FLIP, features=unit_length(plain) + unit_length(mirrored)))
+        measurements.append(replace(first, stamp=FLIP, mirrored=mirrored))
     if config.rerank:
         rerank = RerankSpec(k1=config.rerank_k1, k2=config.rerank_k2, weight=config.rerank_lambda)
         measurements.append(replace(first, stamp=RERANKED, rerank=rerank))
@@ -151,7 +155,7 @@ def _topk_stamp(spec: EvaluationSpec) -> str:
     return f"ap_topk={spec.config.ap_topk}"
 
 
-def _stamps(spec: EvaluationSpec) -> Mapping[str, str]:
+def _stamps(spec: EvaluationSpec, comparison: Comparison) -> Mapping[str, str]:
     """What each stamp means, in the order of the rows."""
     config = spec.config
     meanings = {}
@@ -161,7 +165,8 @@ def _stamps(spec: EvaluationSpec) -> Mapping[str, str]:
             "before the exclusion, and divides by the matches among them"
         )
     if config.flip:
-        meanings[FLIP] = "a feature is the mean of the image's and of its mirror image's, each of length 1"
+        length = "each of length 1" if comparison.similarity == "cosine" else "both as they are"
+        meanings[FLIP] = f"a feature is the mean of the image's and of its mirror image's, {length}"
     if config.rerank:
         meanings[RERANKED] = (
             f"k-reciprocal re-ranking of each list by itself, k1 {config.rerank_k1}, k2 {config.rerank_k2}, weight of "

@@ -140,6 +140,7 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
         "averages_rule": GROUP_RULE if result.folded else AVERAGE_RULE,
         "split": result.name,
         "protocol": result.protocol,
+        "similarity": result.ranked.comparison.name,
         "tie_rule": TIE_RULE,
         "ap": result.ap_form,
         **({"relevance": dict(result.relevance)} if result.relevance else {}),
@@ -245,7 +246,8 @@ def format_result(result: EvaluationResult) -> str:
     return "\n".join(
         [
             table,
-            f"{protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}",
+            f"{protocol}; {result.ranked.comparison.name}; {TIE_RULE}; "
+            f"average precision: {result.ap_form} form; {result.precision}",
             *notes,
             *result.notes(),
         ]
