@@ -49,7 +49,7 @@ def test_products_are_similarities(similarity: Similarity) -> None:
     if similarity == "cosine":
         wanted = queries @ items.T / np.outer(np.linalg.norm(queries, axis=1), np.linalg.norm(items, axis=1))
     else:
-        wanted = -np.linalg.norm(queries[:, None] - items[None], axis=2) ** 2
+        wanted = -(np.linalg.norm(queries[:, None] - items[None], axis=2) ** 2)
     assert found.dtype == torch.float32 and found.numpy() == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
 
