@@ -140,8 +140,8 @@ def search(encoded: EncodedQueries, gallery: EncodedGallery, top_k: int) -> list
         for block in sort_blocks(features, encoded.comparison.gallery(gallery.features, kind)):
             similarity, order = block.similarity[:, :top_k].cpu().numpy(), block.order.cpu().numpy()
             numbers = indices[block.first : block.first + len(order)]
-            for number, *row in zip(numbers, similarity, order):
-                ranked[number] = _ranked(encoded.queries[number], *row, gallery, own)
+            for number, values, rows in zip(numbers, similarity, order):
+                ranked[number] = _ranked(encoded.queries[number], values, rows, gallery, own)
     return [ranked[index] for index in range(len(ranked))]
 
 

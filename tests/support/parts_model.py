@@ -74,7 +74,8 @@ def split_of(queries: int = 9, gallery: int = 23, persons: int = 4, **lists: Any
     """Images under instructions, images alone and captions search one gallery; equal captions among them."""
     draw = np.random.default_rng(5)
     asked, items = draw.integers(0, persons, queries).tolist(), draw.integers(0, persons, gallery).tolist()
-    images = [(image(100 + number, person),) for number, person in enumerate(asked)]
+    images = tuple((image(100 + number, person),) for number, person in enumerate(asked))
+    captions = tuple((text(f"caption {number // 2}"),) for number in range(queries))
     told = tuple(text(f"told {number % 3}") for number in range(queries))
     return EvalSplit(
         name="test",
@@ -88,7 +89,7 @@ def split_of(queries: int = 9, gallery: int = 23, persons: int = 4, **lists: Any
             ),
             QueryList(
                 combination=(TEXT,),
-                entries=[(text(f"caption {number // 2}"),) for number in range(queries)],
+                entries=captions,
                 instructions=(None,) * queries,
                 person_ids=asked,
                 title="captions",
