@@ -85,10 +85,12 @@ def test_reranking_takes_distances_within_the_part(similarity: Similarity) -> No
     plain = result.ranked
     for number, queries in enumerate(split.query_lists):
         columns = slice(DIM, None) if queries.combination == (Modality.TEXT,) else slice(DIM)
-        features = plain.features[plain.plan.lists[number].rows][:, columns].numpy()
+        # What is asked twice is one query.
+        rows, asked = np.unique(plain.plan.lists[number].rows, return_inverse=True)
+        features = plain.features[rows][:, columns].numpy()
         items = plain.gallery_features[:, columns].numpy()
         scores = -dense_reference(features, items, 5, 2, 0.3, normalize=similarity == "cosine")
-        wanted = precision_by_hand(np.round(scores, 6), list(queries.person_ids), list(split.gallery_ids))
+        wanted = precision_by_hand(np.round(scores, 6)[asked], list(queries.person_ids), list(split.gallery_ids))
         assert result.lists[number + 3].per_query["mAP"] == pytest.approx(wanted, abs=1e-4, nan_ok=True)
 
 

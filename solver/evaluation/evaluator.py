@@ -6,6 +6,7 @@ Shapes: F distinct features, D embed_dim.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from datasets.structures import EvalSplit
 from model.interface import RetrievalModel
 from solver.evaluation.comparison import Comparison
 from solver.evaluation.features import PlanFeatures, encode_plan
+from solver.evaluation.matching import Rescoring, check_rescoring, matched_slots
 from solver.evaluation.plan import EvaluationPlan, SplitPlan, plan_evaluation
 from solver.evaluation.ranking import Measurement, RerankSpec, rank_split, ranked_split
 from solver.evaluation.relevance import Relevance, relevance_of
@@ -47,34 +49,45 @@ def evaluate_splits(
 ) -> tuple[EvaluationResult, ...]:
     """Evaluate `model` on splits; a source that several splits share is encoded once.
 
-    Raises UserError for an unreadable source unless the specification skips it, and for re-ranking beyond the memory
-    budget.
+    Raises UserError for an unreadable source unless the specification skips it, for re-ranking beyond the memory
+    budget, and for scores of a matching head that the model does not have.
     """
     started = time.perf_counter()
     plan = plan_evaluation(splits, instructed=model.follows_instructions)
     # What a user can correct is found before the images are read.
-    relevances = prepare_evaluation(plan, spec)
-    plain = encode_plan(model, plan, reader, spec, device)
-    comparison = Comparison.of(model)
-    mirrored = None
-    if spec.config.flip:
-        mirrored = encode_plan(model, plan, reader, replace(spec, mirror=True), device).features
-    shared = _Shared(
-        plan=plan,
-        spec=spec,
-        plain=plain,
-        comparison=comparison,
-        measurements=_measurements(spec, comparison, plain.features, mirrored),
-        seconds={"encode": plain.encoded_at - started, "fuse": time.perf_counter() - plain.encoded_at},
-    )
-    return tuple(_evaluated(split, relevance, shared) for split, relevance in zip(plan.splits, relevances))
+    relevances = prepare_evaluation(plan, spec, model)
+    matched = matched_slots(plan, model) if spec.config.rescore else None
+    plain = encode_plan(model, plan, reader, spec, device, matched)
+    with contextlib.closing(plain.encoded):
+        comparison = Comparison.of(model)
+        measurements = _measurements(spec, comparison, plain.features)
+        if spec.config.flip:
+            mirrored = encode_plan(model, plan, reader, replace(spec, mirror=True), device).features
+            measurements.append(replace(measurements[0], stamp=FLIP, mirrored=mirrored))
+        if spec.config.rerank:
+            measurements.append(replace(measurements[0], stamp=RERANKED, rerank=_rerank_spec(spec)))
+        if matched is not None:
+            rescoring = Rescoring(
+                depth=spec.config.rescore, model=model, encoded=plain.encoded, spec=spec, device=device
+            )
+            measurements.append(replace(measurements[0], stamp=_rescored_stamp(spec), rescoring=rescoring))
+        shared = _Shared(
+            plan=plan,
+            spec=spec,
+            plain=plain,
+            comparison=comparison,
+            measurements=measurements,
+            seconds={"encode": plain.encoded_at - started, "fuse": time.perf_counter() - plain.encoded_at},
+        )
+        return tuple(_evaluated(split, relevance, shared) for split, relevance in zip(plan.splits, relevances))
 
 
-def prepare_evaluation(plan: EvaluationPlan, spec: EvaluationSpec) -> list[Relevance | None]:
-    """Check the options against the lists and return what is relevant in each split, None without thresholds.
+def prepare_evaluation(plan: EvaluationPlan, spec: EvaluationSpec, model: RetrievalModel) -> list[Relevance | None]:
+    """Check the options against lists and model; return what is relevant in each split, None without thresholds.
 
     Raises UserError for whatever can be known before anything is encoded.
     """
+    check_rescoring(model, spec.config.rescore)
     if spec.config.rerank:
         check_reranking(plan, spec)
     if not spec.config.thresholds:
@@ -125,10 +138,8 @@ def _evaluated(split: SplitPlan, relevance: Relevance | None, shared: _Shared) -
     return result
 
 
-def _measurements(
-    spec: EvaluationSpec, comparison: Comparison, plain: Tensor, mirrored: Tensor | None
-) -> list[Measurement]:
-    """The ways to measure every list, the plain one first. plain, mirrored (F, D)."""
+def _measurements(spec: EvaluationSpec, comparison: Comparison, plain: Tensor) -> list[Measurement]:
+    """The ways to measure every list from the plain features (F, D) alone, the plain one first."""
     config = spec.config
     options = MetricOptions(
         ap=config.ap,
@@ -142,17 +153,21 @@ def _measurements(
     if config.ap_topk:
         released = replace(options, ap_topk=config.ap_topk)
         measurements.append(replace(first, stamp=_topk_stamp(spec), options=released))
-    if mirrored is not None:
-        measurements.append(replace(first, stamp=FLIP, mirrored=mirrored))
-    if config.rerank:
-        rerank = RerankSpec(k1=config.rerank_k1, k2=config.rerank_k2, weight=config.rerank_lambda)
-        measurements.append(replace(first, stamp=RERANKED, rerank=rerank))
     return measurements
+
+
+def _rerank_spec(spec: EvaluationSpec) -> RerankSpec:
+    return RerankSpec(k1=spec.config.rerank_k1, k2=spec.config.rerank_k2, weight=spec.config.rerank_lambda)
 
 
 def _topk_stamp(spec: EvaluationSpec) -> str:
     """Stamp of the rows with the released evaluator's AP."""
     return f"ap_topk={spec.config.ap_topk}"
+
+
+def _rescored_stamp(spec: EvaluationSpec) -> str:
+    """Stamp of the rows whose best images the matching head has scored again."""
+    return f"matching top-{spec.config.rescore}"
 
 
 def _stamps(spec: EvaluationSpec, comparison: Comparison) -> Mapping[str, str]:
@@ -171,6 +186,11 @@ def _stamps(spec: EvaluationSpec, comparison: Comparison) -> Mapping[str, str]:
         meanings[RERANKED] = (
             f"k-reciprocal re-ranking of each list by itself, k1 {config.rerank_k1}, k2 {config.rerank_k2}, weight of "
             f"the original distance {config.rerank_lambda:g}"
+        )
+    if config.rescore:
+        meanings[_rescored_stamp(spec)] = (
+            f"the {config.rescore} best images of each query are scored again by the matching head and come first in "
+            "that order, the others follow by similarity; only lists that the head serves have such rows"
         )
     return meanings
 

@@ -17,6 +17,7 @@ from configs.vocabulary import Combination
 from solver.evaluation.comparison import Comparison
 from solver.evaluation.labels import QueryColumns, labels_of
 from solver.evaluation.list_result import ListResult, ThresholdResult, stamped
+from solver.evaluation.matching import Rescoring
 from solver.evaluation.plan import Integers, ListPlan, SplitPlan
 from solver.evaluation.ranked_split import RankedSplit
 from solver.evaluation.relevance import Relevance
@@ -55,6 +56,8 @@ class Measurement:
     """(F, D): of the mirror images; the mean of both is compared. None = `features` alone."""
     rerank: RerankSpec | None = None
     """None = by similarity."""
+    rescoring: Rescoring | None = None
+    """Only lists that it serves are measured then. None = by similarity."""
     relevance: Relevance | None = None
     """Of mAP@tau, None = no thresholds."""
 
@@ -68,13 +71,13 @@ class Measurement:
 
 
 def rank_split(plan: SplitPlan, measurement: Measurement, readable: NDArray[np.bool_]) -> tuple[ListResult, ...]:
-    """Measure every list of a split. readable (slots,): the others are left out. Raises UserError for an empty
-    gallery.
+    """Measure every list of a split that the measurement is for. readable (slots,): the others are left out. Raises
+    UserError for an empty gallery.
     """
     results: dict[int, ListResult] = {}
     for lists in _ranked_together(plan, measurement):
         results |= _rank_lists(plan, lists, measurement, readable)
-    return tuple(results[number] for number in range(len(plan.lists)))
+    return tuple(results[number] for number in sorted(results))
 
 
 def ranked_split(plan: SplitPlan, features: Tensor, readable: NDArray[np.bool_], comparison: Comparison) -> RankedSplit:
@@ -95,7 +98,10 @@ def _ranked_together(plan: SplitPlan, measurement: Measurement) -> list[list[Lis
     """
     width = measurement.features.shape[1]
     grouped: dict[object, list[ListPlan]] = {}
+    rescoring = measurement.rescoring
     for listed in plan.lists:
+        if rescoring is not None and not rescoring.serves(listed.combination):
+            continue
         alone = measurement.rerank is not None or measurement.relevance is not None
         columns = measurement.comparison.columns(listed.combination, width)
         rule = listed.queries.exclusion_rule, listed.queries.cmc
@@ -158,34 +164,26 @@ def _measure(
         cmc=first.queries.cmc,
         thresholds=measurement.options.thresholds if asked is not None else (),
     )
-    memory_mb = measurement.memory_mb
-    if measurement.rerank is None:
-        return evaluate_features(
-            query_side(queries, similarity),
-            gallery_side(images, similarity),
-            query_labels,
-            gallery_labels,
-            options=options,
-            normalize=False,
+    shape, memory_mb = (len(queries), len(images)), measurement.memory_mb
+    if measurement.rerank is not None:
+        spec = measurement.rerank
+        reranked = rerank_distances(
+            queries,
+            images,
+            k1=spec.k1,
+            k2=spec.k2,
+            weight=spec.weight,
             memory_mb=memory_mb,
+            normalize=similarity == "cosine",
         )
-    spec = measurement.rerank
-    blocks = rerank_distances(
-        queries,
-        images,
-        k1=spec.k1,
-        k2=spec.k2,
-        weight=spec.weight,
-        memory_mb=memory_mb,
-        normalize=similarity == "cosine",
-    )
-    return evaluate_blocks(
-        ((start, -distances) for start, distances in blocks),
-        query_labels,
-        gallery_labels,
-        (len(queries), len(images)),
-        options=options,
-        memory_mb=memory_mb,
+        negated = ((start, -distances) for start, distances in reranked)
+        return evaluate_blocks(negated, query_labels, gallery_labels, shape, options=options, memory_mb=memory_mb)
+    features = query_side(queries, similarity), gallery_side(images, similarity)
+    if measurement.rescoring is not None:
+        scored = measurement.rescoring.blocks(features, query.rows, plan.gallery[gallery])
+        return evaluate_blocks(scored, query_labels, gallery_labels, shape, options=options, memory_mb=memory_mb)
+    return evaluate_features(
+        *features, query_labels, gallery_labels, options=options, normalize=False, memory_mb=memory_mb
     )
 
 

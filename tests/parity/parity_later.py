@@ -5,7 +5,6 @@ from __future__ import annotations
 from parity_common import Kind
 
 KINDS: tuple[Kind, ...] = (
-    Kind("text-to-image re-ranking (IRM)", r"b_t2i_rerank_.*\.npz"),
     Kind("learning rate (IRM)", r"d_lr_schedules.*\.json"),
     Kind("PASS vision transformer (IRM)", r"e_passvit_.*\.npz"),
     Kind("dual attention (IRM)", r"f_dualattn_.*\.npz"),

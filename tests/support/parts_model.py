@@ -91,7 +91,7 @@ def split_of(queries: int = 9, gallery: int = 23, persons: int = 4, **lists: Any
                 combination=(TEXT,),
                 entries=captions,
                 instructions=(None,) * queries,
-                person_ids=asked,
+                person_ids=tuple(asked[number // 2 * 2] for number in range(queries)),
                 title="captions",
             ),
         ),
