@@ -116,7 +116,8 @@ class SourceEncoder:
             if given is not None and told is not None and spoken is not None:
                 kept, instruction, further = given.match(number, indices, told)
                 indices, inputs, failures = indices[kept], inputs[kept], [*failures, *further]
-                values = model_input(spoken, instruction.inputs.to(self.device), statistics=self.model.statistics)
+                statistics = self.model.instruction_statistics or self.model.statistics
+                values = model_input(spoken, instruction.inputs.to(self.device), statistics=statistics)
                 instructions = (replace(instruction, inputs=values, rows=instruction.rows.to(self.device)),)
             if failures and not self.spec.skip_unreadable:
                 raise UserError(failures[0][1])
