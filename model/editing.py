@@ -138,7 +138,7 @@ class TowerTokens(nn.Module):
         self.image_size, self.residual = tuple(spec.image_size), spec.stem_width is not None
         width, patches = spec.width, spec.grid[0] * spec.grid[1]
         if spec.stem_width is not None:
-            self.stem = residual_map(spec.stem_width)
+            self.stem: nn.Module = residual_map(spec.stem_width)
             self.proj: nn.Module = nn.Conv2d(8 * spec.stem_width, width, 1)
         else:
             self.stem = nn.Identity()

@@ -55,6 +55,7 @@ class TextEncoder(nn.Module):
         self.embeddings = BertEmbeddings(text)
         self.layers = nn.ModuleList(BertLayer(text) for _ in range(spec.layers))
         self.fusion = nn.ModuleList(BertLayer(fusion) for _ in range(spec.fusion_layers))
+        layer: Any
         for layer in self.fusion:
             # A layer with cross-attention is a decoder to transformers: without a mask it would turn causal.
             layer.attention.self.is_causal = False

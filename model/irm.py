@@ -7,7 +7,7 @@ Sources: Instruct-ReID++ (eqs. 3 to 6, 9, 10) and the released code; configs/sch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -186,7 +186,8 @@ class IRM(RetrievalModel, Matches, MapsAttention):
         necked = self._neck_streams(streams)
         if self.heads_shared:
             return necked, self.identity_logits(necked)
-        logits = [float32_linear(stream, head.weight) for stream, head in zip(necked.unbind(1), self.out_classifiers)]
+        heads: Iterable[Any] = self.out_classifiers
+        logits = [float32_linear(stream, head.weight) for stream, head in zip(necked.unbind(1), heads)]
         return necked, torch.stack(logits, dim=1)
 
     def _neck_streams(self, streams: Tensor) -> Tensor:

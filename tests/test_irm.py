@@ -41,6 +41,10 @@ def form_name(form: dict[str, Any]) -> str:
 every_form = pytest.mark.parametrize("form", FORMS, ids=form_name)
 
 
+def block(model: IRM, index: int) -> Any:
+    return model.image.blocks[index]
+
+
 def said(model: IRM, *lengths: int) -> Said:
     return model.encode_instructions(TEXT, texts(*lengths))
 
@@ -57,7 +61,7 @@ def timm_twin(model: IRM) -> VisionTransformer:
         reg_tokens=3,
         global_pool="",
     )
-    embed = model.image.embed
+    embed: Any = model.image.embed
     renamed = {
         "cls_token": embed.class_token,
         "reg_token": torch.cat(list(embed.part_tokens), dim=1),
@@ -92,12 +96,12 @@ def test_the_gate_leaves_zero_with_the_first_step() -> None:
     tower = model.encode_images(images(2), [(said(model, 4), torch.tensor([0, 0]))])
     tower.cls.square().sum().backward()
     gates = [value for name, value in model.named_parameters() if name.endswith(".gate")]
-    assert len(gates) == 2 and all(gate.shape == (4,) and (gate.grad != 0).all() for gate in gates)
+    assert len(gates) == 2 and all(gate.shape == (4,) and gate.grad is not None and gate.grad.all() for gate in gates)
 
 
 def edited_by_hand(model: IRM, hidden: Tensor, spoken: Tensor, shared: bool) -> Tensor:
     """Attention of the first block for one row (N, C) and one instruction (L, C), head by head."""
-    attention = model.image.blocks[0].attn
+    attention = block(model, 0).attn
     query, key, value = (hidden @ attention.qkv.weight.T + attention.qkv.bias).split(16, dim=1)
     if shared:
         _, key2, value2 = (spoken @ attention.qkv.weight.T + attention.qkv.bias).split(16, dim=1)
@@ -117,11 +121,11 @@ def edited_by_hand(model: IRM, hidden: Tensor, spoken: Tensor, shared: bool) -> 
 def test_editing_attention_by_hand(shared: bool) -> None:
     model = tiny_irm(**(FORMS[1] if shared else {}))
     with torch.no_grad():
-        model.image.blocks[0].attn.gate.copy_(torch.tensor([0.7] if shared else [0.3, -0.2, 1.4, 0.9]))
+        block(model, 0).attn.gate.copy_(torch.tensor([0.7] if shared else [0.3, -0.2, 1.4, 0.9]))
         hidden = torch.randn(3, 6, 16)
         spoken = said(model, 4, 10)
         given = gather_given([(spoken, torch.tensor([1, -1, 0]))])
-        found = model.image.blocks[0].attn(hidden, given)
+        found = block(model, 0).attn(hidden, given)
         # The padding of the shorter text takes no part: by hand it is not even there.
         for row, tokens in ((0, spoken.tokens[1]), (2, spoken.tokens[0, :4])):
             expected = edited_by_hand(model, hidden[row], tokens, shared)
@@ -214,7 +218,8 @@ def test_what_leaves_through_the_neck() -> None:
     before, after = (
         model.encode(RGB, images(2), given).pooled[:, :32].unflatten(1, (2, 16)) for model in (pooled, necked)
     )
-    for row, neck in ((0, necked.out_neck), (1, necked.neck)):
+    necks: tuple[tuple[int, Any], ...] = ((0, necked.out_neck), (1, necked.neck))
+    for row, neck in necks:
         expected = (before[row] - neck.running_mean) / (neck.running_var + 1e-5).sqrt() * neck.weight
         torch.testing.assert_close(after[row], expected, atol=1e-5, rtol=1e-5)
 
@@ -225,7 +230,8 @@ def test_heads_of_the_tower_and_of_the_streams() -> None:
     necked, logits = own.stream_heads(streams)
     assert logits.shape == (3, 2, IDENTITIES) and logits.dtype == torch.float32
     for stream in (0, 1):
-        expected = necked[:, stream] @ own.out_classifiers[stream].weight.T
+        classifier: Any = own.out_classifiers[stream]
+        expected = necked[:, stream] @ classifier.weight.T
         torch.testing.assert_close(logits[:, stream], expected)
     for stream in (0, 1):
         torch.testing.assert_close(shared.stream_heads(streams)[1][:, stream], shared.tower_head(streams[:, stream])[1])
@@ -259,7 +265,7 @@ def test_recomputed_activations_give_the_same_gradients_with_dropout(form: dict[
         torch.manual_seed(7)
         given = (told(TEXT, texts(4, 10), 1, -1, 0, -1, -1, -1), told(RGB, clothes(1), -1, 0, -1, -1, -1, -1))
         encoded = model.encode_batch({RGB: images(6), TEXT: texts(7, 9, 10, 3, 4, 5)}, {RGB: given})
-        loss = sum(part.pooled.square().mean() for part in encoded.values())
+        loss = torch.stack([part.pooled.square().mean() for part in encoded.values()]).sum()
         if model.rescores((TEXT,)):
             loss = loss + model.match(encoded[TEXT], encoded[RGB]).square().mean()
         loss.backward()
@@ -316,7 +322,13 @@ def test_matching_reads_each_pair_and_no_padding(form: dict[str, Any]) -> None:
 def test_attention_maps_name_their_module() -> None:
     given = (told(TEXT, texts(4, 10), 0, 1),)
     found = {}
-    for form in ({}, {"editing": "none"}, {"editing": "none", "attention": "dual"}, {"matching": "fusion"}):
+    forms: tuple[dict[str, Any], ...] = (
+        {},
+        {"editing": "none"},
+        {"editing": "none", "attention": "dual"},
+        {"matching": "fusion"},
+    )
+    for form in forms:
         model = tiny_irm(gates_at=0.6, **form)
         told_map = model.attention_maps(RGB, images(2), given)
         alone = model.attention_maps(RGB, images(2))
@@ -336,9 +348,9 @@ def test_attention_maps_name_their_module() -> None:
 def test_the_map_of_the_last_layer_is_what_its_softmax_gives() -> None:
     model = tiny_irm(gates_at=0.6)
     given = gather_given([(said(model, 4, 10), torch.tensor([0, 1]))])
-    block = model.image.blocks[1]
-    hidden = block.norm1(model.image.blocks[0](model.image.embed(images(2)), given))
-    query, key, _ = (hidden @ block.attn.qkv.weight.T + block.attn.qkv.bias).split(16, dim=2)
+    last = block(model, 1)
+    hidden = last.norm1(block(model, 0)(model.image.embed(images(2)), given))
+    query, key, _ = (hidden @ last.attn.qkv.weight.T + last.attn.qkv.bias).split(16, dim=2)
     heads = [
         (query[:, :1, part] @ key[:, :, part].transpose(1, 2) / 2).softmax(dim=2)[:, 0, 4:]
         for part in (slice(head, head + 4) for head in (0, 4, 8, 12))
@@ -348,7 +360,7 @@ def test_the_map_of_the_last_layer_is_what_its_softmax_gives() -> None:
 
 
 def test_the_residual_stem_gives_the_class_token_the_mean_of_the_patches() -> None:
-    embed = tiny_irm(stem="residual").image.embed
+    embed: Any = tiny_irm(stem="residual").image.embed
     tokens = embed(images(2))
     patches = embed.proj(embed.stem(images(2))).flatten(2).transpose(1, 2)
     assert patches.shape == (2, 8, 16)
@@ -387,7 +399,7 @@ def test_random_weights_follow_their_rules() -> None:
     model = IRM(config, 50)
     report = initialise_irm(model, config)
     assert report.count("new") == len(report.rows) == len(list(model.named_parameters()))
-    attention = model.image.blocks[0].attn
+    attention = block(model, 0).attn
     assert not attention.gate.any() and not attention.qkv.bias.any() and model.temperature.item() == pytest.approx(0.07)
     for weight, std in (
         (attention.qkv.weight, 0.02),

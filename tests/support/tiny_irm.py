@@ -52,10 +52,11 @@ def tiny_irm(seed: int = 0, *, gates_at: float = 0.0, **options: Any) -> IRM:
                 value.mul_(8)
             elif name.endswith("bias") and value.requires_grad:
                 nn.init.normal_(value, std=0.1)
-        for module in model.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                nn.init.normal_(module.running_mean, std=0.1)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
+        for name, statistic in model.named_buffers():
+            if name.endswith("running_mean"):
+                nn.init.normal_(statistic, std=0.1)
+            elif name.endswith("running_var"):
+                nn.init.uniform_(statistic, 0.5, 1.5)
     return model.eval()
 
 
