@@ -80,6 +80,9 @@ def test_json_is_strict_both_ways(tmp_path: Path) -> None:
         read_json(tmp_path / "b.json", "a thing")
     with pytest.raises(UserError, match="cannot read"):
         read_json(tmp_path, "a thing")
+    (tmp_path / "c.json").write_text('[{"a": {"b": 1}, "c": 2}, {"a": {"b": 1, "d": 2, "b": 1}}]')
+    with pytest.raises(UserError, match=r"c\.json \(a thing\): the key 'b' stands twice in one object; remove one"):
+        read_json(tmp_path / "c.json", "a thing")
 
 
 def test_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -479,6 +479,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "device": (["--text", "x", "--device", "gpu"], "gpu"),
     "queries: absent": (["--queries", "gone.json"], "gone.json"),
     "queries: not JSON": ("[{", "not valid JSON"),
+    "queries: key twice": ('[{"text": "x", "person_id": 7, "text": "y"}]', "the key 'text' stands twice"),
     "queries: no list": ({"nir": "nir.png"}, "must be a list"),
     "queries: none": ([{}][:0], "at least one"),
     "queries: no object": ([{"text": "x"}, 3], "entry 1: must be an object"),

@@ -12,6 +12,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,14 +162,37 @@ def real_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.realpath(path))
 
 
+class RepeatedKeyError(ValueError):
+    """A key stands twice in one object of a JSON text. The message names it."""
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises RepeatedKeyError where Python would keep the last of two values and forget the other, ValueError for what is
+    no JSON, RecursionError for brackets that are nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise RepeatedKeyError(f"the key {key[:60]!r} stands twice in one object")
+    return found
+
+
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Read a JSON file. Raises UserError that names the file and `what` it should have been."""
     try:
-        return json.loads(ordinary(path).read_text(encoding="utf-8-sig"))
+        return parse_json(ordinary(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path} ({what}); restore it or correct the path") from error
     except RecursionError as error:
         raise UserError(f"{path} ({what}) is not usable: its brackets are nested too deeply") from error
+    except RepeatedKeyError as error:
+        raise UserError(f"{path} ({what}): {error}; remove one of them") from error
     except ValueError as error:
         raise UserError(f"{path} ({what}) is not valid JSON: {error}; it may be truncated, copy it again") from error
     except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.vocabulary import Modality
 from utils.errors import UserError, nearest
-from utils.files import atomic_path, ordinary
+from utils.files import RepeatedKeyError, atomic_path, ordinary, parse_json
 from utils.texts import one_form
 
 SUFFIXES = (".csv", ".jsonl")
@@ -142,7 +142,9 @@ def _json_rows(path: Path, text: str) -> Iterator[ManifestRow]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
+        except RepeatedKeyError as error:
+            raise UserError(f"{where}: {error}; remove one of them") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not valid JSON ({error}); write one object per line") from error
         if not isinstance(entry, dict):
