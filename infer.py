@@ -24,8 +24,7 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
     """Add what says which model searches for what."""
     model, add = parser.add_mutually_exclusive_group(required=True), parser.add_argument
     model.add_argument("--run", metavar="DIR", help="run directory made by train.py")
-    which = "a configuration of ours, or the flat configs.yaml of a released checkpoint"
-    model.add_argument("--config", metavar="FILE", help=which)
+    model.add_argument("--config", metavar="FILE", help="ours, or the flat configs.yaml of a released checkpoint")
     files = "with --run: default best, else last; with --config: a file"
     add("--checkpoint", metavar="best|last|FILE", help=files)
     for name, what in PARTS.items():
@@ -58,8 +57,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")
     add("--export", metavar="FILE.npz", help="write the features of queries and gallery; without --output nothing else")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    overrides = "options that replace those of the configuration"
-    add("overrides", nargs="*", default=[], metavar="key.sub=value", help=overrides)
+    add("overrides", nargs="*", default=[], metavar="key.sub=value", help="replace options of the configuration")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -87,9 +85,11 @@ def main() -> None:
     parsed = parse_arguments()
     configure_threads()
     from solver.run_names import begin
+    from solver.search.named import check_named
 
-    named = parsed.run, parsed.config, parsed.checkpoint, parsed.output or parsed.export
-    begin("infer.py", *named, parsed.overrides)
+    check_named(parsed.parts, parsed.queries, parsed.gallery)
+    model = parsed.run, parsed.config, parsed.checkpoint
+    begin("infer.py", *model, parsed.output or parsed.export, parsed.device, parsed.overrides)
     # torch is imported from here on: what was given is known to be right, the threads' waiting policy is set.
     from solver.commands.search import SearchOptions, run_search
 

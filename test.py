@@ -71,13 +71,13 @@ def main() -> int:
         return 0
     shared = {name: vars(parsed)[name] for name in ("checkpoint", "output", "device", "overrides")}
     if parsed.trials is not None:
-        begin_series("test.py", parsed.run, parsed.output)
+        begin_series("test.py", parsed.run, parsed.output, parsed.device)
         from solver.commands.trials import evaluate_trials
 
         print(evaluate_trials(run=parsed.run, trials=parsed.trials, **shared))
         return 0
     run, config = parsed.run or "", parsed.config or ""
-    begin("test.py", run, config, parsed.checkpoint, parsed.output, parsed.overrides)
+    begin("test.py", run, config, parsed.checkpoint, parsed.output, parsed.device, parsed.overrides)
     # torch is imported from here on: after what was given is known to be right, and after the threads' waiting policy
     # is set.
     from solver.commands.evaluate import run_test

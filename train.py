@@ -46,7 +46,9 @@ def main() -> int:
     from configs.load import load_experiment
     from solver.run_directory import check_free
     from solver.run_names import say_start
+    from utils.device_words import check_device
 
+    check_device(parsed.device)
     config = load_experiment(parsed.config, parsed.overrides)
     directory = Path(config.output_dir) / config.name
     if parsed.trials is None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.dataset_entry import DatasetEntry, refuse_options
+from datasets.loading.suffixes import unread_images, unread_notes
+from datasets.overlap import image_values
 from datasets.structures import ReadOptions, Release
 from utils.errors import UserError, nearest
 
@@ -51,6 +54,13 @@ def owners_of(option: str) -> list[str]:
 
 
 def read_release(entry: DatasetEntry, root: Path, options: ReadOptions) -> Release:
-    """Read a data set. Raises UserError for an option that it does not have, and for whatever its reader refuses."""
+    """Read a data set; a note says which images beside those that it lists are of a form that is not read.
+
+    Raises UserError for an option that it does not have, and for whatever its reader refuses.
+    """
     refuse_options(entry, options.data, owners_of)
-    return entry.read(root, options)
+    release = entry.read(root, options)
+    if entry.own or entry.composed:
+        return release
+    images = (value for records in release.parts.values() for value in image_values(records))
+    return replace(release, notes=(*release.notes, *unread_notes(unread_images(images))))

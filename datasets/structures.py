@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from configs.schema.data import DataConfig
 from configs.vocabulary import BOX, AnnotationKind, Combination, Modality, Task, combination_name
+
+if TYPE_CHECKING:
+    # Sources and persons are asked for before anything heavy is imported; see Batch.
+    import torch
+    from torch import Tensor
 
 Person = int | str
 """A person as users know them: the data set's own number, or the user's own name."""
@@ -247,6 +249,8 @@ class Batch:
     """(B,) bool: which rows are given their annotation as instruction; left out = none."""
 
     def __post_init__(self) -> None:
+        import torch
+
         count, device = len(self.person_ids), self.person_ids.device
         if not self.rows:
             object.__setattr__(self, "rows", dict.fromkeys(self.inputs, torch.arange(count, device=device)))

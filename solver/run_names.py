@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.load import SCALARS, load_experiment
 from solver.run_directory import BEST_FILE, CONFIG_FILE, LAST_FILE, restore_previous
+from utils.device_words import check_device
 from utils.errors import UserError, shortened
 from utils.files import is_leftover
 from utils.log import configure_logging
@@ -77,22 +78,26 @@ def say_start(script: str, source: str | Path, target: str | Path) -> None:
     logger.info("%s: %s -> %s", script, source, target)
 
 
-def begin_series(script: str, series: str, output: str) -> None:
-    """Refuse a folder of trials that is not there, and say what begins. output: where results go, empty = there.
+def begin_series(script: str, series: str, output: str, device: str) -> None:
+    """Refuse a folder of trials that is not there and a word that is no device, and say what begins.
 
-    Raises UserError.
+    output: where results go, empty = there. Raises UserError.
     """
+    check_device(device)
     folder = find_run(series)[0]
     if not os.path.isdir(folder):
         raise UserError(f"no such run directory: {folder}; make it with train.py --trials")
     say_start(script, folder, output or folder)
 
 
-def begin(script: str, run: str, config: str, checkpoint: str, output: str, overrides: Sequence[str]) -> None:
+def begin(
+    script: str, run: str, config: str, checkpoint: str, output: str, device: str, overrides: Sequence[str]
+) -> None:
     """Refuse what can be known to be wrong about a trained model and its options without torch, and say what begins.
 
     output: where results go, empty = beside the checkpoint. Raises UserError.
     """
+    check_device(device)
     file = Path(checkpoint)
     if run:
         run, checkpoint = find_run(run, checkpoint)

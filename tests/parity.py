@@ -11,7 +11,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "parity"))
 
 import parity_data
-import parity_irm_evaluation
 import parity_irm_training
 import parity_later
 import parity_metrics
@@ -32,7 +31,6 @@ KINDS: tuple[Kind, ...] = (
     *parity_vireid.KINDS,
     *parity_samplers.KINDS,
     *parity_irm_training.KINDS,
-    *parity_irm_evaluation.KINDS,
     *parity_later.KINDS,
 )
 IGNORED = ("README.md", "vocab.txt")

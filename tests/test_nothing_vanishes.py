@@ -1,19 +1,22 @@
 """Covers: datasets/loading/suffixes, datasets/formats/listing, datasets/releases/folders,
-datasets/formats/manifest_rows, solver/search/gallery, utils/texts. Nothing of a folder of one's own vanishes without a
-word: suffixes, links, names.
+datasets/formats/manifest_rows, solver/search/gallery, utils/folder_names, utils/texts. Nothing of a folder of one's
+own vanishes without a word: suffixes, links, names.
 """
 
 import os
 import shutil
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from trees import plant
+from trees import not_mine, plant
 
+from configs.schema.data import DataConfig
 from configs.vocabulary import Modality
+from datasets.catalogue import dataset_entry, read_release
 from datasets.checks.run import CheckOptions, run_check
 from datasets.loading.readers import open_image
 from datasets.loading.suffixes import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_image_name, unread_notes
@@ -78,6 +81,21 @@ def test_a_listed_image_of_an_unread_form(tmp_path: Path) -> None:
         MANIFEST.read(tmp_path / "own.csv", READ)
 
 
+def test_official_releases_say_what_is_not_read_beside_their_images(tmp_path: Path) -> None:
+    """Whoever converted some files would otherwise train on the others without a word."""
+    plant(tmp_path, *(f"Market-1501/{folder}/0002_c1s1_000001_00.jpg" for folder in ("query", "bounding_box_test")))
+    plant(tmp_path, "Market-1501/bounding_box_train/0001_c1s1_000001_00.jpg")
+    for name in ("bounding_box_train/0001_c2s1_000002_00.heic", "query/0002_c2s1_000002_00.tga", "query/Thumbs.db"):
+        (tmp_path / "Market-1501" / name).write_bytes(b"x")
+    (tmp_path / "Market-1501" / "query" / "notes.txt").write_bytes(b"x")
+    release = read_release(dataset_entry("market1501"), tmp_path, ReadOptions())
+    (note,) = release.notes
+    assert note.startswith("warning: 2 files (.heic 1, .tga 1) are of a form that is not read, and left out: ")
+    assert "query/0002_c2s1_000002_00.tga" in note and "bounding_box_train/0001_c2s1_000002_00.heic" in note
+    joint = read_release(dataset_entry("joint"), tmp_path, ReadOptions(data=DataConfig(dataset="joint")))
+    assert [text for text in joint.notes if "not read" in text] == [f"market1501: {note}"]
+
+
 def test_the_split_command_says_what_it_leaves_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +143,47 @@ def test_names_that_differ_in_their_unicode_form_are_one_person(tmp_path: Path) 
     assert (query.person_id, query.camera_id, query.clothes_id) == (image.person_id, image.camera_id, image.clothes_id)
     (tmp_path / "q.json").write_text(f'[{{"text": "x", "person_id": "{DECOMPOSED}"}}]', encoding="utf-8")
     assert read_queries(tmp_path / "q.json")[0].person_id == COMPOSED
+
+
+def test_a_path_in_another_unicode_form_is_found(tmp_path: Path) -> None:
+    plant(tmp_path, f"{DECOMPOSED}/{DECOMPOSED}.png", f"{COMPOSED}2.png", "b.png")
+    (tmp_path / f"{DECOMPOSED}2.png").write_bytes((tmp_path / "b.png").read_bytes())
+    rows = f"path,person,split\n{COMPOSED}/{COMPOSED}.png,anna,query\n{COMPOSED}2.png,anna,gallery\nb.png,bo,gallery\n"
+    (tmp_path / "own.csv").write_text(rows, encoding="utf-8")
+    there = str(tmp_path / DECOMPOSED / f"{DECOMPOSED}.png")
+    for reading in (READ, replace(READ, check_files=False)):
+        parts = MANIFEST.read(tmp_path / "own.csv", reading).parts
+        assert parts["query"][0].sources[Modality.RGB].value == there
+        # The name that is there as it was written is meant.
+        assert parts["gallery"][0].sources[Modality.RGB].value == str(tmp_path / f"{COMPOSED}2.png")
+    (tmp_path / "q.json").write_text(f'[{{"nir": "{COMPOSED}/{COMPOSED}.png"}}]', encoding="utf-8")
+    assert read_queries(tmp_path / "q.json")[0].sources[0].value == there
+    (tmp_path / "own.csv").write_text(rows.replace(f"{COMPOSED}2", "Jos\u00e8"), encoding="utf-8")
+    with pytest.raises(UserError, match="own.csv line 3: no such image"):
+        MANIFEST.read(tmp_path / "own.csv", READ)
+    assert MANIFEST.read(tmp_path / "own.csv", replace(READ, check_files=False)).parts["gallery"][0].sources[
+        Modality.RGB
+    ].value == str(tmp_path / "Jos\u00e8.png")
+
+
+@pytest.mark.parametrize("closed", ["gallery", "gallery/bob"])
+def test_a_folder_that_may_not_be_entered_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    plant(tmp_path, "query/anna/1.png", "gallery/anna/1.png", "gallery/bob/1.png")
+    (tmp_path / "own.csv").write_text("path,person,split\ngallery/bob/1.png,bob,gallery\n")
+    monkeypatch.chdir(tmp_path)
+    with not_mine(Path(closed), 0):
+        for read in (
+            lambda: FOLDERS.read(Path(), READ),
+            lambda: MANIFEST.read(Path("own.csv"), READ),
+            lambda: folder_gallery("gallery"),
+        ):
+            with pytest.raises(UserError, match=rf"cannot list .*{closed}.*: Permission denied"):
+                read()
+    # A folder may also be listed and not entered.
+    with not_mine(Path(closed), 0o444), pytest.raises(UserError, match="Permission denied"):
+        open_image("gallery/bob/1.png")
 
 
 def test_every_suffix_is_read_or_said() -> None:

@@ -1,5 +1,5 @@
-"""Covers: train, test, infer, solver/run_names. A script says what it begins, and refuses what is known to be wrong,
-before it imports the heavy libraries.
+"""Covers: train, test, infer, solver/run_names, solver/search/named, utils/device_words. A script says what it
+begins, and refuses what is known to be wrong, before it imports the heavy libraries.
 """
 
 import subprocess
@@ -56,6 +56,33 @@ def test_wrong_runs_and_options_are_refused_without_torch(script: str, damaged_r
         (["--run", str(damaged_run), "eval.batch_sice=3"], "eval.batch_sice"),
     ):
         imported, said, code = start(script, *options, *asked)
+        assert code == 2 and len(said) == 1 and said[0].startswith("error: ") and word in said[0]
+        assert not HEAVY & set(imported)
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py", "infer.py"])
+def test_a_word_that_is_no_device_is_refused_without_torch(script: str, damaged_run: Path, tmp_path: Path) -> None:
+    runs = {
+        "train.py": [["--config", str(QUICKSTART), f"output_dir={tmp_path}", "name=a"]],
+        "test.py": [["--run", str(damaged_run)], ["--run", str(damaged_run), "--trials", "1"]],
+        "infer.py": [["--run", str(damaged_run), "--text", "a red coat"]],
+    }[script]
+    for options in runs:
+        imported, said, code = start(script, *options, "--device", "cuda:x")
+        assert code == 2 and said == ["error: unknown device 'cuda:x': use auto, cpu, cuda, cuda:N or mps"]
+        assert not HEAVY & set(imported)
+
+
+def test_wrong_query_files_and_galleries_are_refused_without_torch(damaged_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_text('[{"text": "a"}, {"nri": "a.png"}]')
+    for options, word in (
+        (["--queries", f"{tmp_path}/none.json"], "no such file"),
+        (["--queries", f"{tmp_path}/q.json"], "q.json entry 1: unknown key 'nri'"),
+        (["--nir", f"{tmp_path}/none.png"], "no such image"),
+        (["--text", "a", "--gallery", f"{tmp_path}/none"], "no such gallery folder"),
+        (["--text", "a", "--gallery", f"{tmp_path}/none.csv"], "no such gallery folder"),
+    ):
+        imported, said, code = start("infer.py", "--run", str(damaged_run), *options)
         assert code == 2 and len(said) == 1 and said[0].startswith("error: ") and word in said[0]
         assert not HEAVY & set(imported)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 
 import torch
 
+from utils.device_words import check_device
 from utils.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -15,11 +15,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def resolve_device(text: str) -> torch.device:
     """Return the device for auto, cpu, cuda, cuda:N or mps. Raises UserError for another word or an absent device."""
+    check_device(text)
     if text == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(name)
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
-        raise UserError(f"unknown device {text!r}: use auto, cpu, cuda, cuda:N or mps")
     if text == "mps" and not torch.backends.mps.is_available():
         raise UserError("device mps is not available here: use --device auto")
     if text.startswith("cuda"):

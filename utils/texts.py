@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    # Names are asked for before anything heavy is imported.
+    from torch import Tensor
 
 
 def attention_mask(ids: Tensor, pad_id: int) -> Tensor:

@@ -15,6 +15,7 @@ from datasets.loading.suffixes import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_image_
 from datasets.structures import Source
 from utils.errors import UserError
 from utils.files import ordinary
+from utils.folder_names import FolderNames
 
 OUTFITS = 1000
 """Outfits of one person that `outfit_id` can tell apart."""
@@ -70,35 +71,6 @@ def locate(root: Path, names: Sequence[str], markers: Sequence[str]) -> Path | N
     """Return the first of `root` and the named folders below it that holds all markers, or None."""
     candidates = (root, *(root / name for name in names))
     return next((folder for folder in candidates if all((folder / marker).exists() for marker in markers)), None)
-
-
-@dataclass
-class FolderNames:
-    """Names in folders; each folder is listed once."""
-
-    _listed: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
-    _absent: set[str] = field(default_factory=set, repr=False)
-
-    def of(self, folder: str | Path) -> frozenset[str]:
-        """Names of everything in a folder. Raises UserError when it cannot be listed."""
-        key = str(folder) or "."
-        if key not in self._listed:
-            try:
-                self._listed[key] = frozenset(os.listdir(key))
-            except OSError as error:
-                raise UserError(f"cannot list {key}: {error.strerror}; restore the folder") from error
-        return self._listed[key]
-
-    def hold(self, path: str) -> bool:
-        """Return whether there is a file or folder of this path. Raises UserError for a folder that cannot be
-        listed.
-        """
-        folder, name = os.path.split(path)
-        folder = folder or "."
-        # os.path's form is False for a name that is too long, where pathlib's raises.
-        if folder not in self._listed and folder not in self._absent and not os.path.isdir(folder):
-            self._absent.add(folder)
-        return folder not in self._absent and name in self.of(folder)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -57,6 +58,18 @@ def unread_notes(paths: Sequence[str]) -> tuple[str, ...]:
     if others:
         notes.append(f"{_counted(others)} do not end like an image and are left out: {shortened(others, SHOWN)}")
     return tuple(notes)
+
+
+def unread_images(beside: Iterable[str]) -> list[str]:
+    """Return the images of a form that is not read in the folders of the files `beside`, sorted by folder and name.
+
+    Folders that cannot be listed are left to whoever reads them.
+    """
+    found: list[str] = []
+    for folder in sorted({os.path.split(path)[0] for path in beside}):
+        with contextlib.suppress(OSError):
+            found += [os.path.join(folder, name) for name in passed_over(sorted(os.listdir(folder)))]
+    return [path for path in found if suffix_of(path) in UNREAD_SUFFIXES]
 
 
 def _counted(paths: Sequence[str]) -> str:

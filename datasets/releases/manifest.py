@@ -32,12 +32,13 @@ from pathlib import Path
 
 from configs.vocabulary import GROUP_NAMES, AnnotationKind, Modality, Task
 from datasets.dataset_entry import DatasetEntry
-from datasets.formats.listing import OUTFITS, FolderNames, outfit_id, require_image_suffix
+from datasets.formats.listing import OUTFITS, outfit_id, require_image_suffix
 from datasets.formats.manifest_rows import SUFFIXES, ManifestRow, read_manifest
 from datasets.mixed_queries import drawn_searches, query_modalities
 from datasets.protocols import Protocol, Search, protocol_table
 from datasets.structures import ReadOptions, Record, Release, Source
 from utils.errors import UserError
+from utils.folder_names import FolderNames
 from utils.retrieval.exclusion import get_rule
 
 PARTS = ("train", "query", "gallery", "val_query", "val_gallery")
@@ -58,11 +59,11 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
     Raises UserError for an image that does not exist or that stands in two places that exclude each other.
     """
     numbers = _Numbers.of(rows)
-    names = FolderNames() if options.check_files else None
+    names = FolderNames()
     listed = Listed()
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for row in rows:
-        source = row_image(row, folder, names) if row.path else None
+        source = row_image(row, folder, names, required=options.check_files) if row.path else None
         if source is not None:
             listed.add(source.value, row)
         for part in _parts_of(row):
@@ -109,15 +110,17 @@ class _Numbers:
         return cls(persons, cameras, clothes)
 
 
-def row_image(row: ManifestRow, folder: Path, names: FolderNames | None) -> Source:
-    """Return the image of a row, which may lie anywhere. names: raise for a file that is absent from them, None = do
-    not look.
+def row_image(row: ManifestRow, folder: Path, names: FolderNames, *, required: bool = True) -> Source:
+    """Return the image of a row, which may lie anywhere, as it is called there: see `FolderNames.find`.
+
+    required: raise for a file that is absent; else it keeps the path of the row.
     """
     path = os.path.normpath(os.path.join(folder, row.path))
     require_image_suffix(row.path, row.where)
-    if names is not None and not names.hold(path):
+    found = names.find(path) if required or not path.isascii() else path
+    if found is None and required:
         raise UserError(f"{row.where}: no such image: {path}; correct the path (it counts from the manifest's folder)")
-    return Source(modality=row.modality, value=path, record=row.where)
+    return Source(modality=row.modality, value=found or path, record=row.where)
 
 
 @dataclass

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from configs.vocabulary import Modality
-from datasets.formats.listing import FolderNames
-from datasets.formats.manifest_rows import SUFFIXES, read_manifest
+from datasets.formats.manifest_rows import read_manifest
 from datasets.loading.readers import Reader
 from datasets.loading.suffixes import IMAGE_SUFFIXES, is_image_name, passed_over, unread_notes
 from datasets.modalities import MODALITIES
@@ -31,9 +30,12 @@ from solver.evaluation.plan import Integers, SourceTable, gallery_slots
 from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import CacheBudget
 from solver.search.gallery_index import FORMAT_VERSION, Signature, keep_index, read_index, sign
+from solver.search.named import is_manifest, require_gallery
 from utils.cache_folders import mark_used, tidy
 from utils.errors import UserError
 from utils.files import fingerprint, sha256_of
+from utils.folder_names import FolderNames
+from utils.retrieval.ranking import unit_length
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +55,8 @@ class Gallery:
     """The images."""
     person_ids: tuple[Person, ...] | None = None
     """One per image, as users know them; None = unknown."""
-    protocol: str = "no exclusion"
-    """How it is searched, in words, the similarity aside."""
+    protocol: str = "cosine similarity, no exclusion"
+    """How it is searched, in words."""
     note: str = ""
     """What a reader of the result must know about it, empty = nothing."""
     listed: bool = False
@@ -108,7 +110,7 @@ class EncodedGallery:
 
     gallery: Gallery
     features: Tensor
-    """(N, D) float32, as the model gives them."""
+    """(N, D) float32, each of length 1."""
     positions: Integers
     """(N,): index of each row in the gallery."""
     failures: Mapping[int, str]
@@ -172,10 +174,10 @@ def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
     if all(queries.gallery is None and queries.exclusion_rule == "none" for queries in split.query_lists):
         return split.protocol
     if listed is None:
-        return f"no exclusion, the galleries of all protocols together ({split.protocol})"
+        return f"cosine similarity, no exclusion, the galleries of all protocols together ({split.protocol})"
     rule = listed.exclusion_rule
     excluded = "" if rule == "none" else f"; an evaluation leaves images out by the rule {rule!r}, a search does not"
-    return f"the gallery of {listed.name}{excluded}"
+    return f"cosine similarity, the gallery of {listed.name}{excluded}"
 
 
 def _queries_of(split: EvalSplit, modality: Modality) -> list[tuple[Source, Person]]:
@@ -197,8 +199,7 @@ def own_gallery(place: str | Path) -> Gallery:
 
     Raises UserError for neither, and for whatever is wrong in it.
     """
-    path = Path(place)
-    return manifest_gallery(path) if path.suffix.lower() in SUFFIXES and path.is_file() else folder_gallery(place)
+    return manifest_gallery(Path(place)) if is_manifest(place) else folder_gallery(place)
 
 
 def manifest_gallery(path: Path) -> Gallery:
@@ -231,9 +232,8 @@ def folder_gallery(folder: str | Path) -> Gallery:
 
     Raises UserError when there is no such folder or no image in it.
     """
+    require_gallery(folder)
     root = os.fspath(folder)
-    if not os.path.isdir(root):
-        raise UserError(f"no such gallery folder: {root}")
     images: list[str] = []
     left_out: list[str] = []
     visited: set[str] = set()
@@ -357,7 +357,7 @@ class GalleryEncoder:
         for reason in failures.values():
             logger.warning("skipped: %s", reason)
         readable = torch.from_numpy(np.delete(slots, list(failures))).to(encoded.pooled.device)
-        return encoded.pooled[readable].cpu().numpy(), failures
+        return unit_length(encoded.pooled[readable]).cpu().numpy(), failures
 
     def _write(
         self,

@@ -13,6 +13,7 @@ from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, Person, QueryList, Source
 from utils.errors import UserError, nearest
 from utils.files import read_json
+from utils.folder_names import FolderNames
 from utils.texts import one_form
 
 PART_KEYS: dict[str, Modality] = {**{modality.value: modality for modality in Modality}, "image": Modality.RGB}
@@ -59,8 +60,10 @@ def query_from_parts(
         modality = PART_KEYS[key]
         if MODALITIES[modality].is_image:
             value = os.path.join(folder, value)
-            if not os.path.isfile(value):
+            file = value if os.path.isfile(value) else FolderNames().find(value)
+            if file is None or not os.path.isfile(file):
                 raise UserError(f"{name}: no such image: {value} (key {key}); correct the path")
+            value = file
         found[modality] = Source(modality=modality, value=value, record=f"{name}, key {key}")
     return Query(
         name=name, sources=tuple(found[modality] for modality in Modality if modality in found), person_id=person_id

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
+NOBODY = 65534
 _NUMBERS = itertools.count(1)
 
 
@@ -46,6 +47,27 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, (str(self.path),)
+
+
+@contextlib.contextmanager
+def not_mine(folder: Path, mode: int) -> Iterator[None]:
+    """Give a folder these rights while the block runs as somebody who is not root.
+
+    The working folder must be its parent or above: what lies above that is not looked through on the way to it.
+    """
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    here, before = Path().stat().st_mode, folder.stat().st_mode
+    Path().chmod(0o755)
+    folder.chmod(mode)
+    try:
+        if is_root:
+            os.seteuid(NOBODY)
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(before)
+        Path().chmod(here)
 
 
 @contextlib.contextmanager
