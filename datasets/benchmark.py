@@ -12,6 +12,7 @@ from typing import Any
 from configs.vocabulary import Modality
 from datasets.dataset_entry import DatasetEntry
 from datasets.fitting import ModelNeeds, encodable, fit_split, pair_records
+from datasets.given_instructions import with_given
 from datasets.instructions import InstructionMaker, annotate_release
 from datasets.mixed_queries import drawn_searches, query_modalities
 from datasets.overlap import apply_exclusions, image_values, load_exclusions
@@ -100,7 +101,8 @@ def _test_split(entry: DatasetEntry, release: Release, test: Sequence[Search], m
     summaries = {name: protocol.summary for name, protocol in entry.protocols.items()}
     split = with_unique_titles(assemble_split("test", test, summaries, maker.for_test))
     groups = dict.fromkeys(group for protocol in entry.protocols.values() for group in protocol.groups)
-    return replace(split, missing_lists=dict(release.missing), groups=tuple(groups))
+    split = replace(split, missing_lists=dict(release.missing), groups=tuple(groups))
+    return with_given(split, maker.config.given)
 
 
 def _without_unknown(release: Release, needs: ModelNeeds) -> tuple[Release, list[str]]:

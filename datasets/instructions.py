@@ -13,7 +13,6 @@ from configs.schema.data import InstructionConfig
 from configs.vocabulary import BOX, AnnotationKind, Modality, Task
 from datasets.catalogue import CATALOGUE, dataset_entry
 from datasets.loading.crops import BOX_TEXT
-from datasets.loading.record_dataset import DrawnAnnotation
 from datasets.modalities import MODALITIES
 from datasets.structures import Record, Release, Source
 from utils.errors import UserError
@@ -117,17 +116,18 @@ class InstructionMaker:
     config: InstructionConfig = InstructionConfig()
 
     def for_training(self, record: Record, seed: int, epoch: int, index: int) -> Source | None:
-        """Return the instruction of a training record; a sentence is drawn per (seed, epoch, index).
+        """Return the annotation of a training record; a sentence is drawn per (seed, epoch, index), unless it is fixed.
 
         Raises UserError for a record without the annotation that its task needs.
         """
-        number = stream(seed, epoch, index, "instruction").randrange(len(BANK[Task.TRAD])) if record.task in BANK else 0
+        number = self.config.test_sentence
+        if record.task in BANK and self.config.sentences != "fixed":
+            number = stream(seed, epoch, index, "instruction").randrange(len(BANK[record.task]))
         return self._make(record, number)
 
-    def draw(self, record: Record, seed: int, epoch: int, index: int) -> DrawnAnnotation | None:
-        """Return the instruction of a training record as the annotation of its row: every row is given its own."""
-        source = self.for_training(record, seed, epoch, index)
-        return None if source is None else DrawnAnnotation(source)
+    def require(self, record: Record) -> None:
+        """Raise UserError for a record without the annotation that its task needs."""
+        self._make(record, self.config.test_sentence)
 
     def for_test(self, record: Record) -> Source | None:
         """Return the instruction of a query or gallery item: sentences are fixed. None for ORBench, for a caption that

@@ -20,6 +20,7 @@ from PIL import Image
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.train import TrainConfig
 from configs.vocabulary import AnnotationKind, Modality, Task
+from datasets.instruction_pairing import TrainingInstructions
 from datasets.instructions import BANK, RELEASED, InstructionMaker
 from datasets.loading.loaders import SAMPLERS, TrainLoader, build_batches, build_train_loader
 from datasets.loading.readers import PillowReader, SourceReader
@@ -404,7 +405,14 @@ def said(batch: Batch | None) -> list[tuple[int, ...]]:
 def test_instructions_are_drawn_read_and_told_apart_for_each_row(pictures: Path) -> None:
     reader = SourceReader(PillowReader((8, 4)), WORDS, PillowReader((4, 4)))
     records = infrared_records(pictures)
-    dataset = RecordDataset(records, reader, ImageAugmentation(AugmentConfig(flip=0)), None, 5, InstructionMaker().draw)
+    dataset = RecordDataset(
+        records,
+        reader,
+        ImageAugmentation(AugmentConfig(flip=0)),
+        None,
+        5,
+        TrainingInstructions(records, InstructionMaker()),
+    )
     drawn = [
         [collate(dataset.__getitems__([(epoch, index) for index in range(8)]))[0] for epoch in range(30)]
         for _ in range(2)
@@ -430,7 +438,7 @@ def test_instructions_are_drawn_read_and_told_apart_for_each_row(pictures: Path)
         ImageAugmentation(AugmentConfig(flip=0)),
         None,
         5,
-        InstructionMaker().draw,
+        TrainingInstructions(records, InstructionMaker()),
     )
     batch, (failure,) = collate([needy[0, 0]])
     assert batch is None and "list line 4" in failure.reason and "description" in failure.reason
@@ -460,7 +468,14 @@ def test_clothes_pictures_are_cut_and_a_shared_one_is_read_once(tmp_path: Path) 
             return super().__call__(source)
 
     reader = SourceReader(PillowReader((20, 8)), None, Counting((8, 8)))
-    dataset = RecordDataset(records, reader, ImageAugmentation(AugmentConfig(flip=0)), None, 5, InstructionMaker().draw)
+    dataset = RecordDataset(
+        records,
+        reader,
+        ImageAugmentation(AugmentConfig(flip=0)),
+        None,
+        5,
+        TrainingInstructions(records, InstructionMaker()),
+    )
     batch, failures = collate(dataset.__getitems__([(0, 0), (0, 1), (0, 2)]))
     assert batch is not None and not failures and opened == [str(tmp_path / "shirt.png"), str(tmp_path / "b.png")]
     told = batch.annotations[Modality.RGB]

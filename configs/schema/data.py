@@ -56,9 +56,9 @@ class DataConfig:
 class InstructionConfig:
     """Instructions of the six tasks of OmniReID; a family that follows none encodes the images alone."""
 
-    sentences: Literal["bank", "released"] = "bank"
-    """Trad, CC and VI: twenty sentences of ours, one drawn per (seed, epoch, index), or the fixed strings of the
-    released code.
+    sentences: Literal["bank", "released", "fixed"] = "bank"
+    """Trad, CC and VI: twenty sentences of ours, one drawn per (seed, epoch, index); the fixed strings of the released
+    code; or `test_sentence` of the bank in training too.
     """
     test_sentence: int = 0
     """Which sentence of the bank is given at test time."""
@@ -66,6 +66,16 @@ class InstructionConfig:
     """Clothes-changing: a sentence, or an image of the clothes as in the released code."""
     crop: Literal["none", "box"] = "box"
     """Where a data set ships no clothes image: refuse, or take the upper-body box (rows 15 to 55 %, full width)."""
+    pairing: Literal["own", "other"] = "own"
+    """Training, CTCC and LI: an instructed row has its own annotation, or that of the person in other clothes."""
+    typing: Literal["all", "coin"] = "all"
+    """Training: all rows but those of T2I are given their annotation as instruction, or about half of them, drawn per
+    (seed, epoch, index); the others are as gallery images are.
+    """
+    given: Literal["right", "shuffled", "none"] = "right"
+    """At test what queries are given: their instruction, that of another person's query, or none. What is relevant
+    never changes.
+    """
 
     def __post_init__(self) -> None:
         require(0 <= self.test_sentence < 20, "instruction.test_sentence", self.test_sentence, "0..19")

@@ -35,6 +35,15 @@ class ModelSection(Section):
     image_size: tuple[int, int] = (384, 128)
     """Height and width in pixels."""
 
+    def check(self, experiment: ExperimentConfig) -> None:
+        """Raise ValueError where instructions are taken away from a model that gets none."""
+        require(
+            experiment.instruction.given == "right" or isinstance(self, FollowsInstructions),
+            "instruction.given",
+            experiment.instruction.given,
+            f"right: a model of the family {experiment.family.value} is given no instruction",
+        )
+
 
 @dataclass(frozen=True)
 class ReadsText:

@@ -195,6 +195,11 @@ def outfit_id(person_id: int, clothes: int) -> int:
     return person_id * OUTFITS + clothes
 
 
+def wearer(clothes_id: int) -> int:
+    """Return the person whose outfit a clothes id (not -1) is."""
+    return clothes_id // OUTFITS
+
+
 def require_some(records: Iterable[object], where: Path, what: str) -> None:
     """Raise UserError when a part of a data set came out empty."""
     if not any(True for _ in records):

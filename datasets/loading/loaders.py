@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.train import TrainConfig
 from configs.vocabulary import Modality, Task
+from datasets.instruction_pairing import TrainingInstructions
 from datasets.instructions import InstructionMaker
 from datasets.loading.readers import SourceReader
 from datasets.loading.record_dataset import CaptionMasking, Failure, RecordDataset, collate
@@ -148,8 +149,10 @@ def build_train_loader(
     workers: int,
     instruction: InstructionConfig | None = None,
 ) -> TrainLoader:
-    """Return the loader of training batches. instruction: how that of each row is drawn; None = none is followed."""
-    annotate = InstructionMaker(instruction).draw if instruction is not None else None
+    """Return the loader of training batches. instruction: how that of each row is drawn; None = none is followed.
+    Raises UserError for a record without the annotation that its task needs.
+    """
+    annotate = TrainingInstructions(benchmark.train, InstructionMaker(instruction)) if instruction is not None else None
     dataset = RecordDataset(
         benchmark.train, reader, ImageAugmentation(augment), _masking(reader, augment), seed, annotate
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from configs.load import build_experiment
 from configs.schema.experiment import FAMILIES, ExperimentConfig
-from configs.vocabulary import Family, Modality
+from configs.vocabulary import Family, Modality, Task
 from datasets.loading.record_dataset import Row
 from datasets.loading.tokenizers import TOKENIZERS, TextReader
 from datasets.structures import Batch, Source
@@ -305,6 +305,18 @@ def sources_of(run: Assembled) -> list[Any]:
 
 def annotations_of(run: Assembled) -> set[str]:
     return {row.annotation.source.value for row in run.read if row.annotation is not None}
+
+
+def instructed_rows(run: Assembled) -> set[bool]:
+    return {row.annotation.instructed for row in run.read if row.annotation is not None}
+
+
+def foreign_annotations(run: Assembled) -> bool:
+    """Whether any training row is told the description of another picture."""
+    told = [(run.job.loader.records[row.record_id], row.annotation) for row in run.read if row.annotation is not None]
+    return any(
+        record.task is Task.LI and annotation.source not in record.annotations.values() for record, annotation in told
+    )
 
 
 def seeds_of(run: Assembled) -> set[int]:
