@@ -60,6 +60,8 @@ class RetrievalModel(nn.Module, ABC):
     """Parameters that the family never trains; their requires_grad is False."""
     statistics: ClassVar[str]
     """By which statistics images are normalised: a name in datasets.modalities.STATISTICS."""
+    instruction_statistics: str | None = None
+    """Those of pictures that are given as instructions; None = as all images."""
     follows_instructions: bool = False
     """Whether `encode` reads the instructions beside a source; otherwise an image is encoded once, whatever is asked of
     it. A family may leave it to its configuration."""

@@ -1,4 +1,5 @@
-"""Residual network of the visible-infrared baseline, out of torchvision's blocks.
+"""Residual networks out of torchvision's blocks: the visible-infrared baseline's, and a small one before a
+transformer.
 
 Shapes: B rows, H x W pixels, C channels of the last map.
 """
@@ -46,6 +47,16 @@ class Stem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the stem's map."""
         return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+
+
+def residual_map(width: int) -> nn.Sequential:
+    """Return a small network: stem, then four stages of one block each, (B, 3, H, W) -> (B, 8 width, H/16, W/16)."""
+    stages, channels = [], width
+    for number, stride in enumerate((1, 2, 2, 1)):
+        planes = width * 2**number
+        stages += _stage(BasicBlock, channels, planes, 1, stride)
+        channels = planes
+    return nn.Sequential(Stem(width, relu=True), *stages)
 
 
 class NonLocal(nn.Module):

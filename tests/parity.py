@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "parity"))
 
 import parity_data
+import parity_irm_evaluation
 import parity_irm_training
 import parity_later
 import parity_metrics
@@ -31,6 +32,7 @@ KINDS: tuple[Kind, ...] = (
     *parity_vireid.KINDS,
     *parity_samplers.KINDS,
     *parity_irm_training.KINDS,
+    *parity_irm_evaluation.KINDS,
     *parity_later.KINDS,
 )
 IGNORED = ("README.md", "vocab.txt")

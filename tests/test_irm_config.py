@@ -21,6 +21,8 @@ MODELS: tuple[Case, ...] = (
     ({"layers": 0}, "model.layers"),
     ({"caption_dim": 0}, "model.caption_dim"),
     ({"part_tokens": -1}, "model.part_tokens"),
+    ({"text_mlp_ratio": 0.0}, "model.text_mlp_ratio"),
+    ({"attention_weights": "image", "attention_layers": 3}, "model.attention_layers"),
 )
 OBJECTIVES: tuple[Case, ...] = (
     ({"losses": {}}, "objective.losses"),

@@ -16,9 +16,10 @@ from tiny_layouts import laid_out, matched
 
 from datasets.catalogue import dataset_entry
 from datasets.structures import ReadOptions
-from datasets.synthetic.arguments import LAYOUTS, RenderArguments
+from datasets.synthetic.arguments import LAYOUTS, RenderArguments, parse_members
 from datasets.synthetic.person import Membership, membership
 from datasets.synthetic.render import render
+from utils.errors import UserError
 
 OMNI: dict[str, Any] = {
     "identities": 6,
@@ -31,13 +32,13 @@ LISTS = {
     "market": "datalist/{}.txt",
     "msmt": "datalist/{}.txt",
     "cuhk": "datalist/{}.txt",
+    "ltcc": "datalist/{}.txt",
     "prcc": "datalist/{}.txt",
     "vc_clothes": "datalist/{}.txt",
-    "llcm": "{}.txt",
-    "CUHK-Pedes": "{}_t2i_v2.txt",
-    "ltcc": "datalist/{}.txt",
     "real1": "datalist/{}.txt",
     "real2": "datalist/{}.txt",
+    "llcm": "{}.txt",
+    "CUHK-Pedes": "{}_t2i_v2.txt",
 }
 NAMES = {
     "ltcc": ("train", "query_sc", "gallery_sc", "query_cc", "gallery_cc", "query_general", "gallery_general"),
@@ -137,7 +138,12 @@ def test_omnireid_persons_are_apart_and_where_they_belong() -> None:
 def test_omnireid_instructions(omnireid: Path) -> None:
     plan = importlib.import_module(LAYOUTS["omnireid"]).plan(RenderArguments("omnireid", **OMNI))
     worn = {shot.path: (shot.person, shot.outfit) for shot in plan.shots}
-    for member, name in (("real1", "train_ctcc"), ("real2", "query"), ("real2", "gallery")):
+    for name in ("train_ctcc", "train_attr"):
+        for image, second, _, clothes, _ in listed_in(omnireid, "real1", name):
+            # Its own annotation: of the outfit that it shows.
+            assert worn[f"real1/{image}"][1] == int(clothes) and worn[f"real1/{second}"] == worn[f"real1/{image}"]
+            assert ("templates" in second) == (name == "train_ctcc") and (second == image) == (name == "train_attr")
+    for member, name in (("real2", "query"), ("real2", "gallery")):
         for image, second, _, clothes, _ in listed_in(omnireid, member, name):
             assert worn[f"{member}/{second}"] == (worn[f"{member}/{image}"][0], int(clothes))
             if name == "gallery":
@@ -207,3 +213,54 @@ def test_omnireid_of_other_sizes_has_matches(images: int, outfits: int, persons:
     entry = dataset_entry("omnireid")
     for search in entry.protocols["lists"].searches(entry.read(tmp_path, ReadOptions())):
         assert matched(search) == len(search.query) > 0, search.title
+
+
+def test_members_alone_are_those_of_the_whole_tree() -> None:
+    layout = importlib.import_module(LAYOUTS["omnireid"])
+    # A person who is in real1 and in real2 has no picture twice.
+    shared = {**OMNI, "shared_persons": 2}
+    whole = layout.plan(RenderArguments("omnireid", **shared))
+    for members in (("market", "real2"), ("real1", "CUHK-Pedes", "llcm"), ("vc_clothes", "prcc", "msmt", "cuhk")):
+        found = layout.plan(RenderArguments("omnireid", **shared, members=members))
+        assert {shot.path.split("/")[0] for shot in found.shots} == set(members)
+        for name in ("annotations", "texts", "binaries"):
+            kept = {path: value for path, value in getattr(whole, name).items() if path.split("/")[0] in members}
+            assert getattr(found, name) == kept
+        assert set(found.shots) == {shot for shot in whole.shots if shot.path.split("/")[0] in members}
+
+
+def test_without_ltcc_there_is_room_for_more_persons(tmp_path: Path) -> None:
+    asked = parse_members("CUHK-Pedes, market,prcc,real1,real2,llcm,market")
+    assert asked == ("market", "prcc", "real1", "real2", "llcm", "CUHK-Pedes")
+    many: dict[str, Any] = {"identities": 300, "test_identities": 100, "images_per_modality": 1}
+    laid_out("omnireid", tmp_path, **many, members=asked)
+    release = dataset_entry("omnireid").read(tmp_path, ReadOptions())
+    # Real1's persons have two lists.
+    assert len({record.person_id for record in release.parts["train"]}) == 6 * 300 - 300
+    persons = {
+        part: len({record.person_id for record in records})
+        for part, records in release.parts.items()
+        if part.endswith("/query")
+    }
+    assert persons == {f"{name}/query": 100 for name in ("market", "prcc", "real2", "real2_attr", "llcm", "cuhk_pedes")}
+    with pytest.raises(UserError, match="400 identities are too many for ltcc"):
+        RenderArguments("omnireid", **{**OMNI, **many}).layout_module().plan(
+            RenderArguments("omnireid", **{**OMNI, **many})
+        )
+
+
+def test_wrong_members_and_a_tree_of_others(omnireid: Path) -> None:
+    with pytest.raises(UserError, match="--members names 'Market', no member of omnireid: did you mean 'market'"):
+        RenderArguments("omnireid", **OMNI, members=parse_members("prcc,Market"))
+    with pytest.raises(UserError, match="--members is prcc, but the layout prcc has no members"):
+        RenderArguments("prcc", **OMNI, members=("prcc",))
+    with pytest.raises(UserError, match="was rendered with members = 'market,msmt.*', now it is 'real2'"):
+        render("omnireid", omnireid.parent, processes=1, **OMNI, members=("real2",))
+    # A tree of before there was a choice: real1's lists were others.
+    manifest = json.loads((omnireid / "manifest.json").read_text())
+    assert manifest.pop("members") == ",".join(LISTS)
+    older = omnireid.parent / "older" / "OmniReID"
+    older.mkdir(parents=True)
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="was rendered with members = ''"):
+        render("omnireid", older.parent, processes=1, **OMNI)

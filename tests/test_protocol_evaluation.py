@@ -503,7 +503,8 @@ def test_tables_fold_draws_and_files_hold_all_of_them(tmp_path: Path) -> None:
     )
     text = format_result(result)
     assert (
-        "\nsysu-indoor: sysu-indoor in words; equal similarities" in text and "\nsysu-all: sysu-all in words\n" in text
+        "\nsysu-indoor: sysu-indoor in words; cosine similarity; equal similarities" in text
+        and "\nsysu-all: sysu-all in words\n" in text
     )
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
@@ -582,5 +583,5 @@ def test_the_gallery_of_a_search_is_the_splits() -> None:
     split = split_of(*sysu(draws=2))
     gallery = split_gallery(Benchmark(name="b", train=(), num_identities=0, splits={}, fingerprint="f"), split)
     assert gallery.sources == split.gallery and gallery.protocol.startswith(
-        "cosine similarity, no exclusion, the galleries of all protocols"
+        "no exclusion, the galleries of all protocols"
     )

@@ -472,6 +472,7 @@ ELSEWHERE = {
     "instruction.crop": "test_without_the_box_an_image_without_clothes_is_refused",
     "train.init_from": "test_a_run_lies_under_its_name_and_gives_another_its_weights",
     "eval.relevance": "test_the_encoder_of_annotations_is_the_one_that_is_named",
+    "eval.rescore": "test_scores_of_a_matching_head_are_asked_of_the_model_before_it_trains",
 }
 """Options without a row: the test below that sees them, or the reason."""
 
@@ -570,3 +571,12 @@ def test_the_encoder_of_annotations_is_the_one_that_is_named(tmp_path: Path, mon
         assembled(
             register(monkeypatch).value, {**made.base, **values, "eval.relevance": "t_s:somewhere"}, tmp_path, fit=False
         )
+
+
+def test_scores_of_a_matching_head_are_asked_of_the_model_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = told(tmp_path)
+    values = {**made.base, **{key: option.value for key, option in made.options.items()}, "eval.rescore": 7}
+    with pytest.raises(UserError, match="eval.rescore=7: this model has no matching head"):
+        assembled(register(monkeypatch).value, values, tmp_path, fit=False)

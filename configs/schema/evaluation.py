@@ -43,6 +43,11 @@ class EvalConfig:
     """Further rows `[flip]`: each feature is the mean of the image's and of its mirror image's."""
     rerank: bool = False
     """Further rows `[re-ranked]`: k-reciprocal re-ranking."""
+    rescore: int = 0
+    """Further rows `[matching top-N]`, for models with a matching head and the queries that it serves: the N best
+    images of each query are scored again by the head and come first in that order (128 in the released IRM
+    evaluator); 0 = none.
+    """
     rerank_k1: int = 20
     rerank_k2: int = 6
     rerank_lambda: float = 0.3
@@ -51,7 +56,7 @@ class EvalConfig:
         for name in ("batch_size", "memory_mb", "max_rank", "rerank_k1", "rerank_k2"):
             require(getattr(self, name) >= 1, f"eval.{name}", getattr(self, name), "at least 1")
         require(self.max_rank <= 100_000, "eval.max_rank", self.max_rank, "at most 100000")
-        for name in ("cache_device_mb", "cache_host_mb", "ap_depth", "ap_topk"):
+        for name in ("cache_device_mb", "cache_host_mb", "ap_depth", "ap_topk", "rescore"):
             require(getattr(self, name) >= 0, f"eval.{name}", getattr(self, name), "0 or larger")
         require(0 <= self.rerank_lambda <= 1, "eval.rerank_lambda", self.rerank_lambda, "between 0 and 1")
         require(

@@ -48,6 +48,8 @@ class IrmConfig(FollowsInstructions, ReadsText, ModelSection):
     """Of the text encoder: those that see text alone."""
     fusion_layers: int = 6
     """Text layers behind these that also attend to an image's tokens; 0 = none."""
+    text_mlp_ratio: float = 4.0
+    """Width of the MLPs of all text layers, in widths."""
     attention_layers: int = 2
     """Of the attention module."""
     patch_size: int = 16
@@ -121,6 +123,13 @@ class IrmConfig(FollowsInstructions, ReadsText, ModelSection):
             "model.text_positions",
             self.text_positions,
             "at least model.text_length",
+        )
+        require(self.text_mlp_ratio > 0, "model.text_mlp_ratio", self.text_mlp_ratio, "above 0")
+        require(
+            self.attention_weights == "own" or self.attention_layers == 2,
+            "model.attention_layers",
+            self.attention_layers,
+            "2 with model.attention_weights=image, whose blocks are the first and the last",
         )
         require(self.caption_dim >= 1, "model.caption_dim", self.caption_dim, "at least 1")
         require(

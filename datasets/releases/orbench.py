@@ -381,7 +381,7 @@ DATASET = DatasetEntry(
         [
             Protocol(
                 name=NAME,
-                summary="RGB gallery, cosine similarity, no exclusion",
+                summary="RGB gallery, no exclusion",
                 searches=_searches,
                 groups=tuple(GROUP_NAMES.values()),
             )

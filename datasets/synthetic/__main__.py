@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 
-from datasets.synthetic.arguments import DEFAULT_IDENTITIES, LAYOUTS, OTHER_IDENTITIES, parse_image_size, parse_layouts
+from datasets.synthetic.arguments import (
+    DEFAULT_IDENTITIES,
+    LAYOUTS,
+    MEMBERS,
+    OF_MEMBERS,
+    OTHER_IDENTITIES,
+    parse_image_size,
+    parse_layouts,
+    parse_members,
+)
 from utils.errors import run_script
 
 
@@ -22,6 +31,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--root", required=True, help="folder below which the layout's own folder (ORBench/, ...) is made"
     )
+    parser.add_argument(
+        "--members",
+        default="",
+        metavar="NAME[,NAME...]",
+        help=f"of {OF_MEMBERS}, render these only: {', '.join(MEMBERS)}; ltcc's numbers hold 152 persons, without it "
+        "the others hold more (default: all)",
+    )
     several = ", ".join(f"{count} for {layout}" for layout, count in DEFAULT_IDENTITIES.items())
     parser.add_argument(
         "--identities",
@@ -33,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--test-identities", type=int, default=100, metavar="M", help="test identities (default: %(default)s)"
     )
+    _add_pictures(parser)
+    return parser
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="population and pictures (default: %(default)s)"
     )
@@ -65,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P",
         help="default: one per core; the files are the same for any number",
     )
-    return parser
 
 
 def main() -> None:
@@ -73,6 +93,7 @@ def main() -> None:
     options = _parser().parse_args()
     size = parse_image_size(options.image_size)
     layouts = parse_layouts(options.layout or ["orbench"])
+    members = parse_members(options.members)
     # Imported after parsing: --help must not wait for NumPy and Pillow.
     from datasets.synthetic.render import render
 
@@ -91,6 +112,7 @@ def main() -> None:
             images_per_modality=options.images_per_modality,
             outfits=options.outfits,
             shared_persons=options.shared_persons,
+            members=members if layout == OF_MEMBERS or OF_MEMBERS not in layouts else (),
             processes=options.processes,
         )
         if result.reused:

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from utils.errors import UserError, nearest
 
@@ -41,7 +42,11 @@ MINIMUM_SIDE, MAXIMUM_SIDE = 16, 1024
 MAXIMUM_PERSONS = 90_000
 """Persons of one part of one layout; a layout's file names may hold fewer."""
 MAXIMUM_OUTFITS, MAXIMUM_IMAGES = 90, 500
-LATER_ARGUMENTS = {"shared_persons": 0, "outfits": 3}
+OF_MEMBERS = "omnireid"
+"""The layout that is made of members."""
+MEMBERS = ("market", "msmt", "cuhk", "ltcc", "prcc", "vc_clothes", "real1", "real2", "llcm", "CUHK-Pedes")
+"""Its members, by the names of their folders."""
+LATER_ARGUMENTS: dict[str, Any] = {"shared_persons": 0, "outfits": 3, "members": ""}
 """Arguments that manifests of older renderings do not name, with the value that those had."""
 
 
@@ -49,7 +54,7 @@ LATER_ARGUMENTS = {"shared_persons": 0, "outfits": 3}
 class RenderArguments:
     """Everything that decides the pictures. identities: training persons; image_size: (height, width) in pixels;
     shared_persons: so many of the training persons are the first test persons too; outfits: per person, where clothes
-    change.
+    change; members: of the layout omnireid, empty = all.
     """
 
     layout: str
@@ -60,6 +65,7 @@ class RenderArguments:
     images_per_modality: int
     shared_persons: int = LATER_ARGUMENTS["shared_persons"]
     outfits: int = LATER_ARGUMENTS["outfits"]
+    members: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -90,6 +96,14 @@ class RenderArguments:
                 f"--image-size is {self.image_size[0]}x{self.image_size[1]}: both sides must lie in "
                 f"{MINIMUM_SIDE}..{MAXIMUM_SIDE} pixels"
             )
+        if self.members and self.layout != OF_MEMBERS:
+            raise UserError(
+                f"--members is {','.join(self.members)}, but the layout {self.layout} has no members: choose "
+                f"--layout {OF_MEMBERS}, or leave --members away"
+            )
+        for name in self.members:
+            if name not in MEMBERS:
+                raise UserError(f"--members names {name!r}, no member of {OF_MEMBERS}: {nearest(name, MEMBERS)}")
 
     def layout_module(self) -> ModuleType:
         """Import and return the layout's module."""
@@ -107,6 +121,14 @@ def parse_layouts(values: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise UserError("--layout names no layout: give one of " + ", ".join(LAYOUTS))
     return tuple(dict.fromkeys(names))
+
+
+def parse_members(text: str) -> tuple[str, ...]:
+    """Return the members named by a comma separated option, each once and in the order of the tree; unknown ones last,
+    for `RenderArguments` to refuse.
+    """
+    names = {name.strip() for name in text.split(",") if name.strip()}
+    return (*(name for name in MEMBERS if name in names), *sorted(names - {*MEMBERS}))
 
 
 def parse_image_size(text: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 import PIL
 
-from datasets.synthetic.arguments import LATER_ARGUMENTS, RenderArguments
+from datasets.synthetic.arguments import LATER_ARGUMENTS, MEMBERS, OF_MEMBERS, RenderArguments
 from datasets.synthetic.nuisance import RENDERER_VERSION
 from datasets.synthetic.shots import FORMATS, Plan, Shot, encode_shot
 from utils.errors import UserError
@@ -62,18 +62,20 @@ def render(
     images_per_modality: int = 4,
     shared_persons: int = 0,
     outfits: int = 3,
+    members: tuple[str, ...] = (),
     processes: int | None = None,
 ) -> Rendered:
     """Render `layout` below `root`, or reuse what the same arguments left there.
 
     identities: training persons; test_identities: test persons, disjoint from them but for the first `shared_persons`
-    of both; image_size: (height, width); outfits: per person, in layouts where people change clothes.
+    of both; image_size: (height, width); outfits: per person, in layouts where people change clothes; members: of the
+    layout omnireid, empty = all.
     The bytes depend on these, the renderer's version and the versions of NumPy and Pillow, not on `processes` (default:
     all cores). Raises UserError for wrong arguments, and for a folder that holds anything else: nothing of it is
     changed.
     """
     arguments = RenderArguments(
-        layout, identities, test_identities, seed, image_size, images_per_modality, shared_persons, outfits
+        layout, identities, test_identities, seed, image_size, images_per_modality, shared_persons, outfits, members
     )
     if processes is not None and processes < 1:
         raise UserError(f"--processes is {processes}: give at least 1")
@@ -124,6 +126,8 @@ def _write_files(plan: Plan, folder: Path, digest: str) -> str:
 def _header(arguments: RenderArguments) -> dict[str, Any]:
     """Return everything that decides the bytes."""
     header = {**dataclasses.asdict(arguments), "image_size": list(arguments.image_size)}
+    # Named in full, so that a tree of before there was a choice, whose lists of real1 were others, is not taken for it.
+    header["members"] = ",".join(arguments.members or MEMBERS) if arguments.layout == OF_MEMBERS else ""
     return {**header, "renderer": RENDERER_VERSION, "numpy": numpy.__version__, "pillow": PIL.__version__}
 
 

@@ -24,7 +24,14 @@ from datasets.structures import distinct_sources
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
 from solver.commands.opening import ModelChoice, Opened, open_trained
 from solver.evaluation.result import TIE_RULE
-from solver.reports.features_file import check_export, export_path, person_array, write_arrays
+from solver.reports.features_file import (
+    check_export,
+    export_path,
+    exported_features,
+    person_array,
+    query_columns,
+    write_arrays,
+)
 from solver.reports.grid import OWN_IMAGE, describe_query, printable, word_of, write_grid
 from solver.reports.html_page import write_page
 from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE, check_no_artefact
@@ -290,7 +297,7 @@ def _search(opened: Opened, queries: tuple[Query, ...], gallery: Gallery, top_k:
 
 
 def result_document(result: SearchResult) -> dict[str, Any]:
-    """Return everything that the JSON file holds, as plain values; similarities are cosines, ranks count from 1."""
+    """Return everything that the JSON file holds, as plain values; ranks count from 1."""
     gallery, trained = result.gallery, result.trained
     return {
         "queries": [_query_document(row) for row in result.ranked],
@@ -306,6 +313,7 @@ def result_document(result: SearchResult) -> dict[str, Any]:
             ],
         },
         "unreadable_queries": [{"name": query.name, "reason": reason} for query, reason in result.encoded.failures],
+        "similarity": result.encoded.comparison.name,
         "protocol": gallery.gallery.protocol,
         "tie_rule": TIE_RULE,
         "precision": result.precision,
@@ -367,7 +375,7 @@ def _write_files(output: Path, result: SearchResult) -> None:
     facts = {
         "Gallery": gallery,
         "Weights": model,
-        "Protocol": result.gallery.gallery.protocol,
+        "Protocol": f"{result.encoded.comparison.name}, {result.gallery.gallery.protocol}",
         "Ties": TIE_RULE,
         "Arithmetic": result.precision,
     }
@@ -388,20 +396,24 @@ def _hidden(result: SearchResult) -> list[str]:
 def export_features(name: str, result: SearchResult) -> Path:
     """Write the features of queries and gallery as .npz without pickles; return the file.
 
-    query_features (Q, D), gallery_features (N, D) float32, each of length 1, so that products are cosines;
+    query_features (Q, D), gallery_features (N, D) float32, see `exported_features`; similarity, query_columns (Q, 2):
+    how they are compared, and between which columns for each query;
     query_descriptions (Q,) JSON texts, query_person_ids (Q,) and gallery_person_ids (N,) with their flags
     query_person_known (Q,), gallery_person_known: int64 where the data set numbers its persons, else the user's names;
     gallery_paths (N,); weights: the fingerprint.
     """
-    gallery, queries = result.gallery, result.encoded.queries
+    gallery, queries, comparison = result.gallery, result.encoded.queries, result.encoded.comparison
+    kinds, width = [query.combination for query in queries], gallery.features.shape[1]
     arrays = {
-        "query_features": result.encoded.features.cpu().numpy(),
+        "query_features": exported_features(result.encoded.features, comparison, kinds),
+        "query_columns": query_columns(comparison, kinds, width),
+        "similarity": np.asarray(comparison.similarity),
         "query_descriptions": np.asarray(
             [json.dumps(_described(query), ensure_ascii=False) for query in queries], dtype=str
         ),
         "query_person_ids": person_array([query.person_id for query in queries]),
         "query_person_known": np.asarray([query.person_id is not None for query in queries], dtype=bool),
-        "gallery_features": gallery.features.cpu().numpy(),
+        "gallery_features": exported_features(gallery.features, comparison, kinds),
         "gallery_paths": np.asarray([gallery.gallery.sources[index].value for index in gallery.positions]),
         "gallery_person_ids": person_array([gallery.gallery.person(index) for index in gallery.positions]),
         "gallery_person_known": np.asarray(gallery.gallery.person_ids is not None),

@@ -24,6 +24,7 @@ from datasets.loading.transforms import model_input
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from model.interface import Fuses, Instruction, RetrievalModel, Tokens
+from solver.evaluation.kept_tokens import KeptTokens
 from solver.evaluation.plan import EvaluationPlan, SourceTable, Space
 from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import BankShape, CacheBudget, TokenCache
@@ -51,12 +52,20 @@ class EncodedSources:
     """Encoded sources by slot. pooled (N, D) float32 on the compute device; failures: reason per unreadable slot.
 
     cache: tokens of the slots that take part in a fusion, None when there are none. encoded: sources per modality.
+    kept: whole representations of the slots that a matching head will look at, None when there are none.
     """
 
     pooled: Tensor
     cache: TokenCache | None
     failures: Mapping[int, str]
     encoded: Mapping[Modality, int]
+    kept: KeptTokens | None = None
+
+    def close(self) -> None:
+        """Free all tokens; the pooled features stay."""
+        for tokens in (self.cache, self.kept):
+            if tokens is not None:
+                tokens.close()
 
 
 def batch_rows(tokens: int, limit: int, device: torch.device) -> int:
@@ -107,7 +116,8 @@ class SourceEncoder:
             if given is not None and told is not None and spoken is not None:
                 kept, instruction, further = given.match(number, indices, told)
                 indices, inputs, failures = indices[kept], inputs[kept], [*failures, *further]
-                values = model_input(spoken, instruction.inputs.to(self.device), statistics=self.model.statistics)
+                statistics = self.model.instruction_statistics or self.model.statistics
+                values = model_input(spoken, instruction.inputs.to(self.device), statistics=statistics)
                 instructions = (replace(instruction, inputs=values, rows=instruction.rows.to(self.device)),)
             if failures and not self.spec.skip_unreadable:
                 raise UserError(failures[0][1])
@@ -180,12 +190,20 @@ def require_fusion(model: RetrievalModel, plan: EvaluationPlan) -> None:
 class _EncodingPass:
     """One pass over a table of sources; see `encode_sources`."""
 
-    def __init__(self, encoder: SourceEncoder, table: SourceTable, needs_tokens: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        encoder: SourceEncoder,
+        table: SourceTable,
+        needs_tokens: NDArray[np.bool_],
+        matched: NDArray[np.bool_] | None,
+    ) -> None:
         self.encoder = encoder
         self.table = table
         self.needs_tokens = torch.from_numpy(needs_tokens)
+        self.matched = torch.from_numpy(np.zeros_like(needs_tokens) if matched is None else matched)
         self.pooled = torch.zeros((len(table), encoder.model.embed_dim), dtype=torch.float32, device=encoder.device)
         self.cache: TokenCache | None = None
+        self.kept: KeptTokens | None = None
 
     def run(self, budget: CacheBudget) -> EncodedSources:
         """Encode every source of the table; see `encode_sources`."""
@@ -196,17 +214,31 @@ class _EncodingPass:
             for key, (batches, _) in probed.items()
             if batches and bool(self.needs_tokens[spaces[key]].any())
         ]
-        if shapes:
-            self.cache = TokenCache(len(self.table), shapes, device=self.encoder.device, budget=budget)
+        examples = [
+            (torch.from_numpy(spaces[key])[self.matched[spaces[key]]], batches[0][1])
+            for key, (batches, _) in probed.items()
+            if batches and bool(self.matched[spaces[key]].any())
+        ]
         try:
+            if shapes:
+                self.cache = TokenCache(len(self.table), shapes, device=self.encoder.device, budget=budget)
+            if examples:
+                left = budget if self.cache is None else self.cache.left
+                self.kept = KeptTokens(len(self.table), examples, device=self.encoder.device, budget=left)
             for key, slots in spaces.items():
                 self._encode_space(key, slots, *probed.pop(key))
         except BaseException:
-            if self.cache is not None:
-                self.cache.close()
+            self._encoded().close()
             raise
+        return self._encoded()
+
+    def _encoded(self) -> EncodedSources:
         return EncodedSources(
-            pooled=self.pooled, cache=self.cache, failures=self.encoder.failures, encoded=self.encoder.encoded
+            pooled=self.pooled,
+            cache=self.cache,
+            kept=self.kept,
+            failures=self.encoder.failures,
+            encoded=self.encoder.encoded,
         )
 
     def _probe(self, space: Space, slots: NDArray[np.int64]) -> tuple[list[EncodedBatch], int]:
@@ -254,18 +286,35 @@ class _EncodingPass:
         if self.cache is not None and bool(fusing.any()):
             values = tokens.tokens if bool(fusing.all()) else tokens.tokens[fusing.to(tokens.tokens.device)]
             self.cache.put(slots[fusing], self._fusing().prepare(values) if self.cache.prepared else values)
+        matched = self.matched[slots]
+        if self.kept is not None and bool(matched.any()):
+            self.kept.put(slots[matched], _taken(tokens, matched))
         bar.update(len(slots))
 
 
+def _taken(tokens: Tokens, chosen: Tensor) -> Tokens:
+    """Return the representations of some rows. chosen (B,) bool on the CPU."""
+    if bool(chosen.all()):
+        return tokens
+    own = chosen.to(tokens.tokens.device)
+    mask = None if tokens.mask is None else tokens.mask[own]
+    return Tokens(tokens=tokens.tokens[own], pooled=tokens.pooled[own], mask=mask)
+
+
 def encode_sources(
-    encoder: SourceEncoder, table: SourceTable, needs_tokens: NDArray[np.bool_], budget: CacheBudget
+    encoder: SourceEncoder,
+    table: SourceTable,
+    needs_tokens: NDArray[np.bool_],
+    budget: CacheBudget,
+    matched: NDArray[np.bool_] | None = None,
 ) -> EncodedSources:
-    """Encode every source of `table` once. needs_tokens (N,): which slots take part in a fusion.
+    """Encode every source of `table` once. needs_tokens (N,): which slots take part in a fusion. matched (N,): those
+    that a matching head will look at, None = none.
 
     The first rows of each modality are encoded before the cache is laid out, so that the choice between plain and
-    prepared tokens and the split over the tiers follow from the true sizes. The caller closes the cache.
+    prepared tokens and the split over the tiers follow from the true sizes. The caller closes what is returned.
     """
-    encoded = _EncodingPass(encoder, table, needs_tokens).run(budget)
+    encoded = _EncodingPass(encoder, table, needs_tokens, matched).run(budget)
     if encoded.cache is not None:
         logger.info(
             "token cache: %s tokens, MB per tier %s",

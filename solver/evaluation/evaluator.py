@@ -6,6 +6,7 @@ Shapes: F distinct features, D embed_dim.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ from torch import Tensor
 from datasets.loading.readers import Reader, open_source
 from datasets.structures import EvalSplit
 from model.interface import RetrievalModel
+from solver.evaluation.comparison import Comparison
 from solver.evaluation.features import PlanFeatures, encode_plan
+from solver.evaluation.matching import Rescoring, check_rescoring, matched_slots
 from solver.evaluation.plan import EvaluationPlan, SplitPlan, plan_evaluation
 from solver.evaluation.ranking import Measurement, RerankSpec, rank_split, ranked_split
 from solver.evaluation.relevance import Relevance, relevance_of
@@ -26,7 +29,6 @@ from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import MEGABYTE, TokenCache
 from utils.errors import UserError
 from utils.retrieval.options import MetricOptions
-from utils.retrieval.ranking import unit_length
 from utils.retrieval.rerank import estimate_bytes
 
 logger = logging.getLogger(__name__)
@@ -47,32 +49,45 @@ def evaluate_splits(
 ) -> tuple[EvaluationResult, ...]:
     """Evaluate `model` on splits; a source that several splits share is encoded once.
 
-    Raises UserError for an unreadable source unless the specification skips it, and for re-ranking beyond the memory
-    budget.
+    Raises UserError for an unreadable source unless the specification skips it, for re-ranking beyond the memory
+    budget, and for scores of a matching head that the model does not have.
     """
     started = time.perf_counter()
     plan = plan_evaluation(splits, instructed=model.follows_instructions)
     # What a user can correct is found before the images are read.
-    relevances = prepare_evaluation(plan, spec)
-    plain = encode_plan(model, plan, reader, spec, device)
-    mirrored = None
-    if spec.config.flip:
-        mirrored = encode_plan(model, plan, reader, replace(spec, mirror=True), device).features
-    shared = _Shared(
-        plan=plan,
-        spec=spec,
-        plain=plain,
-        measurements=_measurements(spec, plain.features, mirrored),
-        seconds={"encode": plain.encoded_at - started, "fuse": time.perf_counter() - plain.encoded_at},
-    )
-    return tuple(_evaluated(split, relevance, shared) for split, relevance in zip(plan.splits, relevances))
+    relevances = prepare_evaluation(plan, spec, model)
+    matched = matched_slots(plan, model) if spec.config.rescore else None
+    plain = encode_plan(model, plan, reader, spec, device, matched)
+    with contextlib.closing(plain.encoded):
+        comparison = Comparison.of(model)
+        measurements = _measurements(spec, comparison, plain.features)
+        if spec.config.flip:
+            mirrored = encode_plan(model, plan, reader, replace(spec, mirror=True), device).features
+            measurements.append(replace(measurements[0], stamp=FLIP, mirrored=mirrored))
+        if spec.config.rerank:
+            measurements.append(replace(measurements[0], stamp=RERANKED, rerank=_rerank_spec(spec)))
+        if matched is not None:
+            rescoring = Rescoring(
+                depth=spec.config.rescore, model=model, encoded=plain.encoded, spec=spec, device=device
+            )
+            measurements.append(replace(measurements[0], stamp=_rescored_stamp(spec), rescoring=rescoring))
+        shared = _Shared(
+            plan=plan,
+            spec=spec,
+            plain=plain,
+            comparison=comparison,
+            measurements=measurements,
+            seconds={"encode": plain.encoded_at - started, "fuse": time.perf_counter() - plain.encoded_at},
+        )
+        return tuple(_evaluated(split, relevance, shared) for split, relevance in zip(plan.splits, relevances))
 
 
-def prepare_evaluation(plan: EvaluationPlan, spec: EvaluationSpec) -> list[Relevance | None]:
-    """Check the options against the lists and return what is relevant in each split, None without thresholds.
+def prepare_evaluation(plan: EvaluationPlan, spec: EvaluationSpec, model: RetrievalModel) -> list[Relevance | None]:
+    """Check the options against lists and model; return what is relevant in each split, None without thresholds.
 
     Raises UserError for whatever can be known before anything is encoded.
     """
+    check_rescoring(model, spec.config.rescore)
     if spec.config.rerank:
         check_reranking(plan, spec)
     if not spec.config.thresholds:
@@ -89,6 +104,7 @@ class _Shared:
     plan: EvaluationPlan
     spec: EvaluationSpec
     plain: PlanFeatures
+    comparison: Comparison
     measurements: Sequence[Measurement]
     seconds: Mapping[str, float]
 
@@ -114,16 +130,16 @@ def _evaluated(split: SplitPlan, relevance: Relevance | None, shared: _Shared) -
         cache=_cache_summary(plain.encoded.cache),
         skipped=_skipped(shared.plan, plain),
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        ranked=ranked_split(split, plain.features, plain.readable),
+        ranked=ranked_split(split, plain.features, plain.readable, shared.comparison),
         relevance=_relevance_summary(relevance, shared.spec),
-        stamps=_stamps(shared.spec),
+        stamps=_stamps(shared.spec, shared.comparison),
     )
     logger.info("split %s: %d query lists, seconds %s", split.split.name, len(lists), result.seconds)
     return result
 
 
-def _measurements(spec: EvaluationSpec, plain: Tensor, mirrored: Tensor | None) -> list[Measurement]:
-    """The ways to measure every list, the plain one first. plain, mirrored (F, D)."""
+def _measurements(spec: EvaluationSpec, comparison: Comparison, plain: Tensor) -> list[Measurement]:
+    """The ways to measure every list from the plain features (F, D) alone, the plain one first."""
     config = spec.config
     options = MetricOptions(
         ap=config.ap,
@@ -132,18 +148,16 @@ def _measurements(spec: EvaluationSpec, plain: Tensor, mirrored: Tensor | None) 
         no_positive=config.no_positive,
         ap_depth=config.ap_depth or None,
     )
-    first = Measurement(stamp="", features=plain, options=options, memory_mb=config.memory_mb)
+    first = Measurement(stamp="", features=plain, options=options, memory_mb=config.memory_mb, comparison=comparison)
     measurements = [first]
     if config.ap_topk:
         released = replace(options, ap_topk=config.ap_topk)
         measurements.append(replace(first, stamp=_topk_stamp(spec), options=released))
-    if mirrored is not None:
-        # Both are of length 1, so neither outweighs the other.
-        measurements.append(replace(first, stamp=FLIP, features=unit_length(plain) + unit_length(mirrored)))
-    if config.rerank:
-        rerank = RerankSpec(k1=config.rerank_k1, k2=config.rerank_k2, weight=config.rerank_lambda)
-        measurements.append(replace(first, stamp=RERANKED, rerank=rerank))
     return measurements
+
+
+def _rerank_spec(spec: EvaluationSpec) -> RerankSpec:
+    return RerankSpec(k1=spec.config.rerank_k1, k2=spec.config.rerank_k2, weight=spec.config.rerank_lambda)
 
 
 def _topk_stamp(spec: EvaluationSpec) -> str:
@@ -151,7 +165,12 @@ def _topk_stamp(spec: EvaluationSpec) -> str:
     return f"ap_topk={spec.config.ap_topk}"
 
 
-def _stamps(spec: EvaluationSpec) -> Mapping[str, str]:
+def _rescored_stamp(spec: EvaluationSpec) -> str:
+    """Stamp of the rows whose best images the matching head has scored again."""
+    return f"matching top-{spec.config.rescore}"
+
+
+def _stamps(spec: EvaluationSpec, comparison: Comparison) -> Mapping[str, str]:
     """What each stamp means, in the order of the rows."""
     config = spec.config
     meanings = {}
@@ -161,11 +180,17 @@ def _stamps(spec: EvaluationSpec) -> Mapping[str, str]:
             "before the exclusion, and divides by the matches among them"
         )
     if config.flip:
-        meanings[FLIP] = "a feature is the mean of the image's and of its mirror image's, each of length 1"
+        length = "each of length 1" if comparison.similarity == "cosine" else "both as they are"
+        meanings[FLIP] = f"a feature is the mean of the image's and of its mirror image's, {length}"
     if config.rerank:
         meanings[RERANKED] = (
             f"k-reciprocal re-ranking of each list by itself, k1 {config.rerank_k1}, k2 {config.rerank_k2}, weight of "
             f"the original distance {config.rerank_lambda:g}"
+        )
+    if config.rescore:
+        meanings[_rescored_stamp(spec)] = (
+            f"the {config.rescore} best images of each query are scored again by the matching head and come first in "
+            "that order, the others follow by similarity; only lists that the head serves have such rows"
         )
     return meanings
 

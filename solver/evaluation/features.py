@@ -36,7 +36,7 @@ class PlanFeatures:
     features: Tensor
     """(F, D) float32 on the compute device: the sources by slot, then the sets; zero where a source is unreadable."""
     encoded: EncodedSources
-    """The sources; their cache is closed."""
+    """The sources; their cache is closed, what a matching head will look at is not: the caller closes it."""
     readable: NDArray[np.bool_]
     """(N,): the slots that could be read."""
     encoded_at: float
@@ -44,24 +44,32 @@ class PlanFeatures:
 
 
 def encode_plan(
-    model: RetrievalModel, plan: EvaluationPlan, reader: Reader, spec: EvaluationSpec, device: torch.device
+    model: RetrievalModel,
+    plan: EvaluationPlan,
+    reader: Reader,
+    spec: EvaluationSpec,
+    device: torch.device,
+    matched: NDArray[np.bool_] | None = None,
 ) -> PlanFeatures:
-    """Encode every source and fuse every set of a plan.
+    """Encode every source and fuse every set of a plan. matched (N,): slots whose representations are kept for a
+    matching head, None = none.
 
     Raises UserError for mixed queries to a model without a fusion, and for an unreadable source unless skipped.
     """
     require_fusion(model, plan)
     encoder = SourceEncoder(model, reader, spec, device)
     with inference(model, device, spec.config.precision):
-        encoded = encode_sources(encoder, plan.table, plan.needs_tokens(), spec.budget)
+        encoded = encode_sources(encoder, plan.table, plan.needs_tokens(), spec.budget, matched)
         encoded_at = time.perf_counter()
         readable = np.ones(len(plan.table), dtype=bool)
         readable[list(encoded.failures)] = False
         try:
             fused = _fuse_sets(model, encoded, plan, readable, spec.config.batch_size)
-        finally:
-            if encoded.cache is not None:
-                encoded.cache.close()
+        except BaseException:
+            encoded.close()
+            raise
+        if encoded.cache is not None:
+            encoded.cache.close()
     return PlanFeatures(
         features=torch.cat([encoded.pooled, fused]), encoded=encoded, readable=readable, encoded_at=encoded_at
     )

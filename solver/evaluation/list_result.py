@@ -65,6 +65,11 @@ class ListResult:
     """mAP@tau by tau."""
 
     @property
+    def name(self) -> str:
+        """Name of the list, without its stamp."""
+        return self.task.removesuffix(f" [{self.stamp}]") if self.stamp else self.task
+
+    @property
     def queries(self) -> int:
         """Entries with a match: those that the metrics are over."""
         return int((self.first_rank > 0).sum())

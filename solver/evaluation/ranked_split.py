@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.structures import EvalSplit
+from solver.evaluation.comparison import Comparison
 from solver.evaluation.labels import counted
 from solver.evaluation.plan import Integers, ListPlan, SplitPlan
-from utils.retrieval.ranking import sort_blocks, unit_length
+from utils.retrieval.ranking import sort_blocks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,8 @@ class RankedSplit:
     """(G, D): of the readable gallery images."""
     gallery: Integers
     """(G,): the readable images, as indices into the split's gallery."""
+    comparison: Comparison = field(default_factory=Comparison)
+    """How the features are compared."""
 
     @property
     def split(self) -> EvalSplit:
@@ -40,12 +43,13 @@ class RankedSplit:
         return np.flatnonzero(counted(self.plan, self._list(task), entry, self.gallery))
 
     def search(self, task: str, entry: int, top_k: int) -> tuple[Integers, NDArray[np.float32]]:
-        """Return gallery indices and cosine similarities of the `top_k` best images for one entry of a list."""
+        """Return gallery indices and similarities of the `top_k` best images for one entry of a list."""
         positions = self.candidates(task, entry)
-        row = int(self._list(task).rows[entry])
+        listed = self._list(task)
+        row = int(listed.rows[entry])
         chosen = torch.from_numpy(positions).to(self.gallery_features.device)
-        gallery = unit_length(self.gallery_features[chosen])
-        (ranked,) = sort_blocks(unit_length(self.features[row : row + 1]), gallery)
+        gallery = self.comparison.gallery(self.gallery_features[chosen], listed.combination)
+        (ranked,) = sort_blocks(self.comparison.queries(self.features[row : row + 1], listed.combination), gallery)
         order = ranked.order[0, :top_k].cpu().numpy()
         return self.gallery[positions[order]], ranked.similarity[0, :top_k].cpu().numpy()
 

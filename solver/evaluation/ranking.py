@@ -13,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.vocabulary import Combination
+from solver.evaluation.comparison import Comparison
 from solver.evaluation.labels import QueryColumns, labels_of
 from solver.evaluation.list_result import ListResult, ThresholdResult, stamped
+from solver.evaluation.matching import Rescoring
 from solver.evaluation.plan import Integers, ListPlan, SplitPlan
 from solver.evaluation.ranked_split import RankedSplit
 from solver.evaluation.relevance import Relevance
@@ -23,6 +26,7 @@ from utils.retrieval.metrics import METRICS, evaluate_blocks, evaluate_features,
 from utils.retrieval.options import MetricOptions
 from utils.retrieval.rerank import rerank_distances
 from utils.retrieval.result import RetrievalResult
+from utils.retrieval.similarity import gallery_side, mirrored_mean, query_side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,38 +50,62 @@ class Measurement:
     """Rule and curve are each list's own."""
     memory_mb: float
     """Budget of a block of similarities, and of re-ranking."""
+    comparison: Comparison
+    """How the features are compared."""
+    mirrored: Tensor | None = None
+    """(F, D): of the mirror images; the mean of both is compared. None = `features` alone."""
     rerank: RerankSpec | None = None
-    """None = by cosine."""
+    """None = by similarity."""
+    rescoring: Rescoring | None = None
+    """Only lists that it serves are measured then. None = by similarity."""
     relevance: Relevance | None = None
     """Of mAP@tau, None = no thresholds."""
 
+    def take(self, rows: Integers, combination: Combination) -> Tensor:
+        """Return the features (n, d) of some rows (n,), in the part that answers queries of these modalities."""
+        features = self.comparison.part(_take(self.features, rows), combination)
+        if self.mirrored is None:
+            return features
+        mirrored = self.comparison.part(_take(self.mirrored, rows), combination)
+        return mirrored_mean(features, mirrored, self.comparison.similarity)
+
 
 def rank_split(plan: SplitPlan, measurement: Measurement, readable: NDArray[np.bool_]) -> tuple[ListResult, ...]:
-    """Measure every list of a split. readable (slots,): the others are left out. Raises UserError for an empty
-    gallery.
+    """Measure every list of a split that the measurement is for. readable (slots,): the others are left out. Raises
+    UserError for an empty gallery.
     """
     results: dict[int, ListResult] = {}
     for lists in _ranked_together(plan, measurement):
         results |= _rank_lists(plan, lists, measurement, readable)
-    return tuple(results[number] for number in range(len(plan.lists)))
+    return tuple(results[number] for number in sorted(results))
 
 
-def ranked_split(plan: SplitPlan, features: Tensor, readable: NDArray[np.bool_]) -> RankedSplit:
+def ranked_split(plan: SplitPlan, features: Tensor, readable: NDArray[np.bool_], comparison: Comparison) -> RankedSplit:
     """Return what shows single queries of a split."""
     gallery = np.flatnonzero(readable[plan.gallery])
     return RankedSplit(
-        plan=plan, features=features, gallery_features=_take(features, plan.gallery[gallery]), gallery=gallery
+        plan=plan,
+        features=features,
+        gallery_features=_take(features, plan.gallery[gallery]),
+        gallery=gallery,
+        comparison=comparison,
     )
 
 
 def _ranked_together(plan: SplitPlan, measurement: Measurement) -> list[list[ListPlan]]:
-    """Lists that share gallery, rule and curve; each by itself where its queries among themselves, or its own share of
-    matches, enter the result.
+    """Lists that share gallery, part of the features, rule and curve; each by itself where its queries among
+    themselves, or its own share of matches, enter the result.
     """
+    width = measurement.features.shape[1]
     grouped: dict[object, list[ListPlan]] = {}
+    rescoring = measurement.rescoring
     for listed in plan.lists:
+        if rescoring is not None and not rescoring.serves(listed.combination):
+            continue
         alone = measurement.rerank is not None or measurement.relevance is not None
-        key = listed.number if alone else (listed.queries.gallery, listed.queries.exclusion_rule, listed.queries.cmc)
+        columns = measurement.comparison.columns(listed.combination, width)
+        rule = listed.queries.exclusion_rule, listed.queries.cmc
+        key = listed.number if alone else (listed.queries.gallery, columns, *rule)
         grouped.setdefault(key, []).append(listed)
     return list(grouped.values())
 
@@ -123,8 +151,9 @@ def _measure(
     asked: Mapping[str, AnnotationVectors] | None,
 ) -> RetrievalResult:
     """Rank distinct queries in the gallery of their lists, of which `first` is one."""
-    queries = _take(measurement.features, query.rows)
-    images = _take(measurement.features, plan.gallery[gallery])
+    queries = measurement.take(query.rows, first.combination)
+    images = measurement.take(plan.gallery[gallery], first.combination)
+    similarity = measurement.comparison.similarity
     query_labels, gallery_labels = labels_of(plan, query, gallery)
     if measurement.relevance is not None and asked is not None:
         query_labels = replace(query_labels, instructions=asked)
@@ -135,18 +164,26 @@ def _measure(
         cmc=first.queries.cmc,
         thresholds=measurement.options.thresholds if asked is not None else (),
     )
-    memory_mb = measurement.memory_mb
-    if measurement.rerank is None:
-        return evaluate_features(queries, images, query_labels, gallery_labels, options=options, memory_mb=memory_mb)
-    spec = measurement.rerank
-    blocks = rerank_distances(queries, images, k1=spec.k1, k2=spec.k2, weight=spec.weight, memory_mb=memory_mb)
-    return evaluate_blocks(
-        ((start, -distances) for start, distances in blocks),
-        query_labels,
-        gallery_labels,
-        (len(queries), len(images)),
-        options=options,
-        memory_mb=memory_mb,
+    shape, memory_mb = (len(queries), len(images)), measurement.memory_mb
+    if measurement.rerank is not None:
+        spec = measurement.rerank
+        reranked = rerank_distances(
+            queries,
+            images,
+            k1=spec.k1,
+            k2=spec.k2,
+            weight=spec.weight,
+            memory_mb=memory_mb,
+            normalize=similarity == "cosine",
+        )
+        negated = ((start, -distances) for start, distances in reranked)
+        return evaluate_blocks(negated, query_labels, gallery_labels, shape, options=options, memory_mb=memory_mb)
+    features = query_side(queries, similarity), gallery_side(images, similarity)
+    if measurement.rescoring is not None:
+        scored = measurement.rescoring.blocks(features, query.rows, plan.gallery[gallery])
+        return evaluate_blocks(scored, query_labels, gallery_labels, shape, options=options, memory_mb=memory_mb)
+    return evaluate_features(
+        *features, query_labels, gallery_labels, options=options, normalize=False, memory_mb=memory_mb
     )
 
 

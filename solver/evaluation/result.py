@@ -64,7 +64,7 @@ class EvaluationResult:
     protocol: str
     """How it is measured, in words."""
     lists: tuple[ListResult, ...]
-    """All lists of the split in the plain way, then all of them again for each further stamp."""
+    """All lists of the split in the plain way, then for each further stamp those that it is for."""
     missing_lists: Mapping[str, str]
     """Lists that the benchmark defines and the data lack."""
     ap_form: ApForm

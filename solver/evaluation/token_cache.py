@@ -157,6 +157,11 @@ class TokenCache:
         return per_bank[self._bank_of[slots]]
 
     @property
+    def left(self) -> CacheBudget:
+        """What the budget leaves for others."""
+        return CacheBudget(device_bytes=self._left["device"], host_bytes=self._left["host"], directory=self._directory)
+
+    @property
     def used_mb(self) -> dict[str, float]:
         """Megabytes allocated per tier."""
         return {name: round(size / MEGABYTE, 3) for name, size in self._used.items()}

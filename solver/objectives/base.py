@@ -80,8 +80,9 @@ def batch_inputs(model: RetrievalModel, batch: Batch) -> dict[Modality, Tensor]:
 def batch_instructions(model: RetrievalModel, batch: Batch) -> dict[Modality, tuple[Instruction, ...]]:
     """Return for each input what its rows are instructed by: the annotation of the instructed rows, no other."""
     assert batch.instructed is not None
+    statistics = model.instruction_statistics or model.statistics
     prepared = {
-        kind: (model_input(kind, annotations.inputs, statistics=model.statistics), annotations.rows)
+        kind: (model_input(kind, annotations.inputs, statistics=statistics), annotations.rows)
         for kind, annotations in batch.annotations.items()
     }
     given = {}

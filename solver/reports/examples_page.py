@@ -42,7 +42,7 @@ def write_report(
     }
     facts = {
         "Split": result.name,
-        "Protocol": result.protocol,
+        "Protocol": f"{result.protocol}; {result.ranked.comparison.name}",
         "Ties": TIE_RULE,
         "Weights": f"{provenance.checkpoint} ({provenance.checkpoint_fingerprint})",
         "Checkpoint selected on": provenance.selected_on or "unknown",

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from configs.vocabulary import Combination
 from datasets.structures import EvalSplit, Person
+from solver.evaluation.comparison import Comparison
 from solver.evaluation.ranked_split import RankedSplit
 from solver.run_directory import check_no_artefact
 from utils.errors import UserError
@@ -63,18 +66,38 @@ def source_names(split: EvalSplit) -> tuple[list[str], list[NDArray[np.int32]]]:
     return list(numbers), parts
 
 
+def exported_features(features: Tensor, comparison: Comparison, asked: Sequence[Combination]) -> NDArray[np.float32]:
+    """Return features (n, D) for other programs: of length 1 where the cosine of whole features is compared, so that
+    products are cosines; else as the model gives them. asked: what queries are made of.
+    """
+    width = features.shape[1]
+    unit = comparison.similarity == "cosine" and all(
+        comparison.columns(combination, width) == (0, width) for combination in asked
+    )
+    return (unit_length(features) if unit else features.float()).cpu().numpy()
+
+
+def query_columns(comparison: Comparison, asked: Sequence[Combination], width: int) -> NDArray[np.int64]:
+    """Return (n, 2): for queries of these modalities the first column that is compared and the one behind the last."""
+    columns = [comparison.columns(combination, width) for combination in asked]
+    return np.asarray(columns, dtype=np.int64).reshape(len(asked), 2)
+
+
 def export_evaluation(name: str, ranked: RankedSplit, weights: str) -> Path:
     """Write the features of a split as .npz without pickles, atomically; return the file.
 
-    features (F, D) float32, each of length 1: every encoded source and mixed query once. gallery_rows (G,) int64 into
+    features (F, D) float32, see `exported_features`: every encoded source and mixed query once. similarity: how they
+    are compared. gallery_rows (G,) int64 into
     them, gallery_files (G,), gallery_person_ids (G,), gallery_camera_ids (G,) int64, -1 unknown: the readable images.
     `TASK/rows`, `TASK/person_ids` and `TASK/camera_ids` (n,) of each query list; `TASK/sources` (n, size) int32 into
-    source_names: files, and texts. weights: the fingerprint.
+    source_names: files, and texts; `TASK/columns` (2,): between which columns it is compared. weights: the fingerprint.
     """
     plan, split = ranked.plan, ranked.split
     names, parts = source_names(split)
+    comparison, width = ranked.comparison, ranked.features.shape[1]
     arrays: dict[str, Any] = {
-        "features": unit_length(ranked.features).cpu().numpy(),
+        "features": exported_features(ranked.features, comparison, [listed.combination for listed in plan.lists]),
+        "similarity": np.asarray(comparison.similarity),
         "gallery_rows": plan.gallery[ranked.gallery],
         "gallery_files": np.asarray([split.gallery[place].value for place in ranked.gallery]),
         "gallery_person_ids": person_array([split.person(split.gallery_ids[place]) for place in ranked.gallery]),
@@ -84,6 +107,7 @@ def export_evaluation(name: str, ranked: RankedSplit, weights: str) -> Path:
     }
     for listed, sources in zip(plan.lists, parts, strict=True):
         arrays[f"{listed.name}/rows"] = listed.rows
+        arrays[f"{listed.name}/columns"] = np.asarray(comparison.columns(listed.combination, width), dtype=np.int64)
         arrays[f"{listed.name}/person_ids"] = person_array([split.person(int(one)) for one in listed.person_ids])
         arrays[f"{listed.name}/camera_ids"] = listed.camera_ids
         arrays[f"{listed.name}/sources"] = sources

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -140,6 +139,7 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
         "averages_rule": GROUP_RULE if result.folded else AVERAGE_RULE,
         "split": result.name,
         "protocol": result.protocol,
+        "similarity": result.ranked.comparison.name,
         "tie_rule": TIE_RULE,
         "ap": result.ap_form,
         **({"relevance": dict(result.relevance)} if result.relevance else {}),
@@ -222,8 +222,9 @@ def _write_per_query(path: Path, result: EvaluationResult) -> None:
     split = result.ranked.split
     names, parts = source_names(split)
     arrays: dict[str, NDArray[Any]] = {SOURCE_NAMES: np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)}
-    # The lists of every stamp are those of the split over again.
-    for entry, (listed, sources) in zip(result.lists, itertools.cycle(zip(split.query_lists, parts))):
+    by_name = {listed.name: (listed, sources) for listed, sources in zip(split.query_lists, parts)}
+    for entry in result.lists:
+        listed, sources = by_name[entry.name]
         arrays[f"{entry.task}/first_rank"] = entry.first_rank.astype(np.int32)
         arrays |= {f"{entry.task}/{array}": entry.per_query[name] for array, name in PER_QUERY_VALUES.items()}
         arrays[f"{entry.task}/person_ids"] = np.asarray(listed.person_ids, dtype=np.int64)
@@ -245,7 +246,8 @@ def format_result(result: EvaluationResult) -> str:
     return "\n".join(
         [
             table,
-            f"{protocol}; {TIE_RULE}; average precision: {result.ap_form} form; {result.precision}",
+            f"{protocol}; {result.ranked.comparison.name}; {TIE_RULE}; "
+            f"average precision: {result.ap_form} form; {result.precision}",
             *notes,
             *result.notes(),
         ]

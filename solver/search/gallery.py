@@ -35,7 +35,6 @@ from utils.cache_folders import mark_used, tidy
 from utils.errors import UserError
 from utils.files import fingerprint, sha256_of
 from utils.folder_names import FolderNames
-from utils.retrieval.ranking import unit_length
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +54,8 @@ class Gallery:
     """The images."""
     person_ids: tuple[Person, ...] | None = None
     """One per image, as users know them; None = unknown."""
-    protocol: str = "cosine similarity, no exclusion"
-    """How it is searched, in words."""
+    protocol: str = "no exclusion"
+    """How it is searched, in words, the similarity aside."""
     note: str = ""
     """What a reader of the result must know about it, empty = nothing."""
     listed: bool = False
@@ -110,7 +109,7 @@ class EncodedGallery:
 
     gallery: Gallery
     features: Tensor
-    """(N, D) float32, each of length 1."""
+    """(N, D) float32, as the model gives them."""
     positions: Integers
     """(N,): index of each row in the gallery."""
     failures: Mapping[int, str]
@@ -174,10 +173,10 @@ def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
     if all(queries.gallery is None and queries.exclusion_rule == "none" for queries in split.query_lists):
         return split.protocol
     if listed is None:
-        return f"cosine similarity, no exclusion, the galleries of all protocols together ({split.protocol})"
+        return f"no exclusion, the galleries of all protocols together ({split.protocol})"
     rule = listed.exclusion_rule
     excluded = "" if rule == "none" else f"; an evaluation leaves images out by the rule {rule!r}, a search does not"
-    return f"cosine similarity, the gallery of {listed.name}{excluded}"
+    return f"the gallery of {listed.name}{excluded}"
 
 
 def _queries_of(split: EvalSplit, modality: Modality) -> list[tuple[Source, Person]]:
@@ -357,7 +356,7 @@ class GalleryEncoder:
         for reason in failures.values():
             logger.warning("skipped: %s", reason)
         readable = torch.from_numpy(np.delete(slots, list(failures))).to(encoded.pooled.device)
-        return unit_length(encoded.pooled[readable]).cpu().numpy(), failures
+        return encoded.pooled[readable].cpu().numpy(), failures
 
     def _write(
         self,

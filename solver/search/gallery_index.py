@@ -23,8 +23,10 @@ from utils.identical import content_digest, file_version
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3
-"""To be raised when the file's form, the reading of images or the normalisation changes."""
+FORMAT_VERSION = 4
+"""To be raised when the file's form, the reading of images or the normalisation changes. Features are kept as the
+model gives them: which part of them is compared, and how, depends on the query.
+"""
 
 ABSENT = (-1, 0, 0, 0)
 """The version of a file that is empty or not there."""

@@ -1,4 +1,4 @@
-"""Searching a gallery: queries encoded and fused like an evaluation's, the gallery ranked by cosine similarity.
+"""Searching a gallery: queries encoded and fused like an evaluation's, the gallery ranked by similarity.
 
 Shapes: Q queries, N encoded gallery images, D embed_dim, K results of a query.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,13 +19,14 @@ from datasets.loading.readers import Reader
 from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, Person, QueryList, Source
 from model.interface import RetrievalModel
+from solver.evaluation.comparison import Comparison
 from solver.evaluation.features import encode_plan
 from solver.evaluation.plan import Integers, plan_evaluation
 from solver.evaluation.spec import EvaluationSpec
 from solver.search.gallery import UNLISTED, EncodedGallery
 from solver.search.queries import Query
 from utils.identical import crossing, identical_files
-from utils.retrieval.ranking import sort_blocks, unit_length
+from utils.retrieval.ranking import sort_blocks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +40,7 @@ class RankedImage:
     path: str
     """Its file."""
     similarity: float
-    """Cosine with the query."""
+    """With the query: the cosine, or what else the model compares by."""
     person_id: Person | None = None
     """None = unknown."""
     match: bool | None = None
@@ -74,17 +75,20 @@ class EncodedQueries:
 
     queries: tuple[Query, ...]
     features: Tensor
-    """(Q, D) float32, each of length 1."""
+    """(Q, D) float32, as the model gives them."""
     failures: tuple[tuple[Query, str], ...]
     """The other queries, with the reason."""
+    comparison: Comparison = field(default_factory=Comparison)
+    """How they are compared with a gallery."""
 
 
 def encode_queries(
     model: RetrievalModel, queries: Sequence[Query], reader: Reader, spec: EvaluationSpec, device: torch.device
 ) -> EncodedQueries:
     """Encode every distinct source of the queries once and fuse those of more than one part."""
+    comparison = Comparison.of(model)
     if not queries:
-        return EncodedQueries(queries=(), features=torch.zeros(0, model.embed_dim), failures=())
+        return EncodedQueries(queries=(), features=torch.zeros(0, model.embed_dim), failures=(), comparison=comparison)
     grouped: dict[Combination, list[int]] = {}
     for index, query in enumerate(queries):
         grouped.setdefault(query.combination, []).append(index)
@@ -113,8 +117,9 @@ def encode_queries(
     chosen = torch.from_numpy(rows[kept]).to(computed.features.device)
     return EncodedQueries(
         queries=tuple(queries[index] for index in kept),
-        features=unit_length(computed.features[chosen]),
+        features=computed.features[chosen],
         failures=tuple((queries[index], reason) for index, reason in sorted(reasons.items())),
+        comparison=comparison,
     )
 
 
@@ -123,13 +128,21 @@ def search(encoded: EncodedQueries, gallery: EncodedGallery, top_k: int) -> list
 
     A gallery image of a query, or a byte copy of one, is ranked like any other, marked, and no match.
     """
-    ranked: list[RankedQuery] = []
+    ranked: dict[int, RankedQuery] = {}
     own = own_images(encoded.queries, gallery)
-    for block in sort_blocks(encoded.features, gallery.features):
-        similarity, order = block.similarity[:, :top_k].cpu().numpy(), block.order.cpu().numpy()
-        queries = encoded.queries[block.first : block.first + len(order)]
-        ranked += [_ranked(*row, gallery, own) for row in zip(queries, similarity, order)]
-    return ranked
+    compared: dict[tuple[int, int], list[int]] = {}
+    for index, query in enumerate(encoded.queries):
+        columns = encoded.comparison.columns(query.combination, encoded.features.shape[1])
+        compared.setdefault(columns, []).append(index)
+    for indices in compared.values():
+        kind = encoded.queries[indices[0]].combination
+        features = encoded.comparison.queries(encoded.features[indices], kind)
+        for block in sort_blocks(features, encoded.comparison.gallery(gallery.features, kind)):
+            similarity, order = block.similarity[:, :top_k].cpu().numpy(), block.order.cpu().numpy()
+            numbers = indices[block.first : block.first + len(order)]
+            for number, values, rows in zip(numbers, similarity, order):
+                ranked[number] = _ranked(encoded.queries[number], values, rows, gallery, own)
+    return [ranked[index] for index in range(len(ranked))]
 
 
 def own_images(queries: Sequence[Query], gallery: EncodedGallery) -> dict[Source, Integers]:

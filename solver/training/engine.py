@@ -166,7 +166,7 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
     if job.split is not None:
         # Hours of training would pass before the first evaluation finds the same.
         plan = plan_evaluation([job.split], instructed=model.follows_instructions)
-        prepare_evaluation(plan, EvaluationSpec.of(config, threads.workers))
+        prepare_evaluation(plan, EvaluationSpec.of(config, threads.workers), model)
     for line in (*header(job), threads.describe()):
         logger.info("%s", line)
     return job

@@ -1,8 +1,10 @@
-"""Golden checks of what IRM is trained by: adaptive triplet, contrast with queues."""
+"""Golden checks of what IRM is trained by: adaptive triplet, contrast with queues, memory banks."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +14,9 @@ from torch.nn import functional
 
 from solver.losses.adaptive_triplet import mine_rows, released_adaptive_triplet_loss
 from solver.losses.contrast import queue_contrast_loss
+from solver.losses.memory_bank import bank_losses
 from solver.losses.triplet import batch_hard_triplet_loss
-from solver.objectives.training_state import FeatureQueue
+from solver.objectives.training_state import FeatureQueue, MemoryBank
 
 
 def _load(path: Path) -> dict[str, Tensor]:
@@ -93,7 +96,49 @@ def check_contrast(path: Path) -> list[Row]:
     ]
 
 
+FORM = re.compile(r"soft_(T(.+)_xi(.+)_hard(onehot|softmax))")
+
+
+def check_banks(path: Path) -> list[Row]:
+    """Both bank losses under every temperature, xi and hard target, their gradients, eq. 12 as printed, the banks."""
+    golden = _load(path)
+    persons = golden["pid"]
+
+    def both(features: Tensor, temperature: float, xi: float, hard: Any) -> tuple[Tensor, Tensor]:
+        # Blocks that do not divide the number of slots.
+        losses = bank_losses(
+            features, golden["M_r"], persons, auxiliary=golden["F_a"], auxiliary_bank=golden["M_a"],
+            temperature=temperature, hard_target=hard, xi=xi, block=7,
+        )  # fmt: skip
+        return losses.soft, losses.hard
+
+    rows = []
+    for name in golden:
+        form = FORM.fullmatch(name)
+        if form is None:
+            continue
+        leaf = golden["F_r"].clone().requires_grad_()
+        soft, hard = both(leaf, float(form[2]), float(form[3]), {"onehot": "one-hot", "softmax": "softmax"}[form[4]])
+        found = {"soft": soft.mean(), "hard": hard.mean()}
+        found["total_noid"] = found["soft"] + float(golden["beta"]) * found["hard"]
+        (found["gradsoft"],) = torch.autograd.grad(found["soft"], leaf, retain_graph=True)
+        (found["gradhard"],) = torch.autograd.grad(found["hard"], leaf)
+        rows += [
+            Row(f"{key}_{form[1]}", max_error(value.detach(), golden[f"{key}_{form[1]}"]), 1e-9)
+            for key, value in found.items()
+        ]
+    printed, _ = both(golden["F_r"], 1.0, 1e-8, "one-hot")
+    rows.append(Row("literal eq. 12", max_error(-printed, golden["literal_eq12_sum_per_sample_xi1e8_T1"]), 1e-9))
+    for key, features in (("M_r", "F_r"), ("M_a", "F_a")):
+        bank = MemoryBank(len(golden[key]), golden[key].shape[1], torch.Generator()).double()
+        bank.rows.copy_(golden[key])
+        bank.write(golden[features], persons)
+        rows.append(Row(f"{key}_after", max_error(bank.rows, golden[f"{key}_after"]), 0.0))
+    return rows
+
+
 KINDS: tuple[Kind, ...] = (
     Kind("adaptive triplet (IRM)", r"a_triplet_.*\.npz", check_triplet),
     Kind("contrastive queue (IRM)", r"m_t2i_cl_.*\.npz", check_contrast),
+    Kind("memory banks (IRM++)", r"i_irmpp_.*\.npz", check_banks),
 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 from parity_common import Kind
 
 KINDS: tuple[Kind, ...] = (
-    Kind("text-to-image re-ranking (IRM)", r"b_t2i_rerank_.*\.npz"),
     Kind("learning rate (IRM)", r"d_lr_schedules.*\.json"),
     Kind("PASS vision transformer (IRM)", r"e_passvit_.*\.npz"),
     Kind("dual attention (IRM)", r"f_dualattn_.*\.npz"),
     Kind("cross-modal BERT (IRM)", r"g_xbert_.*\.npz"),
-    Kind("memory banks (IRM++)", r"i_irmpp_.*\.npz"),
     Kind("full model, evaluation (IRM)", r"j_irm_eval_.*\.npz"),
     Kind("position embeddings (IRM)", r"l_posembed_.*\.npz"),
     Kind("editing attention (IRM)", r"n_editing_attn_.*\.npz"),

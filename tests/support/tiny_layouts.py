@@ -21,11 +21,11 @@ SMALL: dict[str, Any] = {
 }
 
 
-def plan_of(layout: str, **changes: int) -> Plan:
+def plan_of(layout: str, **changes: Any) -> Plan:
     return importlib.import_module(LAYOUTS[layout]).plan(RenderArguments(layout, **{**SMALL, **changes}))
 
 
-def laid_out(layout: str, root: Path, **changes: int) -> tuple[Path, Plan]:
+def laid_out(layout: str, root: Path, **changes: Any) -> tuple[Path, Plan]:
     """Folder of a plan whose pictures hold their paths only."""
     folder, plan = root / importlib.import_module(LAYOUTS[layout]).FOLDER, plan_of(layout, **changes)
     contents: dict[str, bytes] = {shot.path: shot.path.encode() for shot in plan.shots}

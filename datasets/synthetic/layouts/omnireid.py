@@ -13,7 +13,8 @@ layouts; real1 has the training persons and real2 the test persons of `cocas`, f
 `-` for Trad and VI. For CC it is the upper body of the image itself in training and white_shirt.jpg, which stands for
 any clothes, at test. For CTCC it is a template, and in galleries the image itself, which means its upper body. For LI
 and T2I it is a key of the captions: in LI the path of the image that is described, for a query of a gallery image in
-the wanted outfit.
+the wanted outfit. Template, description and clothes of a training line are those that its image shows, of a query line
+those that it asks for.
 
 LTCC's lists `sc` search the first outfits with the first outfits, `cc` with the others, `general` everything with
 everything.
@@ -25,16 +26,16 @@ import dataclasses
 import importlib
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from PIL import Image, ImageDraw
 
 from configs.vocabulary import Modality
-from datasets.synthetic.arguments import LAYOUTS, RenderArguments
+from datasets.synthetic.arguments import LAYOUTS, MEMBERS, RenderArguments
 from datasets.synthetic.captions import caption_of
-from datasets.synthetic.layouts.cocas import BLOCK, MAXIMUM_NUMBER, targets
+from datasets.synthetic.layouts.cocas import BLOCK, MAXIMUM_NUMBER, Target, targets
 from datasets.synthetic.person import View
 from datasets.synthetic.population import draw_ids, test_persons, train_persons
 from datasets.synthetic.roll import Roll
@@ -83,7 +84,8 @@ class _Tree:
 
     def plan_of(self, layout: str) -> Plan:
         """Return the plan of a data set's own layout."""
-        return importlib.import_module(LAYOUTS[layout]).plan(dataclasses.replace(self.arguments, layout=layout))
+        arguments = dataclasses.replace(self.arguments, layout=layout, members=())
+        return importlib.import_module(LAYOUTS[layout]).plan(arguments)
 
     def add(self, member: str, path: str, shot: Shot, kind: Literal["photo", "template", "crop"] = "photo") -> str:
         """Place a picture at `path` in the folder of a member; return `path`."""
@@ -106,10 +108,12 @@ class _Tree:
 
 
 def plan(arguments: RenderArguments) -> Plan:
-    """Return the pictures, lists and captions of all members. Raises UserError for more persons than a member holds."""
+    """Return the pictures, lists and captions of the members asked for, the same as in the whole tree. Raises UserError
+    for more persons than one of them holds.
+    """
     tree = _Tree(arguments)
-    for member in (_market, _msmt, _cuhk, _ltcc, _prcc, _vc_clothes, _real, _llcm, _cuhk_pedes):
-        member(tree)
+    for name in arguments.members or MEMBERS:
+        WRITERS[name](tree)
     return Plan(tuple(tree.shots), tree.annotations, tree.texts, tree.binaries)
 
 
@@ -222,45 +226,69 @@ def _vc_clothes(tree: _Tree) -> None:
     tree.write("vc_clothes/datalist", lists)
 
 
-def _real(tree: _Tree) -> None:
-    arguments, roll = tree.arguments, Roll(tree.arguments.seed, "cocas")
+REAL_FOLDERS = {"real1": "COCAS", "real2": "real_reid_image_face_blur"}
+
+
+def _targets(arguments: RenderArguments, member: str) -> list[Target]:
+    """Return the searches of real1 or real2, the same whether one of them is rendered or both."""
     persons = {"real1": train_persons(arguments, BLOCK), "real2": test_persons(arguments, BLOCK)}
     numbers = draw_ids(arguments.seed, "cocas", (*persons["real1"], *persons["real2"]), 1, MAXIMUM_NUMBER)
-    for member, below in (("real1", "COCAS"), ("real2", "real_reid_image_face_blur")):
-        clothes: dict[str, list[_Line]] = {"query": [], "gallery": []}
-        described: dict[str, list[_Line]] = {"query": [], "gallery": []}
-        captions: dict[str, str] = {}
-        for target in targets(
-            roll,
-            {person: numbers[person] for person in persons[member]},
-            arguments,
-            images=f"{below}/images",
-            templates=f"{below}/templates",
-        ):
-            template = tree.add(member, target.template.path, target.template, "template")
-            for shot in target.gallery:
-                image = tree.add(member, shot.path, shot)
-                captions[image] = caption_of(shot, arguments.seed)
-                clothes["gallery"].append(
-                    _Line(image, template if member == "real1" else image, target.pid, target.clothes, shot.camera)
-                )
-                described["gallery"].append(_Line(image, image, target.pid, target.clothes, shot.camera))
-            image = tree.add(member, target.query.path, target.query)
-            clothes["query"].append(_Line(image, template, target.pid, target.clothes, target.query.camera))
-            described["query"].append(
-                _Line(image, target.described(arguments.seed).path, target.pid, target.clothes, target.query.camera)
+    # One roll: of a person who is in both no picture is taken twice.
+    roll = Roll(arguments.seed, "cocas")
+    found = {
+        name: list(
+            targets(
+                roll,
+                {person: numbers[person] for person in persons[name]},
+                arguments,
+                images=f"{below}/images",
+                templates=f"{below}/templates",
             )
-        if member == "real1":
-            tree.write(
-                "real1/datalist",
-                {
-                    "train_ctcc": clothes["gallery"] + clothes["query"],
-                    "train_attr": described["gallery"] + described["query"],
-                },
-            )
-        else:
-            tree.write("real2/datalist", {**clothes, **{f"{part}_attr": lines for part, lines in described.items()}})
-        tree.annotations[f"{member}/datalist/runner_{member}_v1_gpt.json"] = captions
+        )
+        for name, below in REAL_FOLDERS.items()
+    }
+    return found[member]
+
+
+def _real1(tree: _Tree) -> None:
+    """Training: every picture with what it shows itself, those that are queries in a test set likewise."""
+    arguments, member = tree.arguments, "real1"
+    clothes, described, captions = list[_Line](), list[_Line](), dict[str, str]()
+    found = _targets(arguments, member)
+    templates = {
+        (target.pid, target.clothes): tree.add(member, target.template.path, target.template, "template")
+        for target in found
+    }
+    shown = [(target.pid, shot) for target in found for shot in target.gallery]
+    for pid, shot in (*shown, *((target.pid, target.query) for target in found)):
+        image = tree.add(member, shot.path, shot)
+        captions[image] = caption_of(shot, arguments.seed)
+        template = templates[pid, shot.outfit]
+        clothes.append(_Line(image, template, pid, shot.outfit, shot.camera))
+        described.append(_Line(image, image, pid, shot.outfit, shot.camera))
+    tree.write(f"{member}/datalist", {"train_ctcc": clothes, "train_attr": described})
+    tree.annotations[f"{member}/datalist/runner_real1_v1_gpt.json"] = captions
+
+
+def _real2(tree: _Tree) -> None:
+    """Test: a query with the outfit in which the person is looked for, a gallery picture with what it shows."""
+    arguments, member = tree.arguments, "real2"
+    lists: dict[str, list[_Line]] = {name: [] for name in ("query", "gallery", "query_attr", "gallery_attr")}
+    captions: dict[str, str] = {}
+    for target in _targets(arguments, member):
+        template = tree.add(member, target.template.path, target.template, "template")
+        for shot in target.gallery:
+            image = tree.add(member, shot.path, shot)
+            captions[image] = caption_of(shot, arguments.seed)
+            line = _Line(image, image, target.pid, target.clothes, shot.camera)
+            lists["gallery"].append(line)
+            lists["gallery_attr"].append(line)
+        image = tree.add(member, target.query.path, target.query)
+        described = target.described(arguments.seed).path
+        for name, second in (("query", template), ("query_attr", described)):
+            lists[name].append(_Line(image, second, target.pid, target.clothes, target.query.camera))
+    tree.write(f"{member}/datalist", lists)
+    tree.annotations[f"{member}/datalist/runner_real2_v1_gpt.json"] = captions
 
 
 def _llcm(tree: _Tree) -> None:
@@ -295,6 +323,21 @@ def _cuhk_pedes(tree: _Tree) -> None:
             lists["gallery_t2i_v2"].append(_Line(path, GALLERY_KEY, entry["id"], 0, None))
     tree.write("CUHK-Pedes", lists)
     tree.annotations["CUHK-Pedes/caption_t2i_v2.json"] = captions
+
+
+WRITERS: dict[str, Callable[[_Tree], None]] = {
+    "market": _market,
+    "msmt": _msmt,
+    "cuhk": _cuhk,
+    "ltcc": _ltcc,
+    "prcc": _prcc,
+    "vc_clothes": _vc_clothes,
+    "real1": _real1,
+    "real2": _real2,
+    "llcm": _llcm,
+    "CUHK-Pedes": _cuhk_pedes,
+}
+"""Member -> what adds it to the tree."""
 
 
 def white_shirt(side: int) -> bytes:
