@@ -92,6 +92,10 @@ def test_misses_and_false_alarms_worked_by_hand(monkeypatch):
     assert point.target == 0.1 and point.threshold == pytest.approx(0.35, abs=1e-6)
     assert (point.false.errors, point.false.trials) == (4, 40)
     assert (point.missed.errors, point.missed.trials) == (6, 40)
+    # A similarity that is the threshold is a match, on both sides.
+    at = Thresholds(identification={0.1: float(np.float32(0.35))})
+    (point,) = verify([comparisons(scores, query, gallery)], persons=40, seed=3, thresholds=at).identification
+    assert (point.false.errors, point.missed.errors) == (5, 5)
 
 
 def test_ties_are_on_one_side_of_a_threshold():
@@ -131,9 +135,9 @@ def test_rates_are_those_of_a_slow_count(seed):
         false, missed = slow_rates(sets, point.threshold)
         assert (point.false.errors, point.false.trials) == false and point.false.value <= point.target
         assert (point.missed.errors, point.missed.trials) == missed
-    for point in found.matching_curve:
-        (false, impostors), (missed, genuine) = slow_rates(sets, point.threshold)
-        assert (point.false, point.missed) == pytest.approx((false / impostors, missed / genuine), abs=1e-12)
+    for place in found.matching_curve:
+        (false, impostors), (missed, genuine) = slow_rates(sets, place.threshold)
+        assert (place.false, place.missed) == pytest.approx((false / impostors, missed / genuine), abs=1e-12)
     given = Thresholds(matching={0.1: 0.2, 0.01: -0.1})
     for point in verify(sets, persons=12, seed=seed, thresholds=given).matching:
         assert point.threshold == given.matching[point.target]
@@ -161,7 +165,7 @@ def planted(seed, persons=60, images=4, shift=2.5):
 
 
 def test_planted_rates_are_inside_their_intervals():
-    inside = {name: [] for name in ("FMR", "FNMR", "FPIR", "FNIR")}
+    inside: dict[str, list[bool]] = {name: [] for name in ("FMR", "FNMR", "FPIR", "FNIR")}
     for seed in range(12):
         found = verify([planted(seed)], persons=60, seed=seed, replicates=300)
         assert [point.target for point in found.matching] == [0.1, 0.01, 0.001, 0.0001]
@@ -191,6 +195,11 @@ def test_persons_that_differ_widen_the_interval():
     given = Thresholds(matching={0.1: 0.5})
     (point,) = verify([comparisons(scores, query, gallery)], persons=40, seed=2, thresholds=given).matching
     assert point.missed.value == 0.5
+    # One person with most of the comparisons, all missed: a share of what was drawn, whoever was drawn.
+    many = np.concatenate([np.zeros(90, dtype=np.int64), np.arange(1, 20)])
+    poor = np.where(many[:, None] == np.arange(20), np.where(many == 0, 0.1, 0.9)[:, None], -1.0)
+    (whole,) = verify([comparisons(poor, many, np.arange(20))], persons=20, seed=2, thresholds=given).matching
+    assert 0 <= whole.missed.low < 0.5 and 0.9 < whole.missed.high <= 1
     # Binomial over 40: 0.5 +- 1.96 * sqrt(0.25 / 40) = 0.155; over 400 it would be 0.049.
     assert point.missed.high - point.missed.low == pytest.approx(2 * 0.155, abs=0.06)
 
@@ -224,17 +233,17 @@ def test_ranks_of_scores_by_their_bits():
     scores = scores.astype(np.float32)
     draw.shuffle(scores)
     keys = score_keys(scores)
-    assert all(np.float32(key_score(int(key))) == score for key, score in zip(keys, scores))
+    assert [key_score(int(key)) for key in keys] == scores.tolist()
     assert (np.argsort(keys, kind="stable") == np.argsort(scores, kind="stable")).all()
-    ranks, counts = [0, 1, 7, 2000, 4055], ScoreCounts()
+    ranks, counts, pair = [0, 1, 7, 2000, 4055], ScoreCounts(), np.array([0.5, -0.5], dtype=np.float32)
     for part in np.array_split(scores, 7):
-        counts.add(np.append(part, np.float32([0.5, -0.5])), np.float32([-0.5, 0.5]))
+        counts.add(np.append(part, pair), pair[::-1])
     counts.start_refining(counts.bins(ranks))
     for part in np.array_split(scores, 3):
         counts.refine(np.repeat(part, 2), np.tile([True, False], len(part)))
     falling = np.sort(scores)[::-1]
     for rank in ranks:
-        assert counts.above(rank) == np.nextafter(falling[rank], np.float32(np.inf))
+        assert counts.above(rank) == float(np.nextafter(falling[rank], np.float32(np.inf)))
         assert counts.larger(rank) == int((falling > falling[rank]).sum())
     with pytest.raises(IndexError):
         counts.bins([4056])
