@@ -72,9 +72,18 @@ class EditingAttention(nn.Module):
         if spec.editing != "none":
             self.gate = nn.Parameter(torch.zeros(spec.heads if spec.gates == "head" else 1))
 
-    def forward(self, hidden: Tensor, given: Given | None = None, mask: Tensor | None = None) -> Tensor:
-        """Map (B, N, C) to the same. mask (B, N) bool: the tokens that may be attended to."""
-        query, key, value = self._split(self.qkv(hidden), 3)
+    def forward(
+        self, hidden: Tensor, given: Given | None = None, mask: Tensor | None = None, first: bool = False
+    ) -> Tensor:
+        """Map (B, N, C) to the same, with `first` to (B, 1, C): what becomes of the first token alone.
+
+        mask (B, N) bool: the tokens that may be attended to.
+        """
+        if first:
+            (query,) = self._split(self._mapped(hidden[:, :1], slice(0, hidden.shape[2])), 1)
+            key, value = self._split(self._mapped(hidden, slice(hidden.shape[2], None)), 2)
+        else:
+            query, key, value = self._split(self.qkv(hidden), 3)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=_over_heads(mask))
         if given is not None and self.editing != "none":
             key, value = (part[given.rows] for part in self._split(self._instruction(given.tokens), 2))
@@ -91,8 +100,11 @@ class EditingAttention(nn.Module):
         """Keys and values of instructions, (U, L, I) -> (U, L, 2C): each distinct one once."""
         if self.editing == "own":
             return self.instruction_kv(tokens)
-        width = self.qkv.in_features
-        return F.linear(tokens, self.qkv.weight[width:], self.qkv.bias[width:])
+        return self._mapped(tokens, slice(self.qkv.in_features, None))
+
+    def _mapped(self, tokens: Tensor, outputs: slice) -> Tensor:
+        """Some of what `qkv` makes of tokens: queries, keys and values stand one after the other."""
+        return F.linear(tokens, self.qkv.weight[outputs], self.qkv.bias[outputs])
 
     def _gate(self, told: Tensor) -> Tensor:
         # (B, heads or 1, 1, 1); 0 for a row that is told nothing.
@@ -119,10 +131,11 @@ class EditingBlock(Block):
         self.attn = EditingAttention(spec)
 
     def forward(  # type: ignore[override]
-        self, hidden: Tensor, given: Given | None = None, mask: Tensor | None = None
+        self, hidden: Tensor, given: Given | None = None, mask: Tensor | None = None, first: bool = False
     ) -> Tensor:
-        """Map (B, N, C) to the same. mask (B, N) bool: the tokens that may be attended to."""
-        hidden = hidden + self.drop_path1(self.attn(self.norm1(hidden), given, mask))
+        """Map (B, N, C) to the same, with `first` to (B, 1, C); see `EditingAttention`."""
+        kept = hidden[:, :1] if first else hidden
+        hidden = kept + self.drop_path1(self.attn(self.norm1(hidden), given, mask, first))
         return hidden + self.drop_path2(self.mlp(self.norm2(hidden)))
 
 

@@ -44,7 +44,7 @@ class InstructionAttention(nn.Module):
         if given is None or self.form == "none":
             return plain
         outputs = [
-            self.norm(self._run(blocks or self.blocks, tokens, mask, recompute)[:, 0])
+            self.norm(self._first(blocks or self.blocks, tokens, mask, recompute))
             for tokens, mask in self._inputs(tower, given)
         ]
         return torch.where(given.told[:, None, None], torch.stack(outputs, dim=1), plain)
@@ -72,6 +72,11 @@ class InstructionAttention(nn.Module):
             (torch.cat([tower.tokens[:, :1], told[:, 1:]], dim=1), torch.cat([first, mask[:, 1:]], dim=1)),
             (torch.cat([told[:, :1], tower.tokens[:, 1:]], dim=1), image),
         ]
+
+    def _first(self, blocks: Any, tokens: Tensor, mask: Tensor, recompute: bool) -> Tensor:
+        """What becomes of the first token, (B, C): the last block computes nothing else."""
+        hidden = self._run(blocks[:-1], tokens, mask, recompute)
+        return run_blocks(blocks[-1:], hidden, None, mask, True, recompute=recompute, draws=self.training)[:, 0]
 
     def _run(self, blocks: Any, tokens: Tensor, mask: Tensor, recompute: bool) -> Tensor:
         return run_blocks(blocks, tokens, None, mask, recompute=recompute, draws=self.training)

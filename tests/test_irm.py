@@ -132,6 +132,21 @@ def test_editing_attention_by_hand(shared: bool) -> None:
             torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("editing", ("own", "shared", "none"))
+def test_the_first_token_alone_is_that_of_the_whole_block(editing: str) -> None:
+    model = tiny_irm(editing=editing)
+    last, hidden = block(model, 1), torch.randn(3, 9, 16)
+    if editing != "none":
+        nn.init.normal_(last.attn.gate)
+    mask = torch.rand(3, 9) < 0.6
+    mask[:, 2] = True
+    given = gather_given([(said(model, 4, 2), torch.tensor([1, -1, 0]))])
+    whole = last(hidden, given, mask)
+    alone = last(hidden, given, mask, True)
+    assert alone.shape == (3, 1, 16)
+    assert torch.allclose(alone, whole[:, :1], atol=1e-5, rtol=0)
+
+
 @every_form
 def test_a_batch_is_its_rows_one_by_one(form: dict[str, Any]) -> None:
     model = tiny_irm(gates_at=0.6, **form)
