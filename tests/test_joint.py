@@ -155,6 +155,9 @@ def test_descriptions_make_the_language_task(tmp_path: Path) -> None:
     asked = [record.annotations[DESCRIPTION].value for record in release.parts["query_li"]]
     # Of the images in the wanted outfit those of another camera: q2 and q3 have one of their own camera only.
     assert asked[1:] == ["Two", "Three", "Four", "Five"] and asked[0] in ("One", "Four")
+    # Right is the person in the outfit that is described: the same images as for the template of that outfit.
+    target = measure_orders(split_of(release, "cocas-li-target"), "cocas-li-target", "g1 g2 g3 g4 g5", ORDERS)
+    assert average_precisions(target) == [0.5, None, None, 0.5, 0.5]
     split = split_of(release, "cocas-li")
     assert [stem(source) for source in split.gallery_instructions] == ["One", "Two", "Three", "Four", "Five"]
     assert split.query_lists[0].annotation_kinds == (DESCRIPTION,) * 5 and split.query_lists[0].person_ids == (
@@ -253,6 +256,7 @@ def test_task_free_galleries_have_images_alone(tmp_path: Path) -> None:
         "task-free cocas-target",
         "task-free cocas-pid",
         "task-free cocas-li",
+        "task-free cocas-li-target",
     ]
     assert set(split.gallery_instructions) == {None} and all(split.gallery_annotations)
     by_name = {queries.name: queries for queries in split.query_lists}
@@ -433,7 +437,7 @@ def test_identical_images_are_refused_in_joint_use_and_can_be_excluded(tmp_path:
     ):
         split_of(release, "joint")
     # By themselves the test sets may share images.
-    assert len(split_of(release, "task-free").query_lists) == 4
+    assert len(split_of(release, "task-free").query_lists) == 5
     kept = replace(
         release,
         parts={

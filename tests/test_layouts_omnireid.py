@@ -4,6 +4,7 @@ OmniReID's authors: files, lists, instructions, read back by the reader.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from PIL import Image
 from tiny_layouts import laid_out, matched
 
+from configs.schema.data import DataConfig
 from datasets.catalogue import dataset_entry
+from datasets.releases.cocas import in_target_outfit
 from datasets.structures import ReadOptions
 from datasets.synthetic.arguments import LAYOUTS, RenderArguments, parse_members
 from datasets.synthetic.person import Membership, membership
@@ -205,6 +208,27 @@ def test_omnireid_reads_back(omnireid: Path) -> None:
         for search in protocol.searches(release):
             assert matched(search) == len(search.query) > 0, (name, search.title)
             assert trained.isdisjoint(record.person_id for record in (*search.query, *search.gallery))
+
+
+def test_right_is_the_person_in_the_outfit_asked_for(omnireid: Path) -> None:
+    entry, release = dataset_entry("omnireid"), dataset_entry("omnireid").read(omnireid, ReadOptions())
+    searches = list(entry.protocols["lists-target"].searches(release))
+    assert [search.title for search in searches] == ["real2 target", "real2_attr target"]
+    for search, suffix in zip(searches, ("", "_attr")):
+        lists = {role: listed_in(omnireid, "real2", role + suffix) for role in ("query", "gallery")}
+        for line, query in zip(lists["query"], search.query, strict=True):
+            right = [item[2:4] == line[2:4] for item in lists["gallery"]]
+            assert right == [item.person_id == query.person_id for item in search.gallery] and sum(right) == 2
+    free = [search for search in entry.protocols["task-free"].searches(release) if search.title.endswith(" target")]
+    assert [search.title for search in free] == ["task-free real2 target", "task-free real2_attr target"]
+    for one, other in zip(searches, free):
+        assert one.query == other.query and one.gallery == other.gallery and not other.gallery_instructions
+    market = entry.read(omnireid, ReadOptions(data=DataConfig(members=("market",))))
+    with pytest.raises(UserError, match="lists-target needs a test set whose queries ask for an outfit"):
+        list(entry.protocols["lists-target"].searches(market))
+    assert all(" target" not in search.title for search in entry.protocols["task-free"].searches(market))
+    with pytest.raises(UserError, match="line 1: its clothes id is unknown"):
+        in_target_outfit([dataclasses.replace(release.parts["real2/query"][0], clothes_id=-1)])
 
 
 @pytest.mark.parametrize(("images", "outfits", "persons"), [(1, 2, 1), (3, 4, 4)])

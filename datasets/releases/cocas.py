@@ -32,7 +32,7 @@ FOLDERS = ("COCAS+_Real2", "COCAS_Real2", "COCAS-Real2", "Real2", "real2", "COCA
 QUERY_LIST, GALLERY_LIST = "query.txt", "gallery.txt"
 MARKERS = ("images", "templates", QUERY_LIST, GALLERY_LIST)
 DESCRIPTIONS = "runner_real2_v1_gpt.json"
-TARGET, PERSON, LANGUAGE = "cocas-target", "cocas-pid", "cocas-li"
+TARGET, PERSON, LANGUAGE, LANGUAGE_TARGET = "cocas-target", "cocas-pid", "cocas-li", "cocas-li-target"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,8 +202,15 @@ def in_target_outfit(records: Iterable[Record]) -> tuple[Record, ...]:
 
     So a gallery image of the right person in other clothes is a wrong result: it stays in the ranking and counts
     against the query. The rule same_camera then drops only images of the right person in the right outfit in the
-    query's camera.
+    query's camera. Raises UserError for a record whose clothes are unknown.
     """
+    records = tuple(records)
+    unknown = next((record for record in records if record.clothes_id < 0), None)
+    if unknown is not None:
+        raise UserError(
+            f"{unknown.name}: its clothes id is unknown, and only the outfit that is asked for counts here; add it to "
+            "the list, or choose another protocol with data.protocols"
+        )
     return tuple(replace(record, person_id=record.clothes_id) for record in records)
 
 
@@ -220,20 +227,27 @@ def _target_searches(release: Release) -> list[Search]:
 
 
 def _language_searches(release: Release) -> list[Search]:
+    return [_language_search(release, LANGUAGE)]
+
+
+def _language_target_searches(release: Release) -> list[Search]:
+    search = _language_search(release, LANGUAGE_TARGET)
+    return [replace(search, query=in_target_outfit(search.query), gallery=in_target_outfit(search.gallery))]
+
+
+def _language_search(release: Release, protocol: str) -> Search:
     if "query_li" not in release.parts:
         raise UserError(
-            f"{LANGUAGE} needs descriptions, which {TITLE} does not ship: put {DESCRIPTIONS} (a JSON object: gallery "
+            f"{protocol} needs descriptions, which {TITLE} does not ship: put {DESCRIPTIONS} (a JSON object: gallery "
             f"image as listed -> description) into {release.root}"
         )
-    return [
-        Search(
-            title=LANGUAGE,
-            protocol=LANGUAGE,
-            query=release.parts["query_li"],
-            gallery=release.parts["gallery_li"],
-            exclusion_rule="same_camera",
-        )
-    ]
+    return Search(
+        title=protocol,
+        protocol=protocol,
+        query=release.parts["query_li"],
+        gallery=release.parts["gallery_li"],
+        exclusion_rule="same_camera",
+    )
 
 
 DATASET = DatasetEntry(
@@ -265,6 +279,16 @@ DATASET = DatasetEntry(
                     "image and description of a gallery image in the wanted outfit, drawn once per query, against all "
                     "gallery images; right is the person in any clothes; the same person in the same camera is "
                     "dropped; CMC over images"
+                ),
+            ),
+            Protocol(
+                name=LANGUAGE_TARGET,
+                searches=_language_target_searches,
+                summary=(
+                    "image and description of a gallery image in the wanted outfit, drawn once per query, against all "
+                    "gallery images; right is the person in that outfit, the same person in other clothes is a wrong "
+                    "result; images of the right person in the right outfit in the query's camera are dropped; CMC "
+                    "over images"
                 ),
             ),
         )

@@ -41,9 +41,11 @@ POOLED_PROTOCOLS: Mapping[str, tuple[str, ...]] = {"cocas": ("cocas-pid", "cocas
 """Member -> protocols whose searches are pooled, where these are not its default ones: in the joint test an identity is
 a person.
 """
-SINGLE_PROTOCOLS: Mapping[str, tuple[str, ...]] = {"cocas": ("cocas-target", "cocas-pid", "cocas-li")}
+SINGLE_PROTOCOLS: Mapping[str, tuple[str, ...]] = {
+    "cocas": ("cocas-target", "cocas-pid", "cocas-li", "cocas-li-target")
+}
 """Member -> protocols searched task-free by themselves, where these are not its default ones."""
-OPTIONAL_PARTS = {"cocas-li": "query_li"}
+OPTIONAL_PARTS = {"cocas-li": "query_li", "cocas-li-target": "query_li"}
 """Protocol -> part without which it is left out."""
 
 

@@ -9,7 +9,7 @@ unique in the whole release.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.vocabulary import TASK_TAGS, AnnotationKind, Task
@@ -32,11 +32,12 @@ from datasets.formats.joining import (
 from datasets.formats.listing import ImageTree
 from datasets.instructions import BOX, box_note
 from datasets.protocols import Protocol, Search, protocol_table
+from datasets.releases.cocas import in_target_outfit
 from datasets.structures import ReadOptions, Record, Release
 from utils.errors import UserError, nearest
 
 NAME, TITLE = "omnireid", "OmniReID"
-LISTS = "lists"
+LISTS, LISTS_TARGET = "lists", "lists-target"
 TEST_ROLES = ("query", "gallery")
 _TAGS = {task: tag for tag, task in TASK_TAGS.items()}
 
@@ -303,6 +304,37 @@ def _searches(name: str, kind: str, query: Sequence[Record], gallery: Sequence[R
     return found
 
 
+def _target_members(release: Release) -> list[Member]:
+    """Return the test sets whose queries ask for an outfit, with the person in that outfit as identity."""
+    return [
+        replace(
+            member,
+            searches=tuple(
+                replace(
+                    search,
+                    title=f"{search.title} target",
+                    protocol=LISTS_TARGET,
+                    query=in_target_outfit(search.query),
+                    gallery=in_target_outfit(search.gallery),
+                )
+                for search in member.searches
+            ),
+        )
+        for member in members_of(release)
+        if SETS[member.name].task in (Task.CTCC, Task.LI)
+    ]
+
+
+def _target_searches(release: Release) -> list[Search]:
+    found = [search for member in _target_members(release) for search in member.searches]
+    if not found:
+        raise UserError(
+            f"{LISTS_TARGET} needs a test set whose queries ask for an outfit (real2, real2_attr), and none of "
+            f"{release.root} is read; restore its lists, or change data.members or data.protocols"
+        )
+    return found
+
+
 def _checked(release: Release, joint: bool) -> Release:
     """Return the release. Raises UserError for identical images where several sources are trained on or searched
     together.
@@ -342,9 +374,19 @@ DATASET = DatasetEntry(
                 "cameras; CMC over images",
             ),
             Protocol(
+                name=LISTS_TARGET,
+                searches=lambda release: _target_searches(_checked(release, joint=False)),
+                summary="queries that ask for an outfit (CTCC, LI) against the gallery as the authors list them; right "
+                "is the person in the outfit that the query line names, the same person in other clothes is a wrong "
+                "result; images of the right person in the right outfit in the query's camera are dropped where the "
+                "lists give cameras; CMC over images",
+            ),
+            Protocol(
                 name=TASK_FREE,
-                searches=lambda release: task_free_searches(members_of(_checked(release, joint=False))),
-                summary=TASK_FREE_SUMMARY,
+                searches=lambda release: task_free_searches(
+                    [*members_of(_checked(release, joint=False)), *_target_members(release)]
+                ),
+                summary=f"{TASK_FREE_SUMMARY}; rows `target`: right is the person in the outfit asked for",
             ),
             Protocol(
                 name=JOINT,
