@@ -29,7 +29,7 @@ from solver.evaluation.spec import EvaluationSpec
 from solver.reports.grid import word_of
 from solver.search.gallery import EncodedGallery, Gallery
 from solver.search.queries import Query
-from solver.search.ranked import EncodedQueries, search
+from solver.search.ranked import EncodedQueries, Verdict, search
 from utils import identical
 from utils.errors import UserError
 from utils.identical import crossing, identical_files
@@ -177,11 +177,11 @@ def test_a_search_marks_the_query_itself(tmp_path: Path) -> None:
     text = Query(name="t", sources=(Source(modality=Modality.TEXT, value=str(asked)),), person_id=7)
     encoded = EncodedQueries(queries=(query, text), features=torch.tensor([[1.0, 0.0], [1.0, 0.0]]), failures=())
     found, said = search(encoded, gallery, 4)
-    assert [(image.index, image.own_image, image.match) for image in found.results] == [
-        (1, True, None),
-        (3, True, None),
-        (2, False, False),
-        (0, False, True),
+    assert [(image.index, image.own_image, image.verdict) for image in found.results] == [
+        (1, True, Verdict.UNKNOWN),
+        (3, True, Verdict.UNKNOWN),
+        (2, False, Verdict.OTHER),
+        (0, False, Verdict.MATCH),
     ]
     assert (found.matches, found.first_match, found.own_images) == (1, 4, 2)
     assert [word_of(image) for image in found.results] == ["own image", "own image", "other", "match"]

@@ -14,25 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 from instructed_family import (
-    IMAGE_SIZE,
-    INSTRUCTION_SIZE,
     RGB,
     TEXT,
-    TEXT_LENGTH,
     ToldModel,
     ToldObjective,
     annotation,
+    experiment,
     feature,
     own_instruction,
     register,
-    vocabulary,
     write_data,
 )
 from protocol_oracle import plain_metrics, plain_queries
 from torch import Tensor
 
-from configs.load import build_experiment
-from configs.schema.experiment import ExperimentConfig
 from datasets.catalogue import dataset_entry
 from datasets.instructions import InstructionMaker
 from datasets.loading.loaders import TrainLoader
@@ -63,24 +58,6 @@ def family() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("lists"))
-
-
-def experiment(family: str, data: Path, output: Path, /, **changes: Mapping[str, object]) -> ExperimentConfig:
-    values: dict[str, dict[str, object]] = {
-        "data": {"dataset": "omnireid", "root": str(data), "workers": 0, "protocols": ["lists", "task-free"]},
-        "augment": {"flip": 0.0},
-        "model": {
-            "image_size": IMAGE_SIZE,
-            "instruction_size": INSTRUCTION_SIZE,
-            "tokenizer": f"bert:{data / 'words'}",
-            "text_length": TEXT_LENGTH,
-            "vocab_size": len(vocabulary()),
-        },
-        "optimizer": {"lr": 0.01, "weight_decay": 0.0},
-        "train": {"epochs": 3, "batch_size": 12, "select": "last"},
-    }
-    merged = {name: {**values.get(name, {}), **changes.get(name, {})} for name in {**values, **changes}}
-    return build_experiment([("test", {"family": family, "name": "told", "output_dir": str(output), **merged})])
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +255,10 @@ def found(data: Path) -> Gallery:
     return Gallery(name="g", location=str(data), sources=sources)
 
 
+def told_with(gallery: Gallery, instruction: Source | None) -> Gallery:
+    return dataclasses.replace(gallery, instructions=(instruction,) * len(gallery.sources))
+
+
 def described(value: str) -> Source:
     return Source(modality=TEXT, value=value)
 
@@ -291,7 +272,7 @@ def test_queries_and_gallery_are_searched_under_their_instructions(
     queries = [Query(name=str(number), sources=(image,), instruction=told) for number, told in enumerate(asked)]
     encoder = GalleryEncoder(trained, job.reader, EvaluationSpec(), CPU, identity={}, cache=tmp_path)
     for said in (None, described("Find this person again."), box):
-        gallery = encoder.encode(dataclasses.replace(found, instruction=said))
+        gallery = encoder.encode(told_with(found, said))
         assert not gallery.reused
         results = search(encode_queries(trained, queries, job.reader, EvaluationSpec(), CPU), gallery, 99)
         for told, ranked in zip(asked, results, strict=True):
@@ -314,7 +295,7 @@ def test_an_encoded_gallery_is_kept_under_its_instruction(
     shown = Source(modality=RGB, value=str(clothes))
     encoder = GalleryEncoder(trained, job.reader, EvaluationSpec(), CPU, identity={}, cache=tmp_path / "kept")
     said = [None, described("in red"), described("in blue"), shown, dataclasses.replace(shown, crop="box")]
-    galleries = [dataclasses.replace(found, instruction=told) for told in said]
+    galleries = [told_with(found, told) for told in said]
     first = [encoder.encode(gallery) for gallery in galleries]
     assert not any(gallery.reused for gallery in first), "each instruction makes features of its own"
     again = [encoder.encode(gallery) for gallery in galleries]

@@ -36,7 +36,7 @@ from solver.reports.grid import (
 from solver.reports.html_page import page
 from solver.reports.results import Provenance
 from solver.search.queries import Query
-from solver.search.ranked import RankedImage, RankedQuery
+from solver.search.ranked import RankedImage, RankedQuery, Verdict
 
 HOSTILE = "</blockquote><script>alert('x')</script> \"quoted\" & <img src=x onerror=alert(1)>"
 GREEN, RED, GREY = (26, 140, 70), (200, 48, 40), (150, 156, 164)
@@ -61,7 +61,7 @@ def ranked_query(
             path=path,
             similarity=0.5 - rank / 100,
             person_id=rank if known else None,
-            match=match,
+            verdict={True: Verdict.MATCH, False: Verdict.OTHER, None: Verdict.UNKNOWN}[match],
         )
         for rank, (path, match) in enumerate(zip(paths, matches), start=1)
     )

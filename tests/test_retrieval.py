@@ -32,7 +32,7 @@ from solver.runs import open_run
 from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, split_gallery
 from solver.search.gallery_index import keep_index, read_index
 from solver.search.queries import Query, query_from_parts
-from solver.search.ranked import EncodedQueries, search
+from solver.search.ranked import EncodedQueries, Verdict, search
 from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError, run_script
 from utils.retrieval import ranking
@@ -210,7 +210,7 @@ def test_results_are_those_of_brute_force(
 
 
 def test_a_query_of_the_test_lists_knows_its_person(run: Path, data: Path, tmp_path: Path) -> None:
-    document = call(run, tmp_path / "out.png", task="text+nir", index=3, top_k=100)
+    document = call(run, tmp_path / "out.png", task="text+nir", index=(3,), top_k=100)
     split = load_test_benchmark(open_run(run).config).splits["test"]
     listed = next(entry for entry in split.query_lists if entry.name == "TEXT+NIR")
     assert listed.person_ids[3] == 103 == document["queries"][0]["query"]["person_id"]
@@ -363,7 +363,7 @@ def test_an_export_writes_features_only(run: Path, photos: Path, tmp_path: Path)
 
 
 def test_exported_features_give_the_similarities(run: Path, data: Path, tmp_path: Path) -> None:
-    document = call(run, tmp_path / "out.png", task="NIR+CP+SK", index=1, top_k=8, export=str(tmp_path / "features"))
+    document = call(run, tmp_path / "out.png", task="NIR+CP+SK", index=(1,), top_k=8, export=str(tmp_path / "features"))
     with np.load(tmp_path / "features.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     cosines = arrays["gallery_features"] @ arrays["query_features"][0]
@@ -402,10 +402,10 @@ def test_equal_similarities_keep_the_gallery_order_whatever_the_block(monkeypatc
         monkeypatch.setitem(ranking.PRODUCT_SCORES, "cpu", budget)
         monkeypatch.setattr(ranking, "MIN_PRODUCT_ROWS", least)
         first, second, third, fourth = search(encoded, gallery, 3)
-        assert [image.index for image in first.results] == [2, 4, 3] and [image.match for image in first.results] == [
-            True,
-            True,
-            False,
+        assert [image.index for image in first.results] == [2, 4, 3] and [image.verdict for image in first.results] == [
+            Verdict.MATCH,
+            Verdict.MATCH,
+            Verdict.OTHER,
         ]
         assert [image.index for image in second.results] == [0, 5, 3]
         assert [(row.matches, row.first_match) for row in (first, second, third, fourth)] == [
@@ -414,7 +414,7 @@ def test_equal_similarities_keep_the_gallery_order_whatever_the_block(monkeypatc
             (0, 0),
             (None, None),
         ]
-        assert [image.match for image in fourth.results] == [None] * 3 and fourth.results[0].person_id == 8
+        assert [image.verdict for image in fourth.results] == [Verdict.UNKNOWN] * 3 and fourth.results[0].person_id == 8
 
 
 def test_many_equal_similarities_keep_the_gallery_order() -> None:

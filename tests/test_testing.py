@@ -322,7 +322,7 @@ def test_a_search_in_the_gallery_of_a_protocol(run: Path, sysu: Path, market: Pa
     options = SearchOptions(
         run=str(run),
         task="sysu-all-single-seeded draw 3",
-        index=2,
+        index=(2,),
         top_k=4,
         output=str(tmp_path / "found.png"),
         device="cpu",

@@ -76,6 +76,7 @@ def evaluate_splits(
             spec=spec,
             plain=plain,
             comparison=comparison,
+            instructed=model.follows_instructions,
             measurements=measurements,
             seconds={"encode": plain.encoded_at - started, "fuse": time.perf_counter() - plain.encoded_at},
         )
@@ -105,6 +106,8 @@ class _Shared:
     spec: EvaluationSpec
     plain: PlanFeatures
     comparison: Comparison
+    instructed: bool
+    """The model follows instructions."""
     measurements: Sequence[Measurement]
     seconds: Mapping[str, float]
 
@@ -130,7 +133,7 @@ def _evaluated(split: SplitPlan, relevance: Relevance | None, shared: _Shared) -
         cache=_cache_summary(plain.encoded.cache),
         skipped=_skipped(shared.plan, plain),
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        ranked=ranked_split(split, plain.features, plain.readable, shared.comparison),
+        ranked=ranked_split(split, plain.features, plain.readable, shared.comparison, shared.instructed),
         relevance=_relevance_summary(relevance, shared.spec),
         stamps=_stamps(shared.spec, shared.comparison),
     )

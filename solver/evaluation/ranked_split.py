@@ -30,6 +30,8 @@ class RankedSplit:
     """(G,): the readable images, as indices into the split's gallery."""
     comparison: Comparison = field(default_factory=Comparison)
     """How the features are compared."""
+    instructed: bool = False
+    """The features follow the instructions of the split."""
 
     @property
     def split(self) -> EvalSplit:

@@ -80,8 +80,10 @@ def rank_split(plan: SplitPlan, measurement: Measurement, readable: NDArray[np.b
     return tuple(results[number] for number in sorted(results))
 
 
-def ranked_split(plan: SplitPlan, features: Tensor, readable: NDArray[np.bool_], comparison: Comparison) -> RankedSplit:
-    """Return what shows single queries of a split."""
+def ranked_split(
+    plan: SplitPlan, features: Tensor, readable: NDArray[np.bool_], comparison: Comparison, instructed: bool
+) -> RankedSplit:
+    """Return what shows single queries of a split. instructed: the features follow its instructions."""
     gallery = np.flatnonzero(readable[plan.gallery])
     return RankedSplit(
         plan=plan,
@@ -89,6 +91,7 @@ def ranked_split(plan: SplitPlan, features: Tensor, readable: NDArray[np.bool_],
         gallery_features=_take(features, plan.gallery[gallery]),
         gallery=gallery,
         comparison=comparison,
+        instructed=instructed,
     )
 
 

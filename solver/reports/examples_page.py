@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from solver.evaluation.result import TIE_RULE, EvaluationResult
 from solver.reports.html_page import html_picture, html_table, write_page
 from solver.reports.results import Provenance, shown_columns, shown_rows
 from solver.run_directory import REPORT_FILE
-from solver.search.queries import Query
-from solver.search.ranked import RankedImage, RankedQuery
+from solver.search.queries import listed_query
+from solver.search.ranked import RankedImage, RankedQuery, Verdict
 from utils.seeding import stream_seed
 
 QUERIES_PER_SECTION = 10
@@ -113,14 +114,14 @@ def _ranked(result: EvaluationResult, entry: Entry) -> RankedQuery:
             path=split.gallery[place].value,
             similarity=float(similarity),
             person_id=split.person(split.gallery_ids[place]),
-            match=hit,
+            verdict=Verdict.MATCH if hit else Verdict.OTHER,
         )
         for rank, (place, similarity, hit) in enumerate(zip(places, similarities, hits), start=1)
         if rank <= RESULTS_PER_QUERY or rank == first_match
     ]
     return RankedQuery(
-        query=Query(
-            name=f"{listed.task} entry {index}", sources=queries.entries[index], person_id=split.person(person)
+        query=replace(
+            listed_query(split, queries, index, told=result.ranked.instructed), name=f"{listed.task} entry {index}"
         ),
         results=tuple(images[:RESULTS_PER_QUERY]),
         missed=images[-1] if first_match > RESULTS_PER_QUERY else None,

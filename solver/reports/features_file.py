@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.vocabulary import Combination
-from datasets.structures import EvalSplit, Person
+from datasets.structures import EvalSplit, Person, Source
 from solver.evaluation.comparison import Comparison
 from solver.evaluation.ranked_split import RankedSplit
 from solver.run_directory import check_no_artefact
@@ -49,6 +50,18 @@ def person_array(persons: Sequence[Person | None]) -> NDArray[Any]:
     if all(isinstance(person, int | None) for person in persons):
         return np.asarray([person or 0 for person in persons], dtype=np.int64)
     return np.asarray(["" if person is None else str(person) for person in persons])
+
+
+def instruction_entry(instruction: Source) -> dict[str, str]:
+    """Return what a model was told, as a JSON object: modality -> text or file, and which part of the picture."""
+    crop = {"crop": instruction.crop} if instruction.crop else {}
+    return {instruction.modality.value: instruction.value, **crop}
+
+
+def instruction_texts(instructions: Sequence[Source | None]) -> NDArray[np.str_]:
+    """Return instructions (n,) as JSON texts, empty = none."""
+    found = ["" if told is None else json.dumps(instruction_entry(told), ensure_ascii=False) for told in instructions]
+    return np.asarray(found, dtype=str)
 
 
 def source_names(split: EvalSplit) -> tuple[list[str], list[NDArray[np.int32]]]:
@@ -90,7 +103,9 @@ def export_evaluation(name: str, ranked: RankedSplit, weights: str) -> Path:
     are compared. gallery_rows (G,) int64 into
     them, gallery_files (G,), gallery_person_ids (G,), gallery_camera_ids (G,) int64, -1 unknown: the readable images.
     `TASK/rows`, `TASK/person_ids` and `TASK/camera_ids` (n,) of each query list; `TASK/sources` (n, size) int32 into
-    source_names: files, and texts; `TASK/columns` (2,): between which columns it is compared. weights: the fingerprint.
+    source_names: files, and texts; `TASK/columns` (2,): between which columns it is compared. Where the model
+    follows instructions, `TASK/instructions` (n,) and gallery_instructions (G,): JSON texts of what it was told, empty
+    = nothing. weights: the fingerprint.
     """
     plan, split = ranked.plan, ranked.split
     names, parts = source_names(split)
@@ -105,7 +120,13 @@ def export_evaluation(name: str, ranked: RankedSplit, weights: str) -> Path:
         "source_names": np.asarray(names, dtype=str),
         "weights": np.asarray(weights),
     }
+    if ranked.instructed and split.gallery_instructions:
+        arrays["gallery_instructions"] = instruction_texts(
+            [split.gallery_instructions[place] for place in ranked.gallery]
+        )
     for listed, sources in zip(plan.lists, parts, strict=True):
+        if ranked.instructed and listed.queries.instructions:
+            arrays[f"{listed.name}/instructions"] = instruction_texts(listed.queries.instructions)
         arrays[f"{listed.name}/rows"] = listed.rows
         arrays[f"{listed.name}/columns"] = np.asarray(comparison.columns(listed.combination, width), dtype=np.int64)
         arrays[f"{listed.name}/person_ids"] = person_array([split.person(int(one)) for one in listed.person_ids])

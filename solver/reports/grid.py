@@ -14,7 +14,8 @@ from datasets.loading.readers import open_image, open_source
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from solver.reports.fonts import Font, font_for, load_font, without_glyph
-from solver.search.ranked import RankedImage, RankedQuery
+from solver.search.queries import Query
+from solver.search.ranked import RankedImage, RankedQuery, Verdict
 from utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -32,9 +33,16 @@ COLUMNS = 10
 """Results in one line; further ones follow below."""
 
 INK, SOFT, PAPER, GROUND = (28, 30, 33), (104, 110, 118), (255, 255, 255), (238, 240, 242)
-COLOURS = {True: (26, 140, 70), False: (200, 48, 40), None: (150, 156, 164)}
-"""Frame by match: same person, another one, unknown. Labels say the same in words, for readers who see no colours."""
-WORDS = {True: "match", False: "other", None: ""}
+COLOURS = {
+    Verdict.MATCH: (26, 140, 70),
+    Verdict.BELOW: (226, 172, 0),
+    Verdict.OTHER: (200, 48, 40),
+    Verdict.UNKNOWN: (150, 156, 164),
+}
+"""Frame of a result. Labels say the same in words, for readers who see no colours."""
+WORDS = {Verdict.MATCH: "match", Verdict.BELOW: "below tau", Verdict.OTHER: "other", Verdict.UNKNOWN: ""}
+INSTRUCTION = "INSTRUCTION"
+"""Name of the part that the model is told with the others."""
 OWN_IMAGE = "own image"
 """What is said instead where a result is the query itself."""
 
@@ -142,7 +150,7 @@ def draw_grid(rows: Sequence[RankedQuery], title: str, subtitle: str) -> Image.I
     _write(draw, (MARGIN, MARGIN), title, 19, INK, width - 2 * MARGIN, bold=True)
     _write(draw, (MARGIN, MARGIN + 28), subtitle, 12, SOFT, width - 2 * MARGIN)
     for number, line in enumerate(note_lines):
-        _write(draw, (MARGIN, MARGIN + 46 + 16 * number), line, 12, COLOURS[False], width - 2 * MARGIN)
+        _write(draw, (MARGIN, MARGIN + 46 + 16 * number), line, 12, COLOURS[Verdict.OTHER], width - 2 * MARGIN)
     top = MARGIN + header
     for number, (row, height) in enumerate(zip(rows, heights)):
         if number:
@@ -166,8 +174,9 @@ def glyph_note(rows: Sequence[RankedQuery], *texts: str) -> str:
     """Return what to say where no installed font has a letter of the texts that are drawn; empty = all are drawn."""
     drawn = [*texts, *map(describe_query, rows)]
     for row in rows:
-        drawn += [source.value[:MAX_TEXT] for source in row.query.sources if source.modality is Modality.TEXT]
-        drawn += [file_label(source.value) for source in row.query.sources if source.modality is not Modality.TEXT]
+        shown = [source for _, source in parts_of(row.query)]
+        drawn += [source.value[:MAX_TEXT] for source in shown if source.modality is Modality.TEXT]
+        drawn += [file_label(source.value) for source in shown if source.modality is not Modality.TEXT]
         drawn += [f"{file_label(image.path)} {image.person_id}" for image in row.results]
     lost = without_glyph(map(printable, drawn))
     if not lost:
@@ -179,8 +188,14 @@ def glyph_note(rows: Sequence[RankedQuery], *texts: str) -> str:
 
 
 def word_of(image: RankedImage) -> str:
-    """Return what is said of a result: the query itself, the same person, another one; empty = unknown."""
-    return OWN_IMAGE if image.own_image else WORDS[image.match]
+    """Return what is said of a result: the query itself, or what it is to the query; empty = unknown."""
+    return OWN_IMAGE if image.own_image else WORDS[image.verdict]
+
+
+def parts_of(query: Query) -> list[tuple[str, Source]]:
+    """Return what a query consists of and what the model is told with it, each with its name."""
+    told = [] if query.instruction is None else [(INSTRUCTION, query.instruction)]
+    return [*((source.modality.name, source) for source in query.sources), *told]
 
 
 def describe_query(row: RankedQuery) -> str:
@@ -195,13 +210,15 @@ def describe_query(row: RankedQuery) -> str:
             if row.first_match
             else "no match in the gallery"
         )
+    if row.below is not None:
+        found.append(f"{row.below} images of the person below tau")
     if row.note:
         found.append(printable(row.note))
     return " · ".join(found)
 
 
 def _parts_width(row: RankedQuery) -> int:
-    return sum(_part_width(source) + 2 * FRAME + GAP for source in row.query.sources) - GAP
+    return sum(_part_width(source) + 2 * FRAME + GAP for _, source in parts_of(row.query)) - GAP
 
 
 def _part_width(source: Source) -> int:
@@ -212,8 +229,8 @@ def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: RankedQuery, 
     _write(draw, (MARGIN, top), describe_query(row), 13, INK, canvas.width - 2 * MARGIN, bold=True)
     top += TITLE_HEIGHT
     left = MARGIN
-    for source in row.query.sources:
-        _draw_part(canvas, draw, source, left, top)
+    for name, source in parts_of(row.query):
+        _draw_part(canvas, draw, name, source, left, top)
         left += _part_width(source) + 2 * FRAME + GAP
     bar = layout.results_left - GAP - 1
     lines = max(1, -(-len(row.results) // layout.columns))
@@ -229,9 +246,9 @@ def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: RankedQuery, 
         )
 
 
-def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, source: Source, left: int, top: int) -> None:
+def _draw_part(canvas: Image.Image, draw: ImageDraw.ImageDraw, name: str, source: Source, left: int, top: int) -> None:
     width = _part_width(source)
-    _write(draw, (left + FRAME, top), source.modality.name, 12, INK, width, bold=True)
+    _write(draw, (left + FRAME, top), name, 12, INK, width, bold=True)
     if source.modality is not Modality.TEXT:
         below = (left + FRAME, top + LABEL + IMAGE_HEIGHT + 2 * FRAME + 4)
         _write_file(draw, below, source.value, width)
@@ -259,7 +276,7 @@ def _draw_text(draw: ImageDraw.ImageDraw, text: str, box: tuple[int, int], width
 def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedImage, left: int, top: int) -> None:
     width = IMAGE_WIDTH + 2 * FRAME
     box = (left, top + LABEL)
-    draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT + 2 * FRAME - 1), fill=COLOURS[image.match])
+    draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT + 2 * FRAME - 1), fill=COLOURS[image.verdict])
     canvas.paste(fit_image(open_image(image.path), IMAGE_WIDTH, IMAGE_HEIGHT), (box[0] + FRAME, box[1] + FRAME))
     rank = f"#{image.rank}"
     _write(draw, (left, top), rank, 12, INK, width // 2, bold=True)
@@ -269,7 +286,7 @@ def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedIm
     label = " · ".join(filter(None, [word_of(image), person]))
     below = (left, box[1] + IMAGE_HEIGHT + 2 * FRAME + 4)
     if label:
-        _write(draw, below, label, 11, COLOURS[image.match] if image.match is not None else SOFT, width)
+        _write(draw, below, label, 11, COLOURS[image.verdict] if image.verdict is not Verdict.UNKNOWN else SOFT, width)
     else:
         _write_file(draw, below, image.path, width)
 

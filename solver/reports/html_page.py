@@ -14,7 +14,7 @@ from configs.vocabulary import Modality
 from datasets.loading.readers import open_source
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
-from solver.reports.grid import describe_query, file_label, fit_image, printable, word_of
+from solver.reports.grid import describe_query, file_label, fit_image, parts_of, printable, word_of
 from solver.search.ranked import RankedImage, RankedQuery
 from utils.files import write_text
 
@@ -36,8 +36,10 @@ h3 { font-size: 15px; margin: 0 0 10px; overflow-wrap: anywhere; }
 figure { margin: 0; width: 94px; font-size: 12px; }
 figure img { display: block; width: 64px; height: 128px; border: 4px solid #969ca4; padding: 2px; background: #fff; }
 figure.match img { border-color: #1a8c46; } figure.other img { border-color: #c83028; }
+figure.below img { border-color: #e2ac00; }
 figcaption { overflow-wrap: anywhere; }
 figure.match figcaption b { color: #1a8c46; } figure.other figcaption b { color: #c83028; }
+figure.below figcaption b { color: #8a6a00; }
 .name { color: #5c636b; font-size: 11px; }
 .missed { border-left: 2px dashed #969ca4; padding-left: 12px; }
 img.wide { display: block; max-width: 100%; margin: 0 0 12px; background: #fff; }
@@ -125,7 +127,7 @@ def thumbnail(source: Source) -> str:
 
 
 def _card(row: RankedQuery) -> str:
-    parts = "".join(map(_part, row.query.sources))
+    parts = "".join(_part(name, source) for name, source in parts_of(row.query))
     results = "".join(map(_result, row.results))
     if row.missed is not None:
         results += f'<div class="missed">{_result(row.missed, "missed ")}</div>'
@@ -135,20 +137,19 @@ def _card(row: RankedQuery) -> str:
     )
 
 
-def _part(source: Source) -> str:
+def _part(name: str, source: Source) -> str:
     if not MODALITIES[source.modality].is_image:
         text = source.value if len(source.value) <= MAX_TEXT else source.value[:MAX_TEXT] + " …"
-        return f"<blockquote><b>{source.modality.name}</b><br>{escape(text) or '(empty text)'}</blockquote>\n"
-    return _figure("part", source, f"<b>{source.modality.name}</b>")
+        return f"<blockquote><b>{name}</b><br>{escape(text) or '(empty text)'}</blockquote>\n"
+    return _figure("part", source, f"<b>{name}</b>")
 
 
 def _result(image: RankedImage, before: str = "") -> str:
     person = "" if image.person_id is None else f" id {escape(image.person_id)}"
     word = word_of(image)
     caption = f"#{image.rank} · {image.similarity:.4f}<br><b>{before}{word}</b>{person}"
-    return _figure(
-        "unknown" if image.own_image else word or "unknown", Source(modality=Modality.RGB, value=image.path), caption
-    )
+    kind = image.verdict.value or "unknown"
+    return _figure(kind, Source(modality=Modality.RGB, value=image.path), caption)
 
 
 def _figure(kind: str, source: Source, caption: str) -> str:

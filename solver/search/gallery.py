@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.vocabulary import Modality
+from configs.vocabulary import BOX, Modality
 from datasets.formats.manifest_rows import read_manifest
 from datasets.loading.readers import Reader
 from datasets.loading.suffixes import IMAGE_SUFFIXES, is_image_name, passed_over, unread_notes
@@ -31,6 +31,7 @@ from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import CacheBudget
 from solver.search.gallery_index import FORMAT_VERSION, Signature, keep_index, read_index, sign
 from solver.search.named import is_manifest, require_gallery
+from solver.search.queries import Query
 from utils.cache_folders import mark_used, tidy
 from utils.errors import UserError
 from utils.files import fingerprint, sha256_of
@@ -60,14 +61,38 @@ class Gallery:
     """What a reader of the result must know about it, empty = nothing."""
     listed: bool = False
     """The modality of each image is listed; otherwise whoever searches says what the images are."""
-    instruction: Source | None = None
-    """What a model that follows instructions is told with every image; None = the images alone."""
+    instructions: tuple[Source | None, ...] = ()
+    """What a model that follows instructions is told with each image; empty = nothing."""
+    told: str = "none"
+    """The same in one word, for readers: see solver.search.arguments.GALLERY_INSTRUCTIONS; `lists` = as a test list
+    says."""
+    items: tuple[int, ...] = ()
+    """Of the gallery of a test split: the index of each image in it."""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """Modalities of the images."""
         present = {source.modality for source in self.sources}
         return tuple(modality for modality in Modality if modality in present)
+
+    def instructed(self, asked: str, queries: Sequence[Query] = ()) -> Gallery:
+        """Return the gallery with other instructions: `none`; `same`, the one instruction of all queries; `crop`, each
+        image's own upper body. Raises UserError for `same` where the queries are told nothing or different things.
+        """
+        if asked == "none":
+            return replace(self, instructions=(), told=asked)
+        if asked == "crop":
+            own = [Source(modality=Modality.RGB, value=source.value, crop=BOX) for source in self.sources]
+            return replace(self, instructions=tuple(own), told=asked)
+        given = {query.instruction for query in queries}
+        told = given.pop() if len(given) == 1 else None
+        if told is None:
+            what = "are told different things" if given else "are told nothing"
+            raise UserError(
+                f"--gallery-instruction same: the queries {what}; give all of them one instruction, or "
+                "--gallery-instruction none or crop"
+            )
+        return replace(self, instructions=(told,) * len(self.sources), told=asked)
 
     def person(self, index: int) -> Person | None:
         """Return the person of an image, None = unknown."""
@@ -141,8 +166,8 @@ def split_gallery(
     items: Sequence[int] = range(len(split.gallery))
     if listed is not None and listed.gallery is not None:
         items, title, location = listed.gallery, f"{benchmark.name} {listed.name}", f"{location} {listed.name}"
-    pairs = [(split.gallery[item], split.person(split.gallery_ids[item])) for item in items]
-    kept = [pair for pair in pairs if modality in (None, pair[0].modality)]
+    chosen = [item for item in items if modality in (None, split.gallery[item].modality)]
+    kept = [(split.gallery[item], split.person(split.gallery_ids[item])) for item in chosen]
     note = ""
     if not kept and modality is not None:
         kept = _queries_of(split, modality)
@@ -151,7 +176,7 @@ def split_gallery(
             f"{benchmark.name} has no gallery of {modality.name} images: its {len(kept)} {modality.name} test queries "
             "were searched; --gallery FOLDER searches others"
         )
-    elif kept and len(kept) < len(pairs):
+    elif kept and len(kept) < len(items):
         title = f"{title}, {kept[0][0].modality.name} images"
     if not kept:
         wanted = "" if modality is None else f"{modality.name} "
@@ -166,6 +191,9 @@ def split_gallery(
         person_ids=tuple(person for _, person in kept),
         protocol=protocol,
         note=note,
+        instructions=tuple(split.gallery_instructions[item] for item in chosen) if split.gallery_instructions else (),
+        told="lists" if chosen and split.gallery_instructions else "none",
+        items=tuple(chosen),
     )
 
 
@@ -328,12 +356,15 @@ class GalleryEncoder:
         """Return what the features depend on besides the files: one image read as another modality has another
         feature.
         """
-        told = gallery.instruction if self.model.follows_instructions else None
+        instructions = self._told(gallery)
         return {
             **self.identity,
             "modalities": [modality.value for modality in gallery.modalities],
-            **({} if told is None else {"instruction": [told.modality.value, _told(told), told.crop]}),
+            **({"instructions": _digest(instructions, gallery.sources)} if any(instructions) else {}),
         }
+
+    def _told(self, gallery: Gallery) -> tuple[Source | None, ...]:
+        return gallery.instructions if self.model.follows_instructions else ()
 
     def path(self, gallery: Gallery) -> Path:
         """Return the file of a gallery: one per key and location, so that changed images replace it."""
@@ -341,8 +372,7 @@ class GalleryEncoder:
 
     def _encode(self, gallery: Gallery) -> tuple[np.ndarray, dict[int, str]]:
         table = SourceTable()
-        told = gallery.instruction if self.model.follows_instructions else None
-        slots = gallery_slots(table, gallery.sources, () if told is None else (told,) * len(gallery.sources))
+        slots = gallery_slots(table, gallery.sources, self._told(gallery))
         encoder = SourceEncoder(self.model, self.reader, self.spec, self.device)
         with inference(self.model, self.device, self.spec.config.precision):
             encoded = encode_sources(
@@ -375,8 +405,25 @@ class GalleryEncoder:
             logger.info("gallery %s: %d images encoded, kept in %s", gallery.name, len(features), path)
 
 
-def _told(instruction: Source) -> str:
-    """A text itself; of a picture its content, since another file of that name is another instruction."""
+def _digest(instructions: Sequence[Source | None], sources: Sequence[Source]) -> str:
+    """What images are told, as one text: a text itself; of a picture its content, since another file of that name is
+    another instruction; of the image itself nothing, since its content is looked at anyway.
+    """
+    known: dict[Source, list[str]] = {}
+    rows: list[list[str]] = []
+    for told, source in zip(instructions, sources, strict=True):
+        if told is None:
+            rows.append([])
+        elif told.value == source.value and MODALITIES[told.modality].is_image:
+            rows.append(["itself", told.crop])
+        else:
+            if told not in known:
+                known[told] = [told.modality.value, _content(told), told.crop]
+            rows.append(known[told])
+    return fingerprint(rows)
+
+
+def _content(instruction: Source) -> str:
     if not MODALITIES[instruction.modality].is_image:
         return instruction.value
     try:

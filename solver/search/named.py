@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from datasets.formats.manifest_rows import SUFFIXES
-from solver.search.queries import Query, query_from_parts, read_queries
+from datasets.structures import Source
+from solver.search.arguments import SearchOptions
+from solver.search.queries import Query, instructed, instruction_from, query_from_parts, read_queries
 from utils.errors import UserError
 
 
-def check_named(parts: Mapping[str, str], queries: str, gallery: str) -> None:
-    """Raise UserError for query files that cannot be meant and a gallery that is not there. Imports no torch.
+def check_named(options: SearchOptions) -> None:
+    """Raise UserError for query files that cannot be meant and a gallery that is not there. Imports no torch."""
+    named_queries(options)
+    if options.gallery and not is_manifest(options.gallery):
+        require_gallery(options.gallery)
 
-    parts: key -> file or text of one query. queries: a file of them, empty = none. gallery: a folder or a manifest,
-    empty = the data set's.
+
+def named_instruction(options: SearchOptions) -> Source | None:
+    """Return what --instruction or --instruction-image tells with the queries, None = nothing. Raises UserError."""
+    option = "--instruction-image" if options.instruction is None else "--instruction"
+    told = instruction_from(options.instruction, options.instruction_image, option)
+    if told is not None and not (options.parts or options.queries or options.task):
+        raise UserError(f"{option}: there is no query to tell it with; give --rgb or --nir FILE, --queries or --task")
+    return told
+
+
+def named_queries(options: SearchOptions) -> tuple[Query, ...]:
+    """Return the queries of a file, or the one of parts, or none, with what the model is told. Raises UserError.
+
+    A query of a file that names an instruction keeps its own.
     """
-    named_queries(parts, queries)
-    if gallery and not is_manifest(gallery):
-        require_gallery(gallery)
-
-
-def named_queries(parts: Mapping[str, str], queries: str) -> tuple[Query, ...]:
-    """Return the queries of a file, or the one of `parts`, or none. Raises UserError."""
-    if queries:
-        return read_queries(queries)
-    return (query_from_parts(parts, "query"),) if parts else ()
+    told = named_instruction(options)
+    if options.queries:
+        found = read_queries(options.queries)
+    else:
+        found = (query_from_parts(options.parts, "query"),) if options.parts else ()
+    return tuple(query if query.instruction is not None else instructed(query, told) for query in found)
 
 
 def is_manifest(place: str | os.PathLike[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from utils.texts import one_form
 PART_KEYS: dict[str, Modality] = {**{modality.value: modality for modality in Modality}, "image": Modality.RGB}
 """Keys of a query's parts; `image` is another word for `rgb`."""
 PERSON_KEY = "person_id"
+INSTRUCTION_KEYS = ("instruction", "instruction_image")
+"""Keys of what the model is told with a query: a text, or a picture of clothes."""
 VISIBLE_INFRARED = frozenset({Modality.RGB, Modality.NIR})
 
 
@@ -59,15 +61,54 @@ def query_from_parts(
     for key, value in parts.items():
         modality = PART_KEYS[key]
         if MODALITIES[modality].is_image:
-            value = os.path.join(folder, value)
-            file = value if os.path.isfile(value) else FolderNames().find(value)
-            if file is None or not os.path.isfile(file):
-                raise UserError(f"{name}: no such image: {value} (key {key}); correct the path")
-            value = file
+            value = _image_file(os.path.join(folder, value), f"{name}: no such image", f"(key {key})")
         found[modality] = Source(modality=modality, value=value, record=f"{name}, key {key}")
     return Query(
         name=name, sources=tuple(found[modality] for modality in Modality if modality in found), person_id=person_id
     )
+
+
+def instruction_from(text: str | None, image: str, where: str, folder: str | Path = "") -> Source | None:
+    """Return what a model is told with a query, None = nothing.
+
+    text: None = none. image: picture of clothes, relative to `folder`, empty = none. Raises UserError for both
+    together, and for a picture that is not there.
+    """
+    if text is not None and image:
+        raise UserError(f"{where}: the query is told a text and a picture; give one of both")
+    if image:
+        path = _image_file(os.path.join(folder, image), f"{where}: no such image", "(instruction)")
+        return Source(modality=Modality.RGB, value=path, record=where)
+    return None if text is None else Source(modality=Modality.TEXT, value=text, record=where)
+
+
+def _image_file(path: str, missing: str, key: str) -> str:
+    file = path if os.path.isfile(path) else FolderNames().find(path)
+    if file is None or not os.path.isfile(file):
+        raise UserError(f"{missing}: {path} {key}; correct the path")
+    return file
+
+
+def instructed(query: Query, instruction: Source | None) -> Query:
+    """Return the query with an instruction. Raises UserError for one that consists of no image, or of several parts."""
+    if instruction is None:
+        return query
+    if len(query.sources) > 1 or not MODALITIES[query.sources[0].modality].is_image:
+        raise UserError(
+            f"{query.name}: an instruction is told with one image, not with {query.task}; leave the instruction out, a "
+            "text is compared with the images as it is"
+        )
+    return replace(query, instruction=instruction)
+
+
+def check_told(queries: Sequence[Query], follows: bool) -> None:
+    """Raise UserError for a query with an instruction that the model does not follow."""
+    told = next((query for query in queries if query.instruction is not None), None)
+    if told is not None and not follows:
+        raise UserError(
+            f"{told.name}: this model follows no instructions; leave --instruction and --instruction-image out, or use "
+            "a model of a family that does"
+        )
 
 
 def _check_mix(modalities: Sequence[Modality], name: str) -> None:
@@ -84,7 +125,8 @@ def _check_mix(modalities: Sequence[Modality], name: str) -> None:
 
 
 def read_queries(path: str | Path) -> tuple[Query, ...]:
-    """Read a JSON list of objects with the keys of PART_KEYS and an optional person_id; entries count from 0.
+    """Read a JSON list of objects with the keys of PART_KEYS, an optional person_id and one of INSTRUCTION_KEYS;
+    entries count from 0.
 
     Relative image paths are relative to the file. Raises UserError naming entry and key.
     """
@@ -99,7 +141,7 @@ def read_queries(path: str | Path) -> tuple[Query, ...]:
 
 
 def _read_entry(entry: Any, where: str, folder: Path) -> Query:
-    valid = [*PART_KEYS, PERSON_KEY]
+    valid = [*PART_KEYS, PERSON_KEY, *INSTRUCTION_KEYS]
     if not isinstance(entry, dict):
         raise UserError(f"{where}: must be an object with keys out of {', '.join(valid)}")
     for key, value in entry.items():
@@ -109,10 +151,13 @@ def _read_entry(entry: Any, where: str, folder: Path) -> Query:
             if isinstance(value, bool) or not isinstance(value, int | str | None):
                 raise UserError(f"{where}: key {key} = {value!r}: must be a person's number or name")
         elif not isinstance(value, str):
-            raise UserError(f"{where}: key {key} = {value!r}: must be {'an image path' if key != 'text' else 'a text'}")
-    parts = {key: value for key, value in entry.items() if key != PERSON_KEY}
+            what = "a text" if key in ("text", "instruction") else "an image path"
+            raise UserError(f"{where}: key {key} = {value!r}: must be {what}")
+    parts = {key: value for key, value in entry.items() if key in PART_KEYS}
     person = entry.get(PERSON_KEY)
-    return query_from_parts(parts, where, folder, one_form(person) if isinstance(person, str) else person)
+    query = query_from_parts(parts, where, folder, one_form(person) if isinstance(person, str) else person)
+    text, picture = entry.get("instruction"), entry.get("instruction_image", "")
+    return instructed(query, instruction_from(text, picture, where, folder))
 
 
 def check_encodable(queries: Sequence[Query], modalities: Sequence[Modality]) -> None:
@@ -150,12 +195,16 @@ def find_list(split: EvalSplit, task: str) -> QueryList:
     return lists[task.strip().upper()]
 
 
-def listed_query(split: EvalSplit, found: QueryList, index: int) -> Query:
-    """Return entry `index`, from 0, of a query list of a split. Raises UserError with what there is."""
+def listed_query(split: EvalSplit, found: QueryList, index: int, told: bool = False) -> Query:
+    """Return entry `index`, from 0, of a query list of a split. told: with the instruction that the list gives it.
+
+    Raises UserError with what there is.
+    """
     if not 0 <= index < len(found.entries):
         raise UserError(f"--index {index}: the list {found.name} has the entries 0 to {len(found.entries) - 1}")
     return Query(
         name=f"{found.name} entry {index}",
         sources=found.entries[index],
         person_id=split.person(found.person_ids[index]),
+        instruction=found.instructions[index] if told and found.instructions else None,
     )

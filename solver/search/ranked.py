@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 import torch
@@ -29,6 +30,19 @@ from utils.identical import crossing, identical_files
 from utils.retrieval.ranking import sort_blocks
 
 
+class Verdict(str, Enum):
+    """What a result is to its query."""
+
+    MATCH = "match"
+    """The same person, and at a threshold also what was asked for."""
+    BELOW = "below"
+    """The same person, whose annotation does not reach the threshold."""
+    OTHER = "other"
+    """Another person."""
+    UNKNOWN = ""
+    """Nobody knows, or it is the query itself."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankedImage:
     """One result."""
@@ -43,8 +57,8 @@ class RankedImage:
     """With the query: the cosine, or what else the model compares by."""
     person_id: Person | None = None
     """None = unknown."""
-    match: bool | None = None
-    """Same person as the query; None = unknown, or the query itself."""
+    verdict: Verdict = Verdict.UNKNOWN
+    """Whether it is what the query asks for."""
     own_image: bool = False
     """It is an image of the query itself: that file, or a byte copy of it."""
 
@@ -57,8 +71,9 @@ class RankedQuery:
     results: tuple[RankedImage, ...]
     """From best to worst."""
     matches: int | None = None
-    """Images of the query's person among the readable ones, its own image left out; None when identities are unknown.
-    """
+    """Right images among the readable ones, the query's own left out; None when identities are unknown."""
+    below: int | None = None
+    """Further images of the query's person, which do not reach a threshold; None without one."""
     first_match: int | None = None
     """Rank of the best of them, 0 = there is none; None when identities are unknown."""
     own_images: int = 0
@@ -123,10 +138,16 @@ def encode_queries(
     )
 
 
-def search(encoded: EncodedQueries, gallery: EncodedGallery, top_k: int) -> list[RankedQuery]:
+def search(
+    encoded: EncodedQueries,
+    gallery: EncodedGallery,
+    top_k: int,
+    relevant: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> list[RankedQuery]:
     """Rank the gallery for every query; equal similarities keep the gallery's order. At most `top_k` results each.
 
-    A gallery image of a query, or a byte copy of one, is ranked like any other, marked, and no match.
+    A gallery image of a query, or a byte copy of one, is ranked like any other, marked, and no match. relevant: by name
+    of a query (G,), which gallery images its person is right in; None = all.
     """
     ranked: dict[int, RankedQuery] = {}
     own = own_images(encoded.queries, gallery)
@@ -141,7 +162,9 @@ def search(encoded: EncodedQueries, gallery: EncodedGallery, top_k: int) -> list
             similarity, order = block.similarity[:, :top_k].cpu().numpy(), block.order.cpu().numpy()
             numbers = indices[block.first : block.first + len(order)]
             for number, values, rows in zip(numbers, similarity, order):
-                ranked[number] = _ranked(encoded.queries[number], values, rows, gallery, own)
+                query = encoded.queries[number]
+                right = None if relevant is None else relevant[query.name]
+                ranked[number] = _ranked(query, values, rows, gallery, own, right)
     return [ranked[index] for index in range(len(ranked))]
 
 
@@ -172,17 +195,21 @@ def _ranked(
     order: Integers,
     gallery: EncodedGallery,
     own: Mapping[Source, Integers],
+    right: NDArray[np.bool_] | None,
 ) -> RankedQuery:
     """similarity (K,): of the best images. order (N,): rows of the encoded gallery from best to worst. own: see
-    `own_images`.
+    `own_images`. right (G,): images that its person is right in, None = all.
     """
     persons = gallery.persons
     none = np.empty(0, dtype=np.int64)
     itself = np.isin(order, np.concatenate([none, *(own.get(source, none) for source in query.sources)]))
-    matches = None
+    matches = below = None
     if persons is not None and query.person_id is not None:
         # A name is a text wherever it is written: 51 in a file of queries is the person "51" of a manifest.
         matches = (persons.codes[order] == persons.numbers.get(str(query.person_id), UNLISTED)) & ~itself
+        if right is not None:
+            below = matches & ~right[gallery.positions[order]]
+            matches = matches & ~below
     results = []
     for rank, (row, value) in enumerate(zip(order[: len(similarity)], similarity), start=1):
         index = int(gallery.positions[row])
@@ -193,7 +220,7 @@ def _ranked(
                 path=gallery.gallery.sources[index].value,
                 similarity=float(value),
                 person_id=None if persons is None else gallery.gallery.person(index),
-                match=None if matches is None or itself[rank - 1] else bool(matches[rank - 1]),
+                verdict=_verdict(rank - 1, matches, below, itself),
                 own_image=bool(itself[rank - 1]),
             )
         )
@@ -205,4 +232,15 @@ def _ranked(
         own_images=int(itself.sum()),
         matches=int(matches.sum()),
         first_match=int(matches.argmax()) + 1 if matches.any() else 0,
+        below=None if below is None else int(below.sum()),
     )
+
+
+def _verdict(
+    place: int, matches: NDArray[np.bool_] | None, below: NDArray[np.bool_] | None, itself: NDArray[np.bool_]
+) -> Verdict:
+    if matches is None or itself[place]:
+        return Verdict.UNKNOWN
+    if below is not None and below[place]:
+        return Verdict.BELOW
+    return Verdict.MATCH if matches[place] else Verdict.OTHER

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 import configs.schema.experiment
 import model.build
 import solver.training.families
-from configs.schema.experiment import FamilySections
+from configs.load import build_experiment
+from configs.schema.experiment import ExperimentConfig, FamilySections
 from configs.schema.family import FollowsInstructions, ModelSection, ObjectiveSection, ReadsText
 from configs.vocabulary import AnnotationKind, Family, Modality, Task
 from datasets.instructions import BANK
@@ -238,3 +239,22 @@ def own_instruction(record: Record) -> Source:
         return Source(modality=TEXT, value=BANK[Task.TRAD][0])
     kind = AnnotationKind.CLOTHES if record.task is Task.CTCC else AnnotationKind.DESCRIPTION
     return record.annotations[kind]
+
+
+def experiment(family: str, data: Path, output: Path, /, **changes: Mapping[str, object]) -> ExperimentConfig:
+    """A run `told` over the data of `write_data`. changes: options by section."""
+    values: dict[str, dict[str, object]] = {
+        "data": {"dataset": "omnireid", "root": str(data), "workers": 0, "protocols": ["lists", "task-free"]},
+        "augment": {"flip": 0.0},
+        "model": {
+            "image_size": IMAGE_SIZE,
+            "instruction_size": INSTRUCTION_SIZE,
+            "tokenizer": f"bert:{data / 'words'}",
+            "text_length": TEXT_LENGTH,
+            "vocab_size": len(vocabulary()),
+        },
+        "optimizer": {"lr": 0.01, "weight_decay": 0.0},
+        "train": {"epochs": 3, "batch_size": 12, "select": "last"},
+    }
+    merged = {name: {**values.get(name, {}), **changes.get(name, {})} for name in {**values, **changes}}
+    return build_experiment([("test", {"family": family, "name": "told", "output_dir": str(output), **merged})])

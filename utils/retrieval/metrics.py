@@ -168,6 +168,11 @@ SHOWN_METRICS = tuple(name for name, metric in METRICS.items() if metric.shown)
 """Columns of tables for readers, those of the reference's table."""
 
 
+def kept_at(cosines: np.ndarray, tau: float) -> np.ndarray:
+    """Return which cosines of annotations a threshold keeps; nan, no annotation, is never kept."""
+    return cosines >= tau - COSINE_SLACK
+
+
 def threshold_name(tau: float) -> str:
     """Return the metric's name, for instance mAP@0.25."""
     return f"mAP@{tau:g}"
@@ -226,7 +231,7 @@ class _PerQuery:
         self.bare[block.gallery[bare]] = True
         for tau, values in self.threshold_ap.items():
             # nan, an item without an annotation of the query's kind, is above no threshold.
-            relevant = cosines >= tau - COSINE_SLACK
+            relevant = kept_at(cosines, tau)
             self.kept_pairs[tau] += int(relevant.sum())
             relevant &= matches.within_cuts
             values[block.first : block.first + block.count] = 100 * average_precision(

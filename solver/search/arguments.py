@@ -1,0 +1,134 @@
+"""The command line of infer.py. Imports no torch: --help and a wrong command line are answered at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+PARTS = {"nir": "infrared image", "cp": "colour-pencil drawing", "sk": "sketch", "text": "description"}
+GALLERY_INSTRUCTIONS = ("none", "same", "crop")
+"""What a gallery can be told."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """What infer.py is asked for."""
+
+    run: str = ""
+    config: str = ""
+    checkpoint: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Of one query: key -> file or text."""
+    instruction: str | None = None
+    """Text that the model is told with every query, None = none."""
+    instruction_image: str = ""
+    """Picture of clothes that it is told instead, empty = none."""
+    queries: str = ""
+    """JSON file of queries."""
+    task: str = ""
+    """List of the test set that queries are taken from."""
+    index: Sequence[int] = ()
+    """Its entries, empty = the first."""
+    threshold: float | None = None
+    """tau: an image of the right person is right from this similarity of annotations on, None = always."""
+    attention: str = ""
+    """Picture of where the model looks, empty = none."""
+    gallery: str = ""
+    """Folder or manifest, empty = the test gallery of the run's data set."""
+    gallery_modality: str = ""
+    """rgb or nir, empty = see `solver.commands.search.choose_modality`."""
+    gallery_instruction: str = ""
+    """One of GALLERY_INSTRUCTIONS; empty = what the list of `task` tells its gallery, else nothing."""
+    gallery_cache: str = ""
+    """Folder of encoded galleries, empty = gallery_cache/ beside the checkpoint."""
+    top_k: int = 10
+    output: str = ""
+    """Name of the picture, empty = retrieval.png beside the checkpoint."""
+    export: str = ""
+    """File of the features, empty = none; without an output nothing else is written then, and without a query they are
+    those of the gallery."""
+    device: str = "auto"
+    overrides: Sequence[str] = ()
+
+
+def indices(text: str) -> tuple[int, ...]:
+    """Return the numbers of `0,7,12`. Raises ValueError."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def add_query_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model searches for what."""
+    model, add = parser.add_mutually_exclusive_group(required=True), parser.add_argument
+    model.add_argument("--run", metavar="DIR", help="run directory made by train.py")
+    which = "a configuration of ours, or the flat configs.yaml of a released checkpoint"
+    model.add_argument("--config", metavar="FILE", help=which)
+    files = "with --run: default best, else last; with --config: a file"
+    add("--checkpoint", metavar="best|last|FILE", help=files)
+    for name, what in PARTS.items():
+        kind = "TEXT" if name == "text" else "FILE"
+        add(f"--{name}", default=None, metavar=kind, help=f"part of the query: {what}")
+    alone = "the query is this RGB image; it cannot be mixed with other parts"
+    add("--rgb", "--image", default=None, metavar="FILE", help=alone)
+    told = "what the model is told with the image of the query, for models that follow instructions"
+    add("--instruction", default=None, metavar="TEXT", help=told)
+    add("--instruction-image", metavar="FILE", help="the same as a picture of clothes")
+    add("--queries", metavar="FILE.json", help="list of objects with these keys and an optional person_id")
+    add("--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT")
+    entry = "with --task: entry of the list, from 0 (default: 0), or several: 0,7,12"
+    add("--index", type=indices, default=(), metavar="N,N", help=entry)
+    right = (
+        "with --task, for lists with annotations: the right person is right (green) where the annotation resembles the "
+        "query's by at least TAU, else yellow"
+    )
+    add("--threshold", type=float, default=None, metavar="TAU", help=right)
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says where is searched, and what is written."""
+    add = parser.add_argument
+    add(
+        "--gallery",
+        metavar="DIR|FILE",
+        help="folder of images, or manifest (.csv, .jsonl); default the test gallery of the data set",
+    )
+    modality = (
+        "search images of this modality; default: those that the list of --task searches; the other one for "
+        "visible-infrared models and data; else rgb"
+    )
+    add("--gallery-modality", choices=("rgb", "nir"), help=modality)
+    told = (
+        "what the model is told with each gallery image: nothing, the query's instruction, or the image's own clothes; "
+        "default: what the list of --task says, else nothing"
+    )
+    add("--gallery-instruction", choices=GALLERY_INSTRUCTIONS, help=told)
+    cache = "folder of encoded galleries; default gallery_cache/ beside the checkpoint"
+    add("--gallery-cache", metavar="DIR", help=cache)
+    add("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
+    add("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")
+    add("--export", metavar="FILE.npz", help="write the features of queries and gallery; without --output nothing else")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    overrides = "options that replace those of the configuration"
+    add("overrides", nargs="*", default=[], metavar="key.sub=value", help=overrides)
+
+
+def parse_options(description: str, examples: str) -> SearchOptions:
+    """Parse the command line. Exits with code 2 for a wrong one."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=style, argument_default=""
+    )
+    add_query_options(parser)
+    add_search_options(parser)
+    parsed = parser.parse_intermixed_args()
+    given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
+    parsed.parts = {name: value for name, value in given.items() if value is not None}
+    kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
+    if kinds > 1 or not (kinds or parsed.export):
+        parser.error(
+            "give one kind of query: parts (--nir --cp --sk --text, or --rgb alone), --queries FILE.json, or --task "
+            "NAME --index N; or none with --export FILE.npz, for the features of the gallery"
+        )
+    if parsed.config and not parsed.checkpoint:
+        parser.error("--config needs --checkpoint FILE")
+    return SearchOptions(**vars(parsed))
