@@ -156,15 +156,15 @@ class _Divergences(torch.autograd.Function):
     def forward(ctx: Any, units: Tensor, form: _Form) -> tuple[Tensor, Tensor]:
         asked, values = form.asked_units(), units.new_zeros(2, len(units))
         gradients = units.new_zeros(2, *units.shape)
-        totals, asked_totals = _totals(units, asked, form)
+        sums, asked_sums = _log_sums(units, asked, form)
         for part in form.banks.slices():
             logits, rows = form.logits(units, part)
             taken = form.banks.taken[part]
-            log_q = torch.where(taken, logits - totals[:, None], 0)
+            log_q = torch.where(taken, sums.log_softmax(logits), 0)
             q = log_q.exp() * taken
             targets = [form.hard_targets(part)]
             if asked is not None:
-                soft = torch.where(taken, form.target_logits(asked, part) - asked_totals[:, None], -torch.inf).exp()
+                soft = torch.where(taken, asked_sums.log_softmax(form.target_logits(asked, part)), -torch.inf).exp()
                 targets.append(soft)
             for place, p in zip((1, 0), targets):
                 values[place] += (torch.special.xlogy(p, p + form.xi) - p * log_q).sum(dim=1)
@@ -182,15 +182,36 @@ class _Divergences(torch.autograd.Function):
         return soft[:, None] * gradients[0] + hard[:, None] * gradients[1], None
 
 
-def _totals(units: Tensor, asked: Tensor | None, form: _Form) -> tuple[Tensor, Tensor]:
-    """Log of the sum of exponents over all slots (B,), for the features and for the annotations."""
-    totals = units.new_full((len(units),), -torch.inf)
-    asked_totals = totals.clone()
+class _LogSum:
+    """Logarithm of a row's sum of exponents, of which blocks come one by one.
+
+    The largest exponent stays apart from the logarithm of the rest: in their sum float32 would lose the digits by which
+    a softmax over so many slots differs.
+    """
+
+    def __init__(self, units: Tensor) -> None:
+        self.top = units.new_full((len(units), 1), -torch.inf)
+        self.rest = units.new_zeros(len(units), 1)
+
+    def add(self, logits: Tensor) -> None:
+        top = torch.maximum(self.top, logits.amax(dim=1, keepdim=True))
+        # While every slot so far is left out the largest exponent is -inf, and their difference would be no number.
+        finite = torch.where(top.isinf(), 0, top)
+        self.rest = self.rest * (self.top - finite).exp() + (logits - finite).exp().sum(dim=1, keepdim=True)
+        self.top = top
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        return (logits - self.top) - self.rest.log()
+
+
+def _log_sums(units: Tensor, asked: Tensor | None, form: _Form) -> tuple[_LogSum, _LogSum]:
+    """Sums over all slots, for the features and for the annotations."""
+    sums, asked_sums = _LogSum(units), _LogSum(units)
     for part in form.banks.slices():
-        totals = torch.logaddexp(totals, form.logits(units, part)[0].logsumexp(dim=1))
+        sums.add(form.logits(units, part)[0])
         if asked is not None:
-            asked_totals = torch.logaddexp(asked_totals, form.target_logits(asked, part).logsumexp(dim=1))
-    return totals, asked_totals
+            asked_sums.add(form.target_logits(asked, part))
+    return sums, asked_sums
 
 
 def _check(
