@@ -66,7 +66,8 @@ def measured(
     soft, hard = losses(features, *rest)
     (gradient,) = torch.autograd.grad(soft + 5 * hard, features)
     seconds, after = time.perf_counter() - started, high_water_mark(reset=False)
-    return [soft.detach(), hard.detach(), gradient], seconds, None if None in (before, after) else after - before
+    added = None if before is None or after is None else after - before
+    return [soft.detach(), hard.detach(), gradient], seconds, added
 
 
 def difference(found: list[Tensor], exact: list[Tensor]) -> float:

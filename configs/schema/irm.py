@@ -146,7 +146,34 @@ captions (T2I)."""
 
 
 @dataclass(frozen=True)
-class IrmObjectiveConfig(ObjectiveSection):
+class CaptionOptions:
+    """Of the losses of captions. The defaults are the paper's contrast, and the released code's for the others."""
+
+    queue: int = 0
+    """Rows of the queues of `contrast`; 0 = the batch alone (paper). 65536 in the release."""
+    momentum: float = 0.995
+    """Of the copy of the text encoder that fills the queues and teaches, moved once per optimiser step."""
+    distillation: float = 0.4
+    """Share of the copy's own answers in the targets of `contrast` and `masked_language`; without a queue 0 in
+    `contrast`."""
+    mask_share: float = 0.15
+    """Share of a caption's tokens that `masked_language` hides."""
+    replace_share: float = 0.3
+    """Share of a caption's tokens that are hidden before `replaced` lets the copy fill them in."""
+    distillation_axis: Literal["vocabulary", "sequence"] = "vocabulary"
+    """Along which `masked_language` compares with the copy; the release takes the sequence, which upstream later
+    corrected."""
+
+    def __post_init__(self) -> None:
+        require(self.queue >= 0, "objective.queue", self.queue, "0 (the batch alone) or a number of rows")
+        require(0 <= self.momentum < 1, "objective.momentum", self.momentum, "at least 0 and below 1")
+        require(0 <= self.distillation <= 1, "objective.distillation", self.distillation, "between 0 and 1")
+        for name in ("mask_share", "replace_share"):
+            require(0 < getattr(self, name) <= 1, f"objective.{name}", getattr(self, name), "above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class IrmObjectiveConfig(CaptionOptions, ObjectiveSection):
     """What IRM minimises. The defaults are the paper's (eqs. 9 and 10, alpha 3)."""
 
     losses: dict[str, float] = field(
@@ -170,29 +197,11 @@ class IrmObjectiveConfig(ObjectiveSection):
     """What triplet_out compares: the attention module's output before the neck, or after it (release)."""
     identity_scope: Literal["union", "task"] = "union"
     """Identities that a row is told from: all, or those of its task (the release has a classifier for each task)."""
-    queue: int = 0
-    """Rows of the queues of `contrast`; 0 = the batch alone (paper). 65536 in the release."""
-    momentum: float = 0.995
-    """Of the copy of the text encoder that fills the queues and teaches, moved once per optimiser step."""
-    distillation: float = 0.4
-    """Share of the copy's own answers in the targets of `contrast` and `masked_language`; without a queue 0 in
-    `contrast`."""
-    mask_share: float = 0.15
-    """Share of a caption's tokens that `masked_language` hides."""
-    replace_share: float = 0.3
-    """Share of a caption's tokens that are hidden before `replaced` lets the copy fill them in."""
-    distillation_axis: Literal["vocabulary", "sequence"] = "vocabulary"
-    """Along which `masked_language` compares with the copy; the release takes the sequence, which upstream later
-    corrected."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
         require(self.margin >= 0, "objective.margin", self.margin, "0 or larger")
-        require(self.queue >= 0, "objective.queue", self.queue, "0 (the batch alone) or a number of rows")
-        require(0 <= self.momentum < 1, "objective.momentum", self.momentum, "at least 0 and below 1")
-        require(0 <= self.distillation <= 1, "objective.distillation", self.distillation, "between 0 and 1")
-        for name in ("mask_share", "replace_share"):
-            require(0 < getattr(self, name) <= 1, f"objective.{name}", getattr(self, name), "above 0, at most 1")
 
     def check(self, experiment: ExperimentConfig) -> None:
         """Raise ValueError for triplets of batches with one row for each identity, and for losses of parts that the

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from configs.vocabulary import Modality
+from datasets.loading.tokenizers import Tokenizer
 from datasets.loading.transforms import model_input
 from datasets.structures import Batch, Record
 from model.interface import Instruction, RetrievalModel
+from solver.losses.numerics import full_precision, unit_rows
 from utils.errors import UserError, nearest
 
 
@@ -63,11 +65,21 @@ class ObjectiveContext:
     """Its sizes (num_identities, embed_dim) and, for a momentum copy, its first weights."""
     records: Sequence[Record]
     """The training records, by label: which identities a task has."""
+    tokenizer: Tokenizer | None = None
+    """Whose ids the texts of a batch are, for losses that hide pieces; None for models that read no text."""
 
     @property
     def modalities(self) -> frozenset[Modality]:
         """What the training records have, as sources or as partners."""
         return frozenset(modality for record in self.records for modality in (*record.sources, *record.partners))
+
+
+@full_precision
+def neighbour_rank1(features: Tensor, person_ids: Tensor) -> Tensor:
+    """Percentage of rows (B, D) whose most similar other row of the batch is of the same person."""
+    units = unit_rows(features)
+    similarities = (units @ units.T).fill_diagonal_(-torch.inf)
+    return (person_ids[similarities.argmax(dim=1)] == person_ids).float().mean() * 100
 
 
 def batch_inputs(model: RetrievalModel, batch: Batch) -> dict[Modality, Tensor]:
@@ -77,19 +89,29 @@ def batch_inputs(model: RetrievalModel, batch: Batch) -> dict[Modality, Tensor]:
     }
 
 
+def batch_annotations(model: RetrievalModel, batch: Batch) -> dict[Modality, Tensor]:
+    """Return the distinct annotations of a batch as the model takes them: normalised pictures (U, 3, h, w), token ids
+    (U, T).
+    """
+    statistics = model.instruction_statistics or model.statistics
+    return {
+        kind: model_input(kind, annotations.inputs, statistics=statistics)
+        for kind, annotations in batch.annotations.items()
+    }
+
+
 def batch_instructions(model: RetrievalModel, batch: Batch) -> dict[Modality, tuple[Instruction, ...]]:
     """Return for each input what its rows are instructed by: the annotation of the instructed rows, no other."""
     assert batch.instructed is not None
-    statistics = model.instruction_statistics or model.statistics
-    prepared = {
-        kind: (model_input(kind, annotations.inputs, statistics=statistics), annotations.rows)
-        for kind, annotations in batch.annotations.items()
-    }
+    prepared = batch_annotations(model, batch)
     given = {}
     for modality, index in batch.rows.items():
-        rows = {kind: torch.where(batch.instructed, numbers, -1)[index] for kind, (_, numbers) in prepared.items()}
+        rows = {
+            kind: torch.where(batch.instructed, annotations.rows, -1)[index]
+            for kind, annotations in batch.annotations.items()
+        }
         given[modality] = tuple(
-            Instruction(modality=kind, inputs=prepared[kind][0], rows=numbers)
+            Instruction(modality=kind, inputs=prepared[kind], rows=numbers)
             for kind, numbers in rows.items()
             if bool((numbers >= 0).any())
         )

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from configs.schema.experiment import ExperimentConfig
+from configs.schema.family import FollowsInstructions
+from configs.schema.train import TrainConfig
 from datasets.build import build_benchmark, build_source_reader
 from datasets.fitting import needs_of
 from datasets.loading.loaders import build_batches, build_train_loader
@@ -146,9 +148,11 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
         batches,
         seed=config.seed,
         workers=threads.workers,
-        instruction=config.instruction if model.follows_instructions else None,
+        # Losses read what is said of a row even where the model is given no instruction.
+        instruction=config.instruction if isinstance(config.model, FollowsInstructions) else None,
     )
-    context = ObjectiveContext(seed=config.seed, model=model, records=benchmark.train)
+    tokenizer = reader.texts.tokenizer if reader.texts is not None else None
+    context = ObjectiveContext(seed=config.seed, model=model, records=benchmark.train, tokenizer=tokenizer)
     job = TrainingJob(
         config=config,
         device=device,
@@ -210,12 +214,21 @@ def header(job: TrainingJob) -> list[str]:
         f"parameter policy\n{job.policy}",
         f"data {benchmark.name}, fingerprint {benchmark.fingerprint}: {len(benchmark.train)} training records of "
         f"{benchmark.num_identities} identities; best chosen on {train.select}",
+        *mixture_notes(train),
         f"effective batch {effective} ({train.batch_size} rows x {train.accumulate}), {job.steps_per_epoch} steps an "
         f"epoch, {train.epochs} epochs, seed {job.config.seed}",
         f"parameters: {job.policy.count(True):,} trainable, {job.policy.count(False):,} frozen",
         f"device {describe_device(job.device)}, precision {train.precision}",
         ", ".join(f"{name} {version}" for name, version in library_versions().items()),
     ]
+
+
+def mixture_notes(train: TrainConfig) -> list[str]:
+    """Return what batch normalisation sees where several tasks share the batches."""
+    if train.sampler != "tasks":
+        return []
+    seen = {"batch": "the rows of all tasks together", "step": "one task at a time"}[train.mixture]
+    return [f"batches of several tasks, train.mixture={train.mixture}: batch normalisation sees {seen}"]
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
