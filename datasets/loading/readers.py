@@ -16,7 +16,7 @@ from torch import Tensor
 
 from configs.vocabulary import Modality
 from datasets.loading.crops import cropped
-from datasets.loading.tokenizers import TextReader
+from datasets.loading.tokenizers import TextReader, Tokenizer
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from utils.errors import UserError
@@ -189,6 +189,11 @@ class SourceReader:
     def __call__(self, source: Source) -> Tensor:
         """Return (3, H, W) uint8 or (T,) int64. Raises UserError for an unreadable image and an unread modality."""
         return self._read(source, self.images)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Whose ids texts become, None for a model that reads images only."""
+        return self.texts.tokenizer if self.texts is not None else None
 
     def annotation(self, source: Source) -> Tensor:
         """Return a clothes picture (3, h, w) uint8 at the size of instructions, or token ids (T,) int64."""

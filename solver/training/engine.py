@@ -148,11 +148,9 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
         batches,
         seed=config.seed,
         workers=threads.workers,
-        # Losses read what is said of a row even where the model is given no instruction.
         instruction=config.instruction if isinstance(config.model, FollowsInstructions) else None,
     )
-    tokenizer = reader.texts.tokenizer if reader.texts is not None else None
-    context = ObjectiveContext(seed=config.seed, model=model, records=benchmark.train, tokenizer=tokenizer)
+    context = ObjectiveContext(seed=config.seed, model=model, records=benchmark.train, tokenizer=reader.tokenizer)
     job = TrainingJob(
         config=config,
         device=device,
