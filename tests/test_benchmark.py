@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from official_trees import TREES
 from trees import plant
 
 from configs.schema.data import DataConfig, InstructionConfig
@@ -293,8 +294,15 @@ def test_the_fingerprint_covers_records_labels_and_options_but_not_the_place() -
             )
         ),
         build(maker=InstructionMaker(InstructionConfig(test_sentence=3))).fingerprint,
+        # What is measured differs, the words do not.
+        *(
+            build(
+                entry_of([plain_protocol("camera-rule", "by camera", exclusion_rule=rule, cmc=cmc), PLAIN])
+            ).fingerprint
+            for rule, cmc in (("none", "image"), ("same_camera", "identity"))
+        ),
     }
-    assert len(others) == 9 and plain not in others and build().fingerprint == plain
+    assert len(others) == 11 and plain not in others and build().fingerprint == plain
     moved = {
         name: [
             dataclasses.replace(
@@ -368,6 +376,14 @@ def test_a_data_set_of_the_table_is_built_by_name(tmp_path: Path) -> None:
     assert told.gallery_instructions[0] is not None and told.gallery_instructions[0].value == "do not change clothes"
     with pytest.raises(UserError, match="unknown data set 'market' .data.dataset.: did you mean 'market1501'"):
         build_benchmark(dataclasses.replace(data, dataset="market"), select="test", need_train=False)
+
+
+def test_the_box_of_clothes_reaches_the_reader(tmp_path: Path) -> None:
+    """COCAS+ Real2 ships no clothes images of its gallery: without a box it cannot be read."""
+    data = DataConfig(dataset="cocas", root=str(TREES["cocas"](tmp_path)))
+    build_benchmark(data, select="test", need_train=False)
+    with pytest.raises(UserError, match="set instruction.crop=box"):
+        build_benchmark(data, select="test", need_train=False, instruction=InstructionConfig(crop="none"))
 
 
 def test_listed_images_are_left_out(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from official_trees import TREES, root_of
 from tiny_orbench import write_orbench
 from trees import plant, write_lines
 
-from configs.vocabulary import Modality
+from configs.vocabulary import AnnotationKind, Modality
 from datasets import check, overlap
 from datasets.catalogue import dataset_entry
 from datasets.checks import files
@@ -491,6 +491,22 @@ def test_exclusion_by_list(tmp_path: Path) -> None:
     write_lines(tmp_path / "out.txt", *(f"{folder.name}/query/{path.name}" for path in (folder / "query").iterdir()))
     with pytest.raises(UserError, match="leaves nothing of the part query"):
         overlap.apply_exclusions(release, overlap.load_exclusions(tmp_path / "out.txt", tmp_path))
+
+
+def test_an_excluded_picture_of_clothes_is_gone_too(tmp_path: Path) -> None:
+    record = Record(
+        person_id=1,
+        sources={Modality.RGB: Source(modality=Modality.RGB, value=str(tmp_path / "a.jpg"))},
+        annotations={
+            AnnotationKind.CLOTHES: Source(modality=Modality.RGB, value=str(tmp_path / "shirt.jpg")),
+            AnnotationKind.DESCRIPTION: Source(modality=Modality.TEXT, value="shirt.jpg"),
+        },
+    )
+    release = Release(name="made-up", root=tmp_path, parts={"query": (record,)})
+    write_lines(tmp_path / "out.txt", "shirt.jpg")
+    left = overlap.apply_exclusions(release, overlap.load_exclusions(tmp_path / "out.txt", tmp_path))
+    (kept,) = left.parts["query"]
+    assert list(kept.annotations) == [AnnotationKind.DESCRIPTION] and kept.sources == record.sources
 
 
 def test_datalists_are_written(tmp_path: Path, run) -> None:

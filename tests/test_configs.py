@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from configs.load import experiment_to_dict, load_experiment
+from configs.load import build_experiment, experiment_to_dict, load_experiment
 from datasets.catalogue import CATALOGUE
 from datasets.loading.loaders import SAMPLERS
 from model.build import build_model
@@ -187,6 +187,15 @@ def test_recipe_of_the_paper(path: Path, recipe: dict[str, Any]) -> None:
     values = flat(experiment_to_dict(load_experiment(path)))
     for name, expected in flat(recipe).items():
         assert values[name] == expected, name
+
+
+def test_defaults_are_the_paper_s_recipe() -> None:
+    """A user's own file states what it changes; the rest is the recipe of ReID5o, but that pictures and captions are
+    changed only where it is asked for.
+    """
+    values = flat(experiment_to_dict(build_experiment([("own", {"family": "reid5o"})])))
+    unchanged = {"augment.pad_crop": 0, "augment.erase": 0.0, "augment.caption_mask": 0.0}
+    assert {name: values[name] for name in flat(RECIPE)} == flat(RECIPE) | unchanged
 
 
 def test_adapters_and_selection_of_the_paper() -> None:

@@ -362,6 +362,5 @@ def test_damage_of_single_images(
     assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1 and re.search(case.says, err)
 
 
-def test_there_are_thirty_kinds_and_every_layout_is_among_them() -> None:
-    assert len(REFUSED) >= 30
+def test_every_layout_is_among_the_damaged() -> None:
     assert {case.dataset for case in (*REFUSED.values(), *FOUND.values())} >= {*TREES, "orbench"}

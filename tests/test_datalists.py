@@ -86,6 +86,19 @@ def omnireid(root: Path) -> Path:
 read = functools.partial(read_release, "omnireid")
 
 
+@pytest.mark.parametrize(
+    ("folder", "modality"),
+    [("nir", NIR), ("test_nir", NIR), ("Thermal", NIR), ("cam3", NIR), ("cam6", NIR)]
+    + [("vis", RGB), ("test_vis", RGB), ("Visible", RGB), ("cam1", RGB), ("cam2", RGB), ("cam4", RGB), ("cam5", RGB)],
+)
+def test_folders_tell_infrared_images_from_visible_ones(tmp_path: Path, folder: str, modality: Modality) -> None:
+    plant(tmp_path, f"SYSU/{folder}/0001/0001.jpg")
+    write_lines(tmp_path / "gallery.txt", f"SYSU/{folder}/0001/0001.jpg - 1 0 1")
+    listed = DataList(path=tmp_path / "gallery.txt", task=Task.VI, role="gallery")
+    parts = ListReader(tree=ImageTree(tmp_path), dataset="omnireid", crop="none").read({"sysu/gallery": listed})
+    assert [list(record.sources) for record in parts["sysu/gallery"]] == [[modality]]
+
+
 def summary(record: Record, root: Path) -> tuple:
     def short(source: Source) -> str:
         return source.value.removeprefix(f"{root}/") + (f" [{source.crop}]" if source.crop else "")

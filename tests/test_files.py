@@ -31,7 +31,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "new" / "a.txt"
     write_text(target, "first")
     with pytest.raises(ZeroDivisionError), atomic_path(target) as temporary:
@@ -39,6 +39,18 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert target.read_text() == "first" and temporary.suffix == ".txt" and temporary.parent == target.parent
         raise ZeroDivisionError
     assert target.read_text() == "first" and names(target.parent) == ["a.txt"]
+    with target.open() as open_before:
+        write_text(target, "second")
+        # Whoever has the old file open reads it to its end: the new one took its name, not its place.
+        assert open_before.read() == "first" and target.read_text() == "second"
+
+    def refuse(self: Path, other: Path) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(UserError, match="cannot write .*what was there before is unchanged"):
+        write_text(target, "third")
+    assert target.read_text() == "second" and names(target.parent) == ["a.txt"]
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -169,6 +169,19 @@ def test_descriptions_make_the_language_task(tmp_path: Path) -> None:
     )
 
 
+def test_drawn_descriptions_do_not_depend_on_the_place(tmp_path: Path) -> None:
+    drawn = []
+    for place in ("here", "there/below"):
+        root = real2(tmp_path / place)
+        names = [f"{kind}{number}" for kind in "ab" for number in range(12)]
+        plant(root, *(f"images/{name}.jpg" for name in names))
+        write_lines(root / "gallery.txt", *(f"images/a{number}.jpg 1 0 1" for number in range(12)))
+        write_lines(root / "query.txt", *(f"images/b{number}.jpg templates/t0.jpg 1 0 2" for number in range(12)))
+        describe(root, **{name: f"Text {name}" for name in names[:12]})
+        drawn.append([record.annotations[DESCRIPTION].value for record in read("cocas", root).parts["query_li"]])
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) > 3
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [

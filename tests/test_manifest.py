@@ -91,6 +91,15 @@ def test_every_column(tmp_path: Path, bom: bool) -> None:
     assert [record.task for record in release.parts["gallery"]] == [Task.T2I, Task.TRAD]
 
 
+def test_outfits_are_numbered_by_their_sorted_names(tmp_path: Path) -> None:
+    plant(tmp_path, *(f"{number}.jpg" for number in range(5)))
+    worn = ("zebra", "apple", "mango")
+    rows = [f"{number}.jpg,b,{clothes}" for number, clothes in enumerate(worn)] + ["3.jpg,a,zebra", "4.jpg,b,apple"]
+    parts = read(manifest(tmp_path, "\n".join(["path,person,clothes", *rows]))).parts
+    # Person a is 0, person b is 1; apple 0, mango 1, zebra 2.
+    assert [record.clothes_id for record in parts["train"]] == [1002, 1000, 1001, 0, 1000]
+
+
 def test_jsonl_says_the_same(tmp_path: Path) -> None:
     by_csv = read(manifest(tmp_path, FULL))
     rows = [

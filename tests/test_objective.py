@@ -365,7 +365,14 @@ def test_the_table_builds_every_family() -> None:
     config = Reid5oObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4)
     objective = build_objective(Family.REID5O, config, ObjectiveContext(seed=6, model=counting_model(), records=TOLD))
     assert isinstance(objective, Reid5oObjective)
-    twin = Reid5oObjective(
-        Reid5oObjectiveConfig(losses={"mm_itc": 2.0}, temperature=0.1, combinations_per_step=4), seed=6
+    model, inputs = counting_model(), example_inputs()
+    drawn = [objective.combinations(step) for step in range(20)]
+    assert {len(combinations) for combinations in drawn} == {4} and len(set(drawn)) > 1
+    other = build_objective(Family.REID5O, config, ObjectiveContext(seed=7, model=model, records=TOLD))
+    assert isinstance(other, Reid5oObjective) and [other.combinations(step) for step in range(20)] != drawn
+    output = objective.compute(model, inputs, PERSON_IDS, drawn[0])
+    expected = expected_terms(model, inputs, drawn[0], 0.1)
+    assert output.losses and all(
+        torch.allclose(value, 2.0 * expected[name], rtol=1e-12) for name, value in output.losses.items()
     )
-    assert objective.weights == twin.weights and objective.combinations(5) == twin.combinations(5)
+    torch.testing.assert_close(output.total, torch.stack([*output.losses.values()]).sum())

@@ -123,6 +123,15 @@ def test_sizes_come_from_the_tensors_and_options_from_the_flat_file() -> None:
     assert (golden.image_size, golden.vocab_size, golden.text_length, golden.vision_layers) == ((96, 48), 600, 77, 3)
 
 
+def test_a_flat_file_without_the_optional_keys() -> None:
+    """What the released code assumes then: no experts, and with them those of the paper; a fusion of four blocks."""
+    flat = {name: ALL.flat()[name] for name in ("img_size", "stride_size")}
+    plain = reid5o_sizes(oracle.released_state(oracle.Sizes(lora="")), flat)
+    assert plain.mmt_depth == 4 and not plain.lora.enabled
+    experts = reid5o_sizes(oracle.released_state(ALL), {**flat, "add_lora": True})
+    assert experts.lora == LoraConfig(enabled=True, mode="mlp", layers=2, rank=4, num_experts=4)
+
+
 def test_overrides_reach_the_model(tmp_path: Path) -> None:
     sizes = oracle.Sizes(vision_heads=8)
     state = oracle.released_state(sizes)

@@ -2,7 +2,9 @@
 drawn, counted and refused. Trees are written by hand, byte by byte.
 """
 
+import hashlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,41 @@ def test_validation_identities_are_apart_and_have_32_lists(tree: Tree) -> None:
             }
     again = tree.load(val_fraction=0.2)
     assert again.fingerprint == benchmark.fingerprint and again.splits["val"] == val
+
+
+def draws(*key: object) -> random.Random:
+    """The stream of a purpose, written down a second time: runs are compared by what it gives."""
+    text = "\x1f".join(map(str, key)).encode()
+    return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little"))
+
+
+def test_validation_persons_and_queries_are_drawn_by_a_fixed_seed(tree: Tree) -> None:
+    """They depend on the persons and on nothing else, so that checkpoints of all runs are chosen on the same lists."""
+    kinds = {kind: FOLDER[kind] for kind in ("NIR", "CP", "SK")}
+    for number in range(20):
+        for folder in (*kinds.values(), "vis"):
+            for image in range(3):
+                tree.touch(f"{folder}/{300 + number:04d}/{image}.jpg")
+        tree.train += [
+            {"id": 300 + number, "file_path": f"vis/{300 + number:04d}/{image}.jpg", "caption": f"{number} {image}"}
+            for image in range(3)
+        ]
+    persons = sorted([*TRAIN_IDS.values(), *range(300, 320)])
+    draws(20250611, "val", 23).shuffle(persons)
+    split = tree.load(val_fraction=0.2).splits["val"]
+    assert set(split.gallery_ids) == set(persons[:5])
+    chosen = next(person for person in persons[:5] if person >= 300)
+    for key in ("NIR+CP+SK", "SK+CP"):
+        listed = next(queries for queries in split.query_lists if queries.name == key)
+        found = [
+            tuple(Path(source.value).name for source in entry)
+            for person, entry in zip(listed.person_ids, listed.entries)
+            if person == chosen
+        ]
+        stream, partners = draws(20250611, "queries", key, chosen), key.split("+")[1:]
+        assert found == [
+            (f"{image}.jpg", *(f"{stream.choice(range(3))}.jpg" for _ in partners)) for image in range(3)
+        ], key
 
 
 def folders(split: EvalSplit) -> set[str]:

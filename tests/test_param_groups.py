@@ -19,7 +19,7 @@ from model.reid5o import ReID5o
 from model.weights.reid5o_names import official_names
 from solver.training.families import FAMILIES
 from solver.training.optimizer import build_optimizer
-from solver.training.param_groups import DECLARED, ParameterPolicy, Rule, apply_policy, reid5o_rules
+from solver.training.param_groups import DECLARED, ParameterPolicy, Rule, apply_policy, reid5o_rules, vireid_rules
 from utils.errors import UserError
 
 RATES = OptimizerConfig(lr=1e-5, weight_decay=4e-5, bias_weight_decay=0.0, new_module_lr_factor=5.0, bias_lr_factor=2.0)
@@ -132,6 +132,15 @@ def test_equal_rates_with_other_decays_are_other_groups() -> None:
         (["0.weight", "1.weight"], 0.1, 0.5),
         (["0.bias", "1.bias"], 0.1, 0.0),
     ]
+
+
+def test_the_residual_family_has_faster_heads_and_its_factor_for_every_bias() -> None:
+    rates = OptimizerConfig(weight_decay=0.5, bias_weight_decay=0.25, new_module_lr_factor=10.0, bias_lr_factor=3.0)
+    names = ("heads.rgb.fc1.weight", "heads.rgb.fc1.bias", "backbone.stems.rgb.bn1.bias", "neck.weight")
+    parameters = [(name, nn.Parameter(torch.zeros(1))) for name in names]
+    settings = apply_policy(parameters, vireid_rules(rates), lr=0.1).settings
+    found = [(round(settings[name].lr or 0.0, 6), settings[name].weight_decay) for name in names]
+    assert found == [(1.0, 0.5), (3.0, 0.25), (0.3, 0.25), (0.1, 0.5)]
 
 
 def test_patterns_match_whole_names() -> None:

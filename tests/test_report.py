@@ -9,12 +9,13 @@ import io
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from list_values import values_of
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from configs.vocabulary import Modality
 from datasets.structures import EvalSplit, QueryList, Source
@@ -33,8 +34,8 @@ from solver.reports.grid import (
     wrap,
     write_grid,
 )
-from solver.reports.html_page import page
-from solver.reports.results import Provenance
+from solver.reports.html_page import html_table, page
+from solver.reports.results import Provenance, write_results
 from solver.search.queries import Query
 from solver.search.ranked import RankedImage, RankedQuery, Verdict
 
@@ -146,6 +147,15 @@ def test_a_page_holds_hostile_words_as_words(tmp_path: Path) -> None:
         assert np.abs(np.asarray(thumbnail, dtype=int)[64, 32] - (10, 20, 240)).max() < 12
 
 
+def test_a_table_holds_hostile_words_as_words() -> None:
+    odd = f"a\nb\x1b[31m{HOSTILE}"
+    found = Page(html_table([odd, "R1"], [[odd, 1.0]], [[odd, None]]))
+    assert {tag for tag, _ in found.elements} == {"table", "thead", "tbody", "tr", "th", "td"}
+    shown = printable(odd)
+    assert HOSTILE in shown and "\n" not in shown and "\x1b" not in shown
+    assert found.texts["th"] == f"{shown}R1" and found.texts["td"] == f"{shown}1.00{shown}–"
+
+
 def test_the_policy_allows_our_style_and_pictures_only(tmp_path: Path) -> None:
     found = Page(page("t", {}, {}))
     metas = found.all("meta")
@@ -189,6 +199,21 @@ def test_frames_have_the_colour_of_the_match_and_equal_sizes(tmp_path: Path) -> 
     # Unknown identities are grey; the eleventh and twelfth result start a second line.
     lines = [len(runs) for runs in found[rows[-1] + 20 :] if {run[0] for run in runs} == {GREY}]
     assert lines.count(20) == IMAGE_HEIGHT and lines.count(4) == IMAGE_HEIGHT
+
+
+def test_ranks_of_the_picture_count_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, place: tuple[int, int], words: str, **options: Any) -> None:
+        drawn.append(words)
+        draw(self, place, words, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    path = write_image(tmp_path / "a.png")
+    draw_grid([ranked_query([path] * 3, [True, False, False])], "title", "subtitle")
+    assert [words for words in drawn if words.startswith("#")] == ["#1", "#2", "#3"]
+    assert [words for words in drawn if words.startswith("0.4")] == ["0.4900", "0.4800", "0.4700"]
 
 
 def test_a_grid_survives_odd_texts(tmp_path: Path) -> None:
@@ -327,6 +352,9 @@ def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     kinds = [attributes["class"] for attributes in found.all("figure") if attributes["class"] != "part"]
     assert kinds == ["match", *["other"] * 9] * 30
     assert HOSTILE in found.texts["dd"] and "ALL_AVER" in found.texts["td"]
+    document = json.loads(write_results(tmp_path, result, provenance).read_text(encoding="utf-8"))
+    for row in [*document["rows"], *document["averages"]]:
+        assert "".join(f"{row[name]:.2f}" for name in ("R1", "R5", "R10", "mAP", "mINP")) in found.texts["td"]
     best = choose_queries(result, 0)["Best"][0]
     assert f"average precision {result.lists[best[0]].per_query['mAP'][best[1]]:.1f} %" in found.texts["h3"]
     assert path.stat().st_size < 1_500_000

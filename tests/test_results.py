@@ -233,6 +233,18 @@ def test_per_query_results_come_back(tmp_path: Path) -> None:
         ]
 
 
+def test_a_task_may_have_a_slash_in_its_name(tmp_path: Path) -> None:
+    """Tasks of own data are called own-data/same-camera."""
+    paths = []
+    for name, values in (("a", (100.0, 50.0, 12.5)), ("b", (100.0, 20.0, 62.5))):
+        result = make_result(values)
+        lists = [dataclasses.replace(result.lists[0], task="own-data/same-camera"), *result.lists[1:]]
+        result = dataclasses.replace(result, lists=tuple(lists))
+        paths.append(write_results(tmp_path / name, result, PROVENANCE))
+        assert list(read_per_query(paths[-1], read_results(paths[-1]))) == ["own-data/same-camera", "TEXT", "NIR+CP"]
+    assert "own-data/same-camera: 1 queries better, 1 worse, 1 equal" in compare_files(*paths)
+
+
 def test_printed_table_has_the_references_columns() -> None:
     lines = format_result(make_result()).splitlines()
     assert [cell.strip() for cell in lines[1].strip("|").split("|")] == ["task", "R1", "R5", "R10", "mAP", "mINP"]

@@ -92,6 +92,19 @@ def test_identities_change_from_batch_to_batch_and_from_epoch_to_epoch() -> None
     assert all(sorted(itertools.chain.from_iterable(batches)) == list(range(480)) for batches in epochs)
 
 
+def test_persons_with_as_many_records_are_drawn_by_streams_of_their_own() -> None:
+    persons, each = 12, 8
+    ids = [person for person in range(persons) for _ in range(each)]
+    plain = IdentityBatches(ids, 8, 0, 4)
+    both = ModalityBatches(ids, [index % 2 == 0 for index in range(len(ids))], 8, 0, 2)
+    for sampler in (plain, both):
+        orders = {
+            tuple(index - person * each for group in sampler.draw_groups(person, 0) for index in group)
+            for person in range(persons)
+        }
+        assert len(orders) > 1, type(sampler).__name__
+
+
 def test_identities_short_of_records_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         sampler = IdentityBatches(

@@ -170,6 +170,19 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path, source: Path, monkeyp
     assert (tmp_path / "d.csv").read_bytes() == a
 
 
+def test_the_seed_draws_the_queries_within_a_person(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+    for seed in range(4):
+        output = tmp_path / f"{seed}.csv"
+        arguments = ("--test", 0.8, "--val", 0, "--seed", seed)
+        assert run(monkeypatch, "--source", source, "--output", output, *arguments) == 0
+        asked.append({row["person"]: row["path"] for row in table(output) if row["split"] == "query"})
+    both = set.intersection(*map(set, asked))
+    assert len(both) > 3 and any(len({queries[person] for queries in asked}) > 1 for person in both)
+
+
 def test_what_is_written_can_be_read_from_elsewhere(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

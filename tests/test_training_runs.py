@@ -3,6 +3,7 @@ a handful of records, the whole path: what a run keeps, what it begins with, wha
 """
 
 import errno
+import json
 import math
 import shutil
 from pathlib import Path
@@ -116,6 +117,8 @@ def test_run_directory_holds_what_it_should(data: Path, tmp_path: Path) -> None:
         "curves.png",
         "outcome.json",
     }
+    # A name, so that a run that was moved is whole.
+    assert json.loads((run / "outcome.json").read_text())["best"] == "best.pth"
     assert str(run / "best.pth") in text and "selected on last" in text
     log = (run / "train.log").read_text()
     checkpoint = load_checkpoint(run / "best.pth")

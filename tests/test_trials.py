@@ -227,6 +227,28 @@ def test_a_finished_trial_is_kept_and_an_unfinished_one_is_trained_again(
     assert "trial-03 exists and is not empty" in error(capfd)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "seed=5",
+        "data.val_fraction=0.25",
+        "augment.flip=0.125",
+        "model.width=8",
+        "objective.margin=0.5",
+        "train.epochs=3",
+        "optimizer.bias_lr_factor=3.0",
+        "schedule.gamma=0.25",
+        "eval.ap=trapezoid",
+    ],
+)
+def test_a_trial_of_another_configuration_is_not_finished(
+    data: Path, trained: Path, option: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One option of every section."""
+    assert train(data, trained.parent, "--trials", "1", option) == 2
+    assert f"with another configuration ({option.partition('=')[0]}: " in error(capfd)
+
+
 def test_a_failing_trial_stops_the_series_by_its_name(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
