@@ -52,7 +52,7 @@ PROVENANCE = Provenance(
 NIR, TEXT, CP = (Modality.NIR,), (Modality.TEXT,), (Modality.NIR, Modality.CP)
 
 
-def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> EvaluationResult:
+def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5), nir: str = "NIR") -> EvaluationResult:
     """Three lists: scored, without any match, and with one unmatched and one unreadable entry."""
     nan = math.nan
     values = {
@@ -60,9 +60,10 @@ def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> Evalu
         TEXT: ([0, 0], (nan, nan), (nan, nan)),
         CP: ([1, 0, -1, 11], (70.0, nan, nan, 10.0), (40.0, nan, nan, 20.0)),
     }
+    names = {**{key: combination_name(key) for key in values}, NIR: nir}
     lists = tuple(
         ListResult(
-            task=combination_name(key),
+            task=names[key],
             combination=key,
             gallery=20,
             first_rank=np.array(ranks),
@@ -79,6 +80,7 @@ def make_result(nir_precision: tuple[float, ...] = (100.0, 50.0, 12.5)) -> Evalu
         gallery_ids=(),
         query_lists=tuple(
             QueryList(
+                title=names[key],
                 combination=key,
                 entries=(tuple(Source(modality=kind, value="x") for kind in key),) * len(values[key][0]),
                 person_ids=tuple(range(len(values[key][0]))),
@@ -237,9 +239,7 @@ def test_a_task_may_have_a_slash_in_its_name(tmp_path: Path) -> None:
     """Tasks of own data are called own-data/same-camera."""
     paths = []
     for name, values in (("a", (100.0, 50.0, 12.5)), ("b", (100.0, 20.0, 62.5))):
-        result = make_result(values)
-        lists = [dataclasses.replace(result.lists[0], task="own-data/same-camera"), *result.lists[1:]]
-        result = dataclasses.replace(result, lists=tuple(lists))
+        result = make_result(values, "own-data/same-camera")
         paths.append(write_results(tmp_path / name, result, PROVENANCE))
         assert list(read_per_query(paths[-1], read_results(paths[-1]))) == ["own-data/same-camera", "TEXT", "NIR+CP"]
     assert "own-data/same-camera: 1 queries better, 1 worse, 1 equal" in compare_files(*paths)
