@@ -233,7 +233,7 @@ def test_a_query_of_the_test_lists_knows_its_person(run: Path, data: Path, tmp_p
 
 def test_the_printed_lines_are_those_of_the_file(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.png"
-    said = run_search(SearchOptions(run=str(run), output=str(output), device="cpu", task="NIR", index=1, top_k=8))
+    said = run_search(SearchOptions(run=str(run), output=str(output), device="cpu", task="NIR", index=(1,), top_k=8))
     found = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))["queries"][0]
     assert {entry["match"] for entry in found["results"]} == {True, False}
     assert [line.split() for line in said.splitlines() if line.startswith("  ")] == [
