@@ -59,9 +59,10 @@ def open_run(
     own = real_path(trained.checkpoint.parent) == real_path(directory)
     if not own or (directory / OUTCOME_FILE).is_file() or trained.epoch is None:
         return trained
+    train = trained.config.train
     note = (
         f"the run {directory} has not finished (no {OUTCOME_FILE}): {trained.checkpoint.name} is of epoch "
-        f"{trained.epoch} of {trained.config.train.epochs}"
+        f"{trained.epoch} of {f'a run of {train.steps:,} steps' if train.steps else train.epochs}"
     )
     return dataclasses.replace(trained, notes=(*trained.notes, note))
 

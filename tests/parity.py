@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "parity"))
 
 import parity_data
 import parity_irm_evaluation
+import parity_irm_schedule
 import parity_irm_training
 import parity_later
 import parity_metrics
@@ -33,6 +34,7 @@ KINDS: tuple[Kind, ...] = (
     *parity_samplers.KINDS,
     *parity_irm_training.KINDS,
     *parity_irm_evaluation.KINDS,
+    *parity_irm_schedule.KINDS,
     *parity_later.KINDS,
 )
 IGNORED = ("README.md", "vocab.txt")

@@ -106,6 +106,24 @@ def test_accumulated_steps_run_through_the_whole_schedule(tmp_path: Path) -> Non
     assert [line["lr"] for line in lines_of(tmp_path)] == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_run_by_steps_ends_within_an_epoch(tmp_path: Path) -> None:
+    """Two steps an epoch: five steps are two epochs and a step; the rate would be zero at the sixth."""
+    job = linear_job((4, 4), {"epochs": 1, "steps": 5})
+    schedule = dataclasses.replace(
+        job.config.schedule, name="linear", interval="step", warmup="during", warmup_steps=2, warmup_factor=0.5
+    )
+    outcome = Trainer(
+        dataclasses.replace(job, config=dataclasses.replace(job.config, schedule=schedule)), tmp_path
+    ).fit()
+    lines = lines_of(tmp_path)
+    assert [line["epoch"] for line in lines] == [1, 1, 2, 2, 3] and (outcome.epoch, outcome.step) == (3, 5)
+    expected = [0.5 * factor * (1 - step / 5) for step, factor in enumerate([0.5, 0.75, 1, 1, 1])]
+    assert [line["lr"] for line in lines] == pytest.approx(expected, abs=1e-12)
+    (tmp_path / "shorter").mkdir()
+    job = linear_job((4, 4), {"epochs": 1, "steps": 5, "max_steps": 3})
+    assert Trainer(job, tmp_path / "shorter").fit().step == 3
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, value: float) -> None:
     job = linear_job((4, 4), {"epochs": 3}, IdentityObjective(lambda step: value if step == 3 else 0.0))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -364,6 +365,9 @@ def told(root: Path) -> Experiment:
                 {True},
             ),
             "augment.pad_crop": Option(3, border),
+            "train.steps": Option(5, lambda run: len(run.lines)),
+            "schedule.warmup": Option("during", rate(1), 1e-5 * 0.55 * (1 + math.cos(math.pi / 5)) / 2),
+            "schedule.warmup_steps": Option(2, rate(2), 1e-5 * (1 + math.cos(math.pi * 2 / 5)) / 2),
             "train.sampler": Option("tasks", lambda run: type(run.job.loader.batches).__name__, "TaskBatches"),
             "train.mixture": Option("step", lambda run: {len(tasks) for tasks in tasks_of(run)}, {1}),
             "train.task_weights": Option(
@@ -386,7 +390,7 @@ def told(root: Path) -> Experiment:
         },
         {"data.dataset": "omnireid", "data.root": str(root), "data.protocols": ("lists",), "data.workers": 0}
         | {"augment.flip": 0.0, "model.image_size": (12, 6), "train.batch_size": 4, "train.instances": 2}
-        | {"train.select": "test", "train.epochs": 2},
+        | {"train.select": "test", "schedule.interval": "step"},
         fit=True,
     )
 

@@ -15,6 +15,8 @@ class TrainConfig:
     """The run itself."""
 
     epochs: int = 60
+    steps: int = 0
+    """Optimiser steps of the whole run, with as many epochs as they take; 0 = train.epochs decides."""
     batch_size: int = 64
     """Rows of one forward pass; the effective batch is batch_size x accumulate for every loss but the contrastive
     ones.
@@ -52,7 +54,9 @@ class TrainConfig:
     log_period: int = 20
     """Steps between two log lines; metrics.jsonl has every step."""
     max_steps: int = 0
-    """Stop after so many steps; 0 = no limit. For trials and benchmarks."""
+    """Stop after so many steps of a run whose schedule stays that of the whole; 0 = no limit. For trials and
+    benchmarks.
+    """
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulate", "eval_period", "log_period"):
@@ -86,6 +90,7 @@ class TrainConfig:
                 f"finite numbers, at least {lowest}",
             )
         require(self.clip_norm >= 0, "train.clip_norm", self.clip_norm, "0 (off) or larger")
+        require(self.steps >= 0, "train.steps", self.steps, "0 (train.epochs decides) or larger")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "0 (no limit) or larger")
 
 
@@ -126,7 +131,11 @@ class ScheduleConfig:
     interval: Literal["epoch", "step"] = "epoch"
     """Change the rate once per epoch, as the reference, or at every optimiser step."""
     warmup_epochs: float = 5.0
-    """Epochs before the shape begins."""
+    """Epochs of the warm-up."""
+    warmup_steps: int = 0
+    """Optimiser steps of the warm-up; 0 = warmup_epochs decides."""
+    warmup: Literal["before", "during"] = "before"
+    """The shape begins after the warm-up, or with the run and is multiplied by the warm-up's factor (Instruct-ReID)."""
     warmup_factor: float = 0.1
     """Share of the base rate at the start of the warm-up."""
     warmup_method: Literal["linear", "constant"] = "linear"
@@ -136,7 +145,7 @@ class ScheduleConfig:
     power: float = 0.9
     """Exponent of poly; base of exp and poly_released."""
     milestones: tuple[int, ...] = (20, 50)
-    """Epochs at which the shape `step` multiplies the rate by `gamma`."""
+    """Epochs, under train.steps optimiser steps, at which the shape `step` multiplies the rate by `gamma`."""
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
@@ -147,12 +156,11 @@ class ScheduleConfig:
             f"0 under {self.name}, where it has no effect; or choose one of {', '.join(WITH_TARGET)} (poly with power "
             "1 is a line to the target)",
         )
-        require(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "0 or larger")
-        for name in ("warmup_factor", "target_lr", "power", "gamma"):
+        for name in ("warmup_epochs", "warmup_steps", "warmup_factor", "target_lr", "power", "gamma"):
             require(getattr(self, name) >= 0, f"schedule.{name}", getattr(self, name), "0 or larger")
         require(
             all(epoch >= 0 for epoch in self.milestones) and list(self.milestones) == sorted(self.milestones),
             "schedule.milestones",
             self.milestones,
-            "epochs in ascending order",
+            "ascending numbers, 0 or larger",
         )

@@ -39,7 +39,7 @@ from solver.objectives.base import Objective, ObjectiveContext, StepOutput
 from solver.run_directory import BEST_FILE, BOARD_FOLDER, LAST_FILE, METRICS_FILE
 from solver.training.checkpoint import Progress, checkpoint_payload, joined_trials, take_weights
 from solver.training.families import FAMILIES, build_objective
-from solver.training.lr_schedule import learning_rate, schedule_position
+from solver.training.lr_schedule import Timeline
 from solver.training.optimizer import build_optimizer
 from solver.training.param_groups import ParameterPolicy, apply_policy
 from utils.checkpoint_io import save_checkpoint
@@ -98,6 +98,12 @@ class TrainingJob:
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch; the last one may have fewer micro-batches."""
         return math.ceil(self.loader.steps_per_epoch / self.config.train.accumulate)
+
+    @property
+    def timeline(self) -> Timeline:
+        """The run's length, and its rates."""
+        train = self.config.train
+        return Timeline(self.config.schedule, self.steps_per_epoch, epochs=train.epochs, steps=train.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +220,8 @@ def header(job: TrainingJob) -> list[str]:
         f"{benchmark.num_identities} identities; best chosen on {train.select}",
         *mixture_notes(train),
         f"effective batch {effective} ({train.batch_size} rows x {train.accumulate}), {job.steps_per_epoch} steps an "
-        f"epoch, {train.epochs} epochs, seed {job.config.seed}",
+        f"epoch, {job.timeline.epochs} epochs{f' ({train.steps:,} steps)' if train.steps else ''}, seed "
+        f"{job.config.seed}",
         f"parameters: {job.policy.count(True):,} trainable, {job.policy.count(False):,} frozen",
         f"device {describe_device(job.device)}, precision {train.precision}",
         ", ".join(f"{name} {version}" for name, version in library_versions().items()),
@@ -247,7 +254,7 @@ class Trainer:
     def __init__(self, job: TrainingJob, directory: Path, saved: Callable[[], None] = lambda: None) -> None:
         """Take a job whose model is on its device; `directory` exists. saved: called after each checkpoint."""
         self.job, self.directory, self.saved = job, directory, saved
-        self.train = job.config.train
+        self.train, self.timeline = job.config.train, job.timeline
         # Scaled losses keep small fp16 gradients from vanishing; for the other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
         self.step = 0
@@ -260,10 +267,10 @@ class Trainer:
         last.pth is replaced after every epoch, best.pth whenever the selection improves. Raises UserError.
         """
         with MetricsWriter(self.directory / METRICS_FILE, self.directory / BOARD_FOLDER) as writer:
-            for epoch in range(self.train.epochs):
+            for epoch in itertools.count():
                 self.train_epoch(epoch, writer)
                 self.save(LAST_FILE, Progress(epoch=epoch + 1, step=self.step, selected_on="last", metrics={}))
-                ending = epoch + 1 == self.train.epochs or self.finished
+                ending = self.finished or (not self.train.steps and epoch + 1 == self.train.epochs)
                 if self.job.split is not None and (ending or (epoch + 1) % self.train.eval_period == 0):
                     self.select(evaluate_job(self.job, self.job.split), epoch + 1, writer)
                 writer.flush()
@@ -279,15 +286,15 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether train.max_steps is reached."""
-        return 0 < self.train.max_steps <= self.step
+        """Whether train.steps or train.max_steps is reached."""
+        return any(0 < limit <= self.step for limit in (self.train.steps, self.train.max_steps))
 
     def train_epoch(self, epoch: int, writer: MetricsWriter) -> None:
-        """Run the steps of one epoch, or as many as train.max_steps leaves."""
+        """Run the steps of one epoch, or as many as train.steps and train.max_steps leave."""
         self.job.model.train()
         first, started = self.step, time.perf_counter()
         groups = grouped(self.job.loader.epoch(epoch), self.train.accumulate)
-        with progress_bar(groups, self.job.steps_per_epoch, f"epoch {epoch + 1}/{self.train.epochs}", "step") as bar:
+        with progress_bar(groups, self.job.steps_per_epoch, f"epoch {epoch + 1}/{self.timeline.epochs}", "step") as bar:
             for index, batches in enumerate(bar):
                 rate = self.set_learning_rate(epoch, index)
                 values = self.train_step(batches)
@@ -312,9 +319,8 @@ class Trainer:
         """Log a step: every value in the run's file; on the terminal the sum, the speed and the time that is left of
         the whole run's training steps at the speed so far.
         """
-        place = f"epoch {epoch + 1}/{self.train.epochs} step {self.step}"
-        total = self.train.epochs * self.job.steps_per_epoch
-        total = min(total, self.train.max_steps) if self.train.max_steps else total
+        place = f"epoch {epoch + 1}/{self.timeline.epochs} step {self.step}"
+        total = min(self.timeline.steps, self.train.max_steps or self.timeline.steps)
         left = (time.perf_counter() - self.started) / self.step * max(0, total - self.step)
         log_short(
             f"{place}: total {values['total']:.4g} lr {values['lr']:.3g} {values['images_per_second']:.0f} images/s, "
@@ -324,11 +330,11 @@ class Trainer:
 
     def set_learning_rate(self, epoch: int, index: int) -> float:
         """Set every group's rate for step `index` of an epoch; return the rate of groups whose factor is 1."""
-        steps, schedule = self.job.steps_per_epoch, self.job.config.schedule
-        position = schedule_position(epoch * steps + min(index, steps - 1), steps, schedule.interval)
+        steps = self.job.steps_per_epoch
+        position = epoch * steps + min(index, steps - 1)
         for group in self.job.optimizer.param_groups:
-            group["lr"] = learning_rate(position, group["base_lr"], schedule, self.train.epochs)
-        return learning_rate(position, self.job.config.optimizer.lr, schedule, self.train.epochs)
+            group["lr"] = self.timeline.rate(position, group["base_lr"])
+        return self.timeline.rate(position, self.job.config.optimizer.lr)
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Update the weights once from the micro-batches' mean gradient, each weighted by its rows.

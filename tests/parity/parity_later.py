@@ -5,7 +5,6 @@ from __future__ import annotations
 from parity_common import Kind
 
 KINDS: tuple[Kind, ...] = (
-    Kind("learning rate (IRM)", r"d_lr_schedules.*\.json"),
     Kind("PASS vision transformer (IRM)", r"e_passvit_.*\.npz"),
     Kind("dual attention (IRM)", r"f_dualattn_.*\.npz"),
     Kind("cross-modal BERT (IRM)", r"g_xbert_.*\.npz"),

@@ -28,7 +28,7 @@ from solver.losses.itc import itc_loss
 from solver.losses.sdm import sdm_loss
 from solver.losses.supitc import supitc_loss
 from solver.objectives.reid5o import Reid5oObjective
-from solver.training.lr_schedule import learning_rate
+from solver.training.lr_schedule import Timeline
 from solver.training.param_groups import apply_policy, reid5o_rules
 
 LOSS_TOLERANCE = 1e-3
@@ -172,7 +172,7 @@ def check_schedules(path: Path) -> list[Row]:
     rows = []
     for key, expected in golden["schedules"].items():
         spec = _schedule_of(key, golden["options"])
-        actual = [learning_rate(epoch, base, spec, epochs) / base for epoch in range(len(expected))]
+        actual = [Timeline(spec, 1, epochs=epochs).rate(epoch, base) / base for epoch in range(len(expected))]
         rows.append(
             Row(f"{key} (share of the base rate)", max_error(actual, np.asarray(expected) / base), RATE_TOLERANCE)
         )
