@@ -21,6 +21,7 @@ from configs.scalars import read_value, read_yaml
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.evaluation import EvalConfig
 from configs.schema.experiment import FAMILIES, ExperimentConfig
+from configs.schema.published import PublishedFigures
 from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.vocabulary import Family
 from utils.errors import UserError, first_line, home_expanded, nearest
@@ -35,7 +36,7 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "eval": EvalConfig,
 }
-SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0}
+SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0, "published_note": ""}
 MAX_BYTES = 1_000_000
 HOME_PATH = re.compile(r"(hf:|t_s:|t_s_centred:)?(~(?:/.*)?)", re.DOTALL)
 LARGEST = 2**31 - 1
@@ -69,6 +70,8 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
     for section, kind in kinds.items():
         tree[section] = OmegaConf.structured(kind())
         _unlock(tree[section])
+    tree["published"] = OmegaConf.structured(PublishedFigures()).published
+    _unlock(tree["published"])
     OmegaConf.set_struct(tree, True)
     problems = [problem for where, values in layers for problem in _apply(tree, where, values)]
     if problems:
@@ -79,7 +82,8 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
         built: dict[str, Any] = {section: OmegaConf.to_object(tree[section]) for section in kinds}
         built = {section: _with_home(value) for section, value in built.items()}
         _refuse_huge(where, {section: dataclasses.asdict(value) for section, value in built.items()})
-        return ExperimentConfig(family=family, **scalars, **built)
+        published: Any = OmegaConf.to_container(tree["published"])
+        return ExperimentConfig(family=family, **scalars, **built, published=published)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:
@@ -108,6 +112,8 @@ def _scalars(tree: Any, where: str) -> dict[str, Any]:
     values = {key: tree[key] for key in SCALARS}
     if type(values["seed"]) is not int or not 0 <= values["seed"] <= LARGEST:
         raise UserError(f"{where}: seed = {values['seed']!r}: must be a whole number, 0 to {LARGEST}")
+    if not isinstance(values["published_note"], str):
+        raise UserError(f"{where}: published_note = {values['published_note']!r}: must be a text")
     for key in ("name", "output_dir"):
         if isinstance(values[key], bool) or not isinstance(values[key], (str, int)) or not str(values[key]):
             raise UserError(

@@ -57,6 +57,7 @@ from model.resnet import gem_pool
 from model.weights.clip_sources import read_clip
 from model.weights.reid5o import read_flat_config, read_official_state, reid5o_sizes
 from solver.commands.train import run_training
+from solver.reports.published import Published
 from solver.training.engine import assemble
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
@@ -109,6 +110,8 @@ def reid5o(root: Path) -> Experiment:
     write_orbench(root, identities=4, test_identities=2, images=4)
     rows: dict[str, Option] = {
         "seed": Option(11, seeds_of, {11}),
+        "published": Option({"TEXT": {"mAP": 12.5}}, lambda run: Published.of(run.job.config).figures),
+        "published_note": Option("by a paper", lambda run: Published.of(run.job.config).note),
         "data.root": Option(str(root), lambda run: str(root) * all(root in path.parents for path in pictures_of(run))),
     }
     return Experiment(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.evaluation import EvalConfig
+from configs.schema.published import check_published
 from configs.schema.reid5o import Reid5oConfig, Reid5oObjectiveConfig
 from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
@@ -49,7 +50,12 @@ class ExperimentConfig:
     schedule: ScheduleConfig
     train: TrainConfig
     eval: EvalConfig
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Figures of a paper by row of the result table and metric; see PublishedFigures."""
+    published_note: str = ""
+    """Whose figures they are, and by which protocol, or that the paper does not say."""
 
     def __post_init__(self) -> None:
         self.model.check(self)
         self.objective.check(self)
+        check_published(self.published)

@@ -18,6 +18,7 @@ from solver.evaluation.evaluator import evaluate_split
 from solver.reports.examples_page import write_report
 from solver.reports.features_file import check_export, export_evaluation, export_path
 from solver.reports.figures import draw_combinations
+from solver.reports.published import Published
 from solver.reports.results import Provenance, format_result, write_results
 from solver.run_directory import COMBINATIONS_FILE, PER_QUERY_FILE, RESULTS_FILE
 from solver.run_names import find_run
@@ -70,7 +71,7 @@ def run_test(
     files = [folder / path.name for path in written]
     if export:
         files.append(export_evaluation(export, result.ranked, trained.fingerprint))
-    return f"{format_result(result)}\nwritten: {', '.join(map(str, files))}"
+    return f"{format_result(result, provenance.published)}\nwritten: {', '.join(map(str, files))}"
 
 
 def load_test_benchmark(
@@ -114,4 +115,5 @@ def provenance_of(
         overrides=tuple(overrides),
         commit=code_commit(),
         options=dataclasses.asdict(trained.config.eval),
+        published=Published.of(trained.config),
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from solver.evaluation.result import TIE_RULE, EvaluationResult
 from solver.reports.html_page import html_picture, html_table, write_page
-from solver.reports.results import Provenance, shown_columns, shown_rows
+from solver.reports.results import Provenance, published_notes, shown_columns, shown_rows
 from solver.run_directory import REPORT_FILE
 from solver.search.queries import listed_query
 from solver.search.ranked import RankedImage, RankedQuery, Verdict
@@ -52,8 +52,9 @@ def write_report(
         "Queries shown": "by average precision, at most one of each person in a section; random and ties by seed "
         f"{seed}",
     }
-    facts |= {f"Note {number}": note for number, note in enumerate((*provenance.notes, *result.notes()), start=1)}
-    shown = shown_rows(result)
+    notes = *provenance.notes, *result.notes(), *published_notes(result, provenance.published)
+    facts |= {f"Note {number}": note for number, note in enumerate(notes, start=1)}
+    shown = shown_rows(result, provenance.published)
     columns = shown_columns(*shown)
     rows, averages = ([[row.get(name) for name in columns] for row in part] for part in shown)
     table = html_table(columns, rows, averages)

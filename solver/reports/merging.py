@@ -10,6 +10,7 @@ from typing import Any
 
 from solver.evaluation.list_result import stamped
 from solver.evaluation.result import TOTAL
+from solver.reports.published import SUFFIX
 from solver.reports.results import OTHER_UNITS, PLUS_MINUS, folded_row, read_results, shown_columns, write_tables
 from solver.run_directory import RESULTS_FILE
 from utils.errors import UserError
@@ -69,11 +70,13 @@ def merge_results(documents: Mapping[str, Mapping[str, Any]], expected: Sequence
         members = [units[label].get(key) if label in units else None for label in expected]
         present = [row for row in members if row is not None]
         belongs = {name: present[0][name] for name in BELONGINGS if present[0].get(name)}
+        # Quoted, not measured: the same in every run, and no mean of anything.
+        belongs |= {name: value for name, value in present[0].items() if name.endswith(SUFFIX)}
         measures = [
             name
             for name in columns_of(present)
             if name not in NO_MEASURES
-            and not name.endswith(" sd")
+            and not name.endswith((" sd", SUFFIX))
             and all(is_number(row.get(name)) or row["mAP"] is None for row in present)
         ]
         name = stamped(*key)

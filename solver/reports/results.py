@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solver.evaluation.list_result import ListResult, share_name
+from solver.evaluation.list_result import ListResult, share_name, stamped
 from solver.evaluation.result import TIE_RULE, AverageRow, EvaluationResult
 from solver.reports.features_file import person_array, source_names
+from solver.reports.published import SUFFIX, Published, with_published
 from solver.run_directory import CSV_FILE, LATEX_FILE, PER_QUERY_FILE, RESULTS_FILE
 from solver.run_names import find_run
 from utils.errors import UserError
@@ -53,6 +54,7 @@ GROUP_RULE = (
     "denominator); a pooled group's is over all of its queries; ALL_AVER is the mean of the group averages and of the "
     "lists without a group"
 )
+NOTHING = Published()
 LISTED = 1000
 """Skipped sources and unmatched entries that the result file names one by one."""
 
@@ -80,9 +82,11 @@ class Provenance:
     """Of the code."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Section `eval`."""
+    published: Published = field(default_factory=Published)
+    """Figures of a paper."""
 
 
-def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
+def result_rows(result: EvaluationResult, published: Published = NOTHING) -> list[dict[str, Any]]:
     """Return one plain row per query list, in the units of METRICS.
 
     A list without scored queries has None for its metrics. Rows of a protocol name it and their group, and have
@@ -92,6 +96,7 @@ def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
         {
             "task": entry.task,
             **_numbers(entry.metrics()),
+            **published.beside([entry.task]),
             "queries": entry.queries,
             "gallery": entry.gallery,
             **_numbers(entry.threshold_metrics()),
@@ -101,7 +106,7 @@ def result_rows(result: EvaluationResult) -> list[dict[str, Any]]:
     ]
 
 
-def average_rows(result: EvaluationResult) -> list[dict[str, Any]]:
+def average_rows(result: EvaluationResult, published: Published = NOTHING) -> list[dict[str, Any]]:
     """Return one plain row per average, in the units of METRICS.
 
     It has the number of lists it is over and how many there should be. `NAME sd`: standard deviation over the
@@ -111,6 +116,7 @@ def average_rows(result: EvaluationResult) -> list[dict[str, Any]]:
         {
             "task": row.task,
             **_numbers(row.metrics),
+            **published.beside(_names(row)),
             "lists": row.lists,
             "expected_lists": row.expected,
             **_numbers({f"{name} sd": value for name, value in row.deviation.items()}),
@@ -118,6 +124,17 @@ def average_rows(result: EvaluationResult) -> list[dict[str, Any]]:
         }
         for row in result.averages()
     ]
+
+
+def _names(row: AverageRow) -> list[str]:
+    """What an average may be called where its published figures are given."""
+    return [row.task, stamped(row.group, row.stamp)] if row.group else [row.task]
+
+
+def published_notes(result: EvaluationResult, published: Published) -> list[str]:
+    """Return what a reader must know of published figures beside a result."""
+    names = {entry.task for entry in result.lists} | {name for row in result.averages() for name in _names(row)}
+    return published.notes(names)
 
 
 def _belongings(row: ListResult | AverageRow) -> dict[str, str]:
@@ -132,8 +149,8 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
     """Return everything that results.json holds, as plain values."""
     selected_on = provenance.selected_on or "unknown"
     return {
-        "rows": result_rows(result),
-        "averages": average_rows(result),
+        "rows": result_rows(result, provenance.published),
+        "averages": average_rows(result, provenance.published),
         "units": UNIT,
         "other_units": OTHER_UNITS,
         "averages_rule": GROUP_RULE if result.folded else AVERAGE_RULE,
@@ -159,7 +176,12 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
             "commit": provenance.commit,
         },
         "options": dict(provenance.options),
-        "notes": [*provenance.notes, *result.notes(), *_selection_note(selected_on)],
+        "notes": [
+            *provenance.notes,
+            *result.notes(),
+            *published_notes(result, provenance.published),
+            *_selection_note(selected_on),
+        ],
         "missing_lists": list(result.missing_lists),
         "without_match": {
             entry.task: entry.without_match[:LISTED].tolist() for entry in result.lists if len(entry.without_match)
@@ -235,9 +257,12 @@ def _write_per_query(path: Path, result: EvaluationResult) -> None:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
-def format_result(result: EvaluationResult) -> str:
-    """Return the reference's table, in percent with three decimals: the query lists, the averages, then the notes."""
-    rows, averages = shown_rows(result)
+def format_result(result: EvaluationResult, published: Published = NOTHING) -> str:
+    """Return the reference's table, in percent with three decimals: the query lists, the averages, then the notes.
+
+    published: figures of a paper, in columns beside ours.
+    """
+    rows, averages = shown_rows(result, published)
     table = format_table(rows, shown_columns(rows, averages), averages)
     notes = [f"deviation: {DEVIATION}"] if any(PLUS_MINUS in str(row["mAP"]) for row in rows) else []
     protocol = result.protocol
@@ -250,22 +275,26 @@ def format_result(result: EvaluationResult) -> str:
             f"average precision: {result.ap_form} form; {result.precision}",
             *notes,
             *result.notes(),
+            *published_notes(result, published),
         ]
     )
 
 
-def shown_rows(result: EvaluationResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def shown_rows(
+    result: EvaluationResult, published: Published = NOTHING
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows and the averages that a table for readers has.
 
     The lists of a group that repeat one measurement (draws, trials) are folded into one row, mean and deviation; all of
     them are in results.json. ALL_AVER is left out where it is over one row.
     """
     averages = {
-        (average.group, average.stamp): (average, row) for average, row in zip(result.averages(), average_rows(result))
+        (average.group, average.stamp): (average, row)
+        for average, row in zip(result.averages(), average_rows(result, published))
     }
     units = Counter(stamp for stamp, _ in {(listed.stamp, listed.group or listed.task) for listed in result.lists})
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
-    for listed, row in zip(result.lists, result_rows(result)):
+    for listed, row in zip(result.lists, result_rows(result, published)):
         average, folded = averages[listed.group, listed.stamp]
         if listed.group and listed.draws and not average.pooled:
             rows.setdefault(("group", listed.group, listed.stamp), folded_row(folded) if average.expected > 1 else row)
@@ -291,13 +320,16 @@ def folded_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown_columns(*rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns of a table for readers: the task, the reference's, mAP@tau and the shares they keep.
+    """Return the columns of a table for readers: the task, the reference's, mAP@tau and the shares they keep, each with
+    its published figures where there are any.
 
     Those of a tau that keeps every match of every row are left out; the notes of the result say so.
     """
     listed = [row for part in rows for row in part]
     columns = [
-        name for name in columns_of(listed) if name.startswith((PRECISION_AT, KEPT_AT)) and not name.endswith(" sd")
+        name
+        for name in columns_of(listed)
+        if name.startswith((PRECISION_AT, KEPT_AT)) and not name.endswith((" sd", SUFFIX))
     ]
     silent = {
         name.removeprefix(KEPT_AT)
@@ -305,7 +337,7 @@ def shown_columns(*rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if name.startswith(KEPT_AT) and all(row[name] in ALL_KEPT for row in listed if row.get(name) is not None)
     }
     shown = [name for name in columns if name.removeprefix(KEPT_AT).removeprefix(PRECISION_AT) not in silent]
-    return ["task", *SHOWN_METRICS, *shown]
+    return with_published(["task", *SHOWN_METRICS, *shown], listed)
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
