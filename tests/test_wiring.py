@@ -368,6 +368,9 @@ def told(root: Path) -> Experiment:
                 {True},
             ),
             "augment.pad_crop": Option(3, border),
+            "augment.jitter": Option((0.4, 0.3, 0.2, 0.1), argument("jitter_colours", "strengths")),
+            "augment.erase_area": Option((0.1, 0.2), argument("_erase_box", "share")),
+            "augment.erase_fill": Option("random", lambda run: bool(run.calls.get("_filled")), True),
             "train.steps": Option(5, lambda run: len(run.lines)),
             "schedule.warmup": Option("during", rate(1), 1e-5 * 0.55 * (1 + math.cos(math.pi / 5)) / 2),
             "schedule.warmup_steps": Option(2, rate(2), 1e-5 * (1 + math.cos(math.pi * 2 / 5)) / 2),
@@ -392,7 +395,13 @@ def told(root: Path) -> Experiment:
             "eval.rerank_lambda": Option(0.6, argument("rerank_distances", "weight")),
         },
         {"data.dataset": "omnireid", "data.root": str(root), "data.protocols": ("lists",), "data.workers": 0}
-        | {"augment.flip": 0.0, "model.image_size": (12, 6), "train.batch_size": 4, "train.instances": 2}
+        | {
+            "augment.flip": 0.0,
+            "augment.erase": 1.0,
+            "model.image_size": (12, 6),
+            "train.batch_size": 4,
+            "train.instances": 2,
+        }
         | {"train.select": "test", "schedule.interval": "step"},
         fit=True,
     )

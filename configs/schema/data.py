@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,8 +91,16 @@ class AugmentConfig:
     pad_crop: int = 0
     """Black border in pixels, from which a window of the input size is cropped at random."""
     erase: float = 0.0
-    """Probability of erasing one box (2 to 40 % of the area), filled after normalisation with the mean of the model's
-    statistics.
+    """Probability of erasing one box."""
+    erase_area: tuple[float, float] = (0.02, 0.4)
+    """Smallest and largest share of the area that the box has."""
+    erase_fill: Literal["mean", "random"] = "mean"
+    """What fills it: after normalisation the mean of the model's statistics, or before it one colour drawn at random
+    (the released code of Instruct-ReID).
+    """
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Strength of the random change of brightness, contrast, saturation and hue, for instance [0.5, 0.5, 0.5, 0.4] in
+    the released code of Instruct-ReID; 0 = none.
     """
     channel: float = 0.0
     """Probability that a visible image becomes one of its channels or grey in all three (CAJ, ICCV 2021); infrared
@@ -105,4 +114,12 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         for name in ("flip", "erase", "channel", "caption_mask"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
+        low, high = self.erase_area
+        require(0 < low <= high < 1, "augment.erase_area", self.erase_area, "two shares above 0 and below 1, ascending")
+        require(
+            all(math.isfinite(value) and value >= 0 for value in self.jitter) and self.jitter[3] <= 0.5,
+            "augment.jitter",
+            self.jitter,
+            "four numbers, 0 or larger, the last (hue) at most 0.5",
+        )
         require(0 <= self.pad_crop <= 512, "augment.pad_crop", self.pad_crop, "0..512")

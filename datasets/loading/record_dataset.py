@@ -135,9 +135,12 @@ class RecordDataset(Dataset[Row | Failure]):
         rng = stream(self.seed, epoch, index, "augment", modality.value)
         value = self.reader(source)
         if MODALITIES[modality].is_image:
-            image, boxes[modality] = self.augment(value.numpy(), rng)
+            # Streams of their own: the other draws stay what they are without them.
+            image = self.augment.jitter(
+                value.numpy(), lambda: stream(self.seed, epoch, index, "jitter", modality.value)
+            )
+            image, boxes[modality] = self.augment(image, rng)
             if modality is Modality.RGB:
-                # A stream of its own: the other draws stay what they are without it.
                 image = self.augment.replace_channels(image, stream(self.seed, epoch, index, "channel"))
             return torch.from_numpy(image)
         if self.masking is None or self.masking.share <= 0:

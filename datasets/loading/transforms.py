@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from configs.schema.data import AugmentConfig
 from configs.vocabulary import Modality
+from datasets.loading.colour_jitter import jitter_colours
 from datasets.modalities import MODALITIES, STATISTICS
 
-ERASE_AREA = (0.02, 0.4)
 ERASE_ASPECT = (0.3, 3.3)
 ERASE_ATTEMPTS = 10
 NO_BOX = (0, 0, 0, 0)
@@ -26,7 +27,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """Flip, pad-and-crop, erase, drawn from one generator per image. Source: the reference's training transforms.
+    """Colour jitter, then flip, pad-and-crop, erase, drawn from one generator per image; the jitter has its own.
+
+    Source: the training transforms of the reference, and those of Instruct-ReID.
 
     config: the section `augment`, whose captions' part is not looked at.
     """
@@ -34,8 +37,8 @@ class ImageAugmentation:
     config: AugmentConfig
 
     def __call__(self, image: np.ndarray, rng: random.Random) -> tuple[np.ndarray, Box]:
-        """Augment (3, H, W) uint8; return the image and the box (top, left, height, width) to erase after
-        normalising.
+        """Augment (3, H, W) uint8; return the image and the box (top, left, height, width) to erase after normalising,
+        none where it is filled already.
         """
         _, height, width = image.shape
         if rng.random() < self.config.flip:
@@ -45,8 +48,16 @@ class ImageAugmentation:
             top, left = rng.randint(0, 2 * pad), rng.randint(0, 2 * pad)
             padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
             image = padded[:, top : top + height, left : left + width]
-        box = _erase_box(height, width, rng) if rng.random() < self.config.erase else NO_BOX
+        box = _erase_box(height, width, self.config.erase_area, rng) if rng.random() < self.config.erase else NO_BOX
+        if self.config.erase_fill == "random" and box != NO_BOX:
+            return _filled(image, box, rng), NO_BOX
         return np.ascontiguousarray(image), box
+
+    def jitter(self, image: np.ndarray, draw: Callable[[], random.Random]) -> np.ndarray:
+        """Return (3, H, W) uint8 with its colours changed as `jitter` says. draw: makes the generator, if one is
+        needed.
+        """
+        return jitter_colours(image, self.config.jitter, draw()) if any(self.config.jitter) else image
 
     def replace_channels(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
         """Replace, with the probability `channel`, all channels of (3, H, W) uint8 by the red, the green or the blue
@@ -66,9 +77,22 @@ class ImageAugmentation:
         return np.broadcast_to(single, image.shape).copy()
 
 
-def _erase_box(height: int, width: int, rng: random.Random) -> Box:
+def _filled(image: np.ndarray, box: Box, rng: random.Random) -> np.ndarray:
+    """Return a copy of the image whose box has one colour, each channel equally likely to have any value.
+
+    Source: the released code of Instruct-ReID. Departure: the box's aspect is drawn on a logarithmic scale, as for the
+    other fill, there on a linear one.
+    """
+    top, left, height, width = box
+    image = image.copy()
+    colour = np.array([rng.randrange(256) for _ in image], dtype=np.uint8)
+    image[:, top : top + height, left : left + width] = colour[:, None, None]
+    return image
+
+
+def _erase_box(height: int, width: int, share: tuple[float, float], rng: random.Random) -> Box:
     for _ in range(ERASE_ATTEMPTS):
-        area = height * width * rng.uniform(*ERASE_AREA)
+        area = height * width * rng.uniform(*share)
         aspect = math.exp(rng.uniform(math.log(ERASE_ASPECT[0]), math.log(ERASE_ASPECT[1])))
         box_height, box_width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if box_height < height and box_width < width:
