@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from prettytable import PrettyTable
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from configs.schema.reid5o import Reid5oConfig
 from model.reid5o import ReID5o
 from model.weights.clip_sources import ClipWeights, read_clip
 from model.weights.initialise import initialise_encoders, initialise_new_parts
+from model.weights.positions import resize_grid
 from model.weights.reid5o_names import CLIP_ONLY, clip_name
 from utils.errors import UserError
 
@@ -139,9 +139,8 @@ def resize_positions(embedding: Tensor, grid: tuple[int, int], method: Literal["
     bilinear: no antialiasing, corners not aligned. Source: reference. bicubic: antialiased, as timm and open_clip do.
     """
     side = int((embedding.shape[0] - 1) ** 0.5)
-    patches = embedding[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(patches, size=grid, mode=method, align_corners=False, antialias=method == "bicubic")
-    return torch.cat([embedding[:1], resized.flatten(2)[0].t()])
+    resized = resize_grid(embedding[1:], (side, side), grid, method, antialias=method == "bicubic")
+    return torch.cat([embedding[:1], resized])
 
 
 def _fitted(

@@ -29,13 +29,12 @@ class Row:
 class Kind:
     """A kind of golden file. `pattern` matches the whole file name.
 
-    check: None for a kind whose feature is not built yet. supporting: read by another kind's check, so not an item.
+    check: None for a supporting file, which another kind's check reads: it is no item of its own.
     """
 
     name: str
     pattern: str
     check: Callable[[Path], list[Row]] | None = None
-    supporting: bool = False
 
     def matches(self, path: Path) -> bool:
         """Return whether the file's name is of this kind."""

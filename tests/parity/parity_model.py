@@ -282,8 +282,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("gradients", r"gradients\.json", check_gradients),
     Kind("released keys", r"key_shapes(_vitb16)?\.txt", check_key_shapes),
     Kind("released checkpoint", r"best\.pth", check_checkpoint),
-    Kind("inputs", r"inputs\.npz", supporting=True),
-    Kind("CLIP weights", r"clip_init\.pt", supporting=True),
-    Kind("flat configuration", r"configs\.yaml", supporting=True),
-    Kind("options", r"meta\.json", supporting=True),
+    Kind("inputs", r"inputs\.npz"),
+    Kind("CLIP weights", r"clip_init\.pt"),
+    Kind("flat configuration", r"configs\.yaml"),
+    Kind("options", r"meta\.json"),
 )
