@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   python infer.py --run runs/orbench --queries queries.json --gallery photos.csv --export features.npz
   python infer.py --run runs/irm --image a.jpg --instruction "ignore the clothes" --gallery photos/
   python infer.py --run runs/irm --image a.jpg --instruction-image coat.jpg
+  python infer.py --run runs/irm --image a.jpg --attention maps.png
   python infer.py --run runs/orbench --gallery photos/ --export gallery.npz
   python infer.py --run runs/llcm --rgb a.jpg --gallery-modality nir
 """
@@ -34,11 +35,13 @@ def main() -> None:
 
     check_named(options)
     model = options.run, options.config, options.checkpoint
-    begin("infer.py", *model, options.output or options.export, options.device, options.overrides)
+    written = options.attention or options.output or options.export
+    begin("infer.py", *model, written, options.device, options.overrides)
     # torch is imported from here on: what was given is known to be right, the threads' waiting policy is set.
+    from solver.commands.attention import run_attention
     from solver.commands.search import run_search
 
-    print(run_search(options))
+    print(run_attention(options) if options.attention else run_search(options))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
     told = "what the model is told with the image of the query, for models that follow instructions"
     add("--instruction", default=None, metavar="TEXT", help=told)
     add("--instruction-image", metavar="FILE", help="the same as a picture of clothes")
+    looks = (
+        "write where the model looks in the image of --rgb or --nir under the instructions of six tasks; --instruction "
+        "and --text replace the default description, --instruction-image the image's own clothes"
+    )
+    add("--attention", metavar="MAPS.png", help=looks)
     add("--queries", metavar="FILE.json", help="list of objects with these keys and an optional person_id")
     add("--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT")
     entry = "with --task: entry of the list, from 0 (default: 0), or several: 0,7,12"

@@ -14,9 +14,35 @@ from utils.errors import UserError
 
 def check_named(options: SearchOptions) -> None:
     """Raise UserError for query files that cannot be meant and a gallery that is not there. Imports no torch."""
+    if options.attention:
+        named_picture(options)
+        named_instruction(options)
+        return
     named_queries(options)
     if options.gallery and not is_manifest(options.gallery):
         require_gallery(options.gallery)
+
+
+def named_picture(options: SearchOptions) -> Query:
+    """Return the one image that --attention looks at. Raises UserError for none, for several, and for what else is
+    asked of a search.
+    """
+    images = {key: value for key, value in options.parts.items() if key != "text"}
+    if len(images) != 1:
+        raise UserError("--attention: one image is looked at; give --rgb or --nir FILE")
+    given = {
+        "--queries": options.queries,
+        "--task": options.task,
+        "--threshold": options.threshold is not None,
+        "--gallery": options.gallery,
+        "--gallery-instruction": options.gallery_instruction,
+        "--output": options.output,
+        "--export": options.export,
+    }
+    others = [name for name, value in given.items() if value]
+    if others:
+        raise UserError(f"--attention looks at one image and searches nothing; leave out {', '.join(others)}")
+    return query_from_parts(images, "--attention")
 
 
 def named_instruction(options: SearchOptions) -> Source | None:
