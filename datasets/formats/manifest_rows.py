@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from configs.vocabulary import Modality
+from configs.vocabulary import Modality, Task
 from utils.errors import UserError, nearest
 from utils.files import RepeatedKeyError, atomic_path, ordinary, parse_json
 from utils.texts import one_form
@@ -27,7 +27,9 @@ MAX_FIELD = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ManifestRow:
-    """One row. Absent values are empty. path: as written. where: file and line, for error messages."""
+    """One row. Absent values are empty. path, clothes_image: as written. task: None = by modality and caption. where:
+    file and line, for error messages.
+    """
 
     path: str = ""
     person: str = ""
@@ -36,9 +38,13 @@ class ManifestRow:
     modality: Modality = Modality.RGB
     caption: str = ""
     split: str = ""
+    task: Task | None = None
+    clothes_image: str = ""
     where: str = ""
 
 
+TASKS = tuple(task for task in Task if task is not Task.ORB)
+"""What the column task may say."""
 COLUMNS = tuple(entry.name for entry in fields(ManifestRow) if entry.name != "where")
 
 
@@ -172,13 +178,16 @@ def _row(cells: dict[str, str], where: str) -> ManifestRow:
     names = [entry.value for entry in Modality]
     if modality not in names:
         raise UserError(f"{where}: modality = {modality!r}: {nearest(modality, names)}")
+    task = cells.get("task", "").lower()
+    if task and task not in [entry.value for entry in TASKS]:
+        raise UserError(f"{where}: task = {task!r}: {nearest(task, [entry.value for entry in TASKS])}")
     _encodable(cells.values(), where)
     # A path must stay as the file is called.
     cells |= {name: one_form(cells[name]) for name in ("person", "camera", "clothes") if name in cells}
-    row = ManifestRow(
-        **{**cells, "split": split, "modality": Modality(modality), "where": where}  # type: ignore[arg-type]
-    )
+    known: dict[str, Any] = {"modality": Modality(modality), "task": Task(task) if task else None}
+    row = ManifestRow(**{**cells, **known, "split": split, "where": where})
     _check_row(row)
+    _check_task(row)
     return row
 
 
@@ -202,6 +211,27 @@ def _check_row(row: ManifestRow) -> None:
     if row.split in ("train", "gallery"):
         raise UserError(
             f"{row.where}: a caption without an image cannot be in {row.split}; give its image, or make it a query"
+        )
+
+
+def _check_task(row: ManifestRow) -> None:
+    """Raise UserError for what the task of a row cannot do without, or has no use for."""
+    task = row.task
+    if row.clothes_image and task not in (Task.CC, Task.CTCC):
+        raise UserError(
+            f"{row.where}: clothes_image belongs to the tasks cc and ctcc, and task is "
+            f"{task.value if task else 'empty'}; write one of them, or leave the picture away"
+        )
+    if "\0" in row.clothes_image:
+        raise UserError(f"{row.where}: {row.clothes_image!r} is not a path; correct it")
+    if row.modality is Modality.TEXT and task not in (None, Task.T2I):
+        raise UserError(
+            f"{row.where}: modality is text and task {task.value}, but a caption by itself is a query of t2i; leave "
+            "the task away, or give the image"
+        )
+    if not row.caption and (task is Task.LI or (task is Task.T2I and row.split == "train")):
+        raise UserError(
+            f"{row.where}: task is {task.value}, which needs a description of the image; write it into caption"
         )
 
 
@@ -230,6 +260,8 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
             "modality": row.modality.value,
             "caption": row.caption,
             "split": row.split,
+            "task": row.task.value if row.task else "",
+            "clothes_image": row.clothes_image,
         }
         for row in rows
     ]

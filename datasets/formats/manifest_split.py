@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prettytable import PrettyTable
 
-from configs.vocabulary import Modality
+from configs.vocabulary import Modality, Task
 from datasets.formats.listing import ImageTree
 from datasets.formats.manifest_rows import ManifestRow, read_manifest
 from datasets.releases.folders import folder_rows
@@ -71,20 +71,29 @@ def source_rows(source: Path, *, resplit: bool) -> list[ManifestRow]:
         raise UserError(f"{source} has a split already; give --resplit to replace it")
     release_of_rows("manifest", source, folder, rows, ReadOptions(need_train=False))
     # An image that was a query and a gallery image stands in two rows that are now the same.
-    return list({(row.path, row.person, row.caption): replace(row, split="") for row in rows}.values())
+    return list(
+        {
+            (row.path, row.person, row.caption, row.task, row.clothes_image): replace(row, split="") for row in rows
+        }.values()
+    )
 
 
 def moved(row: ManifestRow, source: Path, output: Path) -> ManifestRow:
-    """Return a row whose relative path counts from `output` instead of `source`; on another drive it becomes
+    """Return a row whose relative paths count from `output` instead of `source`; on another drive they become
     absolute.
     """
-    if not row.path or os.path.isabs(row.path):
-        return row
-    path = os.path.abspath(source / row.path)
+    path, clothes = (_moved(path, source, output) for path in (row.path, row.clothes_image))
+    return replace(row, path=path, clothes_image=clothes)
+
+
+def _moved(path: str, source: Path, output: Path) -> str:
+    if not path or os.path.isabs(path):
+        return path
+    path = os.path.abspath(source / path)
     try:
-        return replace(row, path=os.path.relpath(path, os.path.abspath(output)).replace(os.sep, "/"))
+        return os.path.relpath(path, os.path.abspath(output)).replace(os.sep, "/")
     except ValueError:
-        return replace(row, path=path)
+        return path
 
 
 def divide(rows: Sequence[ManifestRow], options: SplitOptions) -> SplitResult:
@@ -159,7 +168,10 @@ def _distinct(rows: Iterable[ManifestRow]) -> list[ManifestRow]:
 
 
 def _caption_rows(rows: Sequence[ManifestRow], split: str, wanted: bool) -> list[ManifestRow]:
-    captions = dict.fromkeys(row.caption for row in rows if row.caption and (wanted or not row.path))
+    # The description of a query of LI is no query by itself.
+    captions = dict.fromkeys(
+        row.caption for row in rows if row.caption and row.task is not Task.LI and (wanted or not row.path)
+    )
     person = rows[0].person
     return [ManifestRow(person=person, modality=Modality.TEXT, caption=caption, split=split) for caption in captions]
 

@@ -2,7 +2,9 @@
 
 Columns: `path` (relative to the manifest's folder, or absolute), `person` (any text), and optionally `camera`,
 `clothes` (any text), `modality` (rgb, nir, cp, sk, text; default rgb), `caption`, `split` (train, val, query, gallery,
-test).
+test), `task` (trad, cc, ctcc, vi, li, t2i; default vi for nir, t2i with a caption, else trad) and `clothes_image`, the
+picture of clothes of cc and ctcc. Under li the caption describes what is looked for, and is part of no search by
+itself.
 
 | row | becomes |
 |---|---|
@@ -66,9 +68,11 @@ def release_of_rows(name: str, root: Path, folder: Path, rows: Sequence[Manifest
         source = row_image(row, folder, names, required=options.check_files) if row.path else None
         if source is not None:
             listed.add(source.value, row)
+        shown = replace(row, path=row.clothes_image, modality=Modality.RGB)
+        clothes = row_image(shown, folder, names, required=options.check_files) if shown.path else None
         for part in _parts_of(row):
-            if part == "train" or source is None or part in listed.new_parts(source.value, part):
-                parts[part].append(_record(row, source, numbers, name, part))
+            if part == "train" or source is None or listed.is_new(source.value, part, row):
+                parts[part].append(_record(row, source, clothes, numbers, name, part))
     notes = _leave_one_out(rows, parts)
     if not any(row.split for row in rows):
         notes.insert(0, NO_SPLIT)
@@ -128,7 +132,8 @@ class Listed:
     """Where each image was listed, to refuse what cannot be meant."""
 
     first: dict[str, ManifestRow] = field(default_factory=dict)
-    taken: dict[str, set[str]] = field(default_factory=dict)
+    told: set[tuple[str, Told]] = field(default_factory=set)
+    taken: dict[str, set[tuple[str, Told]]] = field(default_factory=dict)
 
     def add(self, path: str, row: ManifestRow) -> None:
         """Note a row. Raises UserError for two persons, or train and test, in one image."""
@@ -148,16 +153,31 @@ class Listed:
                 f"{row.where}: {row.path} is in {row.split}, but {before.where} puts it in {before.split}; an image "
                 "belongs to one split"
             )
-        if before is not row and before.split == row.split and not row.caption:
+        told = path, _told(row)
+        repeated = told in self.told
+        self.told.add(told)
+        if repeated and before.split == row.split and not row.caption:
             raise UserError(f"{row.where}: {row.path} is listed again, first in {before.where}; remove one row")
 
-    def new_parts(self, path: str, part: str) -> set[str]:
-        """Return {part} the first time an image enters it: an image with several captions is searched once."""
+    def is_new(self, path: str, part: str, row: ManifestRow) -> bool:
+        """Return whether an image enters a part for the first time: with several captions it is searched once, and asks
+        once for each thing that it is told.
+        """
         taken = self.taken.setdefault(path, set())
-        if part in taken:
-            return set()
-        taken.add(part)
-        return {part}
+        entry = part, _told(row) if part.endswith("query") else NOTHING_TOLD
+        if entry in taken:
+            return False
+        taken.add(entry)
+        return True
+
+
+Told = tuple["Task | None", str, str]
+NOTHING_TOLD: Told = (None, "", "")
+
+
+def _told(row: ManifestRow) -> Told:
+    """Return what tells two rows of one image apart as queries: task, picture of clothes, description."""
+    return row.task, row.clothes_image, row.caption if row.task is Task.LI else ""
 
 
 def _parts_of(row: ManifestRow) -> tuple[str, ...]:
@@ -171,16 +191,21 @@ def _parts_of(row: ManifestRow) -> tuple[str, ...]:
 
 
 def _task(row: ManifestRow) -> Task:
+    if row.task is not None:
+        return row.task
     if row.modality is Modality.NIR:
         return Task.VI
     return Task.T2I if row.caption else Task.TRAD
 
 
-def _record(row: ManifestRow, source: Source | None, numbers: _Numbers, name: str, part: str) -> Record:
+def _record(
+    row: ManifestRow, source: Source | None, clothes: Source | None, numbers: _Numbers, name: str, part: str
+) -> Record:
     caption = Source(modality=Modality.TEXT, value=row.caption, record=row.where) if row.caption else None
     sources = {} if source is None else {row.modality: source}
-    if caption is not None and (source is None or part == "train"):
+    if caption is not None and (source is None or (part == "train" and row.task is not Task.LI)):
         sources[Modality.TEXT] = caption
+    annotations = {AnnotationKind.CLOTHES: clothes, AnnotationKind.DESCRIPTION: caption}
     return Record(
         person_id=numbers.persons[row.person],
         sources=sources,
@@ -189,7 +214,7 @@ def _record(row: ManifestRow, source: Source | None, numbers: _Numbers, name: st
         dataset=name,
         task=_task(row),
         name=row.where,
-        annotations={AnnotationKind.DESCRIPTION: caption} if caption is not None else {},
+        annotations={kind: known for kind, known in annotations.items() if known is not None},
     )
 
 
