@@ -169,6 +169,12 @@ def test_validation_identities_are_held_out_whole() -> None:
     )
 
 
+@pytest.mark.parametrize(("fraction", "held"), [(0.01, 1), (0.24, 2), (0.26, 3), (0.8, 8)])
+def test_the_held_out_share_is_rounded_to_the_nearest_number(fraction: float, held: int) -> None:
+    split = build(select_val=True, val_fraction=fraction).splits["val"]
+    assert len(set(split.gallery_ids)) == held
+
+
 def test_validation_follows_the_default_rule_where_its_labels_are_known() -> None:
     clothed = tuple(
         dataclasses.replace(record, clothes_id=record.person_id * 1000 + record.camera_id) for record in WHOLE["train"]
@@ -223,6 +229,11 @@ def test_texts_and_infrared_images_search_in_validation() -> None:
         and len(split.query_lists[0].entries) == 3 * 2
         and len(split.gallery) == 3 * 4
     )
+    # A camera rule is added where images search images of their own kind, and nowhere else.
+    split = build_from_release(
+        entry_of([PLAIN]), release_of(**{**WHOLE, "train": both}), select_val=True, val_fraction=0.5
+    ).splits["val"]
+    assert split.query_lists[0].exclusion_rule == "none"
 
 
 def test_validation_parts_of_the_data_set() -> None:

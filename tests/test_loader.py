@@ -202,6 +202,18 @@ def test_unreadable_images_end_the_run_or_are_listed(root: Path, tmp_path: Path)
     assert any("1.png" in reason and "train_annos.json entry 4" in reason for reason in found.skipped)
 
 
+def test_a_batch_that_skipping_left_with_one_person_is_passed_over(root: Path, tmp_path: Path) -> None:
+    """No loss has a negative in it."""
+    shutil.copytree(root, tmp_path / "copy")
+    options: dict[str, Any] = {"on_error": "skip", "batch_size": 4, "sampler": "identity", "instances": 2}
+    assert list(loader(tmp_path / "copy", **options).epoch(0))
+    for folder in ("0001", "0002"):
+        for path in (tmp_path / "copy" / "ORBench" / "vis" / folder).iterdir():
+            path.write_bytes(b"")
+    found = loader(tmp_path / "copy", **options)
+    assert list(found.epoch(0)) == [] and found.skipped
+
+
 def test_sources_of_one_modality_in_order_with_failures(root: Path, tmp_path: Path) -> None:
     paths = [root / "ORBench" / "nir" / "0001" / f"{index}.png" for index in (3, 0, 4)]
     sources = [

@@ -124,6 +124,15 @@ def test_jsonl_says_the_same(tmp_path: Path) -> None:
         ]
 
 
+def test_words_of_the_format_are_read_in_capitals_too(tmp_path: Path) -> None:
+    plant(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    rows = ["Path,PERSON,Modality,split", "a.jpg,Anna,NIR,Query", "b.jpg,anna,Rgb,GALLERY", "c.jpg,carl,,Train"]
+    parts = read(manifest(tmp_path, "\n".join(rows))).parts
+    assert list(parts["query"][0].sources) == [Modality.NIR] and list(parts["gallery"][0].sources) == [Modality.RGB]
+    # Names are the user's.
+    assert parts["query"][0].person_id != parts["gallery"][0].person_id
+
+
 def test_numbers_are_names_in_jsonl(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         plant(tmp_path, f"{name}.jpg")
