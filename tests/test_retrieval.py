@@ -431,6 +431,13 @@ def test_equal_similarities_keep_the_gallery_order_whatever_the_block(monkeypatc
             (None, None),
         ]
         assert [image.verdict for image in fourth.results] == [Verdict.UNKNOWN] * 3 and fourth.results[0].person_id == 8
+        # Matches are those of the gallery, however few results are listed.
+        assert [(len(row.results), row.matches, row.first_match) for row in search(encoded, gallery, 1)] == [
+            (1, 2, 1),
+            (1, 1, 3),
+            (1, 0, 0),
+            (1, None, None),
+        ]
 
 
 def test_many_equal_similarities_keep_the_gallery_order() -> None:
