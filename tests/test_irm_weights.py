@@ -80,7 +80,7 @@ def test_pass_gives_the_image_tower(tmp_path: Path, layout: str) -> None:
     }
     content = {"flat": state, "model": {"model": state}, "teacher": {"student": {}, "teacher": teacher, "epoch": 3}}
     model, report = build(init=f"pass:{save(tmp_path / 'pass.pth', content[layout])}")
-    image = model.image
+    image: Any = model.image
     assert torch.equal(image.embed.part_tokens[1], state["part_token2"])
     assert torch.equal(image.embed.part_positions[2], state["part3_pos"])
     assert torch.equal(image.embed.class_position, state["cls_pos"])
@@ -113,7 +113,7 @@ def test_albef_gives_texts_clothes_projections_and_temperature(tmp_path: Path) -
     state = albef_state()
     file = save(tmp_path / "albef.pth", {"model": state})
     model, report = build(text_init=f"albef:{file}", clothes_init=f"albef:{file}", matching="fusion", text_positions=30)
-    text = model.text_encoder
+    text: Any = model.text_encoder
     crossed = "crossattention.self.query.weight"
     assert torch.equal(
         text.layers[1].intermediate.dense.weight, state["text_encoder.bert.encoder.layer.1.intermediate.dense.weight"]
@@ -198,7 +198,7 @@ def test_a_transformer_of_timm_is_that_transformer(tmp_path: Path, tokens: dict[
     place = timm_folder(tmp_path / "vit", **tokens)
     parts = tokens.get("reg_tokens", 0)
     model, report = build(init=place, clothes_init="random", image_size=(32, 16), part_tokens=parts)
-    theirs = timm.create_model(place.removeprefix("timm:"), pretrained=True, num_classes=0).eval()
+    theirs: Any = timm.create_model(place.removeprefix("timm:"), pretrained=True, num_classes=0).eval()
     images = torch.randn(2, 3, 32, 16)
     torch.testing.assert_close(
         model.encode_images(images).cls, theirs.forward_features(images)[:, 0], atol=1e-5, rtol=1e-5
@@ -213,7 +213,9 @@ def test_a_transformer_of_timm_is_that_transformer(tmp_path: Path, tokens: dict[
 def test_a_transformer_of_timm_encodes_clothes_too(tmp_path: Path) -> None:
     place = timm_folder(tmp_path / "vit", img_size=(48, 48), depth=2)
     model, report = build(clothes_init=place)
-    theirs = timm.create_model(place.removeprefix("timm:"), pretrained=True, num_classes=0, img_size=(32, 32)).eval()
+    theirs: Any = timm.create_model(
+        place.removeprefix("timm:"), pretrained=True, num_classes=0, img_size=(32, 32)
+    ).eval()
     pictures = torch.randn(1, 3, 32, 32)
     expected = theirs.forward_features(pictures)
     torch.testing.assert_close(model.clothes(pictures).tokens, expected, atol=1e-4, rtol=1e-4)
