@@ -21,6 +21,7 @@ class Family(str, Enum):
 
     REID5O = "reid5o"
     VIREID = "vireid"
+    IRM = "irm"
 
 
 class Task(str, Enum):

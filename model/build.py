@@ -9,9 +9,11 @@ from typing import Any, Generic, TypeVar
 from configs.schema.experiment import ModelConfig
 from configs.vocabulary import Family
 from model.interface import RetrievalModel
+from model.irm import IRM
 from model.reid5o import ReID5o
 from model.vireid import Vireid
 from model.weights.clip import InitialWeights, initialise_reid5o
+from model.weights.irm import initialise_irm
 from model.weights.vireid import initialise_vireid
 
 Model = TypeVar("Model", bound=RetrievalModel)
@@ -32,6 +34,7 @@ class FamilyModel(Generic[Model, Config]):
 FAMILIES: dict[Family, FamilyModel[Any, Any]] = {
     Family.REID5O: FamilyModel(ReID5o, initialise_reid5o),
     Family.VIREID: FamilyModel(Vireid, initialise_vireid),
+    Family.IRM: FamilyModel(IRM, initialise_irm),
 }
 
 

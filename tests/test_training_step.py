@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from instructed_family import write_captioned, write_data
 from official_trees import sysu
 from tiny_orbench import write_orbench
 from torch import nn
@@ -20,11 +21,12 @@ from torch import nn
 from configs.load import load_experiment
 from solver.objectives.base import Objective, StepOutput
 from solver.training.engine import Trainer, TrainingJob, assemble, evaluate_job
+from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-FAMILIES = ("reid5o", "vireid")
+FAMILIES = ("reid5o", "vireid", "irm")
 NO_NORMS = {"reid5o"}
 """Families whose norms have no running statistics."""
 
@@ -36,6 +38,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     roots = {name: tmp_path_factory.mktemp(name) for name in FAMILIES}
     write_orbench(roots["reid5o"])
     sysu(roots["vireid"])
+    write_captioned(write_data(roots["irm"]))
     return roots
 
 
@@ -44,7 +47,12 @@ def make(roots: dict[str, Path], keep_logging: None) -> Make:
     """Family and overrides -> a job over a small tree."""
 
     def job(family: str, *overrides: str) -> TrainingJob:
-        own = ["train.batch_size=4", "train.instances=1"] if family == "vireid" else ["train.batch_size=4"]
+        words = [f"model.tokenizer=bert:{roots[family] / 'words'}", "model.vocab_size=200", "data.protocols=[lists]"]
+        own = {
+            "reid5o": ["train.batch_size=4"],
+            "vireid": ["train.batch_size=4", "train.instances=1"],
+            "irm": ["train.batch_size=16", *words],
+        }[family]
         where = [f"data.root={roots[family]}", "data.workers=0"]
         return assemble(load_experiment(ROOT / "configs" / family / "smoke.yaml", [*where, *own, *overrides]), CPU)
 
@@ -145,3 +153,25 @@ def test_an_evaluation_leaves_norms_and_mode_alone_and_does_not_depend_on_batche
     plain = evaluate_job(dataclasses.replace(job, config=config), job.split)
     torch.testing.assert_close(found.ranked.features, plain.ranked.features, rtol=1e-5, atol=1e-6)
     assert [row.metrics for row in found.averages()] == [row.metrics for row in plain.averages()]
+
+
+def test_what_an_objective_remembers_lies_in_last_alone_and_goes_on_from_there(make: Make, tmp_path: Path) -> None:
+    quiet = ("model.dropout=0", "model.drop_path=0", "train.epochs=1", "train.max_steps=2")
+    job, other = make("irm", *quiet), make("irm", *quiet, "seed=9")
+    Trainer(job, tmp_path).fit()
+    last, best = load_checkpoint(tmp_path / "last.pth"), load_checkpoint(tmp_path / "best.pth")
+    assert "objective" in last and "objective" not in best
+    queued = last["objective"]["captions.queue.person_ids"].tolist()
+    assert 0 < sum(person >= 0 for person in queued) < len(queued)
+    other.model.load_state_dict(last["model"])
+    other.objective.load_state_dict(last["objective"])
+    batch, terms = first_batch(job), []
+    for model, objective in (
+        (job.model, job.objective),
+        (other.model, other.objective),
+        (other.model, make("irm").objective),
+    ):
+        model.train()
+        with torch.no_grad():
+            terms.append(objective.step(model, batch, 2).losses["contrast"].item())
+    assert terms[0] == terms[1] != terms[2]

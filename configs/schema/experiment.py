@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.evaluation import EvalConfig
+from configs.schema.irm import IrmConfig, IrmObjectiveConfig
 from configs.schema.published import check_published
 from configs.schema.reid5o import Reid5oConfig, Reid5oObjectiveConfig
 from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
 from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
 from configs.vocabulary import Family
 
-ModelConfig = Reid5oConfig | VireidConfig
-ObjectiveConfig = Reid5oObjectiveConfig | VireidObjectiveConfig
+ModelConfig = Reid5oConfig | VireidConfig | IrmConfig
+ObjectiveConfig = Reid5oObjectiveConfig | VireidObjectiveConfig | IrmObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class FamilySections:
 FAMILIES: dict[Family, FamilySections] = {
     Family.REID5O: FamilySections(Reid5oConfig, Reid5oObjectiveConfig),
     Family.VIREID: FamilySections(VireidConfig, VireidObjectiveConfig),
+    Family.IRM: FamilySections(IrmConfig, IrmObjectiveConfig),
 }
 """A new family has a row here, in model.build.FAMILIES and in solver.training.families.FAMILIES."""
 

@@ -10,9 +10,10 @@ from configs.schema.experiment import ObjectiveConfig
 from configs.schema.train import OptimizerConfig
 from configs.vocabulary import Family
 from solver.objectives.base import Objective, ObjectiveContext
+from solver.objectives.irm import IrmObjective
 from solver.objectives.reid5o import Reid5oObjective
 from solver.objectives.vireid import VireidObjective
-from solver.training.param_groups import Rule, reid5o_rules, vireid_rules
+from solver.training.param_groups import Rule, irm_rules, reid5o_rules, vireid_rules
 from utils.errors import UserError
 
 Config = TypeVar("Config", bound=ObjectiveConfig)
@@ -33,6 +34,7 @@ FAMILIES: dict[Family, FamilyTraining[Any]] = {
         lambda config, context: Reid5oObjective(config, context.seed, context.modalities), reid5o_rules
     ),
     Family.VIREID: FamilyTraining(lambda config, context: VireidObjective(config), vireid_rules),
+    Family.IRM: FamilyTraining(IrmObjective, irm_rules),
 }
 
 

@@ -51,6 +51,20 @@ def vireid_rules(rates: OptimizerConfig) -> tuple[Rule, ...]:
     )
 
 
+def irm_rules(rates: OptimizerConfig) -> tuple[Rule, ...]:
+    """Everything decayed; what no published weights exist for at `new_module_lr_factor` of the base rate. The release
+    has one rate and one weight decay for all, biases, norms and the temperature included: its configurations set both
+    factors to 1 and bias_weight_decay to weight_decay.
+    """
+    decay, new = rates.weight_decay, rates.new_module_lr_factor
+    return (
+        Rule(r".*\.bias", rates.bias_lr_factor, rates.bias_weight_decay),
+        Rule(r"(attention|neck|out_neck|classifier|out_classifiers|match_head|replaced_head)\..*", new, decay),
+        Rule(r"image\..*\.(gate|instruction_kv\.weight)", new, decay),
+        Rule(r"(image|clothes|text_encoder|image_projection|text_projection)\..*|temperature", 1.0, decay),
+    )
+
+
 @dataclass(frozen=True)
 class Setting:
     """What the policy decided for one parameter. lr: None = not trained."""

@@ -172,6 +172,19 @@ def write_data(root: Path) -> Path:
     return root
 
 
+def write_captioned(root: Path) -> None:
+    """Add a member whose images have captions (T2I) to the data."""
+    folder = root / "CUHK-Pedes"
+    train = {f"imgs/{person}_{number}.png": person for person in PERSONS for number in (0, 1)}
+    test = {f"imgs/{person}_{number}.png": person for person in TEST_PERSONS for number in (0, 1)}
+    write_pictures(folder, train | test)
+    captions = {name.replace("/", "_"): describe(name) for name in train | test}
+    (folder / "caption_t2i_v2.json").write_text(json.dumps(captions), encoding="utf-8")
+    for part, names in (("train", train), ("query", test), ("gallery", test)):
+        lines = [f"{name} {name.replace('/', '_')} {person} 0" for name, person in names.items()]
+        write_lists(folder, **{f"{part}_t2i_v2": lines})
+
+
 def write_roles(folder: Path, test: Mapping[str, int], second: Any, suffix: str = "") -> None:
     rows = {name: f"{name} {second(name)} {person} 0 {name[-5]}" for name, person in test.items()}
     for role in ("query", "gallery"):

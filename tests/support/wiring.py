@@ -40,6 +40,11 @@ SEAMS = (
     "solver.evaluation.evaluator.relevance_of",
     "solver.evaluation.ranking.evaluate_features",
     "solver.evaluation.ranking.rerank_distances",
+    "solver.objectives.base.model_input",
+    "solver.objectives.caption_terms.hide_pieces",
+    "solver.objectives.caption_terms.masked_language_loss",
+    "solver.objectives.irm.identity_loss",
+    "solver.objectives.irm.literal_adaptive_triplet_loss",
     "solver.objectives.reid5o.sdm_loss",
     "solver.objectives.vireid.batch_hard_triplet_loss",
     "solver.objectives.vireid.identity_loss",
@@ -87,6 +92,10 @@ class Assembled:
         """What the optimiser does with a parameter."""
         (found,) = [group for group in self.job.optimizer.param_groups if parameter in group["names"]]
         return found
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        return self.job.model.state_dict()
 
     @property
     def results(self) -> list[EvaluationResult]:
@@ -213,8 +222,9 @@ def schema_keys(family: Family) -> dict[str, Any]:
 
 
 def _allowed(family: Family) -> dict[str, Any]:
-    """The visible-infrared defaults need a sampler that is not the default."""
-    return {"train": {"sampler": "modality"}} if family is Family.VIREID else {}
+    """The defaults of these need a sampler that is not the default."""
+    sampler = {Family.VIREID: "modality", Family.IRM: "identity"}.get(family)
+    return {"train": {"sampler": sampler}} if sampler else {}
 
 
 Found = Callable[[Assembled], Any]
@@ -320,6 +330,12 @@ def foreign_annotations(run: Assembled) -> bool:
     return any(
         record.task is Task.LI and annotation.source not in record.annotations.values() for record, annotation in told
     )
+
+
+def told_by(run: Assembled, modality: Modality) -> list[Tensor]:
+    """The annotations of one modality that training rows have, as the model takes them."""
+    found = [row.annotation for row in run.read if row.annotation is not None]
+    return [annotation.value for annotation in found if annotation.source.modality is modality]
 
 
 def seeds_of(run: Assembled) -> set[int]:
