@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   python infer.py --run runs/irm --image a.jpg --instruction-image coat.jpg
   python infer.py --run runs/irm --image a.jpg --attention maps.png
   python infer.py --run runs/orbench --gallery photos/ --export gallery.npz
+  python infer.py --run runs/orbench --calibrate
   python infer.py --run runs/llcm --rgb a.jpg --gallery-modality nir
 """
 
@@ -39,9 +40,11 @@ def main() -> None:
     begin("infer.py", *model, written, options.device, options.overrides)
     # torch is imported from here on: what was given is known to be right, the threads' waiting policy is set.
     from solver.commands.attention import run_attention
+    from solver.commands.calibrate import run_calibration
     from solver.commands.search import run_search
 
-    print(run_attention(options) if options.attention else run_search(options))
+    asked = run_calibration if options.calibrate else run_attention if options.attention else run_search
+    print(asked(options))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from utils.log import configure_logging
 
 RETRIEVAL_EXTENSIONS = (".png", ".html", ".json")
 """A search writes its picture, its page and its results under one name."""
+CALIBRATION_SUFFIX = ".calibration.json"
+"""Of the thresholds of a checkpoint, behind its name without .pth."""
 
 # Each name is given where it is listed, so that none can be forgotten.
 ARTEFACTS = (
@@ -36,6 +38,9 @@ ARTEFACTS = (
     PER_QUERY_FILE := "per_query.npz",
     CURVES_FILE := "curves.png",
     COMBINATIONS_FILE := "combinations.png",
+    ERROR_CURVES_FILE := "error_rates.json",
+    ERROR_PICTURE_FILE := "error_rates.png",
+    *(f"{Path(name).stem}{CALIBRATION_SUFFIX}" for name in (LAST_FILE, BEST_FILE)),
     REPORT_FILE := "report.html",
     *(f"retrieval{extension}" for extension in RETRIEVAL_EXTENSIONS),
 )

@@ -22,7 +22,7 @@ from solver.run_directory import CONFIG_FILE, OUTCOME_FILE
 from solver.run_names import locate_run
 from utils.checkpoint_io import fingerprint_state, load_checkpoint
 from utils.errors import UserError, shortened
-from utils.files import real_path
+from utils.files import fingerprint, real_path
 
 SHOWN = 5
 INITIAL = frozenset({"init", "position_resize"})
@@ -143,6 +143,12 @@ def _open_official(config_file: Path, checkpoint: Path, overrides: Sequence[str]
     assert isinstance(config.model, Reid5oConfig), "the family is stated above"
     model = build_official(state, config.model, str(checkpoint))
     return TrainedModel(config=config, model=model, checkpoint=checkpoint, fingerprint=fingerprint_state(state))
+
+
+def model_identity(trained: TrainedModel) -> dict[str, Any]:
+    """Return what the features of an image depend on besides its file: weights, sizes and options of the model."""
+    sizes = {key: value for key, value in experiment_to_dict(trained.config)["model"].items() if key != "init"}
+    return {"family": trained.config.family.value, "weights": trained.fingerprint, "model": fingerprint([sizes])}
 
 
 def trials_of(content: Mapping[str, Any]) -> dict[str, int]:

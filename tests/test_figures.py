@@ -102,7 +102,7 @@ def test_curves_are_drawn(tmp_path: Path, evaluated: bool) -> None:
 
 def test_the_legend_lies_below_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_metrics(tmp_path)
-    figure = figures._figure(13.0, 4.5)
+    figure = figures.new_figure(13.0, 4.5)
     monkeypatch.setattr(figures, "_figure", lambda *size: figure)
     draw_curves(tmp_path)
     figure.canvas.draw()

@@ -41,6 +41,8 @@ class EvalConfig:
     """
     flip: bool = False
     """Further rows `[flip]`: each feature is the mean of the image's and of its mirror image's."""
+    verification: bool = False
+    """test.py also measures error rates: FNMR at FMR, FNIR at FPIR, their curves, and those of a calibration."""
     rerank: bool = False
     """Further rows `[re-ranked]`: k-reciprocal re-ranking."""
     rescore: int = 0

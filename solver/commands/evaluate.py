@@ -13,14 +13,22 @@ from datasets.build import build_benchmark, build_source_reader
 from datasets.fitting import ModelNeeds, needs_of
 from datasets.loading.text_notes import text_notes
 from datasets.structures import Benchmark, distinct_sources
+from solver.calibration import read_calibration
 from solver.commands.opening import ModelChoice, open_trained
 from solver.evaluation.evaluator import evaluate_split
+from solver.reports.error_rates import draw_error_curves, measure_rates, write_curves
 from solver.reports.examples_page import write_report
 from solver.reports.features_file import check_export, export_evaluation, export_path
 from solver.reports.figures import draw_combinations
 from solver.reports.published import Published
 from solver.reports.results import Provenance, format_result, write_results
-from solver.run_directory import COMBINATIONS_FILE, PER_QUERY_FILE, RESULTS_FILE
+from solver.run_directory import (
+    COMBINATIONS_FILE,
+    ERROR_CURVES_FILE,
+    ERROR_PICTURE_FILE,
+    PER_QUERY_FILE,
+    RESULTS_FILE,
+)
 from solver.run_names import find_run
 from solver.runs import TrainedModel, check_trials
 from utils.errors import UserError
@@ -55,23 +63,31 @@ def run_test(
         ModelChoice(run=run, config=config, checkpoint=checkpoint, device=device, overrides=overrides)
     )
     trained = opened.trained
+    verified = trained.config.eval.verification
+    calibration = read_calibration(trained) if verified else None
     benchmark = load_test_benchmark(trained.config, trained)
     reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)
     asked = distinct_sources(benchmark.splits[TEST_SPLIT]).values()
     said = text_notes((source for group in asked for source in group), reader)
     provenance = provenance_of(trained, benchmark, said, overrides)
-    with files_together(folder, RESULTS_FILE, [COMBINATIONS_FILE]) as together:
-        written = [write_results(together, result, provenance)]
+    rates = measure_rates(result, calibration) if verified else None
+    optional = [COMBINATIONS_FILE, ERROR_CURVES_FILE, ERROR_PICTURE_FILE]
+    with files_together(folder, RESULTS_FILE, optional) as together:
+        written = [write_results(together, result, provenance, rates.document() if rates else None)]
         drawn = None
         if result.mixed and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
             drawn = draw_combinations(written[0], together / COMBINATIONS_FILE)
         written.append(write_report(together, result, provenance, trained.config.seed, drawn))
         written += [drawn] if drawn else []
+        if rates:
+            written.append(write_curves(together / ERROR_CURVES_FILE, rates.own))
+            written.append(draw_error_curves(together / ERROR_PICTURE_FILE, rates.own))
     files = [folder / path.name for path in written]
     if export:
         files.append(export_evaluation(export, result.ranked, trained.fingerprint))
-    return f"{format_result(result, provenance.published)}\nwritten: {', '.join(map(str, files))}"
+    tables = [format_result(result, provenance.published), *([rates.text()] if rates else [])]
+    return "\n".join([*tables, f"written: {', '.join(map(str, files))}"])
 
 
 def load_test_benchmark(

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.load import experiment_to_dict
 from configs.vocabulary import Modality
 from datasets.build import build_source_reader
 from datasets.loading.readers import open_source
@@ -36,7 +35,7 @@ from solver.reports.search_files import (
 )
 from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE, check_no_artefact
 from solver.run_names import find_run
-from solver.runs import TrainedModel
+from solver.runs import TrainedModel, model_identity
 from solver.search.arguments import SearchOptions
 from solver.search.gallery import Gallery, GalleryEncoder, own_gallery, split_gallery
 from solver.search.named import named_instruction, named_queries
@@ -53,7 +52,7 @@ from solver.search.queries import (
 from solver.search.ranked import encode_queries, search
 from solver.search.thresholds import relevant_images
 from utils.errors import UserError
-from utils.files import check_folder, files_together, fingerprint, real_path
+from utils.files import check_folder, files_together, real_path
 from utils.log import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -248,12 +247,6 @@ def output_path(name: str, home: Path) -> Path:
     if path.is_dir() or name.endswith(("/", "\\")):
         return path / RETRIEVAL_FILE
     return path.with_suffix(".png") if path.suffix.lower() in REPLACED_SUFFIXES else path.with_name(f"{path.name}.png")
-
-
-def model_identity(trained: TrainedModel) -> dict[str, Any]:
-    """Return what the features of an image depend on besides its file: weights, sizes and options of the model."""
-    sizes = {key: value for key, value in experiment_to_dict(trained.config)["model"].items() if key != "init"}
-    return {"family": trained.config.family.value, "weights": trained.fingerprint, "model": fingerprint([sizes])}
 
 
 def _search(opened: Opened, asked: _Asked, top_k: int, cache: Path, threshold: Threshold | None) -> SearchResult:

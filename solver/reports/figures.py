@@ -69,7 +69,7 @@ def draw_curves(directory: Path) -> Path:
     evaluated = {name: values for name, values in series.items() if name.endswith("_AVER/mAP")}
     ranks = {name: values for name, values in series.items() if name.startswith("batch_")}
     shown = [losses, evaluated or ranks]
-    figure = _figure(13.0, 4.0 + LEGEND_LINE * max(-(-len(names) // LEGEND_COLUMNS) for names in shown))
+    figure = new_figure(13.0, 4.0 + LEGEND_LINE * max(-(-len(names) // LEGEND_COLUMNS) for names in shown))
     left, middle, right = figure.subplots(1, 3)
     _draw_smooth(left, losses)
     left.set(
@@ -90,7 +90,7 @@ def draw_curves(directory: Path) -> Path:
         axes.grid(alpha=0.3)
         if axes.lines:
             _legend_below(axes)
-    return _save(figure, directory / CURVES_FILE)
+    return save_figure(figure, directory / CURVES_FILE)
 
 
 def has_combinations(document: Mapping[str, Any]) -> bool:
@@ -109,7 +109,7 @@ def draw_combinations(results: Path, output: Path) -> Path:
     )
     if not rows:
         raise UserError(f"{results} has no query list with a number; nothing to draw")
-    figure = _figure(13.0, max(4.0, 1.2 + 0.24 * len(rows)))
+    figure = new_figure(13.0, max(4.0, 1.2 + 0.24 * len(rows)))
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.6))
     _draw_groups(left, averages)
     _draw_lists(right, rows)
@@ -117,7 +117,7 @@ def draw_combinations(results: Path, output: Path) -> Path:
         f"query combinations, {document.get('split', '')} split, selected on {document.get('selected_on', 'unknown')}",
         fontsize=10,
     )
-    return _save(figure, output)
+    return save_figure(figure, output)
 
 
 def _draw_groups(axes: Any, averages: Sequence[Mapping[str, Any]]) -> None:
@@ -181,7 +181,8 @@ def _positive(series: Mapping[str, Series]) -> bool:
     return bool(series) and all(value > 0 for _, values in series.values() for value in values)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure of so many inches."""
     # Without pyplot there is no window system to start and no global state to clean up.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -191,7 +192,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all; return `path`."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return path

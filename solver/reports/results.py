@@ -145,8 +145,10 @@ def _numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
-def result_document(result: EvaluationResult, provenance: Provenance) -> dict[str, Any]:
-    """Return everything that results.json holds, as plain values."""
+def result_document(
+    result: EvaluationResult, provenance: Provenance, verification: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return everything that results.json holds, as plain values. verification: see solver.reports.error_rates."""
     selected_on = provenance.selected_on or "unknown"
     return {
         "rows": result_rows(result, provenance.published),
@@ -161,6 +163,7 @@ def result_document(result: EvaluationResult, provenance: Provenance) -> dict[st
         "ap": result.ap_form,
         **({"relevance": dict(result.relevance)} if result.relevance else {}),
         "precision": result.precision,
+        **({} if verification is None else {"verification": dict(verification)}),
         "selected_on": selected_on,
         "checkpoint": {
             "file": provenance.checkpoint,
@@ -211,13 +214,18 @@ def _selection_note(selected_on: str) -> tuple[str, ...]:
     )
 
 
-def write_results(directory: str | Path, result: EvaluationResult, provenance: Provenance) -> Path:
+def write_results(
+    directory: str | Path,
+    result: EvaluationResult,
+    provenance: Provenance,
+    verification: Mapping[str, Any] | None = None,
+) -> Path:
     """Write results.json, results.csv and per_query.npz into `directory`, each whole or not at all; return the first.
 
     results.json is written last: when it is there, the files it names are there too.
     """
     folder = Path(directory)
-    document = result_document(result, provenance)
+    document = result_document(result, provenance, verification)
     _write_per_query(folder / PER_QUERY_FILE, result)
     return write_tables(folder, document)
 

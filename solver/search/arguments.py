@@ -34,6 +34,8 @@ class SearchOptions:
     """tau: an image of the right person is right from this similarity of annotations on, None = always."""
     attention: str = ""
     """Picture of where the model looks, empty = none."""
+    calibrate: str = ""
+    """Set thresholds on this split instead of searching: val, or test; empty = search."""
     gallery: str = ""
     """Folder or manifest, empty = the test gallery of the run's data set."""
     gallery_modality: str = ""
@@ -89,6 +91,15 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=float, default=None, metavar="TAU", help=right)
 
 
+def add_calibration_options(parser: argparse.ArgumentParser) -> None:
+    """Add what sets thresholds instead of searching."""
+    way = parser.add_mutually_exclusive_group()
+    fitted = "search nothing: set thresholds at stated error rates on validation persons, beside the checkpoint"
+    way.add_argument("--calibrate", action="store_const", const="val", help=fitted)
+    there = "the same on the test set, and stamped: rates that are measured there are then no longer honest"
+    way.add_argument("--calibrate-test", action="store_const", const="test", dest="calibrate", help=there)
+
+
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add what says where is searched, and what is written."""
     add = parser.add_argument
@@ -124,12 +135,15 @@ def parse_options(description: str, examples: str) -> SearchOptions:
         description=description, epilog=examples, formatter_class=style, argument_default=""
     )
     add_query_options(parser)
+    add_calibration_options(parser)
     add_search_options(parser)
     parsed = parser.parse_intermixed_args()
     given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
     parsed.parts = {name: value for name, value in given.items() if value is not None}
     kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
-    if kinds > 1 or not (kinds or parsed.export):
+    if parsed.calibrate and (kinds or parsed.export or parsed.output or parsed.gallery):
+        parser.error("--calibrate searches nothing; leave out the query, --gallery, --output and --export")
+    if kinds > 1 or not (kinds or parsed.export or parsed.calibrate):
         parser.error(
             "give one kind of query: parts (--nir --cp --sk --text, or --rgb alone), --queries FILE.json, or --task "
             "NAME --index N; or none with --export FILE.npz, for the features of the gallery"

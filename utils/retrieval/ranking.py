@@ -334,7 +334,7 @@ def rank_blocks(query_features: Tensor, gallery_features: Tensor, plan: RankingP
     workspace = _Workspace()
     index = _MatchIndex(plan.gallery.persons.cpu().numpy())
     plan = _on_device(plan, _ranking_device(gallery_features.device))
-    for start, scores in _products(query_features, gallery_features):
+    for start, scores in products(query_features, gallery_features):
         scores = scores.to(_ranking_device(scores.device))
         _check_finite(scores, start, "the similarity of the features")
         step = _chunk_rows(scores.shape[1], scores.device, plan.memory_bytes)
@@ -347,12 +347,12 @@ def sort_blocks(query_features: Tensor, gallery_features: Tensor) -> Iterator[So
 
     On the gallery's device. Items that do not count for a query are left out by the caller.
     """
-    for start, scores in _products(query_features, gallery_features):
+    for start, scores in products(query_features, gallery_features):
         similarity, order = scores.sort(dim=1, descending=True, stable=True)
         yield SortedGallery(first=start, similarity=similarity, order=order)
 
 
-def _products(query_features: Tensor, gallery_features: Tensor) -> Iterator[tuple[int, Tensor]]:
+def products(query_features: Tensor, gallery_features: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield (first query, inner products (b, G) float32) on the gallery's device, whatever autocast and TF32 say."""
     device = gallery_features.device
     gallery = gallery_features.detach().float().t()

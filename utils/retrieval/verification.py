@@ -322,10 +322,7 @@ def _matching_point(target: float, threshold: float, errors: _Errors, draws: _Dr
         target=target,
         threshold=threshold,
         false=_rate(
-            int(matches.sum()),
-            int(impostor.sum()),
-            ((drawn @ matches) * drawn).sum(1),
-            ((drawn @ impostor) * drawn).sum(1),
+            matches.sum(1), impostor.sum(1), ((drawn @ matches) * drawn).sum(1), ((drawn @ impostor) * drawn).sum(1)
         ),
         missed=_unit_rate(errors.missed[level], errors.genuine, drawn),
     )
@@ -351,15 +348,21 @@ def _search_point(target: float, threshold: float, searches: _Searches, draws: _
 
 def _unit_rate(errors: Integers, trials: Integers, drawn: Floats) -> Rate:
     """errors, trials (U,)."""
-    return _rate(int(errors.sum()), int(trials.sum()), drawn @ errors, drawn @ trials)
+    return _rate(errors, trials, drawn @ errors, drawn @ trials)
 
 
-def _rate(errors: int, trials: int, drawn_errors: Floats, drawn_trials: Floats) -> Rate:
-    """drawn_errors, drawn_trials (R,). Without an error, or with nothing else, an interval ends at the rule's bound."""
+def _rate(by_unit: Integers, trials_by_unit: Integers, drawn_errors: Floats, drawn_trials: Floats) -> Rate:
+    """by_unit, trials_by_unit (U,): of the query's unit; drawn_errors, drawn_trials (R,).
+
+    Without an error, or with nothing else, an interval ends at the rule's bound; one person says nothing about others.
+    """
+    errors, trials = int(by_unit.sum()), int(trials_by_unit.sum())
     if not trials:
         return Rate(errors=0, trials=0)
+    if np.count_nonzero(trials_by_unit) < 2:
+        return Rate(errors=errors, trials=trials, low=0.0, high=1.0)
     possible = drawn_trials > 0
-    low, high = np.percentile(drawn_errors[possible] / drawn_trials[possible], OUTSIDE) if possible.any() else (0, 1)
+    low, high = np.percentile(drawn_errors[possible] / drawn_trials[possible], OUTSIDE)
     bound = Rate(errors=errors, trials=trials).bound
     if not errors:
         high = bound

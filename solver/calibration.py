@@ -1,0 +1,153 @@
+"""Thresholds of a trained model: what infer.py answers "above", "below" or "not calibrated" by.
+
+They lie beside the checkpoint, `best.calibration.json` for best.pth, belong to these weights under these options of the
+model, and are used for nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.vocabulary import Combination
+from solver.evaluation.verification import ErrorRates, rate_name
+from solver.run_directory import CALIBRATION_SUFFIX
+from solver.runs import TrainedModel, model_identity
+from utils.errors import UserError, shortened
+from utils.files import read_json
+from utils.retrieval.error_rates import FALSE_ALARM_RATES, RULE_OF_THREE, Thresholds
+
+FORMAT = 1
+MIN_PERSONS = 10
+"""Fewer persons say nothing about others."""
+SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cutoff:
+    """The threshold that an answer is given by."""
+
+    threshold: float
+    """A similarity of at least this is above."""
+    rate: float
+    """FPIR that it was set for: share of searches for a person who is not there that find somebody."""
+    images: float
+    """Images of the searches that it was set on."""
+
+    def is_above(self, similarity: float) -> bool:
+        """Return whether a similarity is at or above the threshold, both as float32."""
+        return bool(np.float32(similarity) >= np.float32(self.threshold))
+
+    def expected_rate(self, images: int) -> float:
+        """Return the false alarm rate in a gallery of so many images: 1 - (1 - rate) ^ (images / calibrated images).
+
+        For independent comparisons, FPIR = 1 - (1 - FMR) ^ N.
+        """
+        return 1 - (1 - self.rate) ** (images / self.images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """The thresholds of one model."""
+
+    file: Path
+    split: str
+    """Where they were set: `val`, or `test`, which flatters the rates that are reported on it."""
+    dataset: str
+    thresholds: Mapping[str, Thresholds]
+    """By combination and POOLED."""
+    images: Mapping[str, float] = field(default_factory=dict)
+    """Images of the searches behind the thresholds of open-set identification."""
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of where the thresholds come from, empty = validation identities."""
+        return "thresholds fitted on the test set" if self.split == "test" else ""
+
+    def cutoff(self, combination: Combination) -> Cutoff | None:
+        """Return the threshold at the lowest false alarm rate that there is for queries of these modalities; None when
+        they were not calibrated.
+        """
+        name = rate_name(combination)
+        found = self.thresholds[name].identification if name in self.thresholds else {}
+        if not found:
+            return None
+        rate = min(found)
+        return Cutoff(threshold=found[rate], rate=rate, images=self.images[name])
+
+
+def calibration_file(checkpoint: Path) -> Path:
+    """Return the file of a checkpoint's thresholds."""
+    return checkpoint.with_name(f"{checkpoint.stem}{CALIBRATION_SUFFIX}")
+
+
+def check_calibrated(rates: ErrorRates, where: str) -> None:
+    """Raise UserError when there are too few persons, or too few searches for any threshold. where: whose they are."""
+    if rates.persons < MIN_PERSONS:
+        raise UserError(
+            f"{where} has {rates.persons} persons, and a calibration takes at least {MIN_PERSONS}; raise "
+            "data.val_fraction and train again, or calibrate on data with more persons"
+        )
+    if not any(one.identification for one in rates.combinations.values()):
+        needed, most = (
+            math.ceil(RULE_OF_THREE / max(FALSE_ALARM_RATES)),
+            max(one.absent_searches for one in rates.combinations.values()),
+        )
+        raise UserError(
+            f"{where} has at most {most} searches of one kind, and a false alarm rate of {max(FALSE_ALARM_RATES):.0%} "
+            f"takes {needed}; calibrate on data with more queries"
+        )
+
+
+def read_calibration(trained: TrainedModel) -> Calibration | None:
+    """Return the thresholds beside a checkpoint, None without any. Raises UserError for those of another model, and for
+    a damaged file.
+    """
+    file = calibration_file(trained.checkpoint)
+    if not file.is_file():
+        return None
+    document = read_json(file, "a calibration of infer.py --calibrate")
+    again = f"calibrate again with --calibrate, or remove {file.name}"
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UserError(f"{file} is not a calibration of this version (format {FORMAT}); {again}")
+    try:
+        model = document["model"]
+        found = Calibration(
+            file=file,
+            split=str(document["data"]["split"]),
+            dataset=str(document["data"]["dataset"]),
+            thresholds={name: _thresholds(one) for name, one in document["error_rates"].items()},
+            images={name: _number(one["searches"]["images"]) for name, one in document["error_rates"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {error}); {again}") from error
+    own = model_identity(trained)
+    different = [key for key in own if not isinstance(model, dict) or model.get(key) != own[key]]
+    if different:
+        raise UserError(
+            f"{file} was fitted to another model than {trained.checkpoint} (different: "
+            f"{shortened(different, SHOWN)}), and its thresholds say nothing about this one; {again}"
+        )
+    return found
+
+
+def _thresholds(document: Mapping[str, Any]) -> Thresholds:
+    return Thresholds(
+        matching=_by_target(document["matching"], "fmr_target"),
+        identification=_by_target(document["identification"], "fpir_target"),
+    )
+
+
+def _by_target(points: Sequence[Mapping[str, Any]], target: str) -> dict[float, float]:
+    return {_number(point[target]): _number(point["threshold"]) for point in points}
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)

@@ -1,0 +1,158 @@
+"""What infer.py --calibrate does: set thresholds on persons that the model has not seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from configs.load import parse_overrides
+from datasets.build import build_benchmark, build_source_reader
+from datasets.fitting import needs_of
+from datasets.structures import Benchmark
+from solver.calibration import (
+    FORMAT,
+    MIN_PERSONS,
+    calibration_file,
+    check_calibrated,
+)
+from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
+from solver.commands.opening import ModelChoice, open_trained
+from solver.evaluation.evaluator import evaluate_split
+from solver.evaluation.verification import SEED, ErrorRates, error_rates
+from solver.reports.error_rates import DEFINITIONS, INTERVALS, format_rates, rate_notes, rates_document
+from solver.run_names import find_run
+from solver.runs import TrainedModel, check_trials, model_identity
+from solver.search.arguments import SearchOptions
+from utils.errors import UserError
+from utils.files import write_json
+from utils.log import configure_logging, library_versions
+from utils.origin import code_commit, command_line, now
+from utils.retrieval.verification import PARTS
+
+logger = logging.getLogger(__name__)
+
+VAL_SPLIT = "val"
+HELD_OUT_BY = ("val_fraction", "merge_val", "exclude")
+"""Options of section `data` that decide who is held out."""
+
+
+def run_calibration(options: SearchOptions) -> str:
+    """Set thresholds on the split `options.calibrate`, write them beside the checkpoint and return what is to be
+    printed.
+
+    On `test` they are stamped. Raises UserError for wrong input, for persons that the model was trained on, and for too
+    few of them; then nothing is written.
+    """
+    configure_logging()
+    run, checkpoint = find_run(options.run, options.checkpoint)
+    split, overrides = options.calibrate, options.overrides
+    opened = open_trained(
+        ModelChoice(run=run, config=options.config, checkpoint=checkpoint, device=options.device, overrides=overrides)
+    )
+    trained = opened.trained
+    benchmark = load_test_benchmark(trained.config, trained) if split == TEST_SPLIT else _validation(trained, overrides)
+    reader = build_source_reader(trained.config.data, trained.config.model)
+    plain = dataclasses.replace(trained.config.eval, flip=False, rerank=False, thresholds=(), ap_topk=0)
+    spec = dataclasses.replace(opened.spec, config=plain)
+    result = evaluate_split(trained.model, benchmark.splits[split], reader, spec, opened.device)
+    rates = error_rates(result)
+    where = f"the {split} split of {benchmark.name}"
+    check_calibrated(rates, where)
+    kept = ErrorRates(
+        combinations={name: one for name, one in rates.combinations.items() if one.persons >= MIN_PERSONS},
+        pooled=rates.pooled,
+        persons=rates.persons,
+    )
+    notes = _notes(trained, result.notes(), rates, kept, split)
+    file = calibration_file(trained.checkpoint)
+    write_json(file, _document(trained, benchmark, split, kept, result.ranked.comparison.similarity, notes))
+    title = f"thresholds set on {kept.persons} persons of {where} ({result.ranked.comparison.name})"
+    return "\n".join([format_rates(kept, title), *_cutoffs(kept), *notes, f"written: {file}"])
+
+
+def _validation(trained: TrainedModel, overrides: Sequence[str]) -> Benchmark:
+    """Return the benchmark with the validation split. Raises UserError where the model was trained on its persons."""
+    config = trained.config
+    other = "or give --calibrate-test, which is stamped"
+    if config.train.select != VAL_SPLIT:
+        raise UserError(
+            f"{trained.checkpoint} was trained with train.select={config.train.select}, on the validation persons too, "
+            f"so that thresholds set on them would be wrong; train with train.select=val, {other}"
+        )
+    if trained.epoch is None:
+        raise UserError(
+            f"{trained.checkpoint} does not say which persons it was trained on, so that none are known to be new to "
+            f"it; use a checkpoint of train.py, {other}"
+        )
+    changed = [key for key in HELD_OUT_BY if key in parse_overrides(overrides).get("data", {})]
+    if changed:
+        raise UserError(
+            f"data.{changed[0]} decides who was held out of training and cannot be changed for a calibration; leave it "
+            f"out, {other}"
+        )
+    benchmark = build_benchmark(
+        config.data,
+        select=VAL_SPLIT,
+        need_train=True,
+        instruction=config.instruction,
+        needs=needs_of(config.model, config.objective),
+    )
+    if VAL_SPLIT not in benchmark.splits:
+        raise UserError(f"data set {benchmark.name} has no validation persons; {other.removeprefix('or ')}")
+    check_trials(trained.trials, benchmark.trials, str(trained.checkpoint), "the validation lists are of")
+    return benchmark
+
+
+def _notes(trained: TrainedModel, found: Sequence[str], rates: ErrorRates, kept: ErrorRates, split: str) -> list[str]:
+    notes = [*trained.notes, *found, *rate_notes(kept)]
+    few = [name for name in rates.combinations if name not in kept.combinations]
+    if few:
+        notes.append(f"not calibrated, with fewer than {MIN_PERSONS} persons: {', '.join(few)}")
+    if split == TEST_SPLIT:
+        notes.append("fitted on the test set: rates that are measured there say nothing about other persons")
+    return notes
+
+
+def _cutoffs(rates: ErrorRates) -> list[str]:
+    """Return one line for each combination: the threshold that a search answers by."""
+    lines = []
+    for name, one in rates.combinations.items():
+        if one.identification:
+            point = one.identification[-1]
+            lines.append(f"{name}: above from {point.threshold:.4f} on ({point.target:.0%} false alarms)")
+        else:
+            lines.append(f"{name}: not calibrated, {one.absent_searches} searches are too few")
+    return lines
+
+
+def _document(
+    trained: TrainedModel, benchmark: Benchmark, split: str, rates: ErrorRates, similarity: str, notes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "checkpoint": {
+            "file": trained.checkpoint.name,
+            "epoch": trained.epoch,
+            "step": trained.step,
+            "selected_on": trained.selected_on or "unknown",
+        },
+        "model": model_identity(trained),
+        "similarity": similarity,
+        "precision": trained.config.eval.precision,
+        "data": {
+            "dataset": benchmark.name,
+            "fingerprint": benchmark.fingerprint,
+            "split": split,
+            "persons": rates.persons,
+        },
+        "definitions": DEFINITIONS,
+        "intervals": INTERVALS,
+        "parts": PARTS,
+        "seed": SEED,
+        "error_rates": rates_document(rates),
+        "notes": list(notes),
+        "made": {"date": now(), "command": command_line(), "commit": code_commit()},
+        "versions": library_versions(),
+    }
