@@ -74,7 +74,8 @@ def evaluated(lists: Sequence[Search]) -> EvaluationResult:
 
 def every_comparison(lists: Sequence[Search]) -> dict[str, dict[tuple[str, str], tuple[bool, float]]]:
     """By modality: (query, image) -> same person, similarity; each once, whichever list compares it."""
-    model, found = ToyModel(), {}
+    model = ToyModel()
+    found: dict[str, dict[tuple[str, str], tuple[bool, float]]] = {}
     for search in lists:
         for query, item in itertools.product(search.query, search.gallery):
             (asked,), (shown,) = query.sources.values(), item.sources.values()

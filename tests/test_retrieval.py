@@ -16,15 +16,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_run import write_run
 from tiny_orbench import write_orbench
 
 import datasets.loading.tokenizers
 import infer
-from configs.load import build_experiment, save_experiment
 from configs.vocabulary import Modality
 from datasets.loading.tokenizers import ClipTokenizer
 from datasets.structures import Source
-from model.build import build_model, initialise
 from solver.commands.evaluate import load_test_benchmark
 from solver.commands.search import SearchOptions, output_path, run_search
 from solver.run_directory import RETRIEVAL_FILE
@@ -33,7 +32,6 @@ from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, split
 from solver.search.gallery_index import keep_index, read_index
 from solver.search.queries import Query, query_from_parts
 from solver.search.ranked import EncodedQueries, Verdict, search
-from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError, run_script
 from utils.retrieval import ranking
 
@@ -47,55 +45,6 @@ def write_image(path: Path, seed: int) -> Path:
     small = np.random.default_rng(seed).integers(0, 256, (5, 3, 3), dtype=np.uint8)
     Image.fromarray(small).resize((20, 40), Image.Resampling.NEAREST).save(path)
     return path
-
-
-def write_run(directory: Path, data: Path, seed: int = 1) -> Path:
-    """A run directory of a small ReID5o with random weights."""
-    config = build_experiment(
-        [
-            (
-                "test",
-                {
-                    "data": {"root": str(data), "workers": 0},
-                    "model": {
-                        "image_size": [32, 16],
-                        "embed_dim": 64,
-                        "vision_width": 64,
-                        "vision_layers": 1,
-                        "text_width": 64,
-                        "text_layers": 1,
-                        "text_length": 12,
-                        "mmt_depth": 1,
-                        "lora": {"layers": 1},
-                    },
-                },
-            )
-        ],
-        name="small",
-    )
-    directory.mkdir(parents=True)
-    save_experiment(config, directory / "config.yaml")
-    torch.manual_seed(seed)
-    model = build_model(config.family, config.model, 2)
-    initialise(config.family, model, config.model)
-    with torch.no_grad():
-        # Experts start at zero, and small weights give all images nearly the same feature.
-        for value in model.parameters():
-            value.add_(0.1 * torch.randn(value.shape))
-    save_checkpoint(
-        directory / "best.pth",
-        {
-            "model": model.state_dict(),
-            "config": {},
-            "family": "reid5o",
-            "num_identities": 2,
-            "epoch": 3,
-            "step": 30,
-            "selected_on": "val",
-            "data_fingerprint": "",
-        },
-    )
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -466,6 +466,7 @@ ELSEWHERE = {
     "instruction.crop": "test_without_the_box_an_image_without_clothes_is_refused",
     "train.init_from": "test_a_run_lies_under_its_name_and_gives_another_its_weights",
     "eval.relevance": "test_the_encoder_of_annotations_is_the_one_that_is_named",
+    "eval.verification": "only test.py looks at it, tests/test_calibration.py runs it with and without",
     "eval.rescore": "test_scores_of_a_matching_head_are_asked_of_the_model_before_it_trains",
 }
 """Options without a row: the test below that sees them, or the reason."""

@@ -142,7 +142,9 @@ def format_rates(rates: ErrorRates, title: str, attained: bool = False) -> str:
         ):
             for target in targets:
                 point = next((point for point in points if point.target == target), None)
-                column = f"{false}/{missed} at {100 * target:g} %" if attained else f"{missed} at {false} {100 * target:g} %"
+                column = (
+                    f"{false}/{missed} at {100 * target:g} %" if attained else f"{missed} at {false} {100 * target:g} %"
+                )
                 row[column] = ABSENT if point is None else _cell(point, attained)
         rows.append({**row, "persons": one.persons, "genuine": one.genuine, "impostor": one.impostor})
     return f"{title}\n{format_table(rows)}"
@@ -215,6 +217,10 @@ def _draw(axes: Any, curves: Mapping[str, Sequence[tuple[float, float]]]) -> Non
     for number, (name, points) in enumerate(curves.items()):
         # Logarithms have no place for 0: a curve ends where no error is left.
         kept = [(x, y) for x, y in points if x > 0 and y > 0]
-        style = {"color": "black", "linewidth": 2.0} if name == POOLED else {"color": colormaps["tab20"](number % 20), "linewidth": 1.1}
+        style = (
+            {"color": "black", "linewidth": 2.0}
+            if name == POOLED
+            else {"color": colormaps["tab20"](number % 20), "linewidth": 1.1}
+        )
         axes.plot([x for x, _ in kept], [y for _, y in kept], label=name, **style)
     axes.grid(alpha=0.3, which="both")

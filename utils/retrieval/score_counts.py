@@ -35,6 +35,7 @@ class ScoreCounts:
     def __init__(self) -> None:
         self.upper = np.zeros(HALF, dtype=np.int64)
         self.lower: dict[int, NDArray[np.int64]] = {}
+        self._larger: dict[int | None, NDArray[np.int64]] = {}
 
     @property
     def total(self) -> int:
@@ -43,6 +44,7 @@ class ScoreCounts:
 
     def add(self, scores: NDArray[np.float32], without: NDArray[np.float32]) -> None:
         """Count scores (n,), finite, but those of `without` (m,), which are among them."""
+        self._larger.clear()
         self.upper += np.bincount(score_keys(scores) >> 16, minlength=HALF)
         self.upper -= np.bincount(score_keys(without) >> 16, minlength=HALF)
 
@@ -56,6 +58,7 @@ class ScoreCounts:
 
     def refine(self, scores: NDArray[np.float32], chosen: NDArray[np.bool_]) -> None:
         """Count those of the scores (n,) that are chosen (n,), in the bins that are refined."""
+        self._larger.clear()
         keys = score_keys(scores)
         wanted = np.zeros(HALF, dtype=bool)
         wanted[list(self.lower)] = True
@@ -77,13 +80,19 @@ class ScoreCounts:
         """Return the bin of a rank and how many scores lie in the bins above it."""
         if not 0 <= rank < self.total:
             raise IndexError(f"rank {rank} of {self.total} scores")
-        larger = np.cumsum(self.upper[::-1])
+        larger = self._summed(None, self.upper)
         place = int(np.searchsorted(larger, rank, side="right"))
         return HALF - 1 - place, int(larger[place - 1]) if place else 0
 
     def _find(self, rank: int) -> tuple[int, int, int]:
         """Return upper and lower half of the score of a rank, and how many scores are larger."""
         place, before = self._bin(rank)
-        larger = np.cumsum(self.lower[place][::-1])
+        larger = self._summed(place, self.lower[place])
         found = int(np.searchsorted(larger, rank - before, side="right"))
         return place, HALF - 1 - found, before + (int(larger[found - 1]) if found else 0)
+
+    def _summed(self, place: int | None, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many scores lie in the largest 1, 2, ... values; kept until something is counted."""
+        if place not in self._larger:
+            self._larger[place] = np.cumsum(counts[::-1])
+        return self._larger[place]

@@ -1,0 +1,239 @@
+"""Covers: solver/calibration, solver/commands/calibrate, solver/search/arguments, infer. Thresholds beside a
+checkpoint: fitted on validation persons, measured on the test set, used for one model only.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scripts import Run, global_state_kept
+from small_run import write_run
+from tiny_orbench import write_orbench
+
+import datasets.loading.tokenizers
+from configs.vocabulary import Modality
+from datasets.loading.tokenizers import ClipTokenizer
+from solver.calibration import Calibration, Cutoff, calibration_file, check_calibrated, read_calibration
+from solver.commands.calibrate import run_calibration
+from solver.evaluation.verification import ErrorRates
+from solver.runs import open_run
+from solver.search.arguments import SearchOptions
+from utils.errors import UserError
+from utils.retrieval.error_rates import Thresholds, Verification
+
+NIR, SK, TEXT = Modality.NIR, Modality.SK, Modality.TEXT
+tokenizer = functools.lru_cache(maxsize=1)(ClipTokenizer)
+OPTIONS = ("--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the vocabulary once for all commands of this file."""
+    monkeypatch.setattr(datasets.loading.tokenizers, "ClipTokenizer", tokenizer)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_orbench(tmp_path_factory.mktemp("data"), identities=24, test_identities=12, images=3)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A run that left half of its training persons out."""
+    return write_run(tmp_path_factory.mktemp("runs") / "small", data, data={"val_fraction": 0.5})
+
+
+@pytest.fixture
+def run(whole: Path) -> Any:
+    yield whole
+    for left in whole.glob("*.calibration.json"):
+        left.unlink()
+
+
+@pytest.fixture
+def calibrated(run: Path, calibration_text: str) -> Path:
+    """The run with its thresholds."""
+    (run / "best.calibration.json").write_text(calibration_text)
+    return run
+
+
+@pytest.fixture(scope="module")
+def calibration_text(whole: Path) -> str:
+    with global_state_kept():
+        run_calibration(SearchOptions(run=str(whole), calibrate="val", device="cpu"))
+    return (whole / "best.calibration.json").read_text()
+
+
+def stored(run: Path) -> dict[str, Any]:
+    return json.loads((run / "best.calibration.json").read_text())
+
+
+def test_thresholds_are_fitted_on_validation_persons_and_lie_beside_the_checkpoint(run: Path, call_script: Run) -> None:
+    done = call_script("infer", "--run", str(run), "--calibrate", *OPTIONS)
+    assert done.code == 0 and "thresholds set on 12 persons of the val split of orbench" in done.out
+    document = stored(run)
+    assert document["data"]["split"] == "val" and document["data"]["persons"] == 12
+    assert document["model"]["weights"] == open_run(str(run)).fingerprint
+    nir = document["error_rates"]["NIR"]
+    # 36 queries and 36 images of 12 persons.
+    assert nir["comparisons"] == {"genuine": 36 * 3, "impostor": 36 * 33}
+    assert [point["fmr_target"] for point in nir["matching"]] == [0.1, 0.01]
+    assert [point["fpir_target"] for point in nir["identification"]] == [0.1]
+    point = nir["identification"][0]
+    assert point["fpir"]["errors"] == 3 and point["fpir"]["trials"] == 36
+    assert f"NIR: above from {point['threshold']:.4f} on (10% false alarms)" in done.out
+    found = read_calibration(open_run(str(run)))
+    assert found is not None and not found.note
+    cutoff = found.cutoff((NIR,))
+    assert cutoff is not None and (cutoff.threshold, cutoff.rate) == (point["threshold"], 0.1)
+    # Parts stand in any order.
+    assert found.cutoff((TEXT, NIR)) == found.cutoff((NIR, TEXT)) is not None
+    assert found.cutoff((Modality.RGB,)) is None
+
+
+def test_thresholds_are_measured_on_the_test_set(calibrated: Path, call_script: Run, tmp_path: Path) -> None:
+    run, output = calibrated, tmp_path / "results"
+    done = call_script("test", "--run", str(run), "eval.verification=true", "--output", str(output), *OPTIONS)
+    assert done.code == 0 and "thresholds fitted on validation persons of orbench (best.calibration.json)" in done.out
+    measured = json.loads((output / "results.json").read_text())["verification"]
+    fitted, met = stored(run)["error_rates"], measured["calibrated"]["error_rates"]
+    # The test lists have fewer combinations than are drawn for a validation.
+    assert set(met) < set(fitted) and set(met) == set(measured["own_thresholds"]["error_rates"])
+    for name in met:
+        for kind in ("matching", "identification"):
+            assert [p["threshold"] for p in met[name][kind]] == [p["threshold"] for p in fitted[name][kind]]
+    own = measured["own_thresholds"]["error_rates"]["NIR"]["matching"][0]
+    assert own["threshold"] != met["NIR"]["matching"][0]["threshold"] and own["fmr"]["rate"] <= 0.1
+    assert (output / "error_rates.json").is_file() and (output / "error_rates.png").is_file()
+    # Without the option nothing of it is left from the last time.
+    done = call_script("test", "--run", str(run), "--output", str(output), *OPTIONS)
+    assert "FNMR" not in done.out and not (output / "error_rates.json").exists()
+    assert "verification" not in json.loads((output / "results.json").read_text())
+
+
+def test_thresholds_of_the_test_set_are_stamped(run: Path, call_script: Run, tmp_path: Path) -> None:
+    done = call_script("infer", "--run", str(run), "--calibrate-test", *OPTIONS)
+    assert done.code == 0 and "fitted on the test set" in done.out
+    assert stored(run)["data"]["split"] == "test"
+    found = read_calibration(open_run(str(run)))
+    assert found is not None and found.note == "thresholds fitted on the test set"
+    options = ("eval.verification=true", "--output", str(tmp_path))
+    done = call_script("test", "--run", str(run), *options, *OPTIONS)
+    assert "thresholds fitted on the test set itself" in done.out
+    measured = json.loads((tmp_path / "results.json").read_text())["verification"]
+    assert measured["calibrated"]["error_rates"] == measured["own_thresholds"]["error_rates"]
+
+
+def test_thresholds_of_another_model_are_refused(
+    calibrated: Path, data: Path, call_script: Run, tmp_path: Path
+) -> None:
+    run = calibrated
+    other = write_run(tmp_path / "other", data, seed=2, data={"val_fraction": 0.5})
+    copied = other / "best.calibration.json"
+    copied.write_text((run / "best.calibration.json").read_text())
+    with pytest.raises(
+        UserError, match=r"fitted to another model than .*best\.pth \(different: weights\).*--calibrate"
+    ):
+        read_calibration(open_run(str(other)))
+    done = call_script("test", "--run", str(other), "eval.verification=true", *OPTIONS)
+    assert done.code == 2 and "fitted to another model" in done.error and not (other / "results.json").exists()
+    # Other options of the same weights are another model, too.
+    with pytest.raises(UserError, match=r"\(different: model\)"):
+        read_calibration(open_run(str(run), overrides=["model.mmt_heads=2"]))
+    assert call_script("infer", "--run", str(other), "--calibrate", *OPTIONS).code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "best.calibration.json"),
+        (lambda text: text.replace('"format": 1', '"format": 99'), "not a calibration of this version"),
+        (lambda text: re.sub(r'"threshold": [-\d.e]+', '"threshold": "high"', text), "is damaged"),
+        (lambda text: re.sub(r'"threshold": [-\d.e]+', '"threshold": 1e999', text), "is damaged|not a number"),
+        (lambda text: text.replace('"searches"', '"found"'), "is damaged"),
+        (lambda text: "[]", "not a calibration of this version"),
+    ],
+)
+def test_a_damaged_file_is_refused(calibrated: Path, change: Any, message: str) -> None:
+    file = calibrated / "best.calibration.json"
+    file.write_text(change(file.read_text()))
+    with pytest.raises(UserError, match=message):
+        read_calibration(open_run(str(calibrated)))
+
+
+@pytest.mark.parametrize(
+    ("sections", "overrides", "message"),
+    [
+        ({"train": {"select": "last"}}, (), "trained with train.select=last, on the validation persons too"),
+        ({}, ("data.val_fraction=0.3",), "data.val_fraction decides who was held out"),
+        ({"data": {"val_fraction": 0.2}}, (), "has 5 persons, and a calibration takes at least 10"),
+    ],
+)
+def test_persons_that_say_nothing_are_refused(
+    sections: dict[str, Any], overrides: tuple[str, ...], message: str, data: Path, call_script: Run, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", data, **{"data": {"val_fraction": 0.5}, **sections})
+    done = call_script("infer", "--run", str(run), "--calibrate", *overrides, *OPTIONS)
+    assert done.code == 2 and message in done.error
+    assert not list(run.glob("*calibration*"))
+    if "train" in sections:
+        assert call_script("infer", "--run", str(run), "--calibrate-test", *OPTIONS).code == 0
+
+
+def test_a_combination_with_too_few_searches_is_not_calibrated(call_script: Run, tmp_path: Path) -> None:
+    few = write_orbench(tmp_path / "few", identities=20, test_identities=2, images=2)
+    run = write_run(tmp_path / "run", few, data={"val_fraction": 0.5})
+    done = call_script("infer", "--run", str(run), "--calibrate", *OPTIONS)
+    # Ten persons with two queries of one modality each; more of several.
+    assert done.code == 0 and "NIR: not calibrated, 20 searches are too few" in done.out
+    found = read_calibration(open_run(str(run)))
+    assert found is not None and found.cutoff((NIR,)) is None and found.cutoff((NIR, SK)) is not None
+
+
+def test_a_set_without_any_threshold_is_refused() -> None:
+    one = Verification(
+        persons=12,
+        queries=12,
+        genuine=24,
+        impostor=264,
+        absent_searches=12,
+        present_searches=12,
+        searched_images=20.0,
+        matching=(),
+        identification=(),
+    )
+    with pytest.raises(UserError, match="the val split of x has at most 12 searches of one kind, .* of 10% takes 30"):
+        check_calibrated(ErrorRates(combinations={"NIR": one}, pooled=one, persons=12), "the val split of x")
+
+
+def test_a_calibration_searches_nothing(run: Path, call_script: Run) -> None:
+    for more in (("--text", "a coat"), ("--gallery", "photos"), ("--export", "f.npz"), ("--calibrate-test",)):
+        done = call_script("infer", "--run", str(run), "--calibrate", *more)
+        assert done.code == 2 and not list(run.glob("*calibration*"))
+
+
+def test_a_cutoff_is_at_or_above_and_grows_false_alarms_with_the_gallery() -> None:
+    cutoff = Cutoff(threshold=float(np.float32(0.7)), rate=0.01, images=100)
+    assert cutoff.is_above(float(np.float32(0.7))) and cutoff.is_above(0.9)
+    assert not cutoff.is_above(float(np.nextafter(np.float32(0.7), np.float32(0))))
+    # 1 - 0.99 ^ 3 = 0.029701, worked by hand.
+    assert cutoff.expected_rate(300) == pytest.approx(0.029701) and cutoff.expected_rate(100) == pytest.approx(0.01)
+
+
+def test_the_lowest_false_alarm_rate_answers() -> None:
+    found = Calibration(
+        file=Path("best.calibration.json"),
+        split="val",
+        dataset="d",
+        thresholds={"SK": Thresholds(identification={0.1: 0.5, 0.01: 0.8}), "NIR": Thresholds(matching={0.1: 0.3})},
+        images={"SK": 50.0, "NIR": 50.0},
+    )
+    assert found.cutoff((SK,)) == Cutoff(threshold=0.8, rate=0.01, images=50.0)
+    assert found.cutoff((NIR,)) is None
+    assert dataclasses.replace(found, split="test").note
+    assert calibration_file(Path("a/last.pth")) == Path("a/last.calibration.json")
