@@ -103,7 +103,7 @@ def test_curves_are_drawn(tmp_path: Path, evaluated: bool) -> None:
 def test_the_legend_lies_below_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_metrics(tmp_path)
     figure = figures.new_figure(13.0, 4.5)
-    monkeypatch.setattr(figures, "_figure", lambda *size: figure)
+    monkeypatch.setattr(figures, "new_figure", lambda *size: figure)
     draw_curves(tmp_path)
     figure.canvas.draw()
     for axes in figure.axes:
