@@ -141,8 +141,8 @@ def parse_options(description: str, examples: str) -> SearchOptions:
     given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
     parsed.parts = {name: value for name, value in given.items() if value is not None}
     kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
-    if parsed.calibrate and (kinds or parsed.export or parsed.output or parsed.gallery):
-        parser.error("--calibrate searches nothing; leave out the query, --gallery, --output and --export")
+    if parsed.calibrate and (kinds or parsed.export or parsed.output or parsed.gallery or parsed.attention):
+        parser.error("--calibrate searches nothing; leave out the query, --gallery, --output, --export and --attention")
     if kinds > 1 or not (kinds or parsed.export or parsed.calibrate):
         parser.error(
             "give one kind of query: parts (--nir --cp --sk --text, or --rgb alone), --queries FILE.json, or --task "
