@@ -48,7 +48,7 @@ class ListedSet:
 
     suffixes: what may follow the role in a list's name, in the order in which they are looked for. kinds: word -> task,
     where there are several test lists. captions: names of the file with the captions, in the order in which they are
-    looked for.
+    looked for; `*` stands for anything.
     """
 
     name: str
@@ -65,6 +65,18 @@ class ListedSet:
         return self.folders[0]
 
 
+def _changing(name: str, *folders: str, kinds: Mapping[str, Task] | None = None) -> tuple[ListedSet, ListedSet]:
+    """Return a clothes-changing set, and the same images with descriptions, which the paper annotates for most of them.
+    The names of these lists are unconfirmed: those of real1 and real2 are taken.
+    """
+    return (
+        ListedSet(name=name, task=Task.CC, folders=folders, kinds=kinds),
+        ListedSet(
+            name=f"{name}_attr", task=Task.LI, folders=folders, suffixes=("_attr",), captions=("runner_*_v1_gpt.json",)
+        ),
+    )
+
+
 REAL2_CAPTIONS = ("runner_real2_v1_gpt.json", "real2_v1.json")
 SETS: dict[str, ListedSet] = {
     entry.name: entry
@@ -72,11 +84,12 @@ SETS: dict[str, ListedSet] = {
         ListedSet(name="market", task=Task.TRAD, folders=("market",)),
         ListedSet(name="msmt", task=Task.TRAD, folders=("msmt",)),
         ListedSet(name="cuhk03", task=Task.TRAD, folders=("cuhk",)),
-        ListedSet(
-            name="ltcc", task=Task.CC, folders=("ltcc",), kinds={"cc": Task.CC, "sc": Task.TRAD, "general": Task.CC}
-        ),
-        ListedSet(name="prcc", task=Task.CC, folders=("prcc",)),
-        ListedSet(name="vc_clothes", task=Task.CC, folders=("vc_clothes",)),
+        *_changing("ltcc", "ltcc", kinds={"cc": Task.CC, "sc": Task.TRAD, "general": Task.CC}),
+        *_changing("prcc", "prcc"),
+        *_changing("vc_clothes", "vc_clothes"),
+        *_changing("last", "last", "LaST"),
+        *_changing("nkup", "nkup", "NKUP"),
+        *_changing("nkup_plus", "nkup_plus", "nkup+", "NKUP+"),
         ListedSet(name="real1_ctcc", task=Task.CTCC, folders=("real1",), suffixes=("_ctcc",), roles=("train",)),
         ListedSet(
             name="real1_attr",
@@ -250,7 +263,9 @@ def _lists_in(folder: Path, entry: ListedSet, options: ReadOptions, notes: list[
 def _captions_of(folder: Path, entry: ListedSet) -> Path | None:
     if not entry.captions:
         return None
-    paths = [path for name in entry.captions for path in (folder / "datalist" / name, folder / name)]
+    paths = [
+        path for name in entry.captions for place in (folder / "datalist", folder) for path in sorted(place.glob(name))
+    ]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
         raise UserError(
@@ -272,7 +287,13 @@ def _kept_apart(parts: Mapping[str, tuple[Record, ...]]) -> dict[str, tuple[Reco
 
 
 SOURCE_OF = {entry.name: entry.source for entry in SETS.values()}
-KNOWN_AS = {"market": "market1501", "msmt": "msmt17", "cuhk": "cuhk03", "cuhk_pedes": "cuhk-pedes"}
+KNOWN_AS = {
+    "market": "market1501",
+    "msmt": "msmt17",
+    "cuhk": "cuhk03",
+    "cuhk_pedes": "cuhk-pedes",
+    "nkup_plus": "nkup-plus",
+}
 """Image source -> name in the catalogue, for what is known of overlaps."""
 JOINT_KINDS = ("_cc", "_general", "_sc")
 """Of several test lists of one set, the first that is there takes part in the joint test."""
@@ -404,6 +425,7 @@ DATASET = DatasetEntry(
             "real1_ctcc/train": Count(images=34_469, persons=2_800),
             "llcm/train": Count(images=30_921, persons=713),
             "prcc/train": Count(images=17_896, persons=150),
+            "last/train": Count(images=71_248, persons=5_000),
         }
     },
     separate_ids=True,
