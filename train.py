@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   python train.py --config configs/reid5o/orbench.yaml --device cuda:1 data.root=/data train.batch_size=32
   python train.py --config configs/reid5o/orbench.yaml name=finetune train.init_from=runs/orbench optimizer.lr=2e-6
   python train.py --config configs/vireid/regdb.yaml --trials 1-10 data.root=/data
+  python train.py --config configs/reid5o/orbench.yaml --resume
 """
 
 
@@ -26,7 +27,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--config", required=True, metavar="FILE", help="configuration, for instance configs/reid5o/orbench.yaml"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the previous run in output_dir/name")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace the previous run in output_dir/name")
+    existing.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where the run in output_dir/name stopped, bit for bit on a CPU; start it when there is none. "
+        "SIGTERM, SIGINT and SIGUSR1 finish the step, save the state and exit with 128 + the signal's number",
+    )
     parser.add_argument(
         "--trials",
         metavar="1-10",
@@ -44,7 +52,7 @@ def main() -> int:
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
     from configs.load import load_experiment
-    from solver.run_directory import check_free
+    from solver.run_directory import check_start
     from solver.run_names import say_start
     from utils.device_words import check_device
 
@@ -52,17 +60,18 @@ def main() -> int:
     config = load_experiment(parsed.config, parsed.overrides)
     directory = Path(config.output_dir) / config.name
     if parsed.trials is None:
-        check_free(directory, parsed.overwrite)
+        check_start(directory, overwrite=parsed.overwrite, resume=parsed.resume)
     say_start("train.py", parsed.config, directory)
+    how = {"device": parsed.device, "overwrite": parsed.overwrite, "resume": parsed.resume}
     # torch is imported from here on: the configuration is right and the threads' waiting policy is set.
     if parsed.trials is not None:
         from solver.commands.trials import train_trials
 
-        print(train_trials(config, parsed.trials, device=parsed.device, overwrite=parsed.overwrite))
+        print(train_trials(config, parsed.trials, **how))
         return 0
     from solver.commands.train import run_training
 
-    print(run_training(config, device=parsed.device, overwrite=parsed.overwrite))
+    print(run_training(config, **how))
     return 0
 
 

@@ -31,6 +31,9 @@ ARTEFACTS = (
     BOARD_FOLDER := "tensorboard",
     LAST_FILE := "last.pth",
     BEST_FILE := "best.pth",
+    LAST_EMA_FILE := "last-ema.pth",
+    BEST_EMA_FILE := "best-ema.pth",
+    STATES_FOLDER := "states",
     OUTCOME_FILE := "outcome.json",
     RESULTS_FILE := "results.json",
     CSV_FILE := "results.csv",
@@ -81,6 +84,30 @@ def check_no_artefact(path: Path, option: str) -> None:
         raise UserError(f"{option}: {path} is a file of training or testing; choose another name")
 
 
+def state_files(directory: Path) -> list[Path]:
+    """Return the states from which a run can go on, the newest first."""
+    return sorted((directory / STATES_FOLDER).glob("step-*.pth"), reverse=True)
+
+
+def remove_states(directory: Path) -> None:
+    """Remove the states of a run that has finished: nothing goes on from them."""
+    shutil.rmtree(directory / STATES_FOLDER, ignore_errors=True)
+
+
+def has_progress(directory: Path) -> bool:
+    """Return whether a run has anything that training it took time for: a state or a checkpoint."""
+    return bool(state_files(directory)) or any((directory / name).is_file() for name in (LAST_FILE, BEST_FILE))
+
+
+def check_start(directory: Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuse a directory in which no run can begin and, under `resume`, none go on. Raises UserError."""
+    if resume:
+        restore_previous(directory)
+        if has_progress(directory) and is_run(directory) and not is_locked(directory):
+            return
+    check_free(directory, overwrite)
+
+
 def check_free(directory: Path, overwrite: bool) -> None:
     """Refuse a directory that holds anything, unless it is a run that is to be overwritten, or the start of one that
     never had a checkpoint. Raises UserError.
@@ -99,8 +126,8 @@ def _check_contents(directory: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(
-            f"run directory {directory} exists and is not empty; choose another name=... or replace the run with "
-            "--overwrite"
+            f"run directory {directory} exists and is not empty; go on with the run by --resume, replace it by "
+            "--overwrite, or choose another name=..."
         )
     if not ours:
         raise UserError(
@@ -174,6 +201,25 @@ def claimed(directory: Path, overwrite: bool) -> Iterator[Claim]:
             raise
 
 
+@contextmanager
+def continued(directory: Path) -> Iterator[None]:
+    """Hold the directory of a run that is to go on, without what a killed process has left.
+
+    Raises UserError when another process holds it, or when it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(directory, OTHER_NAME))
+            _restore(directory)
+            for folder in (directory, directory / STATES_FOLDER):
+                remove_leftovers(folder, seconds=0)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to run directory {directory}: {error.strerror}; correct its permissions"
+            ) from error
+        yield
+
+
 def restore_previous(directory: Path) -> None:
     """Bring back the run that a start without a checkpoint had set aside, if the process of that start is gone."""
     if any((directory / name).is_dir() for name in (PREVIOUS_FOLDER, _MOVING)):
@@ -199,7 +245,7 @@ def _set_aside(directory: Path) -> None:
 def _restore(directory: Path) -> None:
     previous, moving = directory / PREVIOUS_FOLDER, directory / _MOVING
     if previous.is_dir():
-        if any((directory / name).exists() for name in (LAST_FILE, BEST_FILE)):
+        if has_progress(directory):
             shutil.rmtree(previous)
             return
         for name in ARTEFACTS:

@@ -23,8 +23,11 @@ from linear_training import (
 )
 from torch import nn
 
+from solver.run_directory import state_files
 from solver.training.checkpoint import Progress
-from solver.training.engine import Trainer, TrainingJob, grouped
+from solver.training.engine import Trainer, grouped
+from solver.training.job import TrainingJob
+from solver.training.state import newest_state
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 
@@ -157,13 +160,16 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path: Path) -> No
     assert (tmp_path / "last.pth").read_bytes() == before
 
 
-def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("failing", "states"), [(3, 1), (4, 2)], ids=["state of epoch 2", "last.pth of epoch 2"])
+def test_full_disk_keeps_what_was_saved_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, states: int
+) -> None:
     job = linear_job((8,), {"epochs": 3})
     real, calls = torch.save, []
 
     def save(value: Any, path: Path) -> None:
         calls.append(path)
-        if len(calls) == 2:
+        if len(calls) == failing:
             Path(path).write_bytes(b"half of it")
             raise OSError(errno.ENOSPC, "No space left on device")
         real(value, path)
@@ -173,7 +179,17 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: py
         Trainer(job, tmp_path).fit()
     assert load_checkpoint(tmp_path / "last.pth")["epoch"] == 1
     assert [path.name for path in tmp_path.glob("*.pth")] == ["last.pth"]
-    assert not list(tmp_path.glob("*tmp*")) and not list(tmp_path.glob(".*tmp*"))
+    assert not list(tmp_path.rglob("*tmp*")) and not list(tmp_path.rglob(".*tmp*"))
+    assert len(state_files(tmp_path)) == states
+    monkeypatch.undo()
+    again, whole = Trainer(linear_job((8,), {"epochs": 3}), tmp_path), linear_job((8,), {"epochs": 3})
+    again.restore(newest_state(tmp_path))
+    assert again.step == states
+    again.fit()
+    (tmp_path / "whole").mkdir()
+    Trainer(whole, tmp_path / "whole").fit()
+    assert same(again.job.model.state_dict(), whole.model.state_dict())
+    assert lines_of(tmp_path)[-1]["step"] == 3 and len(lines_of(tmp_path)) == 3
 
 
 def test_epoch_without_a_batch_is_an_error(tmp_path: Path) -> None:

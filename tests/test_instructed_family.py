@@ -42,7 +42,8 @@ from solver.runs import open_run
 from solver.search.gallery import Gallery, GalleryEncoder
 from solver.search.queries import Query
 from solver.search.ranked import encode_queries, search
-from solver.training.engine import Trainer, TrainingJob, assemble, evaluate_job
+from solver.training.engine import Trainer, assemble, evaluate_job
+from solver.training.job import TrainingJob
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 

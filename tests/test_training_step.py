@@ -20,7 +20,8 @@ from torch import nn
 
 from configs.load import load_experiment
 from solver.objectives.base import Objective, StepOutput
-from solver.training.engine import Trainer, TrainingJob, assemble, evaluate_job
+from solver.training.engine import Trainer, assemble, evaluate_job
+from solver.training.job import TrainingJob
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 

@@ -258,7 +258,7 @@ def test_a_failing_trial_stops_the_series_by_its_name(
     assert "error: trial 2: " in (message := error(capfd)) and "train_thermal_2.txt" in message
     assert not (tmp_path / "runs").exists(), "all lists are read before the first step"
 
-    def stopped(config: Any, *, device: str, overwrite: bool) -> str:
+    def stopped(config: Any, *, device: str, overwrite: bool, resume: bool) -> str:
         if config.data.trial == 2:
             raise UserError("loss id is nan at step 7")
         return "best: made up\nevaluate it"

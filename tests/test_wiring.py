@@ -164,6 +164,9 @@ def reid5o_run() -> dict[str, Option]:
         "train.select": Option("test", lambda run: run.results[0].name),
         "train.eval_period": Option(2, lambda run: run.evaluated_after, [2, 3]),
         # Every fourth of six steps is one, in the second epoch.
+        "train.save_minutes": Option(0.001, argument("StateFiles", "minutes")),
+        "train.save_steps": Option(7, argument("StateFiles", "steps")),
+        "train.keep_states": Option(3, argument("StateFiles", "keep")),
         "train.log_period": Option(4, lambda run: [call["epoch"] for call in run.calls["log_step"]], [1]),
         "eval.cache_device_mb": Option(3, lambda run: run.given("TokenCache", "budget").device_bytes / 2**20),
         "eval.cache_host_mb": Option(5, lambda run: run.given("TokenCache", "budget").host_bytes / 2**20),
@@ -355,6 +358,7 @@ def told(root: Path) -> Experiment:
             "train.task_weights": Option(
                 weights, lambda run: {task for tasks in tasks_of(run) for task in tasks}, {"trad", "li"}
             ),
+            "train.ema": Option(0.9, argument("moving_average", "decay")),
             "train.task_instances": Option({"li": 1}, lambda run: min(identities_of(run)), 1),
             "eval.batch_size": Option(3, lambda run: max(call["batch_size"] for call in run.calls["source_loader"])),
             "eval.ap": Option("trapezoid", measured("ap"), {"trapezoid"}),

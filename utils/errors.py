@@ -20,6 +20,17 @@ class UserError(ValueError):
     """Wrong input. The message is one sentence that names the culprit and the remedy; scripts exit with code 2."""
 
 
+class Interrupted(BaseException):
+    """A signal ended the work, and what had been done is saved. The message is one line that says how to go on.
+
+    No Exception, like KeyboardInterrupt: nothing that skips a damaged file may take it for the file's error.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 def nearest(name: str, valid: Iterable[str], count: int = 3) -> str:
     """Return `did you mean 'a' or 'b'?` for the names closest to `name`, or the list of valid names."""
     names = sorted(str(entry) for entry in valid)
@@ -42,7 +53,8 @@ def first_line(error: BaseException) -> str:
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run the `main` of a script and exit: 0 or its return value, 2 for an error, 130 when interrupted.
+    """Run the `main` of a script and exit: 0 or its return value, 2 for an error, 130 when interrupted, 128 + the
+    signal's number when it was ended by one that it has answered.
 
     Every error is one line on standard error. One that the project did not expect is a defect of it: the line asks for
     a report, and the traceback goes into the log, or into a file of its own where there is none. A reader that closes
@@ -74,6 +86,9 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+    except Interrupted as error:
+        say(str(error))
+        return 128 + error.signal
     except BrokenPipeError:
         return 0
     except Exception as error:

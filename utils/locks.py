@@ -15,6 +15,22 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_held: set[int] = set()
+"""File descriptors of the folders that this process holds."""
+
+
+def _let_go() -> None:
+    # A lock lasts as long as any copy of its descriptor: loader processes that outlive a killed parent for a moment
+    # would hold its folder.
+    for handle in _held:
+        with contextlib.suppress(OSError):
+            os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
 _UNSUPPORTED = (errno.ENOTSUP, errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS)
 """What file systems without locks answer, some network ones."""
 
@@ -29,6 +45,7 @@ def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    _held.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,7 +54,10 @@ def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
                 raise UserError(f"{folder} is being written by another process; {remedy}") from error
         yield
     finally:
-        os.close(handle)
+        # In a child that was forked inside the block it is closed already.
+        if handle in _held:
+            _held.remove(handle)
+            os.close(handle)
 
 
 def is_locked(folder: Path) -> bool:

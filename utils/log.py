@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import logging
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -88,14 +89,36 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def _inside(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+
+
+def _cut_off(path: Path, length: int) -> None:
+    """Shorten a file; one of which nothing is left goes. A file that has lost lines is told."""
+    present = path.stat().st_size if path.is_file() else 0
+    if present < length:
+        logging.getLogger(__name__).warning("%s has lost %d bytes, lines are missing in it", path, length - present)
+    if not length:
+        path.unlink(missing_ok=True)
+    elif present > length:
+        os.truncate(path, length)
+
+
 class MetricsWriter:
     """Writes each step as a JSON line and its numbers to TensorBoard; a context manager."""
 
-    def __init__(self, lines: Path, board: Path) -> None:
-        """lines: the JSON lines file. board: TensorBoard's folder."""
+    def __init__(self, lines: Path, board: Path, ends: Mapping[str, int] | None = None) -> None:
+        """lines: the JSON lines file. board: TensorBoard's folder. ends: what `ends` returned in the process that this
+        one goes on for; what was written behind that is removed. None = the files are new.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._lines = lines.open("w", encoding="utf-8")
+        self._files = lines, board
+        if ends is not None:
+            _cut_off(lines, ends.get(lines.name, 0))
+            for path in _inside(board):
+                _cut_off(path, ends.get(f"{board.name}/{path.name}", 0))
+        self._lines = lines.open("w" if ends is None else "a", encoding="utf-8")
         self._board = SummaryWriter(log_dir=str(board))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -108,6 +131,19 @@ class MetricsWriter:
         """Make what was written visible to readers."""
         self._lines.flush()
         self._board.flush()
+
+    def ends(self) -> dict[str, int]:
+        """Return the length in bytes of every file, `metrics.jsonl` and `tensorboard/...`, with all that was written so
+        far, which is on the disk then.
+        """
+        self.flush()
+        lines, board = self._files
+        for path in (lines, *_inside(board)):
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        return {lines.name: lines.stat().st_size} | {
+            f"{board.name}/{path.name}": path.stat().st_size for path in _inside(board)
+        }
 
     def __enter__(self) -> MetricsWriter:
         return self

@@ -57,6 +57,16 @@ class TrainConfig:
     """Stop after so many steps of a run whose schedule stays that of the whole; 0 = no limit. For trials and
     benchmarks.
     """
+    ema: float = 0.0
+    """Decay of a moving average of the weights, for instance 0.999, which is evaluated and saved beside them; 0 =
+    none.
+    """
+    save_minutes: float = 10.0
+    """Minutes between two saved states, from which --resume goes on; 0 = by the clock none."""
+    save_steps: int = 0
+    """Steps between two saved states; 0 = by steps none. One is saved at the end of every epoch in any case."""
+    keep_states: int = 2
+    """The newest states that are kept until the run has finished."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulate", "eval_period", "log_period"):
@@ -92,6 +102,10 @@ class TrainConfig:
         require(self.clip_norm >= 0, "train.clip_norm", self.clip_norm, "0 (off) or larger")
         require(self.steps >= 0, "train.steps", self.steps, "0 (train.epochs decides) or larger")
         require(self.max_steps >= 0, "train.max_steps", self.max_steps, "0 (no limit) or larger")
+        require(0 <= self.ema < 1, "train.ema", self.ema, "at least 0 (off) and below 1")
+        for name in ("save_minutes", "save_steps"):
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or larger")
+        require(self.keep_states >= 1, "train.keep_states", self.keep_states, "at least 1")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +76,9 @@ class TrainLoader:
         self.records, self.steps_per_epoch = dataset.records, len(batches)
         self.skipped: list[str] = []
         self.batches, self._skip, self._batches = batches, skip, _EpochBatches(batches)
+        if workers:
+            atexit.unregister(_end_workers)
+            atexit.register(_end_workers)
         self._loader = DataLoader(
             dataset,
             batch_sampler=self._batches,
@@ -81,12 +87,12 @@ class TrainLoader:
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
+            worker_init_fn=_quiet_worker,
             generator=torch.Generator(),
         )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch, after a resumption (`batches.load_state_dict`) those not yet used.
+        """Yield the batches of one epoch, after `load_state_dict` those not yet used.
 
         Raises UserError for an unreadable image unless data.on_error is skip.
         """
@@ -103,6 +109,20 @@ class TrainLoader:
             if batch is not None and self._usable(batch, failures):
                 yield batch
 
+    @property
+    def position(self) -> Key:
+        """Epoch and number of the batch that comes next."""
+        return self.batches.position
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position and what was skipped, as plain values."""
+        return {"batches": self.batches.state_dict(), "skipped": list(self.skipped)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to a saved position. Raises UserError when the state is of other batches."""
+        self.batches.load_state_dict(state["batches"])
+        self.skipped = list(state["skipped"])
+
     def _usable(self, batch: Batch, failures: Sequence[Failure]) -> bool:
         """Whether losses are defined: one row has no negative, and what was skipped may have taken all of a modality or
         of the others.
@@ -112,6 +132,13 @@ class TrainLoader:
         skipped = [self.records[failure.record_id] for failure in failures]
         listed = {modality for record in skipped for modality in (*record.sources, *record.partners)}
         return listed <= set(batch.inputs) and len(batch.person_ids.unique()) > 1
+
+
+def _end_workers() -> None:
+    """At the exit, end the processes that do not listen to SIGTERM; what comes after this would wait for them."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 class _EpochBatches:
@@ -221,3 +248,14 @@ def _collate_sources(items: Sequence[tuple[int, Tensor | None, str]]) -> SourceB
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
+
+
+def _quiet_worker(worker: int) -> None:
+    """Leave the signals that end a run to the process that trains: it finishes its step, for which it needs batches.
+
+    They reach the loader processes too, by Ctrl-C and from job systems.
+    """
+    _one_thread(worker)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

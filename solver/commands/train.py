@@ -10,27 +10,43 @@ from pathlib import Path
 
 import torch
 
-from configs.load import save_experiment
+from configs.load import load_experiment, save_experiment
 from configs.schema.experiment import ExperimentConfig
 from solver.reports.figures import draw_curves
-from solver.run_directory import CONFIG_FILE, OUTCOME_FILE, buffered_log, check_free, claimed, start_log
+from solver.run_directory import (
+    CONFIG_FILE,
+    OUTCOME_FILE,
+    buffered_log,
+    check_start,
+    claimed,
+    continued,
+    has_progress,
+    remove_states,
+    start_log,
+)
 from solver.run_names import find_run
-from solver.training.engine import Trainer, TrainingOutcome, assemble
-from utils.device import resolve_device
-from utils.errors import UserError
+from solver.training.engine import Trainer, assemble
+from solver.training.selection import TrainingOutcome
+from solver.training.state import check_unchanged, config_of, newest_state, notes_of_change
+from utils.device import describe_device, resolve_device
+from utils.errors import Interrupted, UserError
 from utils.files import DISK_FULL, real_path, write_json
 
 logger = logging.getLogger(__name__)
 
 
-def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> str:
+def run_training(config: ExperimentConfig, *, device: str, overwrite: bool, resume: bool = False) -> str:
     """Train in output_dir/name and return what is to be printed.
 
-    Raises UserError for wrong input; until the first step is ready to run, nothing is written, and until the first
-    checkpoint the previous run of that name comes back.
+    resume: go on where the run of that name stopped; one that has finished is left as it is, and one that has not begun
+    begins. Raises UserError for wrong input; until the first step is ready to run, nothing is written, and until the
+    first checkpoint the previous run of that name comes back.
     """
     directory = Path(config.output_dir) / config.name
-    check_free(directory, overwrite)
+    check_start(directory, overwrite=overwrite, resume=resume)
+    if resume and has_progress(directory):
+        with continued(directory):
+            return _go_on(config, directory, device)
     if config.train.init_from and real_path(directory) == real_path(find_run(config.train.init_from)[0]):
         raise UserError(
             f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
@@ -41,14 +57,45 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
     with claimed(directory, overwrite) as claim:
         save_experiment(config, directory / CONFIG_FILE)
         start_log(directory, held)
-        try:
-            with failures_as_user_errors(directory):
-                outcome = Trainer(job, directory, claim.settle).fit()
-                draw_curves(directory)
-                write_outcome(directory, outcome)
-        except UserError as error:
-            logger.error("stopped: %s", error)
-            raise
+        return _train(Trainer(job, directory, claim.settle), directory)
+
+
+def _go_on(config: ExperimentConfig, directory: Path, device: str) -> str:
+    """Train from the newest state of a run that this process holds. Raises UserError for another run's options."""
+    if (directory / OUTCOME_FILE).is_file():
+        check_unchanged(load_experiment(directory / CONFIG_FILE), config, directory)
+        remove_states(directory)
+        return f"{directory} has finished, nothing is left to train\nevaluate it: python test.py --run {directory}"
+    with buffered_log() as held:
+        trainer = _restored(config, directory, device)
+    save_experiment(config, directory / CONFIG_FILE)
+    start_log(directory, held)
+    return _train(trainer, directory)
+
+
+def _restored(config: ExperimentConfig, directory: Path, device: str) -> Trainer:
+    """Return a trainer at the newest state of a run. Raises UserError."""
+    state = newest_state(directory)
+    check_unchanged(config_of(state, directory), config, directory)
+    trainer = Trainer(assemble(config, resolve_device(device), state["trials"]), directory)
+    trainer.restore(state)
+    for note in notes_of_change(state, describe_device(trainer.job.device)):
+        logger.warning("%s", note)
+    logger.info("%s goes on after step %d, in epoch %d", directory, state["step"], state["epoch"] + 1)
+    return trainer
+
+
+def _train(trainer: Trainer, directory: Path) -> str:
+    """Run a trainer to its end and record where it is. Raises UserError."""
+    try:
+        with failures_as_user_errors(directory):
+            outcome = trainer.fit()
+            draw_curves(directory)
+            write_outcome(directory, outcome)
+            remove_states(directory)
+    except (UserError, Interrupted) as error:
+        logger.error("stopped: %s", error)
+        raise
     score = "" if outcome.score is None else f", mean mAP of the groups {outcome.score:.3f} %"
     return (
         f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
@@ -58,7 +105,10 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool) -> s
 
 def write_outcome(directory: Path, outcome: TrainingOutcome) -> None:
     """Record where the run ended. The file is written last: a directory without it holds an unfinished run."""
-    write_json(directory / OUTCOME_FILE, dataclasses.asdict(outcome) | {"best": outcome.best.name})
+    fields = dataclasses.asdict(outcome) | {"best": outcome.best.name}
+    if outcome.ema is not None:
+        fields["ema"] |= {"best": outcome.ema.best.name}
+    write_json(directory / OUTCOME_FILE, fields)
 
 
 @contextlib.contextmanager
@@ -77,5 +127,5 @@ def failures_as_user_errors(directory: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"no space left while writing to {directory} ({error}); the checkpoints there are whole, free some space "
-            "and start again"
+            "and go on with --resume"
         ) from error

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.load import experiment_to_dict, load_experiment
+from configs.changes import differences
+from configs.load import load_experiment
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, number_of_trials
 from datasets.fitting import needs_of
@@ -28,6 +29,8 @@ from solver.run_directory import (
     RESULTS_FILE,
     TRIAL_FOLDERS,
     check_free,
+    check_start,
+    has_progress,
     restore_previous,
     trial_folder,
 )
@@ -37,8 +40,6 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 PATTERN = re.compile(r"\d{1,6}(?:-\d{1,6})?(?:,\d{1,6}(?:-\d{1,6})?)*")
-MACHINERY = {"output_dir": ("",), "data": ("workers", "cache_dir"), "train": ("log_period",)}
-"""Options that do not change what is learned; an empty name is the section itself."""
 
 
 def parse_trials(text: str, dataset: str) -> tuple[int, ...]:
@@ -66,17 +67,19 @@ def trial_label(trial: int) -> str:
     return f"trial {trial}"
 
 
-def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrite: bool) -> str:
+def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrite: bool, resume: bool = False) -> str:
     """Train one model for each trial into output_dir/name/trial-NN and return what is to be printed.
 
-    A finished trial is kept, an unfinished one is trained again from its start; `overwrite` trains all of them again.
+    A finished trial is kept, an unfinished one is trained again from its start, or goes on under `resume`; `overwrite`
+    trains all of them again.
     All trials' lists are read before the first step. Raises UserError that names the trial.
     """
     series = Path(config.output_dir) / config.name
     configs = {trial: _of_trial(config, series, trial) for trial in parse_trials(trials, config.data.dataset)}
     if (series / CONFIG_FILE).is_file():
         raise UserError(f"{series} is the directory of a single run; choose another name=... for the trials")
-    states = {trial: _state(series / trial_folder(trial), entry, overwrite) for trial, entry in configs.items()}
+    folders = {trial: series / trial_folder(trial) for trial in configs}
+    states = {trial: _state(folders[trial], entry, overwrite, resume) for trial, entry in configs.items()}
     for trial, entry in configs.items():
         if states[trial] != "finished":
             with _named(trial):
@@ -98,7 +101,7 @@ def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrit
                 (series / name).unlink(missing_ok=True)
         logger.info("%s (%d of %d)", trial_label(trial), place, len(configs))
         with _named(trial):
-            text = run_training(entry, device=device, overwrite=states[trial] == "replaced")
+            text = run_training(entry, device=device, overwrite=states[trial] == "replaced", resume=resume)
         lines.append(f"{trial_label(trial)}: {text.splitlines()[0]}")
     return "\n".join([*lines, f"evaluate them: python test.py --run {series} --trials {trials}"])
 
@@ -153,13 +156,13 @@ def _of_trial(config: ExperimentConfig, series: Path, trial: int) -> ExperimentC
     )
 
 
-def _state(directory: Path, config: ExperimentConfig, overwrite: bool) -> str:
-    """Return `new`, `finished` or `replaced`. Raises UserError for a directory that is neither, or that was trained
-    differently.
+def _state(directory: Path, config: ExperimentConfig, overwrite: bool, resume: bool) -> str:
+    """Return `new`, `finished`, `resumed` or `replaced`. Raises UserError for a directory that is none of them, or that
+    was trained differently.
     """
     ours = (directory / CONFIG_FILE).is_file()
     if ours and not overwrite and (directory / OUTCOME_FILE).is_file():
-        changed = _differences(load_experiment(directory / CONFIG_FILE), config)
+        changed = differences(load_experiment(directory / CONFIG_FILE), config)
         if changed:
             raise UserError(
                 f"{directory} was trained with another configuration "
@@ -167,20 +170,11 @@ def _state(directory: Path, config: ExperimentConfig, overwrite: bool) -> str:
                 "again with --overwrite"
             )
         return "finished"
+    if resume and has_progress(directory):
+        check_start(directory, overwrite=False, resume=True)
+        return "resumed"
     check_free(directory, overwrite or ours)
     return "replaced" if directory.is_dir() and any(directory.iterdir()) else "new"
-
-
-def _differences(before: ExperimentConfig, after: ExperimentConfig) -> list[str]:
-    """Return `key: before, now` for each option that differs and matters."""
-    found = []
-    first, second = experiment_to_dict(before), experiment_to_dict(after)
-    for section, value in second.items():
-        left, right = (entry if isinstance(entry, dict) else {"": entry} for entry in (first.get(section), value))
-        for key in dict.fromkeys([*left, *right]):
-            if left.get(key) != right.get(key) and key not in MACHINERY.get(section, ()):
-                found.append(f"{section}{'.' if key else ''}{key}: {left.get(key)!r} there, {right.get(key)!r} now")
-    return found
 
 
 def _series_dataset(series: Path, trials: str, overrides: Sequence[str]) -> str:

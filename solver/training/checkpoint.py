@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.load import experiment_to_dict
 from configs.schema.experiment import ExperimentConfig
@@ -26,12 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands: finished epochs and optimiser steps, what chose the weights, its metrics in percent."""
+    """Where a run stands: finished epochs and optimiser steps, what chose the weights, its metrics in percent, and the
+    mean mAP of the groups that was the highest so far.
+    """
 
     epoch: int
     step: int
     selected_on: str
     metrics: Mapping[str, float]
+    score: float | None = None
 
 
 def checkpoint_payload(
@@ -41,23 +44,15 @@ def checkpoint_payload(
     data_fingerprint: str,
     trials: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Return tensors and plain values only; keys that later versions add (optimiser, generators) stand beside these.
+    """Return tensors and plain values only.
 
     trials: data set -> trial that the weights have been trained on, see `Benchmark.trials`.
     Raises UserError when a weight is not finite, so that no such checkpoint replaces a good one.
     """
-    state = model.state_dict()
-    broken = [
-        name for name, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]
-    if broken:
-        raise UserError(
-            f"weights are not finite after step {progress.step} ({len(broken)} tensors, first {broken[0]}); the "
-            "previous checkpoint is unchanged, lower optimizer.lr or set train.clip_norm"
-        )
+    refuse_broken(model, progress.step)
     return {
         "format_version": FORMAT_VERSION,
-        "model": state,
+        "model": model.state_dict(),
         "config": experiment_to_dict(config),
         "family": config.family.value,
         "num_identities": model.num_identities,
@@ -65,10 +60,25 @@ def checkpoint_payload(
         "step": progress.step,
         "selected_on": progress.selected_on,
         "metrics": dict(progress.metrics),
+        "score": progress.score,
         "data_fingerprint": data_fingerprint,
         "trials": dict(trials or {}),
         "versions": library_versions(),
     }
+
+
+def refuse_broken(model: nn.Module, step: int) -> None:
+    """Raise UserError when a weight is not finite after so many steps."""
+    broken = [
+        name
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    if broken:
+        raise UserError(
+            f"weights are not finite after step {step} ({len(broken)} tensors, first {broken[0]}); the "
+            "previous checkpoint is unchanged, lower optimizer.lr or set train.clip_norm"
+        )
 
 
 def take_weights(model: RetrievalModel, family: Family, run: str) -> str:

@@ -10,42 +10,54 @@ import dataclasses
 import itertools
 import logging
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from configs.schema.experiment import ExperimentConfig
 from configs.schema.family import FollowsInstructions
-from configs.schema.train import TrainConfig
 from datasets.build import build_benchmark, build_source_reader
 from datasets.fitting import needs_of
 from datasets.loading.loaders import build_batches, build_train_loader
-from datasets.loading.readers import SourceReader
-from datasets.loading.text_notes import text_notes
-from datasets.structures import Batch, Benchmark, EvalSplit, Record
-from model.build import build_model, initialise
+from datasets.structures import Batch, EvalSplit
 from model.interface import RetrievalModel
-from solver.evaluation.evaluator import evaluate_split, prepare_evaluation
-from solver.evaluation.plan import plan_evaluation
+from solver.evaluation.evaluator import evaluate_split
 from solver.evaluation.result import EvaluationResult
 from solver.evaluation.spec import EvaluationSpec
-from solver.objectives.base import Objective, ObjectiveContext, StepOutput
-from solver.run_directory import BEST_FILE, BOARD_FOLDER, LAST_FILE, METRICS_FILE
-from solver.training.checkpoint import Progress, checkpoint_payload, joined_trials, take_weights
+from solver.objectives.base import ObjectiveContext, StepOutput
+from solver.run_directory import (
+    BEST_FILE,
+    BOARD_FOLDER,
+    CONFIG_FILE,
+    LAST_FILE,
+    METRICS_FILE,
+    STATES_FOLDER,
+)
+from solver.training.averaging import averaged, moving_average
+from solver.training.checkpoint import Progress, checkpoint_payload, joined_trials, refuse_broken
 from solver.training.families import FAMILIES, build_objective
-from solver.training.lr_schedule import Timeline
+from solver.training.interruption import Interruption
+from solver.training.job import (
+    TrainingJob,
+    build_trained_model,
+    check_evaluation,
+    header,
+    selection_split,
+    warn_of_texts,
+)
 from solver.training.optimizer import build_optimizer
-from solver.training.param_groups import ParameterPolicy, apply_policy
+from solver.training.param_groups import apply_policy
+from solver.training.selection import EMA, TrainingOutcome, best_so_far, evaluated_numbers, file_name, is_best
+from solver.training.state import StateFiles, Stateful, restore_parts, state_payload
 from utils.checkpoint_io import save_checkpoint
-from utils.device import autocast, describe_device, exact_float32, require_compiler
+from utils.device import autocast, describe_device, exact_float32
 from utils.errors import UserError, shortened
-from utils.log import MetricsWriter, library_versions, log_short
+from utils.log import MetricsWriter, log_short
 from utils.progress import clock, progress_bar
 from utils.seeding import seed_everything
 from utils.threads import plan_threads
@@ -55,72 +67,12 @@ logger = logging.getLogger(__name__)
 SHOWN_RECORDS = 5
 
 
-class Loader(Protocol):
-    """Training batches of an epoch, decided by the epoch's number alone."""
+def assemble(config: ExperimentConfig, device: torch.device, trained: Mapping[str, int] | None = None) -> TrainingJob:
+    """Build everything of a run and log it as the header of the run's log.
 
-    @property
-    def records(self) -> Sequence[Record]:
-        """The training records, by the numbers that batches give them."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
-
-    @property
-    def skipped(self) -> Sequence[str]:
-        """Why records were left out so far, each reason once."""
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of epoch 0, 1, ..."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """Everything a run is made of. split: what chooses `best`, None = the last epoch does. workers: loader processes.
-
-    trials: data set -> trial that the weights are trained on.
+    trained: trials of the weights of a state that will be restored; the first weights are then not looked for.
+    Raises UserError.
     """
-
-    config: ExperimentConfig
-    device: torch.device
-    benchmark: Benchmark
-    model: RetrievalModel
-    objective: Objective[Any]
-    policy: ParameterPolicy
-    optimizer: Optimizer
-    loader: Loader
-    split: EvalSplit | None
-    reader: SourceReader
-    workers: int
-    trials: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch; the last one may have fewer micro-batches."""
-        return math.ceil(self.loader.steps_per_epoch / self.config.train.accumulate)
-
-    @property
-    def timeline(self) -> Timeline:
-        """The run's length, and its rates."""
-        train = self.config.train
-        return Timeline(self.config.schedule, self.steps_per_epoch, epochs=train.epochs, steps=train.steps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOutcome:
-    """Where a run ended. best: the chosen weights; score: their mean mAP in percent, None when nothing was
-    evaluated.
-    """
-
-    best: Path
-    epoch: int
-    step: int
-    selected_on: str
-    score: float | None
-
-
-def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
-    """Build everything of a run and log it as the header of the run's log. Raises UserError."""
     exact_float32()
     threads = plan_threads(device.type, config.data.workers)
     torch.set_num_threads(threads.threads)
@@ -132,13 +84,12 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
         instruction=config.instruction,
         needs=needs_of(config.model, config.objective),
     )
-    trials = joined_trials(benchmark.trials, config.train.init_from)
+    trials = joined_trials(benchmark.trials, config.train.init_from) if trained is None else dict(trained)
     # Before the cache and the weights: what the sampler refuses is refused without a file and without a download.
     batches = build_batches(benchmark, config.train, config.seed)
     reader = build_source_reader(config.data, config.model, benchmark)
-    for note in text_notes((source for record in benchmark.train for source in record.sources.values()), reader):
-        logger.warning("training captions: %s", note)
-    model = build_trained_model(config, benchmark.num_identities, device)
+    warn_of_texts(benchmark, reader)
+    model = build_trained_model(config, benchmark.num_identities, device, restored=trained is not None)
     policy = apply_policy(
         model.named_parameters(),
         FAMILIES[config.family].policy(config.optimizer),
@@ -171,69 +122,10 @@ def assemble(config: ExperimentConfig, device: torch.device) -> TrainingJob:
         split=selection_split(config, benchmark),
         objective=build_objective(config.family, config.objective, context).to(device),
     )
-    if job.split is not None:
-        # Hours of training would pass before the first evaluation finds the same.
-        plan = plan_evaluation([job.split], instructed=model.follows_instructions)
-        prepare_evaluation(plan, EvaluationSpec.of(config, threads.workers), model)
+    check_evaluation(job)
     for line in (*header(job), threads.describe()):
         logger.info("%s", line)
     return job
-
-
-def build_trained_model(config: ExperimentConfig, num_identities: int, device: torch.device) -> RetrievalModel:
-    """Build the model with its initial weights on `device`, ready for the first step. Raises UserError."""
-    model = build_model(config.family, config.model, num_identities)
-    # What init_from does not fill (a classifier of another size) is drawn at random; CLIP's file is not needed then.
-    start = dataclasses.replace(config.model, init="random") if config.train.init_from else config.model
-    report = initialise(config.family, model, start)
-    text = take_weights(model, config.family, config.train.init_from) if config.train.init_from else report.format()
-    logger.info("%s", text)
-    model.checkpoint_activations = config.train.checkpoint_activations
-    model.to(device)
-    if config.train.compile:
-        require_compiler(device)
-        model.compile_blocks()
-    return model
-
-
-def selection_split(config: ExperimentConfig, benchmark: Benchmark) -> EvalSplit | None:
-    """Return the split that chooses `best`, None for the last epoch. Raises UserError when it is absent or empty."""
-    name = config.train.select
-    if name == "last":
-        return None
-    split = benchmark.splits.get(name)
-    if split is None or not any(listed.entries for listed in split.query_lists):
-        raise UserError(
-            f"train.select = {name!r}, but data set {benchmark.name} has no queries in such a split; raise "
-            "data.val_fraction or set train.select=last"
-        )
-    return split
-
-
-def header(job: TrainingJob) -> list[str]:
-    """Return the lines that say what is trained on what by what."""
-    train, benchmark = job.config.train, job.benchmark
-    effective = train.batch_size * train.accumulate
-    return [
-        f"parameter policy\n{job.policy}",
-        f"data {benchmark.name}, fingerprint {benchmark.fingerprint}: {len(benchmark.train)} training records of "
-        f"{benchmark.num_identities} identities; best chosen on {train.select}",
-        *mixture_notes(train),
-        f"effective batch {effective} ({train.batch_size} rows x {train.accumulate}), {job.steps_per_epoch} steps an "
-        f"epoch, {job.timeline.epochs} epochs{f' ({train.steps:,} steps)' if train.steps else ''}, seed "
-        f"{job.config.seed}",
-        f"parameters: {job.policy.count(True):,} trainable, {job.policy.count(False):,} frozen",
-        f"device {describe_device(job.device)}, precision {train.precision}",
-        ", ".join(f"{name} {version}" for name, version in library_versions().items()),
-    ]
-
-
-def mixture_notes(train: TrainConfig) -> list[str]:
-    """Return what batch normalisation sees where several tasks share the batches."""
-    if train.sampler != "tasks":
-        return []
-    seen = {"batch": "the rows of all tasks together", "step": "one task at a time"}[train.mixture]
-    return [f"batches of several tasks, train.mixture={train.mixture}: batch normalisation sees {seen}"]
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -257,59 +149,146 @@ class Trainer:
         self.train, self.timeline = job.config.train, job.timeline
         # Scaled losses keep small fp16 gradients from vanishing; for the other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
-        self.step = 0
+        self.average = moving_average(job.model, self.train.ema)
+        self.epoch = self.epoch_step = self.step = self.first_step = 0
         self.started = time.perf_counter()
-        self.best: TrainingOutcome | None = None
+        self.best: dict[str, TrainingOutcome] = {}
+        self.ends: Mapping[str, int] | None = None
+        self.closing = False
+        self.interruption = Interruption()
+        self.states = StateFiles(
+            directory / STATES_FOLDER,
+            minutes=self.train.save_minutes,
+            steps=self.train.save_steps,
+            keep=self.train.keep_states,
+        )
+
+    @property
+    def weights(self) -> dict[str, RetrievalModel]:
+        """What is evaluated and saved: the weights under an empty name and, under train.ema, their average."""
+        return {"": self.job.model} | ({EMA: averaged(self.average)} if self.average is not None else {})
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """Everything that remembers something between two steps."""
+        job = self.job
+        found: dict[str, Stateful] = {"model": job.model, "objective": job.objective, "optimizer": job.optimizer}
+        found |= {"scaler": self.scaler, "loader": job.loader}
+        return found | ({EMA: self.average} if self.average is not None else {})
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state of this run. Raises UserError when it is one of another."""
+        restore_parts(state, self.parts, self.job.benchmark.fingerprint, self.directory)
+        self.epoch, self.epoch_step, self.step = state["epoch"], state["epoch_step"], state["step"]
+        self.first_step, self.ends = self.step, state["metrics"]
+        self.closing = self.job.loader.position[0] > self.epoch or self.finished
+        if self.job.split is not None:
+            self.best = best_so_far(self.directory, self.weights)
 
     def fit(self) -> TrainingOutcome:
         """Train to the end and return what was chosen.
 
-        last.pth is replaced after every epoch, best.pth whenever the selection improves. Raises UserError.
+        A state is saved as train.save_minutes and save_steps say and after every epoch; then last.pth is replaced, and
+        best.pth whenever the selection improves. Raises UserError, and Interrupted after a signal.
         """
-        with MetricsWriter(self.directory / METRICS_FILE, self.directory / BOARD_FOLDER) as writer:
-            for epoch in itertools.count():
-                self.train_epoch(epoch, writer)
-                self.save(LAST_FILE, Progress(epoch=epoch + 1, step=self.step, selected_on="last", metrics={}))
-                ending = self.finished or (not self.train.steps and epoch + 1 == self.train.epochs)
-                if self.job.split is not None and (ending or (epoch + 1) % self.train.eval_period == 0):
-                    self.select(evaluate_job(self.job, self.job.split), epoch + 1, writer)
-                writer.flush()
-                if ending:
+        files = self.directory / METRICS_FILE, self.directory / BOARD_FOLDER
+        with self.interruption(), MetricsWriter(*files, self.ends) as writer:
+            while True:
+                if not self.closing:
+                    self.train_epoch(writer)
+                    self.save_state(writer)
+                self.closing = False
+                if self.close_epoch(writer):
                     break
+                self.epoch, self.epoch_step = self.epoch + 1, 0
+                self.stop_if_asked(writer)
         if self.job.split is None:
-            self.keep_best(Progress(epoch=epoch + 1, step=self.step, selected_on="last", metrics={}), None)
-        if self.best is None:
+            for name in self.weights:
+                self.keep_best(Progress(epoch=self.epoch + 1, step=self.step, selected_on="last", metrics={}), name)
+        if "" not in self.best:
             raise UserError(
                 f"no evaluation on {self.train.select} gave a number, so there is no best.pth; {LAST_FILE} is there"
             )
-        return self.best
+        return dataclasses.replace(self.best[""], ema=self.best.get(EMA))
 
     @property
     def finished(self) -> bool:
         """Whether train.steps or train.max_steps is reached."""
         return any(0 < limit <= self.step for limit in (self.train.steps, self.train.max_steps))
 
-    def train_epoch(self, epoch: int, writer: MetricsWriter) -> None:
+    def close_epoch(self, writer: MetricsWriter) -> bool:
+        """Save what an epoch ends with, evaluate when it is time; return whether it was the last one.
+
+        The state is that of the last step: a run that is stopped in here does all of it again.
+        """
+        done = self.epoch + 1
+        for name in self.weights:
+            self.save(LAST_FILE, Progress(epoch=done, step=self.step, selected_on="last", metrics={}), name)
+        ending = self.finished or (not self.train.steps and done == self.train.epochs)
+        if self.job.split is not None and (ending or done % self.train.eval_period == 0):
+            with self.interruption.at_once(self.how_to_go_on()):
+                results = {
+                    name: evaluate_job(dataclasses.replace(self.job, model=model), self.job.split)
+                    for name, model in self.weights.items()
+                }
+            for name, result in results.items():
+                self.select(result, done, writer, name)
+        writer.flush()
+        return ending
+
+    def how_to_go_on(self) -> str:
+        """Return the end of the line that a stopped run says."""
+        config = shlex.quote(str(self.directory / CONFIG_FILE))
+        return f"the state of step {self.step} is saved, go on with: python train.py --config {config} --resume"
+
+    def save_state(self, writer: MetricsWriter) -> None:
+        """Write a state of this moment, which is one between two steps. Raises UserError."""
+        refuse_broken(self.job.model, self.step)
+        payload = state_payload(
+            self.parts,
+            self.job.config,
+            data_fingerprint=self.job.benchmark.fingerprint,
+            trials=dict(self.job.trials),
+            device=describe_device(self.job.device),
+            epoch=self.epoch,
+            epoch_step=self.epoch_step,
+            step=self.step,
+            metrics=writer.ends(),
+        )
+        self.states.save(payload)
+        self.saved()
+
+    def stop_if_asked(self, writer: MetricsWriter) -> None:
+        """Save a state and end the run when a signal has come. Raises Interrupted."""
+        if self.interruption.received is not None:
+            self.save_state(writer)
+            raise self.interruption.stopped(self.how_to_go_on())
+
+    def train_epoch(self, writer: MetricsWriter) -> None:
         """Run the steps of one epoch, or as many as train.steps and train.max_steps leave."""
         self.job.model.train()
-        first, started = self.step, time.perf_counter()
-        groups = grouped(self.job.loader.epoch(epoch), self.train.accumulate)
-        with progress_bar(groups, self.job.steps_per_epoch, f"epoch {epoch + 1}/{self.timeline.epochs}", "step") as bar:
-            for index, batches in enumerate(bar):
-                rate = self.set_learning_rate(epoch, index)
+        started, left = time.perf_counter(), self.job.steps_per_epoch - self.epoch_step
+        groups = grouped(self.job.loader.epoch(self.epoch), self.train.accumulate)
+        with progress_bar(groups, left, f"epoch {self.epoch + 1}/{self.timeline.epochs}", "step") as bar:
+            for batches in bar:
+                rate = self.set_learning_rate(self.epoch, self.epoch_step)
                 values = self.train_step(batches)
+                self.epoch_step += 1
                 now = time.perf_counter()
                 images = sum(len(rows) for batch in batches for rows in batch.inputs.values() if rows.ndim == 4)
-                values |= {"lr": rate, "epoch": epoch + 1, "images_per_second": images / (now - started)}
+                values |= {"lr": rate, "epoch": self.epoch + 1, "images_per_second": images / (now - started)}
                 started = now
                 writer.write(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
                 if self.step % self.train.log_period == 0:
-                    self.log_step(epoch, values)
+                    self.log_step(self.epoch, values)
+                self.stop_if_asked(writer)
                 if self.finished:
                     break
-        if self.step == first:
+                if self.states.due(self.step):
+                    self.save_state(writer)
+        if not self.epoch_step:
             raise UserError(
-                f"epoch {epoch + 1} had no batch: {len(self.job.loader.skipped)} unreadable images were skipped; "
+                f"epoch {self.epoch + 1} had no batch: {len(self.job.loader.skipped)} unreadable images were skipped; "
                 "restore them or lower train.batch_size"
             )
         if self.job.loader.skipped:
@@ -321,7 +300,7 @@ class Trainer:
         """
         place = f"epoch {epoch + 1}/{self.timeline.epochs} step {self.step}"
         total = min(self.timeline.steps, self.train.max_steps or self.timeline.steps)
-        left = (time.perf_counter() - self.started) / self.step * max(0, total - self.step)
+        left = (time.perf_counter() - self.started) / (self.step - self.first_step) * max(0, total - self.step)
         log_short(
             f"{place}: total {values['total']:.4g} lr {values['lr']:.3g} {values['images_per_second']:.0f} images/s, "
             f"{clock(left)} left",
@@ -358,6 +337,8 @@ class Trainer:
         self.scaler.step(self.job.optimizer)
         self.scaler.update()
         self.step += 1
+        if self.average is not None:
+            self.average.update_parameters(self.job.model)
         means = [
             sum(row[column] * len(batch.person_ids) for row, batch in zip(values, batches, strict=True)) / rows
             for column in range(len(values[0]))
@@ -394,51 +375,39 @@ class Trainer:
                     "finished epochs are kept, lower optimizer.lr, set train.clip_norm or use train.precision=fp32"
                 )
 
-    def select(self, result: EvaluationResult, epoch: int, writer: MetricsWriter) -> None:
-        """Record an evaluation and keep the weights as best when its mean mAP of the groups is the highest so far."""
-        numbers = {
-            f"{result.name}/{row.task}/{metric}": value
-            for row in result.averages()
-            for metric, value in row.metrics.items()
-            if math.isfinite(value)
-        }
+    def select(self, result: EvaluationResult, epoch: int, writer: MetricsWriter, name: str = "") -> None:
+        """Record an evaluation of the weights of a name and keep them when their mean mAP is the highest so far."""
+        numbers = evaluated_numbers(result, name)
         writer.write(self.step, {"epoch": epoch, **numbers})
-        score = result.average("ALL_AVER", "mAP")
-        shown = result.averages()[:-1] or result.averages()
-        best = self.best.score if self.best is not None and self.best.score is not None else -math.inf
-        logger.info(
-            "epoch %d on %s: %s; mean mAP of the groups %.3f %s",
-            epoch,
-            result.name,
-            ", ".join(f"{row.task} mAP {row.metrics['mAP']:.2f} R1 {row.metrics['R1']:.2f}" for row in shown),
-            score,
-            "(best so far)" if score > best else f"(best {best:.3f})",
-        )
-        if score > best:
-            progress = Progress(epoch=epoch, step=self.step, selected_on=self.train.select, metrics=numbers)
-            self.keep_best(progress, score)
+        if is_best(result, name, self.best.get(name), epoch):
+            chosen, score = self.train.select, result.average("ALL_AVER", "mAP")
+            self.keep_best(
+                Progress(epoch=epoch, step=self.step, selected_on=chosen, metrics=numbers, score=score), name
+            )
 
-    def keep_best(self, progress: Progress, score: float | None) -> None:
-        """Save the present weights as best.pth."""
-        self.save(BEST_FILE, progress)
-        self.best = TrainingOutcome(
-            best=self.directory / BEST_FILE,
+    def keep_best(self, progress: Progress, name: str = "") -> None:
+        """Save the present weights of a name as best.pth."""
+        self.save(BEST_FILE, progress, name)
+        self.best[name] = TrainingOutcome(
+            best=self.directory / file_name(BEST_FILE, name),
             epoch=progress.epoch,
             step=progress.step,
             selected_on=progress.selected_on,
-            score=score,
+            score=progress.score,
         )
 
-    def save(self, name: str, progress: Progress) -> None:
-        """Write a checkpoint; the previous one of that name survives every failure. Raises UserError."""
-        payload = checkpoint_payload(
-            self.job.model, self.job.config, progress, self.job.benchmark.fingerprint, self.job.trials
-        )
+    def save(self, file: str, progress: Progress, name: str = "") -> None:
+        """Write a checkpoint of the weights of a name; the previous one of that file survives every failure.
+
+        Raises UserError.
+        """
+        job = self.job
+        payload = checkpoint_payload(self.weights[name], job.config, progress, job.benchmark.fingerprint, job.trials)
         # best.pth is a file for inference; what training alone needs would double its size.
-        state = self.job.objective.state_dict() if name == LAST_FILE else {}
+        state = job.objective.state_dict() if file == LAST_FILE and not name else {}
         if state:
             payload["objective"] = state
-        save_checkpoint(self.directory / name, payload)
+        save_checkpoint(self.directory / file_name(file, name), payload)
         self.saved()
 
 

@@ -15,7 +15,7 @@ from datasets.loading.readers import PillowReader, SourceReader
 from datasets.structures import Batch, Benchmark, Record
 from model.interface import RetrievalModel, Tokens
 from solver.objectives.base import Objective, StepOutput
-from solver.training.engine import TrainingJob
+from solver.training.job import TrainingJob
 from solver.training.optimizer import build_optimizer
 from solver.training.param_groups import Rule, apply_policy
 
@@ -77,8 +77,19 @@ class ListLoader:
         self.batches, self.steps_per_epoch, self.skipped = batches, len(batches), ()
         self.records = tuple(Record(person_id=0, sources={}, name=f"picture-{index}") for index in range(RECORDS))
 
+        self.position = (0, 0)
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        return iter(self.batches)
+        first = self.position[1] if self.position[0] == epoch else 0
+        for number, batch in enumerate(self.batches[first:], start=first + 1):
+            self.position = (epoch, number) if number < len(self.batches) else (epoch + 1, 0)
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.position = state["position"]
 
 
 def features_and_labels() -> tuple[Tensor, Tensor]:

@@ -49,17 +49,19 @@ SEAMS = (
     "solver.objectives.vireid.batch_hard_triplet_loss",
     "solver.objectives.vireid.identity_loss",
     "solver.objectives.vireid.imitation_loss",
+    "solver.training.engine.StateFiles",
     "solver.training.engine.Trainer.log_step",
     "solver.training.engine.Trainer.train_step",
     "solver.training.engine.autocast",
     "solver.training.engine.evaluate_job",
+    "solver.training.engine.moving_average",
     "solver.training.engine.plan_threads",
     "solver.training.engine.seed_everything",
     "torch.nn.utils.clip_grad_norm_",
 )
 """Functions whose arguments are written down while they do what they always do."""
 
-SILENT = ("solver.training.engine.require_compiler", "model.reid5o.ReID5o.compile_blocks")
+SILENT = ("solver.training.job.require_compiler", "model.reid5o.ReID5o.compile_blocks")
 """Written down and not called: a compiler takes half a minute."""
 
 
@@ -71,7 +73,7 @@ class Assembled:
     """A job that ran, if it was to, and what was seen on the way."""
 
     job: Any
-    """solver.training.engine.TrainingJob"""
+    """solver.training.job.TrainingJob"""
     folder: Path
     calls: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Last part of a seam's name -> the arguments of every call by name."""
