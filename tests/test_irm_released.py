@@ -1,4 +1,5 @@
-"""Covers: model/weights/irm_names, model/weights/irm_released, model/weights/positions. Released checkpoints of IRM:
+"""Covers: model/official, model/weights/converted, model/weights/irm_names, model/weights/irm_released,
+model/weights/positions. Released checkpoints of IRM:
 what becomes of every entry, and what is refused. Their features are compared by tests/test_parity.py.
 """
 
@@ -12,11 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.load import load_experiment
 from configs.schema.irm import IrmConfig
+from configs.vocabulary import Family, Modality
+from model import official
+from model.build import build_model
+from model.interface import Instruction
 from model.irm import IRM
 from model.weights.irm_names import rename_released
 from model.weights.irm_released import left_out, our_state, read_released, released_sizes
 from model.weights.positions import resize_grid
+from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "irm"
@@ -142,3 +149,32 @@ def test_positions_on_another_grid() -> None:
     # Rows of a 4x2 grid hold 0 1, 2 3, 4 5, 6 7; halved in height, corners not aligned, each is the mean of two.
     assert resize_grid(rows, (4, 2), (2, 2), "bilinear").tolist() == [[1.0] * 2, [2.0] * 2, [5.0] * 2, [6.0] * 2]
     assert torch.equal(resize_grid(rows, (4, 2), (4, 2), "bicubic"), rows)
+
+
+def convert(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["model.official", "convert-irm", *map(str, arguments)])
+    return official.main()
+
+
+def test_a_released_checkpoint_becomes_one_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save(tmp_path / "released.pth", {"state_dict": {f"module.{n}": v for n, v in released().items()}})
+    assert convert(monkeypatch, source, tmp_path / "ours.pth", "--heads", 4) == 0
+    printed = capsys.readouterr().out
+    assert "9 identities" in printed and "built and never used" in printed and "drawn anew, 7 tensors" in printed
+    config = load_experiment(tmp_path / "ours.yaml", [])
+    assert config.model == released_sizes(released(), 4) and config.family is Family.IRM
+    payload = load_checkpoint(tmp_path / "ours.pth")
+    model = build_model(config.family, config.model, payload["num_identities"]).eval()
+    model.load_state_dict(payload["model"])
+    with np.load(GOLDEN / "j_irm_eval_1.npz") as archive, torch.no_grad():
+        ids, images = torch.from_numpy(archive["input_ids"]), torch.from_numpy(archive["x"])
+        told = Instruction(modality=Modality.TEXT, inputs=ids, rows=torch.arange(3))
+        found = model.encode(Modality.RGB, images, (told,)).pooled[:, model.compared((Modality.RGB,))]
+        assert np.abs(found.numpy() - archive["retr_feat_text_instr"]).max() < 2e-5
+    with pytest.raises(UserError, match="exists and is not replaced"):
+        convert(monkeypatch, source, tmp_path / "ours.pth")
+    with pytest.raises(UserError, match=r"model\.heads"):
+        convert(monkeypatch, source, tmp_path / "other.pth", "--heads", 5)
+    assert not (tmp_path / "other.pth").exists() and not (tmp_path / "other.yaml").exists()

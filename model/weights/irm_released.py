@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from configs.schema.irm import IrmConfig
+from configs.vocabulary import Family
 from model.irm import IRM
 from model.weights.clip import count_blocks
+from model.weights.converted import require_new_target, write_converted
 from model.weights.irm import draw_irm
 from model.weights.irm_names import UNUSED, reason_unused, rename_released, text_only_layers, under
 from utils.checkpoint_io import load_tensors
@@ -86,7 +89,7 @@ def released_sizes(state: Mapping[str, Tensor], heads: int | None = None) -> Irm
             instruction_size=(side * patch, side * patch),
             patch_size=patch,
             width=width,
-            heads=heads or max(1, width // HEAD_WIDTH),
+            heads=max(1, width // HEAD_WIDTH) if heads is None else heads,
             layers=count_blocks(state, "visual_encoder.blocks."),
             part_tokens=sum(f"visual_encoder.part_token{number}" in state for number in range(1, len(state))),
             clothes_layers=count_blocks(state, "visual_encoder_m.blocks."),
@@ -162,3 +165,34 @@ def left_out(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Return how many entries are left out for which reason."""
     reasons = [reason for name in state if (reason := reason_unused(name, UNUSED))]
     return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
+
+
+def convert_irm(source: str | Path, target: str | Path, heads: int | None = None) -> str:
+    """Write a released checkpoint as one of ours, with its configuration beside it; return what is to be printed.
+
+    heads: see `released_sizes`. Raises UserError when an entry is missing, unknown or of another shape.
+    """
+    require_new_target(source, target)
+    state = read_released(source)
+    sizes = released_sizes(state, heads)
+    ours, drawn = our_state(state, sizes, str(source))
+    identities = len(ours["classifier.weight"])
+    options = {
+        "family": Family.IRM.value,
+        "model": dataclasses.asdict(sizes),
+        "data": {"dataset": "omnireid"},
+        "train": {"sampler": "identity"},
+        "instruction": {"sentences": "released", "cc": "image"},
+    }
+    yaml_file = write_converted(target, ours, options, identities, str(source))
+    left = [f"left out, {count} entries: {reason}" for reason, count in left_out(state).items()]
+    if drawn:
+        left.append(f"drawn anew, {len(drawn)} tensors that only training reads: {drawn[0]}, ...")
+    return "\n".join(
+        [
+            f"{target}: {len(ours)} tensors of IRM, {identities} identities",
+            *left,
+            f"evaluate it: python test.py --config {yaml_file} --checkpoint {target} data.root=DIR "
+            "model.tokenizer=bert:FOLDER-WITH-vocab.txt",
+        ]
+    )

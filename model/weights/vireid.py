@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from configs.load import build_experiment, experiment_to_dict
 from configs.schema.vireid import VireidConfig
 from configs.vocabulary import Family
 from model.resnet import DEPTHS
 from model.vireid import Vireid
 from model.weights.clip import InitialTensor, InitialWeights, count_blocks
+from model.weights.converted import require_new_target, write_converted
 from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid_names import is_agw, our_name, rename
-from utils.checkpoint_io import FORMAT_VERSION, load_tensors, save_checkpoint
+from utils.checkpoint_io import load_tensors
 from utils.errors import UserError
-from utils.files import real_path, write_text
 
 TORCHVISION_RULES: tuple[tuple[str, str], ...] = (
     (r"(conv1|bn1)\.(.*)", r"backbone.stems.STEM.\1.\2"),
@@ -186,15 +183,7 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
 
     Raises UserError when an entry is missing, unknown or of another shape.
     """
-    yaml_file = Path(target).with_suffix(".yaml")
-    if Path(target) == yaml_file or real_path(target) == real_path(source):
-        raise UserError(
-            f"OUT = {target} would be overwritten by its own configuration, or overwrite {source}; name another file "
-            "that ends in .pth"
-        )
-    for file in (Path(target), yaml_file):
-        if os.path.lexists(file):
-            raise UserError(f"OUT = {target}: {file} exists and is not replaced; name another file or move that one")
+    require_new_target(source, target)
     state = read_published(source)
     sizes = published_sizes(state)
     blocks = sizes.blocks or DEPTHS[sizes.depth][1]
@@ -216,21 +205,7 @@ def convert_vireid(source: str | Path, target: str | Path) -> str:
     }
     if not sizes.head_width:
         options["objective"] = {"losses": {"id": 1.0, "triplet": 1.0}}
-    config = build_experiment([(str(source), options)], name=Path(target).stem)
-    payload = {
-        "format_version": FORMAT_VERSION,
-        "model": renamed,
-        "config": experiment_to_dict(config),
-        "family": Family.VIREID.value,
-        "num_identities": identities,
-        "epoch": None,
-        "step": None,
-        "selected_on": "test",
-        "metrics": {},
-        "data_fingerprint": "",
-    }
-    save_checkpoint(target, payload)
-    write_text(yaml_file, yaml.safe_dump(experiment_to_dict(config), sort_keys=False))
+    yaml_file = write_converted(target, renamed, options, identities, str(source))
     return (
         f"{target}: {len(renamed)} tensors of {'AGW' if is_agw(state) else 'IV-REID'}, {identities} identities\n"
         f"evaluate it: python test.py --config {yaml_file} --checkpoint {target} data.root=DIR"
