@@ -22,6 +22,7 @@ class Family(str, Enum):
     REID5O = "reid5o"
     VIREID = "vireid"
     IRM = "irm"
+    IRMPP = "irmpp"
 
 
 class Task(str, Enum):

@@ -35,6 +35,7 @@ FAMILIES: dict[Family, FamilyModel[Any, Any]] = {
     Family.REID5O: FamilyModel(ReID5o, initialise_reid5o),
     Family.VIREID: FamilyModel(Vireid, initialise_vireid),
     Family.IRM: FamilyModel(IRM, initialise_irm),
+    Family.IRMPP: FamilyModel(IRM, initialise_irm),
 }
 
 

@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from irm_batches import ALL, CAPTIONS, MIXED, RGB, TEXT, batch_of, context_of, objective_of, records_of
+from irm_batches import (
+    ALL,
+    CAPTIONS,
+    MIXED,
+    RGB,
+    TEXT,
+    annotation,
+    batch_of,
+    context_of,
+    encoded,
+    objective_of,
+    records_of,
+)
 from tiny_irm import tiny_irm
 from torch import Tensor
 from torch.nn import functional
@@ -18,7 +30,6 @@ from configs.schema.irm import IrmObjectiveConfig
 from configs.vocabulary import Modality, Task
 from datasets.loading.transforms import model_input
 from datasets.structures import Batch
-from model.interface import Instruction
 from model.irm import IRM
 from solver.losses.adaptive_triplet import literal_adaptive_triplet_loss, released_adaptive_triplet_loss
 from solver.losses.contrast import batch_contrast_loss
@@ -36,35 +47,12 @@ def model_of(**options: Any) -> IRM:
     return tiny_irm(gates_at=0.7, **options)
 
 
-def encoded(model: IRM, batch: Batch, place: int) -> Tensor:
-    """The pooled feature (D,) of one row by itself, through the model's own door for retrieval."""
-    kind, number = MIXED[place][1], int((batch.rows[MIXED[place][1]] == place).nonzero())
-    image = model_input(kind, batch.inputs[kind][number : number + 1], None, "imagenet")
-    instructions = []
-    if MIXED[place][4]:
-        for modality, known in batch.annotations.items():
-            if int(known.rows[place]) >= 0:
-                inputs = model_input(modality, known.inputs, statistics="imagenet")
-                row = known.rows[place : place + 1]
-                instructions.append(Instruction(modality=modality, inputs=inputs, rows=row))
-    return model.encode(kind, image, instructions).pooled[0]
-
-
 def tower_features(model: IRM, batch: Batch) -> dict[int, Tensor]:
     """F of the rows without captions: what a model without an attention module compares."""
     twin = tiny_irm(gates_at=0.7, attention="none")
     own = twin.state_dict()
     twin.load_state_dict({name: model.state_dict().get(name, value) for name, value in own.items()})
     return {place: encoded(twin, batch, place)[:16] for place in PLAIN}
-
-
-def annotation(model: IRM, batch: Batch, place: int) -> Tensor:
-    for modality, known in batch.annotations.items():
-        number = int(known.rows[place])
-        if number >= 0:
-            inputs = model_input(modality, known.inputs[number : number + 1], statistics="imagenet")
-            return model.encode_instructions(modality, inputs).cls[0]
-    raise AssertionError("every row has an annotation")
 
 
 def by_task(loss: Any, model: IRM, batch: Batch, features: dict[int, Tensor]) -> float:

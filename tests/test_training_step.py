@@ -27,7 +27,7 @@ from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-FAMILIES = ("reid5o", "vireid", "irm")
+FAMILIES = ("reid5o", "vireid", "irm", "irmpp")
 NO_NORMS = {"reid5o"}
 """Families whose norms have no running statistics."""
 
@@ -40,6 +40,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_orbench(roots["reid5o"])
     sysu(roots["vireid"])
     write_captioned(write_data(roots["irm"]))
+    roots["irmpp"] = roots["irm"]
     return roots
 
 
@@ -53,6 +54,7 @@ def make(roots: dict[str, Path], keep_logging: None) -> Make:
             "reid5o": ["train.batch_size=4"],
             "vireid": ["train.batch_size=4", "train.instances=1"],
             "irm": ["train.batch_size=16", *words],
+            "irmpp": ["train.batch_size=16", *words],
         }[family]
         where = [f"data.root={roots[family]}", "data.workers=0"]
         return assemble(load_experiment(ROOT / "configs" / family / "smoke.yaml", [*where, *own, *overrides]), CPU)

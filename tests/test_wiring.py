@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from instructed_family import register, write_data
-from irm_wiring import irm, irm_small
+from irm_wiring import irm, irm_small, irmpp
 from official_trees import market1501, msmt17, prcc, regdb, sysu
 from scripts import global_state_kept
 from tiny_orbench import write_orbench
@@ -48,6 +48,7 @@ from wiring import (
 from wiring_table import GIVEN, Experiment, Option
 
 from configs.load import build_experiment
+from configs.schema.experiment import FAMILIES
 from configs.schema.vireid import VireidConfig
 from configs.vocabulary import Family, Task
 from datasets.instructions import BANK, RELEASED
@@ -454,6 +455,7 @@ EXPERIMENTS: dict[str, Callable[[Path], Experiment]] = {
         told,
         irm,
         irm_small,
+        irmpp,
         sentence_of_tests,
         pictures_of_clothes,
         boxes,
@@ -475,7 +477,7 @@ ELSEWHERE = {
 }
 """Options without a row: the test below that sees them, or the reason."""
 
-FILES_OF_WEIGHTS = {Family.IRM: {"model.init", "model.text_init", "model.clothes_init"}}
+FILES_OF_WEIGHTS = dict.fromkeys((Family.IRM, Family.IRMPP), {"model.init", "model.text_init", "model.clothes_init"})
 """Options that name files of several forms: the tests of a family's initial weights give them."""
 
 
@@ -506,6 +508,12 @@ def test_every_option_arrives_where_it_acts(name: str, runs: Callable[[str], tup
     assert not wrong
 
 
+def sharing(family: Family, key: str) -> set[str]:
+    """The families whose section of the option is this family's."""
+    section = key.partition(".")[0]
+    return {other.value for other in Family if getattr(FAMILIES[other], section) is getattr(FAMILIES[family], section)}
+
+
 def test_no_option_is_forgotten_and_every_value_is_unusual(tmp_path: Path) -> None:
     """An option that is added without a row fails here; one without a use finds nothing to put into the row."""
     rows: dict[str, dict[str, Any]] = {}
@@ -516,9 +524,9 @@ def test_no_option_is_forgotten_and_every_value_is_unusual(tmp_path: Path) -> No
             rows.setdefault(key, {})[experiment.family] = option.value
     for family in Family:
         known = schema_keys(family)
-        # What is a family's own has a row of that family; the others have one of any.
+        # What is a section's own has a row of a family with that section; the others have one of any.
         own = {key for key in known if key.startswith(("model.", "objective."))}
-        seen = {key for key, by_family in rows.items() if key not in own or family.value in by_family}
+        seen = {key for key, by_family in rows.items() if key not in own or by_family.keys() & sharing(family, key)}
         without = set(known) - seen - set(ELSEWHERE) - FILES_OF_WEIGHTS.get(family, set())
         assert not without, f"{family.value}: options without a row"
         usual = [key for key in seen & set(known) if rows[key].get(family.value, object()) == known[key]]

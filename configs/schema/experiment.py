@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.evaluation import EvalConfig
 from configs.schema.irm import IrmConfig, IrmObjectiveConfig
+from configs.schema.irmpp import IrmppObjectiveConfig
 from configs.schema.published import check_published
 from configs.schema.reid5o import Reid5oConfig, Reid5oObjectiveConfig
 from configs.schema.train import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -14,7 +15,7 @@ from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
 from configs.vocabulary import Family
 
 ModelConfig = Reid5oConfig | VireidConfig | IrmConfig
-ObjectiveConfig = Reid5oObjectiveConfig | VireidObjectiveConfig | IrmObjectiveConfig
+ObjectiveConfig = Reid5oObjectiveConfig | VireidObjectiveConfig | IrmObjectiveConfig | IrmppObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ FAMILIES: dict[Family, FamilySections] = {
     Family.REID5O: FamilySections(Reid5oConfig, Reid5oObjectiveConfig),
     Family.VIREID: FamilySections(VireidConfig, VireidObjectiveConfig),
     Family.IRM: FamilySections(IrmConfig, IrmObjectiveConfig),
+    Family.IRMPP: FamilySections(IrmConfig, IrmppObjectiveConfig),
 }
 """A new family has a row here, in model.build.FAMILIES and in solver.training.families.FAMILIES."""
 

@@ -5,12 +5,13 @@ Where the paper is silent or the release differs, the option says which value is
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from configs.schema.checks import require
 from configs.schema.family import FollowsInstructions, ModelSection, ObjectiveSection, ReadsText
-from configs.vocabulary import Modality
+from configs.vocabulary import Modality, Task
 
 if TYPE_CHECKING:
     from configs.schema.experiment import ExperimentConfig
@@ -207,31 +208,43 @@ class IrmObjectiveConfig(CaptionOptions, ObjectiveSection):
         """Raise ValueError for triplets of batches with one row for each identity, and for losses of parts that the
         model does not have.
         """
-        model, train = experiment.model, experiment.train
-        assert isinstance(model, IrmConfig)
-        triplets = [name for name in ("triplet", "triplet_out") if self.losses.get(name)]
-        require(
-            not triplets or train.sampler in ("identity", "tasks", "modality"),
-            "train.sampler",
-            train.sampler,
-            f"identity or tasks with the losses {' and '.join(triplets)}, which need several rows of each identity",
-        )
-        require(
-            not triplets or train.instances > 1,
-            "train.instances",
-            train.instances,
-            f"at least 2 with the losses {' and '.join(triplets)}: one row for each identity has no positive",
-        )
-        by_fusion = [name for name in ("masked_language", "replaced") if self.losses.get(name)]
-        require(
-            not by_fusion or model.fusion_layers > 0,
-            "model.fusion_layers",
-            model.fusion_layers,
-            f"at least 1 with the losses {' and '.join(by_fusion)}, which read text layers that attend to the image",
-        )
-        require(
-            not self.losses.get("match") or model.matching == "fusion" or model.attention != "none",
-            "model.attention",
-            model.attention,
-            "joint or dual with the loss match and model.matching=attention, whose head reads the attention module",
-        )
+        assert isinstance(experiment.model, IrmConfig)
+        check_triplets(experiment, [name for name in ("triplet", "triplet_out") if self.losses.get(name)])
+        check_captions(experiment.model, self.losses)
+
+
+def check_triplets(experiment: ExperimentConfig, names: Sequence[str]) -> None:
+    """Raise ValueError for the triplet losses `names` in batches with one row for each identity."""
+    train = experiment.train
+    require(
+        not names or train.sampler in ("identity", "tasks", "modality"),
+        "train.sampler",
+        train.sampler,
+        f"identity or tasks with the losses {' and '.join(names)}, which need several rows of each identity",
+    )
+    alone = {
+        task: count for task, count in train.task_instances.items() if count < 2 and task != Task.T2I.value
+    } or train.instances < 2
+    require(
+        not names or not alone,
+        "train.task_instances" if isinstance(alone, dict) else "train.instances",
+        train.task_instances if isinstance(alone, dict) else train.instances,
+        f"at least 2 with the losses {' and '.join(names)}: one row for each identity has no positive",
+    )
+
+
+def check_captions(model: IrmConfig, losses: Mapping[str, float]) -> None:
+    """Raise ValueError for losses of captions that read parts which the model does not have."""
+    by_fusion = [name for name in ("masked_language", "replaced") if losses.get(name)]
+    require(
+        not by_fusion or model.fusion_layers > 0,
+        "model.fusion_layers",
+        model.fusion_layers,
+        f"at least 1 with the losses {' and '.join(by_fusion)}, which read text layers that attend to the image",
+    )
+    require(
+        not losses.get("match") or model.matching == "fusion" or model.attention != "none",
+        "model.attention",
+        model.attention,
+        "joint or dual with the loss match and model.matching=attention, whose head reads the attention module",
+    )

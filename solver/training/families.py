@@ -11,6 +11,7 @@ from configs.schema.train import OptimizerConfig
 from configs.vocabulary import Family
 from solver.objectives.base import Objective, ObjectiveContext
 from solver.objectives.irm import IrmObjective
+from solver.objectives.irmpp import IrmppObjective
 from solver.objectives.reid5o import Reid5oObjective
 from solver.objectives.vireid import VireidObjective
 from solver.training.param_groups import Rule, irm_rules, reid5o_rules, vireid_rules
@@ -35,6 +36,7 @@ FAMILIES: dict[Family, FamilyTraining[Any]] = {
     ),
     Family.VIREID: FamilyTraining(lambda config, context: VireidObjective(config), vireid_rules),
     Family.IRM: FamilyTraining(IrmObjective, irm_rules),
+    Family.IRMPP: FamilyTraining(IrmppObjective, irm_rules),
 }
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from configs.schema.irm import IrmObjectiveConfig
 from configs.vocabulary import Modality, Task
+from datasets.loading.transforms import model_input
 from datasets.structures import Annotations, Batch, Record, Source
+from model.interface import Instruction
 from model.irm import IRM
 from solver.objectives.base import ObjectiveContext
 from solver.objectives.irm import IrmObjective
@@ -105,3 +107,26 @@ def context_of(model: IRM, seed: int = 0, rows: Sequence[Row] = MIXED) -> Object
 
 def objective_of(model: IRM, losses: dict[str, float], seed: int = 0, **options: Any) -> IrmObjective:
     return IrmObjective(IrmObjectiveConfig(losses=losses, **options), context_of(model, seed))
+
+
+def encoded(model: IRM, batch: Batch, place: int) -> Tensor:
+    """The pooled feature (D,) of one row by itself, through the model's own door for retrieval."""
+    kind, number = MIXED[place][1], int((batch.rows[MIXED[place][1]] == place).nonzero())
+    image = model_input(kind, batch.inputs[kind][number : number + 1], None, "imagenet")
+    instructions = []
+    if MIXED[place][4]:
+        for modality, known in batch.annotations.items():
+            if int(known.rows[place]) >= 0:
+                inputs = model_input(modality, known.inputs, statistics="imagenet")
+                row = known.rows[place : place + 1]
+                instructions.append(Instruction(modality=modality, inputs=inputs, rows=row))
+    return model.encode(kind, image, instructions).pooled[0]
+
+
+def annotation(model: IRM, batch: Batch, place: int) -> Tensor:
+    for modality, known in batch.annotations.items():
+        number = int(known.rows[place])
+        if number >= 0:
+            inputs = model_input(modality, known.inputs[number : number + 1], statistics="imagenet")
+            return model.encode_instructions(modality, inputs).cls[0]
+    raise AssertionError("every row has an annotation")

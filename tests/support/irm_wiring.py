@@ -95,6 +95,12 @@ def irm_objective() -> dict[str, Option]:
         "objective.identity_scope": Option(
             "task", lambda run: "task" * any(bool(call["logits"].isinf().any()) for call in run.calls["identity_loss"])
         ),
+        **caption_options(),
+    }
+
+
+def caption_options() -> dict[str, Option]:
+    return {
         "objective.queue": Option(5, lambda run: len(run.job.objective.captions.queue.person_ids)),
         "objective.momentum": Option(0.6, lambda run: run.job.objective.captions.teacher.momentum),
         "objective.distillation": Option(0.3, argument("masked_language_loss", "distillation")),
@@ -120,3 +126,40 @@ def irm_small(root: Path) -> Experiment:
         | {"model.image_size": (32, 16), "model.instruction_size": (16, 16), "model.width": 8, "model.heads": 2}
         | {f"model.{name}": 1 for name in ("layers", "clothes_layers", "text_layers", "fusion_layers")},
     )
+
+
+def irmpp(root: Path) -> Experiment:
+    """The same lists through every loss of IRM++."""
+    made = irm(root)
+    weights = {"id": 2.0, "soft": 0.5, "hard": 0.25, "triplet": 1.5, "contrast": 0.75, "match": 1.25}
+    weights |= {"masked_language": 0.125, "replaced": 3.0}
+    model = {key: option.value for key, option in made.options.items() if key.startswith("model.")}
+    return Experiment(
+        "irmpp",
+        {
+            "objective.losses": Option(weights, lambda run: run.job.objective.weights),
+            "objective.sign": Option("printed", lambda run: "printed" * (max(of(run, "hard")) < 0)),
+            "objective.temperature": Option(0.3, argument("bank_losses", "temperature")),
+            "objective.target_temperature": Option(0.4, argument("bank_losses", "target_temperature")),
+            "objective.hard_target": Option("softmax", argument("bank_losses", "hard_target")),
+            "objective.xi": Option(0.001, argument("bank_losses", "xi")),
+            "objective.centre": Option(True, argument("bank_losses", "centre")),
+            # Each batch is of one task: those of Trad have no soft loss.
+            "objective.soft_tasks": Option("varied", lambda run: "varied" * (0.0 in of(run, "soft"))),
+            "objective.unwritten": Option(
+                "random", lambda run: "random" * all(bool(call["written"].all()) for call in run.calls["bank_losses"])
+            ),
+            "objective.triplet": Option(
+                "literal", lambda run: "literal" * bool(run.calls["literal_adaptive_triplet_loss"])
+            ),
+            "objective.margin": Option(0.9, argument("literal_adaptive_triplet_loss", "margin")),
+            **caption_options(),
+        },
+        {**made.base, **model, "model.heads_shared": True},
+        fit=True,
+    )
+
+
+def of(run: Assembled, name: str) -> list[float]:
+    """The values of a loss, step by step."""
+    return [line[f"loss/{name}"] for line in run.lines]

@@ -45,6 +45,7 @@ SEAMS = (
     "solver.objectives.caption_terms.masked_language_loss",
     "solver.objectives.irm.identity_loss",
     "solver.objectives.irm.literal_adaptive_triplet_loss",
+    "solver.objectives.irmpp.bank_losses",
     "solver.objectives.reid5o.sdm_loss",
     "solver.objectives.vireid.batch_hard_triplet_loss",
     "solver.objectives.vireid.identity_loss",
@@ -225,8 +226,9 @@ def schema_keys(family: Family) -> dict[str, Any]:
 
 def _allowed(family: Family) -> dict[str, Any]:
     """The defaults of these need a sampler that is not the default."""
-    sampler = {Family.VIREID: "modality", Family.IRM: "identity"}.get(family)
-    return {"train": {"sampler": sampler}} if sampler else {}
+    sampler = {Family.VIREID: "modality", Family.IRM: "identity", Family.IRMPP: "identity"}.get(family)
+    allowed: dict[str, Any] = {"train": {"sampler": sampler}} if sampler else {}
+    return allowed | ({"model": {"heads_shared": True}} if family is Family.IRMPP else {})
 
 
 Found = Callable[[Assembled], Any]
