@@ -38,7 +38,7 @@ SECTIONS: dict[str, type] = {
 }
 SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0, "published_note": ""}
 MAX_BYTES = 1_000_000
-HOME_PATH = re.compile(r"(hf:|t_s:|t_s_centred:)?(~(?:/.*)?)", re.DOTALL)
+HOME_PATH = re.compile(r"(hf:|t_s:|t_s_centred:|albef:|pass:|bert:)?(~(?:/.*)?)", re.DOTALL)
 LARGEST = 2**31 - 1
 """Of a whole number."""
 

@@ -18,7 +18,7 @@ from trees import Bomb
 from model.weights.archives import read_torchscript
 from model.weights.clip_sources import read_clip
 from model.weights.pickled_modules import read_pickled_module
-from solver.evaluation.annotation_encoders import text_encoder
+from solver.evaluation.annotation_choice import text_encoder
 from utils.checkpoint_io import load_tensors
 from utils.errors import UserError
 from utils.foreign import foreign_file

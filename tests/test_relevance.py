@@ -17,7 +17,8 @@ from PIL import Image
 from configs.vocabulary import AnnotationKind, Modality
 from datasets.loading.tokenizers import ClipTokenizer
 from datasets.structures import EvalSplit, QueryList, Source
-from solver.evaluation.annotation_encoders import ClothesHistogram, TextCls, TfIdf, histogram, lab, text_encoder
+from solver.evaluation.annotation_choice import text_encoder
+from solver.evaluation.annotation_encoders import ClothesHistogram, TextCls, TfIdf, histogram, lab
 from solver.evaluation.relevance import Relevance, relevance_of
 from utils.errors import UserError
 from utils.retrieval.annotation_vectors import SparseRows

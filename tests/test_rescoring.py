@@ -95,6 +95,8 @@ def test_by_hand() -> None:
     scores = rescored(order, torch.tensor([[1.0, 5.0, 1.0], [-2.0, -3.0, -1.0]]))
     assert scores.tolist() == [[0.0, -3.0, -2.0, -1.0], [-3.0, -1.0, -2.0, 0.0]]
     assert rescored(order, torch.zeros(2, 0)).argsort(dim=1, descending=True).tolist() == order.tolist()
+    many = torch.randperm(3000, generator=torch.Generator().manual_seed(0))[None]
+    assert rescored(many, torch.zeros(1, 2999)).argsort(dim=1, descending=True).tolist() == many.tolist(), "ties stay"
     assert rescored(order, torch.zeros(2, 4)).argsort(dim=1, descending=True).tolist() == order.tolist()
 
 

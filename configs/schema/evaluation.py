@@ -28,8 +28,8 @@ class EvalConfig:
     none.
     """
     relevance: str = "tfidf"
-    """What compares annotations that are texts: tfidf, or t_s:FOLDER-OR-HUB-ID, t_s_centred:FOLDER-OR-HUB-ID (CLS of a
-    BERT).
+    """What compares annotations: of texts tfidf, or t_s:FOLDER-OR-HUB-ID, t_s_centred:FOLDER-OR-HUB-ID (CLS of a BERT),
+    beside histograms of clothes pictures; or albef:FILE, CLS of ALBEF's encoders of both (vocab.txt beside the file).
     """
     no_positive: Literal["zero", "zero_matched", "skip"] = "zero_matched"
     """mAP@tau of a query without a positive at tau: 0; 0 unless its person is not searched at all; or left out."""

@@ -6,8 +6,9 @@ Shapes: m distinct annotations, D dimensions.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +52,15 @@ class TextEncoder(Protocol):
         """
 
 
+class ClothesEncoder(Protocol):
+    """Pictures of clothes to vectors. name: stamps the results."""
+
+    name: str
+
+    def encode(self, images: Iterable[Image.Image], count: int) -> tuple[np.ndarray, str]:
+        """Return vectors (m, D) of `count` pictures, and a digest of whatever they depend on."""
+
+
 class TfIdf:
     """Term frequency times inverse document frequency of CLIP's word pieces, the frequencies from the split's distinct
     texts.
@@ -84,20 +94,25 @@ class TfIdf:
         return vectors, digest([known, idf])
 
 
-class TextCls:
-    """CLS of the last layer of a pretrained BERT (`t_s`); centred = minus its mean over the split's distinct texts of a
-    kind.
+class PieceCls(ABC):
+    """Class tokens of a text encoder that reads BERT's word pieces.
 
-    It reads texts as IRM's text branch does: `preprocess_caption`, [CLS] and at most 69 word pieces, no [SEP]. The CLS
-    of all texts lie close together, so that raw cosines are above every threshold; the mean takes that away. A single
-    text is not centred: nothing would be left.
+    It reads texts as IRM's text branch does: `preprocess_caption`, [CLS] and at most 69 word pieces, no [SEP].
     """
 
-    def __init__(self, place: str, centred: bool) -> None:
-        """place: folder of a BERT with its vocabulary, or a hub id. Raises UserError when it cannot be read as such."""
-        self.name = f"{'t_s_centred' if centred else 't_s'}:{place}"
-        self.centred = centred
-        self._tokenizer, self._model = _read_bert(place)
+    centred = False
+    """The vectors are what is left after their mean over the split's distinct texts of a kind is taken away."""
+
+    def __init__(self, name: str, tokenizer: WordPieces) -> None:
+        self.name, self._tokenizer = name, tokenizer
+
+    @abstractmethod
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return what the vectors depend on beside the vocabulary."""
+
+    @abstractmethod
+    def cls(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return class tokens (n, D). ids, mask (n, L) int64: mask 0 = padding."""
 
     def pieces(self, text: str) -> list[int]:
         """Return BERT's word pieces."""
@@ -109,24 +124,47 @@ class TextCls:
         rows = [[self._tokenizer.start_id, *pieces][: self._tokenizer.length] for pieces in texts]
         distinct = list(dict.fromkeys(map(tuple, rows)))
         found = [
-            self._cls(distinct[start : start + CLS_BATCH])
+            self._batch(distinct[start : start + CLS_BATCH])
             for start in progress_bar(range(0, len(distinct), CLS_BATCH), None, "annotations", "batch")
         ]
         places = {row: place for place, row in enumerate(distinct)}
         vectors = torch.cat(found).double().numpy()
         mean = vectors.mean(axis=0) if self.centred and len(distinct) > 1 else np.zeros(vectors.shape[1])
-        state = self._model.state_dict()
+        state = self.weights()
         words = np.frombuffer("\n".join(self._tokenizer.vocabulary).encode(), dtype=np.uint8)
         checksum = digest([*(state[name] for name in sorted(state)), words, mean])
         return (vectors - mean)[[places[tuple(row)] for row in rows]], checksum
 
-    def _cls(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
+    def _batch(self, rows: Sequence[tuple[int, ...]]) -> Tensor:
         longest = max(map(len, rows))
         ids = torch.full((len(rows), longest), self._tokenizer.pad_id)
         mask = torch.zeros((len(rows), longest), dtype=torch.int64)
         for place, row in enumerate(rows):
             ids[place, : len(row)] = torch.tensor(row)
             mask[place, : len(row)] = 1
+        return self.cls(ids, mask)
+
+
+class TextCls(PieceCls):
+    """CLS of the last layer of a pretrained BERT (`t_s`); centred = minus its mean over the split's distinct texts of a
+    kind.
+
+    The CLS of all texts lie close together, so that raw cosines are above every threshold; the mean takes that away. A
+    single text is not centred: nothing would be left.
+    """
+
+    def __init__(self, place: str, centred: bool) -> None:
+        """place: folder of a BERT with its vocabulary, or a hub id. Raises UserError when it cannot be read as such."""
+        tokenizer, self._model = _read_bert(place)
+        super().__init__(f"{'t_s_centred' if centred else 't_s'}:{place}", tokenizer)
+        self.centred = centred
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return BERT's."""
+        return self._model.state_dict()
+
+    def cls(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the class tokens of the last layer."""
         return self._model(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
 
 
@@ -156,26 +194,6 @@ def _read_bert(place: str) -> tuple[WordPieces, Any]:
             "they do not belong together"
         )
     return tokenizer, model.eval()
-
-
-def parse_encoder(name: str) -> tuple[str, str]:
-    """Return the kind of a text encoder and its place: `tfidf` has none, `t_s:PLACE` and `t_s_centred:PLACE` name a
-    BERT.
-
-    Raises UserError for anything else.
-    """
-    kind, _, place = name.partition(":")
-    if (name != "tfidf") and not (kind in ("t_s", "t_s_centred") and place):
-        raise UserError(
-            f"{name!r} is no encoder of annotations; give tfidf, t_s:FOLDER-OR-HUB-ID or t_s_centred:FOLDER-OR-HUB-ID"
-        )
-    return kind, place
-
-
-def text_encoder(name: str) -> TextEncoder:
-    """Return the encoder that `parse_encoder` knows by this name. Raises UserError when its weights cannot be read."""
-    kind, place = parse_encoder(name)
-    return TextCls(place, centred=kind == "t_s_centred") if place else TfIdf()
 
 
 class ClothesHistogram:

@@ -17,7 +17,8 @@ from PIL import Image
 from configs.vocabulary import AnnotationKind
 from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, QueryList, Source
-from solver.evaluation.annotation_encoders import ClothesHistogram, TextEncoder, digest, parse_encoder, text_encoder
+from solver.evaluation.annotation_choice import clothes_encoder, parse_encoder, text_encoder
+from solver.evaluation.annotation_encoders import ClothesEncoder, TextEncoder, digest
 from utils.errors import UserError
 from utils.retrieval.annotation_vectors import ABSENT, AnnotationVectors, SparseRows
 
@@ -47,10 +48,10 @@ class Relevance:
 def relevance_of(split: EvalSplit, *, encoder: str, read_clothes: ReadClothes) -> Relevance:
     """Encode the annotations that the queries of a split ask for, and the gallery's of the same kinds, each once.
 
-    encoder: of texts, `tfidf`, `t_s:FOLDER-OR-HUB-ID` or `t_s_centred:FOLDER-OR-HUB-ID`; pictures of clothes always
-    become colour and texture histograms. read_clothes: source -> picture, cut as the source says. A gallery item
-    without an annotation of a kind, or with an empty text, has none. Raises UserError for an unknown encoder, an
-    unreadable picture, and a query of an annotated list that has no annotation, naming its record.
+    encoder: of texts, `tfidf`, `t_s:FOLDER-OR-HUB-ID` or `t_s_centred:FOLDER-OR-HUB-ID`, while pictures of clothes
+    become colour and texture histograms; or `albef:FILE`, of both. read_clothes: source -> picture, cut as the source
+    says. A gallery item without an annotation of a kind, or with an empty text, has none. Raises UserError for an
+    unknown encoder, an unreadable picture, and a query of an annotated list that has no annotation, naming its record.
     """
     asked = [_asked(query_list) for query_list in split.query_lists]
     kinds = [
@@ -122,19 +123,21 @@ def _without_annotation(query_list: QueryList, entry: Sequence[Source], what: st
 
 
 class _Encoders:
-    """One encoder of texts, read when the first text comes, and one of clothes."""
+    """One encoder of texts and one of clothes, each read when the first of its kind comes."""
 
     def __init__(self, text: str, read_clothes: ReadClothes) -> None:
         parse_encoder(text)
         self._name, self._read_clothes = text, read_clothes
         self._text: TextEncoder | None = None
-        self._clothes = ClothesHistogram()
+        self._clothes: ClothesEncoder | None = None
 
     def encode(self, sources: Sequence[Source], kind: AnnotationKind) -> tuple[Vectors, Mapping[Source, int], str, str]:
         """Return vectors, the row of each source in them (-1 for an empty text), the encoder's name and a digest."""
         pictures = {MODALITIES[source.modality].is_image for source in sources}
         assert len(pictures) == 1, f"annotations of kind {kind.value} are pictures and texts"
         if pictures.pop():
+            if self._clothes is None:
+                self._clothes = clothes_encoder(self._name)
             vectors, checksum = self._clothes.encode(map(self._read_clothes, sources), len(sources))
             return vectors, {source: row for row, source in enumerate(sources)}, self._clothes.name, checksum
         if self._text is None:
