@@ -158,7 +158,7 @@ def test_both_kinds_of_annotation_are_compared_by_it(tmp_path: Path) -> None:
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     place = Path(albef(tmp_path, small_bert(), small_vit(128)))
-    state = torch.load(place)["model"]
+    state = torch.load(place, weights_only=True)["model"]
     torch.save(
         {"model": {name: value for name, value in state.items() if "momentum" not in name and "_m." not in name}}, place
     )
