@@ -184,7 +184,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     assert isinstance(clothes_encoder("tfidf"), ClothesHistogram)
 
 
-def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/at/home")
+def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = build_experiment([("a", {"family": "reid5o", "eval": {"relevance": "albef:~/ALBEF.pth"}})])
-    assert config.eval.relevance == "albef:/at/home/ALBEF.pth"
+    assert config.eval.relevance == f"albef:{tmp_path}/ALBEF.pth"
