@@ -461,6 +461,8 @@ def test_known_overlaps_and_grammars() -> None:
         overlap.grammar_of([*market, "x/other.jpg"], patterns) == ["market1501"]
         and overlap.grammar_of([*market[:8], "x/a.jpg", "b.jpg"], patterns) == []
     )
+    # A name is the data set's as a whole: what was made of its images is not.
+    assert overlap.grammar_of([f"{path}.png" for path in market], patterns) == []
     # Plain numbers, SYSU-MM01's form, say nothing.
     assert overlap.grammar_of(["a/0001.jpg"], patterns) == [] and overlap.grammar_of([], patterns) == []
 

@@ -236,3 +236,16 @@ def test_best_is_the_epoch_of_the_highest_score_not_the_last(tmp_path: Path, mon
     assert not same(best["model"], last["model"])
     evaluated = [line["epoch"] for line in lines_of(tmp_path) if "val/FOUR_AVER/mAP" in line]
     assert evaluated == [2, 4, 6], "the fourth, after the last epoch, had no number"
+
+
+@pytest.mark.parametrize(("max_steps", "left"), [(0, "1:00 left"), (7, "0:30 left"), (3, "0:00 left")])
+def test_the_time_that_is_left_is_that_of_the_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_steps: int, left: str
+) -> None:
+    """Four of ten steps in 40 s."""
+    trainer = Trainer(linear_job([4, 4], {"epochs": 5, "max_steps": max_steps}), tmp_path)
+    trainer.step, said = 4, list[str]()
+    monkeypatch.setattr("solver.training.engine.log_short", lambda short, full: said.append(short))
+    monkeypatch.setattr("solver.training.engine.time.perf_counter", lambda: trainer.started + 40.0)
+    trainer.log_step(1, {"total": 1.0, "lr": 0.5, "images_per_second": 2.0})
+    assert said == [f"epoch 2/5 step 4: total 1 lr 0.5 2 images/s, {left}"]

@@ -229,8 +229,10 @@ def test_state_fingerprint_sees_names_shapes_types_and_values() -> None:
         {**base, "a": base["a"].view(1, 2)},
         {**base, "a": base["a"].double()},
         {**base, "a": torch.tensor([1.0, 2.5])},
+        # The same bytes, read as other numbers.
+        {**base, "a": torch.tensor([1.0, 2.0]).view(torch.int32)},
     ]
-    assert len({fingerprint_state(state) for state in variants}) == 5
+    assert len({fingerprint_state(state) for state in variants}) == 6
     swapped = [{"a": torch.zeros(2), "b": torch.ones(2)}, {"a": torch.ones(2), "b": torch.zeros(2)}]
     assert len({fingerprint_state(state) for state in swapped}) == 2
     assert fingerprint_state(dict(reversed(base.items()))) == fingerprint_state(base)

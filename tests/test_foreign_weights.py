@@ -100,6 +100,20 @@ def test_crafted_archives_are_one_sentence(tmp_path: Path, name: str) -> None:
             read(path)
 
 
+def test_weights_that_unpack_to_more_than_the_file_are_refused(tmp_path: Path) -> None:
+    """torch.save does not pack: a small file of many numbers is crafted, whatever stands in it."""
+    torch.save({"w": torch.zeros(1 << 16)}, tmp_path / "plain.pt")
+    assert load_tensors(tmp_path / "plain.pt")["w"].shape == (1 << 16,)
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(UserError, match=r"packed\.pt .*unpacks to more than the file"):
+        load_tensors(tmp_path / "packed.pt")
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_numpy_values_beside_weights_are_read(tmp_path: Path, zipped: bool) -> None:
     content = {

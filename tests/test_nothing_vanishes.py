@@ -27,6 +27,7 @@ from datasets.structures import ReadOptions
 from solver.search.gallery import folder_gallery
 from solver.search.queries import read_queries
 from utils.errors import UserError
+from utils.folder_names import FolderNames
 
 READ = ReadOptions(need_train=False)
 COMPOSED, DECOMPOSED = "Jos\u00e9", "Jose\u0301"
@@ -107,6 +108,12 @@ def test_the_split_command_says_what_it_leaves_out(
     assert "1 files (.heic 1) are of a form that is not read, and left out: p0/9.heic" in capsys.readouterr().out
 
 
+def test_a_gallery_is_sorted_by_folder_and_then_by_name(tmp_path: Path) -> None:
+    plant(tmp_path, "a-b/1.png", "a/2.png", "a/10.png", "a.png")
+    found = [os.path.relpath(source.value, tmp_path) for source in folder_gallery(tmp_path).sources]
+    assert found == ["a/10.png", "a/2.png", "a-b/1.png", "a.png"]
+
+
 def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
     plant(tmp_path, "elsewhere/a.png", "elsewhere/deep/b.png", "gallery/c.png", "gallery/z/d.png")
     (tmp_path / "gallery/linked").symlink_to(tmp_path / "elsewhere")
@@ -184,6 +191,14 @@ def test_a_folder_that_may_not_be_entered_is_named(
     # A folder may also be listed and not entered.
     with not_mine(Path(closed), 0o444), pytest.raises(UserError, match="Permission denied"):
         open_image("gallery/bob/1.png")
+
+
+def test_of_names_that_differ_in_their_form_alone_it_is_always_the_same(tmp_path: Path) -> None:
+    """Asked for is a third form; which of the two there is meant cannot be told, and must not change."""
+    for number in range(12):
+        plant(tmp_path, f"{DECOMPOSED}{COMPOSED}{number}.png", f"{DECOMPOSED}{DECOMPOSED}{number}.png")
+        found = FolderNames().find(str(tmp_path / f"{COMPOSED}{COMPOSED}{number}.png"))
+        assert found == str(tmp_path / f"{DECOMPOSED}{DECOMPOSED}{number}.png")
 
 
 def test_every_suffix_is_read_or_said() -> None:

@@ -11,7 +11,7 @@ from scripts import exit_code
 
 from solver.reports.features_file import check_export, export_path, write_arrays
 from solver.reports.merging import _made
-from solver.run_directory import check_free, check_no_artefact
+from solver.run_directory import check_free, check_no_artefact, claimed
 from solver.run_names import find_checkpoint, find_run
 from solver.training.checkpoint import take_weights
 from utils.errors import UserError
@@ -65,6 +65,22 @@ def test_a_run_that_a_killed_start_set_aside_is_found(tmp_path: Path, named: str
     directory, checkpoint = find_run(str(run / named) if named else str(run))
     assert find_checkpoint(Path(directory), checkpoint).read_text() == "old"
     assert (run / "results.json").is_file() and not (run / ".previous").exists()
+
+
+def test_a_start_after_a_killed_one_gives_back_the_run_before_both(tmp_path: Path) -> None:
+    run = killed(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError), claimed(run, overwrite=True):
+        assert not (run / "best.pth").exists()
+        raise ZeroDivisionError
+    assert (run / "best.pth").read_text() == "old" and not (run / ".previous").exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "train.log", "metrics.jsonl"])
+def test_a_file_of_that_name_alone_is_no_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="no run" if overwrite else "not empty"):
+            check_free(tmp_path, overwrite)
 
 
 def test_initial_weights_come_from_it_too(tmp_path: Path) -> None:

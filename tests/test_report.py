@@ -147,6 +147,13 @@ def test_a_page_holds_hostile_words_as_words(tmp_path: Path) -> None:
         assert np.abs(np.asarray(thumbnail, dtype=int)[64, 32] - (10, 20, 240)).max() < 12
 
 
+def test_a_page_shows_the_beginning_of_a_very_long_text(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
+    for text, shown in (("x" * 2000, "x" * 2000), ("x" * 2001, "x" * 2000 + " …")):
+        found = Page(page("t", {}, {"": [ranked_query([path], [None], text)]}))
+        assert found.texts["blockquote"].removeprefix("TEXT").strip() == shown
+
+
 def test_a_table_holds_hostile_words_as_words() -> None:
     odd = f"a\nb\x1b[31m{HOSTILE}"
     found = Page(html_table([odd, "R1"], [[odd, 1.0]], [[odd, None]]))

@@ -34,6 +34,14 @@ def test_group_means_over_what_is_there() -> None:
     assert means[2] == {"task": "NOTHING", "R1": None, "mAP": None, "lists": 0, "expected_lists": 2}
 
 
+def test_deviations_by_hand() -> None:
+    rows = [{"mAP": value} for value in (10.0, 20.0, 60.0)]
+    mean, alone = group_means(rows, {"all": [0, 1, 2], "one": [1]}, ["mAP"], deviations=True)
+    # 30, and the root of (400 + 100 + 900) / 2.
+    assert mean["mAP"] == 30.0 and mean["mAP sd"] == pytest.approx(700**0.5)
+    assert alone["mAP"] == 20.0 and "mAP sd" not in alone
+
+
 def test_text_has_three_decimals_and_says_what_is_missing() -> None:
     averages = group_means(ROWS, {"TWO": [0, 1], "ONE_AVER": [0, 1, 2]}, ["R1", "mAP"])
     lines = format_table(ROWS, ["task", "R1", "mAP", "queries"], averages, title="ORBench").splitlines()
