@@ -7,14 +7,12 @@ model, and are used for nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from configs.vocabulary import Combination
+from configs.vocabulary import Combination, Modality
 from solver.evaluation.verification import ErrorRates, rate_name
 from solver.run_directory import CALIBRATION_SUFFIX
 from solver.runs import TrainedModel, model_identity
@@ -39,9 +37,10 @@ class Cutoff:
     images: float
     """Images of the searches that it was set on."""
 
-    def is_above(self, similarity: float) -> bool:
-        """Return whether a similarity is at or above the threshold, both as float32."""
-        return bool(np.float32(similarity) >= np.float32(self.threshold))
+    @property
+    def words(self) -> str:
+        """The false alarm rate for readers."""
+        return f"{100 * self.rate:g} % false alarms"
 
     def expected_rate(self, images: int) -> float:
         """Return the false alarm rate in a gallery of so many images: 1 - (1 - rate) ^ (images / calibrated images).
@@ -61,6 +60,8 @@ class Calibration:
     dataset: str
     thresholds: Mapping[str, Thresholds]
     """By combination and POOLED."""
+    gallery: frozenset[str]
+    """Modalities of the images that were searched."""
     images: Mapping[str, float] = field(default_factory=dict)
     """Images of the searches behind the thresholds of open-set identification."""
 
@@ -69,13 +70,13 @@ class Calibration:
         """What a reader must know of where the thresholds come from, empty = validation identities."""
         return "thresholds fitted on the test set" if self.split == "test" else ""
 
-    def cutoff(self, combination: Combination) -> Cutoff | None:
-        """Return the threshold at the lowest false alarm rate that there is for queries of these modalities; None when
-        they were not calibrated.
+    def cutoff(self, combination: Combination, searched: Collection[Modality]) -> Cutoff | None:
+        """Return the threshold at the lowest false alarm rate that there is for queries of these modalities in a
+        gallery of those; None when they were not calibrated.
         """
         name = rate_name(combination)
         found = self.thresholds[name].identification if name in self.thresholds else {}
-        if not found:
+        if not found or not {modality.value for modality in searched} <= self.gallery:
             return None
         rate = min(found)
         return Cutoff(threshold=found[rate], rate=rate, images=self.images[name])
@@ -121,6 +122,7 @@ def read_calibration(trained: TrainedModel) -> Calibration | None:
             file=file,
             split=str(document["data"]["split"]),
             dataset=str(document["data"]["dataset"]),
+            gallery=frozenset(map(str, document["data"]["gallery"])),
             thresholds={name: _thresholds(one) for name, one in document["error_rates"].items()},
             images={name: _number(one["searches"]["images"]) for name, one in document["error_rates"].items()},
         )

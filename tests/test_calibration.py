@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from scripts import Run, global_state_kept
 from small_run import write_run
@@ -26,7 +25,7 @@ from solver.search.arguments import SearchOptions
 from utils.errors import UserError
 from utils.retrieval.error_rates import Thresholds, Verification
 
-NIR, SK, TEXT = Modality.NIR, Modality.SK, Modality.TEXT
+NIR, SK, TEXT, RGB = Modality.NIR, Modality.SK, Modality.TEXT, (Modality.RGB,)
 tokenizer = functools.lru_cache(maxsize=1)(ClipTokenizer)
 OPTIONS = ("--device", "cpu")
 
@@ -86,14 +85,14 @@ def test_thresholds_are_fitted_on_validation_persons_and_lie_beside_the_checkpoi
     assert [point["fpir_target"] for point in nir["identification"]] == [0.1]
     point = nir["identification"][0]
     assert point["fpir"]["errors"] == 3 and point["fpir"]["trials"] == 36
-    assert f"NIR: above from {point['threshold']:.4f} on (10% false alarms)" in done.out
+    assert f"NIR: above from {point['threshold']:.4f} on (10 % false alarms)" in done.out
     found = read_calibration(open_run(str(run)))
     assert found is not None and not found.note
-    cutoff = found.cutoff((NIR,))
+    cutoff = found.cutoff((NIR,), RGB)
     assert cutoff is not None and (cutoff.threshold, cutoff.rate) == (point["threshold"], 0.1)
     # Parts stand in any order.
-    assert found.cutoff((TEXT, NIR)) == found.cutoff((NIR, TEXT)) is not None
-    assert found.cutoff((Modality.RGB,)) is None
+    assert found.cutoff((TEXT, NIR), RGB) == found.cutoff((NIR, TEXT), RGB) is not None
+    assert found.cutoff((Modality.RGB,), RGB) is None
 
 
 def test_thresholds_are_measured_on_the_test_set(calibrated: Path, call_script: Run, tmp_path: Path) -> None:
@@ -192,7 +191,7 @@ def test_a_combination_with_too_few_searches_is_not_calibrated(call_script: Run,
     # Ten persons with two queries of one modality each; more of several.
     assert done.code == 0 and "NIR: not calibrated, 20 searches are too few" in done.out
     found = read_calibration(open_run(str(run)))
-    assert found is not None and found.cutoff((NIR,)) is None and found.cutoff((NIR, SK)) is not None
+    assert found is not None and found.cutoff((NIR,), RGB) is None and found.cutoff((NIR, SK), RGB) is not None
 
 
 def test_a_set_without_any_threshold_is_refused() -> None:
@@ -217,10 +216,8 @@ def test_a_calibration_searches_nothing(run: Path, call_script: Run) -> None:
         assert done.code == 2 and not list(run.glob("*calibration*"))
 
 
-def test_a_cutoff_is_at_or_above_and_grows_false_alarms_with_the_gallery() -> None:
-    cutoff = Cutoff(threshold=float(np.float32(0.7)), rate=0.01, images=100)
-    assert cutoff.is_above(float(np.float32(0.7))) and cutoff.is_above(0.9)
-    assert not cutoff.is_above(float(np.nextafter(np.float32(0.7), np.float32(0))))
+def test_false_alarms_grow_with_the_gallery() -> None:
+    cutoff = Cutoff(threshold=0.7, rate=0.01, images=100)
     # 1 - 0.99 ^ 3 = 0.029701, worked by hand.
     assert cutoff.expected_rate(300) == pytest.approx(0.029701) and cutoff.expected_rate(100) == pytest.approx(0.01)
 
@@ -230,10 +227,102 @@ def test_the_lowest_false_alarm_rate_answers() -> None:
         file=Path("best.calibration.json"),
         split="val",
         dataset="d",
+        gallery=frozenset({"rgb"}),
         thresholds={"SK": Thresholds(identification={0.1: 0.5, 0.01: 0.8}), "NIR": Thresholds(matching={0.1: 0.3})},
         images={"SK": 50.0, "NIR": 50.0},
     )
-    assert found.cutoff((SK,)) == Cutoff(threshold=0.8, rate=0.01, images=50.0)
-    assert found.cutoff((NIR,)) is None
+    assert found.cutoff((SK,), RGB) == Cutoff(threshold=0.8, rate=0.01, images=50.0)
+    assert found.cutoff((NIR,), RGB) is None and found.cutoff((SK,), (NIR,)) is None
     assert dataclasses.replace(found, split="test").note
     assert calibration_file(Path("a/last.pth")) == Path("a/last.calibration.json")
+
+
+def searched(run: Path, call_script: Run, tmp_path: Path, *options: str) -> tuple[Any, dict[str, Any], str]:
+    """What a search prints, its JSON file and its page."""
+    done = call_script("infer", "--run", str(run), "--output", str(tmp_path / "found.png"), *options, *OPTIONS)
+    assert done.code == 0, done.err
+    return done, json.loads((tmp_path / "found.json").read_text()), (tmp_path / "found.html").read_text()
+
+
+def set_threshold(run: Path, name: str, threshold: float) -> None:
+    """Write another threshold into the file of a run."""
+    document = stored(run)
+    for point in document["error_rates"][name]["identification"]:
+        point["threshold"] = threshold
+    (run / "best.calibration.json").write_text(json.dumps(document))
+
+
+def test_a_hit_is_above_or_below_and_a_query_finds_somebody_or_nobody(
+    calibrated: Path, call_script: Run, tmp_path: Path
+) -> None:
+    _, before, _ = searched(calibrated, call_script, tmp_path, "--task", "NIR", "--top-k", "36")
+    values = [result["similarity"] for result in before["queries"][0]["results"]]
+    assert len(set(values)) > 6 and values == sorted(values, reverse=True)
+    # The fifth value is the threshold: it is at it, and so above.
+    middle = next(row for row in before["queries"][0]["results"] if row["similarity"] < values[3])["similarity"]
+    set_threshold(calibrated, "NIR", middle - 1e-6)
+    count = sum(value >= middle for value in values)
+    done, found, page = searched(calibrated, call_script, tmp_path, "--task", "NIR", "--top-k", "36")
+    row = found["queries"][0]
+    assert [result["answer"] for result in row["results"]] == ["above"] * count + ["below"] * (36 - count)
+    assert row["calibration"]["answer"] == "somebody" and row["calibration"]["above"] == count
+    assert row["calibration"]["false_alarm_rate"] == 0.1
+    assert f"{count} above the threshold" in done.out and "(10 % false alarms)" in page and ", above" in done.out
+    set_threshold(calibrated, "NIR", 1.5)
+    done, found, page = searched(calibrated, call_script, tmp_path, "--task", "NIR", "--top-k", "2")
+    assert "nobody above the threshold (10 % false alarms)" in done.out and "nobody above the threshold" in page
+    assert found["queries"][0]["calibration"]["answer"] == "nobody"
+    assert {result["answer"] for result in found["queries"][0]["results"]} == {"below"}
+    assert "set on the val persons of orbench" in page
+
+
+def test_everybody_above_counts_beyond_the_listed_ones(calibrated: Path, call_script: Run, tmp_path: Path) -> None:
+    set_threshold(calibrated, "NIR", -2.0)
+    _, found, _ = searched(calibrated, call_script, tmp_path, "--task", "NIR", "--top-k", "2")
+    assert len(found["queries"][0]["results"]) == 2 and found["queries"][0]["calibration"]["above"] == 36
+
+
+def test_queries_without_a_threshold_say_so(run: Path, calibration_text: str, call_script: Run, tmp_path: Path) -> None:
+    done, found, page = searched(run, call_script, tmp_path, "--task", "NIR", "--top-k", "3")
+    assert "infer.py --calibrate sets thresholds" in done.out and "not calibrated" in page
+    assert {result["answer"] for result in found["queries"][0]["results"]} == {"not calibrated"}
+    assert found["queries"][0]["calibration"] == {"answer": "not calibrated"}
+    document = json.loads(calibration_text)
+    del document["error_rates"]["NIR+TEXT"]
+    (run / "best.calibration.json").write_text(json.dumps(document))
+    done, found, _ = searched(run, call_script, tmp_path, "--task", "TEXT+NIR", "--top-k", "3")
+    assert "not calibrated for queries of TEXT+NIR in this gallery" in done.out
+    assert found["queries"][0]["calibration"] == {"answer": "not calibrated"}
+
+
+def test_other_galleries_are_told_apart(calibrated: Path, data: Path, call_script: Run, tmp_path: Path) -> None:
+    """A gallery of the user's own, and one that is much larger than those of the calibration."""
+    drawing, images = sorted((data / "ORBench" / "sk").rglob("*.jpg"))[0], data / "ORBench" / "vis"
+    done, found, _ = searched(calibrated, call_script, tmp_path, "--sk", str(drawing), "--gallery", str(images))
+    assert "thresholds were set on orbench: in other pictures their rate of false alarms is not known" in done.out
+    searched_images = found["queries"][0]["calibration"]["calibrated_images"]
+    # 36 persons of three pictures against 36 images without a fifth of the persons.
+    assert found["gallery"]["images"] == 108 and 25 < searched_images < 32
+    rate = 100 * (1 - 0.9 ** (108 / searched_images))
+    assert f"expect false alarms in up to {rate:.2g} % of searches" in done.out
+    own, _, _ = searched(calibrated, call_script, tmp_path, "--task", "NIR")
+    assert "false alarms is not known" not in own.out and "times those" not in own.out
+
+
+def test_the_own_image_of_a_query_is_nobody(calibrated: Path, data: Path, call_script: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    picture = sorted((data / "ORBench" / "nir").rglob("*.jpg"))[0]
+    (folder / "copy.jpg").write_bytes(picture.read_bytes())
+    set_threshold(calibrated, "NIR", -2.0)
+    done, found, _ = searched(calibrated, call_script, tmp_path, "--nir", str(picture), "--gallery", str(folder))
+    assert "nobody above the threshold" in done.out and found["queries"][0]["calibration"]["above"] == 0
+
+
+def test_a_search_refuses_thresholds_of_another_model(
+    calibrated: Path, data: Path, call_script: Run, tmp_path: Path
+) -> None:
+    other = write_run(tmp_path / "other", data, seed=2)
+    (other / "best.calibration.json").write_text((calibrated / "best.calibration.json").read_text())
+    done = call_script("infer", "--run", str(other), "--task", "NIR", *OPTIONS)
+    assert done.code == 2 and "was fitted to another model" in done.error and not list(other.glob("retrieval*"))

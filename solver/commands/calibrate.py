@@ -121,7 +121,7 @@ def _cutoffs(rates: ErrorRates) -> list[str]:
     for name, one in rates.combinations.items():
         if one.identification:
             point = one.identification[-1]
-            lines.append(f"{name}: above from {point.threshold:.4f} on ({point.target:.0%} false alarms)")
+            lines.append(f"{name}: above from {point.threshold:.4f} on ({100 * point.target:g} % false alarms)")
         else:
             lines.append(f"{name}: not calibrated, {one.absent_searches} searches are too few")
     return lines
@@ -145,6 +145,7 @@ def _document(
             "dataset": benchmark.name,
             "fingerprint": benchmark.fingerprint,
             "split": split,
+            "gallery": sorted({source.modality.value for source in benchmark.splits[split].gallery}),
             "persons": rates.persons,
         },
         "definitions": DEFINITIONS,

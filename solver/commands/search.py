@@ -20,6 +20,7 @@ from datasets.loading.readers import open_source
 from datasets.loading.text_notes import text_notes
 from datasets.modalities import MODALITIES
 from datasets.structures import Source, distinct_sources
+from solver.calibration import Calibration, read_calibration
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
 from solver.commands.opening import ModelChoice, Opened, open_trained
 from solver.reports.features_file import check_export, export_path
@@ -102,6 +103,7 @@ def run_search(options: SearchOptions) -> str:
     asked = _asked(options, trained, named, told, folder)
     exported = [export_path(options.export)] if options.export else []
     _check_inputs([*written, *exported], options.queries, asked)
+    asked = dataclasses.replace(asked, calibration=read_calibration(trained) if drawn else None)
     threshold = _threshold(options, trained)
     result = _search(opened, asked, options.top_k if drawn else 0, cache, threshold)
     if drawn:
@@ -161,6 +163,10 @@ class _Asked:
     gallery: Gallery
     relevant: Mapping[str, NDArray[np.bool_]] | None = None
     """See solver.search.ranked.search."""
+    foreign: bool = False
+    """The gallery is the user's own."""
+    calibration: Calibration | None = None
+    """Thresholds to answer by."""
 
 
 def _asked(
@@ -186,7 +192,7 @@ def _asked(
     if not follows or (not choice and not options.task):
         choice = "none"
     gallery = asked.gallery.instructed(choice, queries) if choice else asked.gallery
-    return dataclasses.replace(asked, queries=queries, gallery=gallery)
+    return dataclasses.replace(asked, queries=queries, gallery=gallery, foreign=folder is not None)
 
 
 def _found(options: SearchOptions, trained: TrainedModel, named: tuple[Query, ...], folder: Gallery | None) -> _Asked:
@@ -272,11 +278,13 @@ def _search(opened: Opened, asked: _Asked, top_k: int, cache: Path, threshold: T
         trained=trained,
         encoded=encoded,
         gallery=found,
-        ranked=tuple(search(encoded, found, top_k, asked.relevant)) if top_k else (),
+        ranked=tuple(search(encoded, found, top_k, asked.relevant, asked.calibration)) if top_k else (),
         requested=top_k,
         precision=spec.config.precision,
         device=str(device),
         said=tuple(said),
+        calibration=asked.calibration,
+        foreign=asked.foreign,
         threshold=threshold,
     )
     for note in result.notes():

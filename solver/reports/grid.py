@@ -15,7 +15,7 @@ from datasets.modalities import MODALITIES
 from datasets.structures import Source
 from solver.reports.fonts import Font, font_for, load_font, without_glyph
 from solver.search.queries import Query
-from solver.search.ranked import RankedImage, RankedQuery, Verdict
+from solver.search.ranked import Answer, RankedImage, RankedQuery, Verdict
 from utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -188,8 +188,16 @@ def glyph_note(rows: Sequence[RankedQuery], *texts: str) -> str:
 
 
 def word_of(image: RankedImage) -> str:
-    """Return what is said of a result: the query itself, or what it is to the query; empty = unknown."""
-    return OWN_IMAGE if image.own_image else WORDS[image.verdict]
+    """Return what is said of a result: the query itself, or what it is to the query, and on which side of a threshold
+    it is; empty = nothing is known.
+    """
+    word = OWN_IMAGE if image.own_image else WORDS[image.verdict]
+    return ", ".join(filter(None, [word, image_answer(image)]))
+
+
+def image_answer(image: RankedImage) -> str:
+    """Return on which side of a threshold a result is, empty = there is none."""
+    return "" if image.answer is None or image.answer is Answer.NOT_CALIBRATED else image.answer.value
 
 
 def parts_of(query: Query) -> list[tuple[str, Source]]:
@@ -212,6 +220,14 @@ def describe_query(row: RankedQuery) -> str:
         )
     if row.below is not None:
         found.append(f"{row.below} images of the person below tau")
+    if row.cutoff is not None:
+        found.append(
+            f"{row.above} above the threshold {row.cutoff.threshold:.4f} ({row.cutoff.words})"
+            if row.above
+            else f"nobody above the threshold ({row.cutoff.words})"
+        )
+    if any(image.answer is Answer.NOT_CALIBRATED for image in row.results):
+        found.append(Answer.NOT_CALIBRATED.value)
     if row.note:
         found.append(printable(row.note))
     return " · ".join(found)
@@ -285,7 +301,12 @@ def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedIm
     person = "" if image.person_id is None else printable(f"id {image.person_id}")
     label = " · ".join(filter(None, [word_of(image), person]))
     below = (left, box[1] + IMAGE_HEIGHT + 2 * FRAME + 4)
-    if label:
+    if label and label == image_answer(image):
+        # Nothing else is known of it: its file's name says more than an answer alone.
+        _write(draw, below, label, 11, INK, width)
+        taken = int(load_font(11).getlength(label)) + FRAME
+        _write_file(draw, (left + taken, below[1]), image.path, width - taken)
+    elif label:
         _write(draw, below, label, 11, COLOURS[image.verdict] if image.verdict is not Verdict.UNKNOWN else SOFT, width)
     else:
         _write_file(draw, below, image.path, width)

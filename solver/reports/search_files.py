@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from solver.calibration import Calibration
 from solver.evaluation.result import TIE_RULE
 from solver.reports.features_file import (
     export_path,
@@ -28,13 +29,15 @@ from solver.reports.html_page import write_page
 from solver.runs import TrainedModel
 from solver.search.gallery import EncodedGallery
 from solver.search.queries import Query
-from solver.search.ranked import EncodedQueries, RankedImage, RankedQuery, Verdict
+from solver.search.ranked import Answer, EncodedQueries, RankedImage, RankedQuery, Verdict
 from utils.files import write_json
 from utils.log import library_versions
 
 SHOWN_QUERIES, SHOWN_RESULTS = 50, 50
 """Bounds of the picture and the page; the JSON file lists everything."""
 PRINTED_RESULTS = 10
+LARGER = 2.0
+"""A gallery so many times as large as those of the calibration changes the false alarm rate for readers."""
 TOLD = {
     "same": "the instruction of the queries",
     "crop": "each image's own upper body",
@@ -64,8 +67,12 @@ class SearchResult:
     requested: int
     precision: str
     device: str
+    foreign: bool = False
+    """The gallery is the user's own."""
     said: tuple[str, ...] = ()
     """Of the queries' texts."""
+    calibration: Calibration | None = None
+    """Thresholds that answers are given by, None = there are none."""
     threshold: Threshold | None = None
     """From where on the right person is right; None = everywhere."""
 
@@ -91,9 +98,32 @@ class SearchResult:
                 f"{itself} of {len(self.ranked)} queries are in the gallery themselves, as the same file or a byte "
                 f"copy: marked {OWN_IMAGE!r}, and no match"
             )
+        found += self._calibration_notes()
         if self.trained.selected_on == "test":
             found.append("selected on test: the checkpoint was chosen by the test split")
         return tuple(found)
+
+    def _calibration_notes(self) -> list[str]:
+        if not self.ranked:
+            return []
+        without = sorted({row.query.task for row in self.ranked if row.cutoff is None})
+        if self.calibration is None:
+            return ["not calibrated, so that nobody is said to be there or not: infer.py --calibrate sets thresholds"]
+        found = [f"not calibrated for queries of {', '.join(without)} in this gallery"] if without else []
+        images = len(self.gallery.positions)
+        larger = [row.cutoff for row in self.ranked if row.cutoff is not None and images > LARGER * row.cutoff.images]
+        if larger:
+            rates = [cutoff.expected_rate(images) for cutoff in larger]
+            found.append(
+                f"this gallery has {images} images, {images / min(cutoff.images for cutoff in larger):.1f} times those "
+                f"that thresholds were set in: expect false alarms in up to {100 * max(rates):.2g} % of searches"
+            )
+        if self.foreign and len(without) < len({row.query.task for row in self.ranked}):
+            found.append(
+                f"thresholds were set on {self.calibration.dataset}: in other pictures their rate of false alarms is "
+                "not known"
+            )
+        return [*found, *([self.calibration.note] if self.calibration.note else [])]
 
 
 def result_document(result: SearchResult) -> dict[str, Any]:
@@ -137,6 +167,7 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
         "matches_in_gallery": row.matches,
         "first_match": row.first_match,
         **({} if row.below is None else {"below_threshold": row.below}),
+        "calibration": _calibration(row),
         "results": [
             {
                 "rank": image.rank,
@@ -144,10 +175,23 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
                 "similarity": round(image.similarity, 7),
                 **({} if image.person_id is None else {"person_id": image.person_id}),
                 **_judged(image),
+                **({} if image.answer is None else {"answer": image.answer.value}),
                 **({"own_image": True} if image.own_image else {}),
             }
             for image in row.results
         ],
+    }
+
+
+def _calibration(row: RankedQuery) -> dict[str, Any]:
+    if row.cutoff is None:
+        return {"answer": Answer.NOT_CALIBRATED.value}
+    return {
+        "answer": "somebody" if row.above else "nobody",
+        "above": row.above,
+        "threshold": row.cutoff.threshold,
+        "false_alarm_rate": row.cutoff.rate,
+        "calibrated_images": row.cutoff.images,
     }
 
 
@@ -195,6 +239,11 @@ def write_files(output: Path, result: SearchResult) -> None:
     if result.threshold is not None:
         facts["Threshold"] = (
             f"tau {result.threshold.tau:g} on cosines of annotations, texts by {result.threshold.encoder}"
+        )
+    if result.calibration is not None:
+        facts["Thresholds"] = (
+            f"{result.calibration.file.name}, set on the {result.calibration.split} persons of "
+            f"{result.calibration.dataset}"
         )
     facts |= {f"Note {number}": note for number, note in enumerate((*result.notes(), *hidden), start=1)}
     write_page(output.with_suffix(".html"), title, facts, {"": shown})

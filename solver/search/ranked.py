@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -20,6 +20,7 @@ from datasets.loading.readers import Reader
 from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, Person, QueryList, Source
 from model.interface import RetrievalModel
+from solver.calibration import Calibration, Cutoff
 from solver.evaluation.comparison import Comparison
 from solver.evaluation.features import encode_plan
 from solver.evaluation.plan import Integers, plan_evaluation
@@ -43,6 +44,16 @@ class Verdict(str, Enum):
     """Nobody knows, or it is the query itself."""
 
 
+class Answer(str, Enum):
+    """What the thresholds of a calibration say of a result."""
+
+    ABOVE = "above"
+    """At or above the threshold: taken for the person."""
+    BELOW = "below"
+    NOT_CALIBRATED = "not calibrated"
+    """There is no threshold for such queries."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankedImage:
     """One result."""
@@ -59,6 +70,8 @@ class RankedImage:
     """None = unknown."""
     verdict: Verdict = Verdict.UNKNOWN
     """Whether it is what the query asks for."""
+    answer: Answer | None = None
+    """None = nobody asked for one."""
     own_image: bool = False
     """It is an image of the query itself: that file, or a byte copy of it."""
 
@@ -76,6 +89,10 @@ class RankedQuery:
     """Further images of the query's person, which do not reach a threshold; None without one."""
     first_match: int | None = None
     """Rank of the best of them, 0 = there is none; None when identities are unknown."""
+    cutoff: Cutoff | None = None
+    """The threshold of the results' answers, None = there is none."""
+    above: int | None = None
+    """Readable gallery images at or above it, the query's own left out; 0 = nobody; None without a threshold."""
     own_images: int = 0
     """Readable gallery images that are the query's own; they keep their ranks."""
     missed: RankedImage | None = None
@@ -143,11 +160,12 @@ def search(
     gallery: EncodedGallery,
     top_k: int,
     relevant: Mapping[str, NDArray[np.bool_]] | None = None,
+    calibration: Calibration | None = None,
 ) -> list[RankedQuery]:
     """Rank the gallery for every query; equal similarities keep the gallery's order. At most `top_k` results each.
 
     A gallery image of a query, or a byte copy of one, is ranked like any other, marked, and no match. relevant: by name
-    of a query (G,), which gallery images its person is right in; None = all.
+    of a query (G,), which gallery images its person is right in; None = all. calibration: thresholds to answer by.
     """
     ranked: dict[int, RankedQuery] = {}
     own = own_images(encoded.queries, gallery)
@@ -159,12 +177,13 @@ def search(
         kind = encoded.queries[indices[0]].combination
         features = encoded.comparison.queries(encoded.features[indices], kind)
         for block in sort_blocks(features, encoded.comparison.gallery(gallery.features, kind)):
-            similarity, order = block.similarity[:, :top_k].cpu().numpy(), block.order.cpu().numpy()
+            similarity, order = block.similarity.cpu().numpy(), block.order.cpu().numpy()
             numbers = indices[block.first : block.first + len(order)]
             for number, values, rows in zip(numbers, similarity, order):
                 query = encoded.queries[number]
                 right = None if relevant is None else relevant[query.name]
-                ranked[number] = _ranked(query, values, rows, gallery, own, right)
+                row = _ranked(query, values[:top_k], rows, gallery, own, right)
+                ranked[number] = _answered(row, values, own_rows(query, own, rows), gallery, calibration)
     return [ranked[index] for index in range(len(ranked))]
 
 
@@ -189,6 +208,31 @@ def own_images(queries: Sequence[Query], gallery: EncodedGallery) -> dict[Source
     return {source: np.asarray(own, dtype=np.int64) for source, own in found.items() if own}
 
 
+def own_rows(query: Query, own: Mapping[Source, Integers], order: Integers) -> NDArray[np.bool_]:
+    """Return which rows (N,) of the encoded gallery are images of the query itself; own: see `own_images`."""
+    none = np.empty(0, dtype=np.int64)
+    return np.isin(order, np.concatenate([none, *(own.get(source, none) for source in query.sources)]))
+
+
+def _answered(
+    row: RankedQuery,
+    similarity: NDArray[np.float32],
+    itself: NDArray[np.bool_],
+    gallery: EncodedGallery,
+    calibration: Calibration | None,
+) -> RankedQuery:
+    """Return a row with the answers to it. similarity, itself (N,): from best to worst."""
+    cutoff = None if calibration is None else calibration.cutoff(row.query.combination, gallery.gallery.modalities)
+    if cutoff is None:
+        results = tuple(replace(image, answer=Answer.NOT_CALIBRATED) for image in row.results)
+        return replace(row, results=results)
+    above = similarity >= np.float32(cutoff.threshold)
+    results = tuple(
+        replace(image, answer=Answer.ABOVE if above[place] else Answer.BELOW) for place, image in enumerate(row.results)
+    )
+    return replace(row, results=results, cutoff=cutoff, above=int((above & ~itself).sum()))
+
+
 def _ranked(
     query: Query,
     similarity: NDArray[np.float32],
@@ -201,8 +245,7 @@ def _ranked(
     `own_images`. right (G,): images that its person is right in, None = all.
     """
     persons = gallery.persons
-    none = np.empty(0, dtype=np.int64)
-    itself = np.isin(order, np.concatenate([none, *(own.get(source, none) for source in query.sources)]))
+    itself = own_rows(query, own, order)
     matches = below = None
     if persons is not None and query.person_id is not None:
         # A name is a text wherever it is written: 51 in a file of queries is the person "51" of a manifest.
