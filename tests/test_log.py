@@ -103,3 +103,22 @@ def test_a_line_does_not_run_into_a_bar(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_clock_by_hand() -> None:
     assert [clock(value) for value in (0, 59.6, 61, 3599, 3723)] == ["0:00", "1:00", "1:01", "59:59", "1:02:03"]
+
+
+def test_what_was_written_behind_an_end_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = tmp_path / "metrics.jsonl", tmp_path / "board"
+    with MetricsWriter(*files) as writer:
+        for step in (1, 2, 3, 4):
+            writer.write(step, {"total": float(step)})
+            if step == 2:
+                ends = writer.ends()
+    for step, last in ((3, 9.0), (3, 7.0)):
+        with MetricsWriter(*files, ends) as writer:
+            writer.write(step, {"total": last})
+    assert [json.loads(line)["total"] for line in files[0].read_text().splitlines()] == [1.0, 2.0, 7.0]
+    events = EventAccumulator(str(files[1]), purge_orphaned_data=False).Reload().Scalars("total")
+    assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 2.0), (3, 7.0)]
+    assert not caplog.records
+    files[0].write_text("")
+    with MetricsWriter(*files, ends):
+        assert f"metrics.jsonl has lost {ends['metrics.jsonl']} bytes" in caplog.text

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from instructed_family import register, write_data
+from instructed_family import register, write_captioned, write_data
 from linear_training import IdentityObjective, linear_job, lines_of, same
 from official_trees import sysu
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -40,10 +42,11 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    roots = {name: tmp_path_factory.mktemp(name) for name in ("reid5o", "vireid", "told")}
+    roots = {name: tmp_path_factory.mktemp(name) for name in ("reid5o", "vireid", "told", "irm")}
     write_orbench(roots["reid5o"], identities=5)
     sysu(roots["vireid"])
     write_data(roots["told"])
+    write_captioned(write_data(roots["irm"]))
     return roots
 
 
@@ -54,6 +57,8 @@ def experiment(family: str, root: Path, output: Path, overrides: tuple[str, ...]
         config = output.parent / "told.yaml"
         config.write_text("{family: vireid, augment: {pad_crop: 2, flip: 0.5}, train: {batch_size: 4}}")
         return load_experiment(config, [*base, *overrides])
+    if family == "irm":
+        base += [f"model.tokenizer=bert:{root / 'words'}", "model.vocab_size=200", "data.protocols=[lists]"]
     return load_experiment(ROOT / "configs" / family / "smoke.yaml", [*base, *overrides])
 
 
@@ -131,6 +136,11 @@ CASES: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, int], ...]]] = {
         ("train.sampler=tasks", "train.mixture=step", "train.save_steps=3", "train.select=last"),
         (("train_step", 5), ("save_state", 1), ("save", 1)),
     ),
+    "momentum copy, queues, masked words": (
+        "irm",
+        ("train.batch_size=16", "train.save_steps=1", "train.epochs=2"),
+        (("train_step", 2),),
+    ),
     "moving average, clipped, half precision": (
         "reid5o",
         ("train.batch_size=4", "train.ema=0.5", "train.precision=bf16", "train.select=test", "train.epochs=2"),
@@ -188,10 +198,6 @@ class Drawing(IdentityObjective):
         self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
 
     def step(self, model: Any, batch: Batch, step: int) -> StepOutput:
-        import random
-
-        import numpy as np
-
         output = super().step(model, batch, step)
         draws = [random.gauss(0, 1), float(np.random.standard_normal()), float(torch.randn(()))]
         self.seen += torch.tensor(draws, dtype=torch.float64)
@@ -199,7 +205,7 @@ class Drawing(IdentityObjective):
         return StepOutput(losses=scaled, diagnostics=output.diagnostics)
 
 
-@pytest.mark.parametrize("kill", range(1, 9))
+@pytest.mark.parametrize("kill", [2, 3, 6, 8])
 def test_generators_and_buffers_go_on_wherever_it_is_killed(
     kill: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,10 +215,6 @@ def test_generators_and_buffers_go_on_wherever_it_is_killed(
         (tmp_path / name).mkdir(exist_ok=True)
         job = linear_job((4, 4), options, Drawing())
         return Trainer(job, tmp_path / name)
-
-    import random
-
-    import numpy as np
 
     for name in ("whole", "killed"):
         random.seed(1), np.random.seed(1)
@@ -226,15 +228,14 @@ def test_generators_and_buffers_go_on_wherever_it_is_killed(
             made.fit()
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     made = trainer("killed")
-    if kill > 1:
-        made.restore(newest_state(tmp_path / "killed"))
-        made.fit()
-        first, second = (load_tensors(tmp_path / name / "last.pth") for name in ("whole", "killed"))
-        assert_equal({**first, "versions": 0}, {**second, "versions": 0})
-        assert first["objective"]["seen"].abs().min() > 0
-        average = [load_checkpoint(tmp_path / name / "last-ema.pth")["model"] for name in ("whole", "killed")]
-        assert same(*average) and not same(average[0], first["model"])
-        assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+    made.restore(newest_state(tmp_path / "killed"))
+    made.fit()
+    first, second = (load_tensors(tmp_path / name / "last.pth") for name in ("whole", "killed"))
+    assert_equal({**first, "versions": 0}, {**second, "versions": 0})
+    assert first["objective"]["seen"].abs().min() > 0
+    average = [load_checkpoint(tmp_path / name / "last-ema.pth")["model"] for name in ("whole", "killed")]
+    assert same(*average) and not same(average[0], first["model"])
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
 
 
 def test_the_average_is_that_of_its_definition(tmp_path: Path) -> None:

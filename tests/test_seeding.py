@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from utils.seeding import seed_everything, stream, stream_seed
+from utils.seeding import generator_states, restore_generators, seed_everything, stream, stream_seed
 
 
 def little_endian(digest: str) -> int:
@@ -40,3 +40,17 @@ def test_everything_is_seeded() -> None:
     assert random.random() == random.Random(seed).random()
     assert np.random.random() == np.random.RandomState(3).random_sample()
     assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_generators_come_back_in_the_middle_of_a_pair() -> None:
+    def draws() -> list[float]:
+        return [random.gauss(0, 1), random.random(), *np.random.standard_normal(2), float(torch.randn(()))]
+
+    seed_everything(3)
+    draws()
+    random.gauss(0, 1), np.random.standard_normal()
+    states = generator_states()
+    expected = draws()
+    seed_everything(4)
+    restore_generators(states)
+    assert draws() == expected

@@ -151,7 +151,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
         self.average = moving_average(job.model, self.train.ema)
         self.epoch = self.epoch_step = self.step = self.first_step = 0
-        self.started = time.perf_counter()
+        self.started, self.state_seconds = time.perf_counter(), 0.0
         self.best: dict[str, TrainingOutcome] = {}
         self.ends: Mapping[str, int] | None = None
         self.closing = False
@@ -202,6 +202,13 @@ class Trainer:
                     break
                 self.epoch, self.epoch_step = self.epoch + 1, 0
                 self.stop_if_asked(writer)
+        seconds = time.perf_counter() - self.started
+        logger.info(
+            "saving states took %.1f s, %.2f %% of the %.0f s since the start",
+            self.state_seconds,
+            100 * self.state_seconds / seconds,
+            seconds,
+        )
         if self.job.split is None:
             for name in self.weights:
                 self.keep_best(Progress(epoch=self.epoch + 1, step=self.step, selected_on="last", metrics={}), name)
@@ -243,6 +250,7 @@ class Trainer:
 
     def save_state(self, writer: MetricsWriter) -> None:
         """Write a state of this moment, which is one between two steps. Raises UserError."""
+        started = time.perf_counter()
         refuse_broken(self.job.model, self.step)
         payload = state_payload(
             self.parts,
@@ -256,6 +264,7 @@ class Trainer:
             metrics=writer.ends(),
         )
         self.states.save(payload)
+        self.state_seconds += time.perf_counter() - started
         self.saved()
 
     def stop_if_asked(self, writer: MetricsWriter) -> None:

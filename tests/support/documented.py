@@ -67,7 +67,9 @@ def shortened(target: str, arguments: list[str]) -> list[str]:
         found[found.index("--trials") + 1] = "1-2"
     if target == "train.py":
         model = REID5O if "/reid5o/" in found[found.index("--config") + 1] else RESIDUAL
-        return [*found, *model, *SHORT, "--device", "cpu", "--overwrite"]
+        # What goes on cannot replace.
+        replacing = [] if "--resume" in found else ["--overwrite"]
+        return [*found, *model, *SHORT, "--device", "cpu", *replacing]
     if target == "test.py" and "--compare" not in found:
         return [*found, "data.workers=0", "--device", "cpu"]
     if target == "infer.py":
