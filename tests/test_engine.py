@@ -212,7 +212,7 @@ def test_gradient_scaling_of_fp16_changes_nothing_in_float32_arithmetic(tmp_path
 
 
 def test_best_is_the_epoch_of_the_highest_score_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([30.0, 50.0, 40.0, math.nan])
+    scores = iter([30.0, 50.0, 50.0, math.nan])
 
     def evaluate(job: TrainingJob, split: Any) -> Any:
         score = next(scores)
@@ -230,6 +230,7 @@ def test_best_is_the_epoch_of_the_highest_score_not_the_last(tmp_path: Path, mon
         split=SimpleNamespace(),  # type: ignore[arg-type]
     )
     outcome = Trainer(job, tmp_path).fit()
+    # Of equal ones the first.
     assert (outcome.epoch, outcome.score, outcome.selected_on) == (4, 50.0, "val")
     best, last = load_checkpoint(tmp_path / "best.pth"), load_checkpoint(tmp_path / "last.pth")
     assert (best["epoch"], best["step"], last["epoch"]) == (4, 4, 7)

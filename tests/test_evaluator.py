@@ -21,6 +21,7 @@ from configs.vocabulary import GROUP_NAMES, ORBENCH_KEYS, Modality, combination_
 from datasets.loading.transforms import model_input
 from datasets.structures import EvalSplit, QueryList, Source
 from model.interface import Fuses, RetrievalModel, Tokens
+from solver.evaluation.encoding import inference
 from solver.evaluation.evaluator import evaluate_split, evaluate_splits
 from solver.evaluation.plan import SourceTable, plan_evaluation
 from solver.evaluation.result import METRICS, EvaluationResult, ListResult
@@ -394,6 +395,15 @@ def test_training_mode_and_gradients_are_restored() -> None:
         model, make_split(keys=[(Modality.NIR,)]), read, EvaluationSpec(config=EvalConfig(precision="bf16")), CPU
     )
     assert model.training and model.projection.requires_grad and torch.is_grad_enabled()
+
+
+def test_each_part_of_a_model_gets_back_its_own_mode() -> None:
+    model: Any = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2)))
+    model.train()
+    model[1].eval()
+    with inference(model, CPU, "fp32"):
+        assert not any(part.training for part in model.modules())
+    assert [part.training for part in model.modules()] == [True, True, False, False]
 
 
 def test_same_text_in_two_modalities_is_two_sources() -> None:
