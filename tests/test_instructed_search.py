@@ -164,7 +164,7 @@ def test_entries_of_a_list_are_searched_as_they_are_measured(
     document = lists_of(run, tmp_path / "table", **{"eval.thresholds": "[0.5]"})
     arrays = np.load(tmp_path / "e.npz")
     seen = set()
-    for row in document["rows"]:
+    for row in (row for row in document["rows"] if "real2" in row["task"] and "task-free" not in row["task"]):
         name, place = row["task"], {"gallery_cache": str(tmp_path / "cache"), "index": (0, 1, 2)}
         given = [json.loads(text) for text in arrays[f"{name}/instructions"].tolist()]
         for column, tau in (("mAP", None), ("mAP@0.5", 0.5)):
