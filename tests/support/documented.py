@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,8 @@ NOT_RUN = {
     "model.official": "needs a published checkpoint; tests/test_official.py writes one and runs it",
 }
 """Word of a command -> why it is not run here."""
+NOT_RUN_WITH = {"--calibrate": "takes ten persons and more, not rendered here; tests/test_calibration.py runs it"}
+"""Option of a command -> why it is not run here."""
 
 
 def commands(page: Path) -> list[str]:
@@ -50,10 +53,11 @@ def split_command(command: str) -> tuple[str, list[str]]:
     return (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
 
 
-def reason_not_to_run(target: str) -> str:
+def reason_not_to_run(target: str, arguments: Sequence[str] = ()) -> str:
     """Return why a command is not run, empty = it is."""
     room = target.split("/")[0].split(".")[0]
-    return NOT_RUN.get(target) or NOT_RUN.get(room, "")
+    option = next((reason for name, reason in NOT_RUN_WITH.items() if name in arguments), "")
+    return NOT_RUN.get(target) or NOT_RUN.get(room) or option
 
 
 def shortened(target: str, arguments: list[str]) -> list[str]:
