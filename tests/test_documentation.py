@@ -49,13 +49,21 @@ PARSED = {
 }
 
 
+FAMILY_OF_RUN = {"smoke": "irm"}
+"""Runs of the pages whose options are another family's than ReID5o's."""
+
+
 def check_overrides(target: str, parsed: argparse.Namespace) -> None:
     """Load the configuration with the options given: an unknown key or value raises."""
     overrides = parsed.overrides
     if target == "train.py":
         load_experiment(ROOT / str(parsed.config), overrides)
     elif any(not key.startswith("model.") for key in parse_overrides(overrides)):
-        load_experiment(ROOT / "configs/reid5o/quickstart.yaml", overrides)
+        run = Path(str(getattr(parsed, "run", "") or "")).name
+        family = FAMILY_OF_RUN.get(run)
+        load_experiment(
+            ROOT / (f"configs/{family}/{run}.yaml" if family else "configs/reid5o/quickstart.yaml"), overrides
+        )
 
 
 def module_file(target: str) -> Path:

@@ -14,6 +14,14 @@ REID5O = (
     "model.mmt_depth=1 model.mmt_heads=2"
 ).split()
 RESIDUAL = "model.init=random model.image_size=[32,16] model.depth=18 model.blocks=[1,1,1,1] model.width=4".split()
+INSTRUCTED = (
+    "model.init=random model.text_init=random model.clothes_init=random model.tokenizer=clip model.vocab_size=49408 "
+    "model.image_size=[32,16] model.instruction_size=[32,32] model.width=16 model.heads=2 model.layers=2 "
+    "model.clothes_layers=1 model.text_layers=1 model.fusion_layers=1 model.text_length=12 "
+    "train.mixture=batch train.instances=2 train.batch_size=24"
+).split()
+MODELS = {"reid5o": REID5O, "irm": INSTRUCTED}
+"""Folder of a configuration -> options of a tiny model."""
 SHORT = (
     "train.max_steps=1 train.epochs=1 train.eval_period=1 train.batch_size=16 train.accumulate=1 augment.pad_crop=0 "
     "data.workers=0 data.cache_dir= data.val_fraction=0.2"
@@ -70,10 +78,10 @@ def shortened(target: str, arguments: list[str]) -> list[str]:
     if "--trials" in found:
         found[found.index("--trials") + 1] = "1-2"
     if target == "train.py":
-        model = REID5O if "/reid5o/" in found[found.index("--config") + 1] else RESIDUAL
+        folder = Path(found[found.index("--config") + 1]).relative_to(ROOT / "configs").parts[0]
         # What goes on cannot replace.
         replacing = [] if "--resume" in found else ["--overwrite"]
-        return [*found, *model, *SHORT, "--device", "cpu", *replacing]
+        return [*found, *SHORT, *MODELS.get(folder, RESIDUAL), "--device", "cpu", *replacing]
     if target == "test.py" and "--compare" not in found:
         return [*found, "data.workers=0", "--device", "cpu"]
     if target == "infer.py":
