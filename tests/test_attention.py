@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from instructed_family import (
+    IMAGENET,
     INSTRUCTION_SIZE,
     RGB,
     TEXT,
@@ -116,7 +117,7 @@ def test_six_tasks_tell_the_same_image_what_each_has_to_say(run: Path, asked: st
     assert all(torch.allclose(inputs[0], shown, atol=1e-6) for inputs, _, _ in LookingModel.asked)
     for place, task in ((0, Task.TRAD), (1, Task.CC), (3, Task.VI)):
         assert torch.equal(told_of(place), token_ids(BANK[task][0]))
-    box = normalised(picture(Source(modality=RGB, value=asked, crop=BOX), INSTRUCTION_SIZE))
+    box = normalised(picture(Source(modality=RGB, value=asked, crop=BOX), INSTRUCTION_SIZE), IMAGENET)
     assert torch.allclose(told_of(2), box, atol=1e-6)
     assert torch.equal(told_of(5), token_ids(DEFAULT_TEXT))
     _, none, caption = LookingModel.asked[4]
@@ -135,7 +136,7 @@ def test_the_user_replaces_description_caption_and_clothes(run: Path, asked: str
     assert caption is not None and torch.equal(caption[0], token_ids("in blue"))
     coat = data / "real2" / "c" / "0.png"
     call(run, tmp_path / "maps.png", parts={"rgb": asked}, instruction_image=str(coat))
-    clothes = normalised(picture(Source(modality=RGB, value=str(coat)), INSTRUCTION_SIZE))
+    clothes = normalised(picture(Source(modality=RGB, value=str(coat)), INSTRUCTION_SIZE), IMAGENET)
     assert torch.allclose(told_of(2), clothes, atol=1e-6) and torch.equal(told_of(5), token_ids(DEFAULT_TEXT))
 
 

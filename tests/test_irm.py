@@ -311,6 +311,15 @@ def test_frozen_encoders_get_no_gradient_and_no_dropout() -> None:
     assert "text_encoder.bias" not in frozen and tiny_irm().frozen_names == ("neck.bias", "out_neck.bias")
 
 
+def test_fusion_layers_are_not_causal_even_without_a_mask() -> None:
+    layer: Any = tiny_irm().text_encoder.fusion[0]
+    hidden, image = torch.randn(1, 6, 16), torch.randn(1, 4, 16)
+    changed = hidden.clone()
+    changed[0, 5] += 1
+    first, second = (layer(tokens, None, image)[0, 0] for tokens in (hidden, changed))
+    assert (first - second).abs().max() > 1e-3, "the first token sees the last"
+
+
 @pytest.mark.parametrize("form", [{}, {"attention": "dual"}, {"matching": "fusion"}], ids=form_name)
 def test_matching_reads_each_pair_and_no_padding(form: dict[str, Any]) -> None:
     model = tiny_irm(**form)

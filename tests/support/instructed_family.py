@@ -60,6 +60,7 @@ class ToldModel(RetrievalModel):
     """An image's feature, scaled channel by channel by what is said beside it. Counts the instructions it encodes."""
 
     statistics = "clip"
+    instruction_statistics = "imagenet"
     follows_instructions = True
 
     def __init__(self, config: ToldConfig, num_identities: int) -> None:
@@ -229,8 +230,12 @@ def annotation(source: Source) -> Tensor:
     return token_ids(source.value) if source.modality is TEXT else picture(source, INSTRUCTION_SIZE)
 
 
-def normalised(pixels: Tensor) -> Tensor:
-    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def normalised(pixels: Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]] = CLIP) -> Tensor:
+    mean, std = statistics
     return (pixels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
@@ -242,7 +247,7 @@ def feature(told: ToldModel, image: Source, instruction: Source | None) -> Tenso
     if instruction.modality is TEXT:
         known = told.words.weight[token_ids(instruction.value)].sum(dim=0) / TEXT_LENGTH
     else:
-        known = told.clothes(normalised(picture(instruction, INSTRUCTION_SIZE)).flatten())
+        known = told.clothes(normalised(picture(instruction, INSTRUCTION_SIZE), IMAGENET).flatten())
     return torch.tanh(hidden * (1 + known))
 
 
