@@ -272,22 +272,24 @@ START = [sys.executable, "train.py", "--config", SMOKE, "--device", "cpu", "--re
 
 
 def test_a_process_is_killed_and_another_goes_on(data: Path, tmp_path: Path) -> None:
-    """Loader processes outlive a killed parent for seconds; the folder is free at once."""
-    run = tmp_path / "run"
+    """Loader processes outlive a killed parent for seconds; the folder is free at once. What ends a run in good order
+    reaches them too, and is not for them.
+    """
+    run, said = tmp_path / "run", tmp_path / "said"
     more = [*options(data, tmp_path), "data.workers=1", "train.epochs=400"]
     codes = []
-    for number in (signal.SIGKILL, signal.SIGUSR1):
-        with subprocess.Popen([*START, *more], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-            known = state_files(run)
-            while process.poll() is None and state_files(run)[:1] == known[:1]:
-                time.sleep(0.05)
-            assert is_locked(run)
-            process.send_signal(number)
-            _, said = process.communicate(timeout=60)
-            codes.append(process.returncode)
+    for number, send in ((signal.SIGKILL, os.kill), (signal.SIGUSR1, os.killpg)):
+        with said.open("w") as stream:
+            process = subprocess.Popen([*START, *more], cwd=ROOT, stderr=stream, start_new_session=True)
+        known = state_files(run)
+        while process.poll() is None and state_files(run)[:1] == known[:1]:
+            time.sleep(0.05)
+        assert is_locked(run)
+        send(process.pid, number)
+        codes.append(process.wait(timeout=60))
         assert not is_locked(run)
-    assert codes == [-signal.SIGKILL, 128 + signal.SIGUSR1], said
-    (line,) = [line for line in said.splitlines() if line.startswith("stopped by SIGUSR1")]
+    assert codes == [-signal.SIGKILL, 128 + signal.SIGUSR1], said.read_text()
+    (line,) = [line for line in said.read_text().splitlines() if line.startswith("stopped by SIGUSR1")]
     assert line.endswith(f"python train.py --config {run}/config.yaml --resume")
 
 
