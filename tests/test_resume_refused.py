@@ -278,7 +278,7 @@ def test_a_process_is_killed_and_another_goes_on(data: Path, tmp_path: Path) -> 
     run, said = tmp_path / "run", tmp_path / "said"
     more = [*options(data, tmp_path), "data.workers=1", "train.epochs=400"]
     codes = []
-    for number, send in ((signal.SIGKILL, os.kill), (signal.SIGUSR1, os.killpg)):
+    for number, send in ((signal.SIGKILL, os.kill), (signal.SIGTERM, os.killpg)):
         with said.open("w") as stream:
             process = subprocess.Popen([*START, *more], cwd=ROOT, stderr=stream, start_new_session=True)
         known = state_files(run)
@@ -288,8 +288,8 @@ def test_a_process_is_killed_and_another_goes_on(data: Path, tmp_path: Path) -> 
         send(process.pid, number)
         codes.append(process.wait(timeout=60))
         assert not is_locked(run)
-    assert codes == [-signal.SIGKILL, 128 + signal.SIGUSR1], said.read_text()
-    (line,) = [line for line in said.read_text().splitlines() if line.startswith("stopped by SIGUSR1")]
+    assert codes == [-signal.SIGKILL, 128 + signal.SIGTERM], said.read_text()
+    (line,) = [line for line in said.read_text().splitlines() if line.startswith("stopped by SIGTERM")]
     assert line.endswith(f"python train.py --config {run}/config.yaml --resume")
 
 
