@@ -118,7 +118,7 @@ def test_what_was_written_behind_an_end_is_cut_off(tmp_path: Path, caplog: pytes
     assert [json.loads(line)["total"] for line in files[0].read_text().splitlines()] == [1.0, 2.0, 7.0]
     events = EventAccumulator(str(files[1]), purge_orphaned_data=False).Reload().Scalars("total")
     assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 2.0), (3, 7.0)]
-    assert not caplog.records
+    assert not [record for record in caplog.records if not record.name.startswith("tensorboard")]
     files[0].write_text("")
     with MetricsWriter(*files, ends):
         assert f"metrics.jsonl has lost {ends['metrics.jsonl']} bytes" in caplog.text

@@ -18,7 +18,9 @@ INSTRUCTED = (
     "model.init=random model.text_init=random model.clothes_init=random model.tokenizer=clip model.vocab_size=49408 "
     "model.image_size=[32,16] model.instruction_size=[32,32] model.width=16 model.heads=2 model.layers=2 "
     "model.clothes_layers=1 model.text_layers=1 model.fusion_layers=1 model.text_length=12 "
-    "train.mixture=batch train.instances=2 train.batch_size=24"
+    "train.mixture=batch train.batch_size=24 train.instances=4 "
+    "train.task_instances.trad=2 train.task_instances.cc=2 train.task_instances.ctcc=2 train.task_instances.li=2 "
+    "train.task_instances.vi=2 train.task_instances.t2i=1"
 ).split()
 MODELS = {"reid5o": REID5O, "irm": INSTRUCTED}
 """Folder of a configuration -> options of a tiny model."""
