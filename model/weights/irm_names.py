@@ -29,8 +29,9 @@ BERT_RULES: tuple[tuple[str, str], ...] = (
     (r"cls\.predictions\.transform\.(dense|LayerNorm)\.(weight|bias)", r"transform.\1.\2"),
 )
 BERT_LAYER = (
-    r"bert\.encoder\.layer\.(\d+)\.((?:attention|crossattention)\.(?:self\.(?:query|key|value)|output\.(?:dense|LayerNorm))"
-    r"\.(?:weight|bias)|(?:intermediate|output)\.(?:dense|LayerNorm)\.(?:weight|bias))"
+    r"bert\.encoder\.layer\.(\d+)\."
+    r"((?:attention|crossattention)\.(?:self\.(?:query|key|value)|output\.(?:dense|LayerNorm))\.(?:weight|bias)"
+    r"|(?:intermediate|output)\.(?:dense|LayerNorm)\.(?:weight|bias))"
 )
 BERT_UNUSED: tuple[tuple[str, str], ...] = (
     (r"bert\.embeddings\.position_ids", "the numbers 0, 1, 2, ..."),
