@@ -12,7 +12,7 @@ from typing import Any
 from configs.vocabulary import Modality
 from datasets.dataset_entry import DatasetEntry
 from datasets.fitting import ModelNeeds, encodable, fit_split, pair_records
-from datasets.given_instructions import with_given
+from datasets.given_instructions import with_gallery_alone, with_given
 from datasets.instructions import InstructionMaker, annotate_release
 from datasets.mixed_queries import drawn_searches, query_modalities
 from datasets.overlap import apply_exclusions, image_values, load_exclusions
@@ -74,7 +74,7 @@ def build_from_release(
         train, validation = _divide(entry, release, test, _Validation(select_val, val_fraction, needs.paired))
         if validation is not None:
             searches, summary = validation
-            splits["val"] = assemble_split("val", searches, {VAL_PROTOCOL: summary}, maker.for_test)
+            splits["val"] = _validation_split(searches, summary, maker, needs)
             notes.append(f"validation: {summary}")
         if needs.paired:
             train, aside = pair_records(entry.name, train, needs.modalities)
@@ -102,7 +102,15 @@ def _test_split(entry: DatasetEntry, release: Release, test: Sequence[Search], m
     split = with_unique_titles(assemble_split("test", test, summaries, maker.for_test))
     groups = dict.fromkeys(group for protocol in entry.protocols.values() for group in protocol.groups)
     split = replace(split, missing_lists=dict(release.missing), groups=tuple(groups))
-    return with_given(split, maker.config.given)
+    split = with_given(split, maker.config.given)
+    return with_gallery_alone(split) if maker.config.gallery == "none" else split
+
+
+def _validation_split(
+    searches: Iterable[Search], summary: str, maker: InstructionMaker, needs: ModelNeeds
+) -> EvalSplit:
+    searches = [replace(search, gallery_instructions=needs.told_gallery) for search in searches]
+    return assemble_split("val", searches, {VAL_PROTOCOL: summary}, maker.for_test)
 
 
 def _without_unknown(release: Release, needs: ModelNeeds) -> tuple[Release, list[str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from configs.schema.family import ModelSection, ObjectiveSection
 from configs.vocabulary import QUERY_MODALITIES, Combination, Modality
-from datasets.structures import EvalSplit, Record, Source
+from datasets.structures import EvalSplit, QueryList, Record, Source
 from utils.errors import UserError, shortened
 
 SHOWN = 4
@@ -22,11 +22,15 @@ class ModelNeeds:
     """Whether it takes queries of several modalities."""
     paired: bool = False
     """A training row is a visible image together with what the same person has in the other modalities."""
+    told_gallery: bool = True
+    """Whether gallery images may have an instruction."""
 
 
 def needs_of(model: ModelSection, objective: ObjectiveSection) -> ModelNeeds:
     """Return what the sections `model` and `objective` of a configuration ask of the data."""
-    return ModelNeeds(modalities=model.modalities, fuses=model.fuses, paired=objective.paired)
+    return ModelNeeds(
+        modalities=model.modalities, fuses=model.fuses, paired=objective.paired, told_gallery=objective.told_gallery
+    )
 
 
 def encodable(name: str, records: Sequence[Record], modalities: Combination) -> tuple[Sequence[Record], list[str]]:
@@ -114,8 +118,16 @@ def fit_split(name: str, split: EvalSplit, needs: ModelNeeds, own: bool) -> tupl
     """Return a split without the query lists that the model cannot answer, and a note that names them.
 
     name: of the data set. own: it is the user's; of a published benchmark no list is left aside, for the rest would
-    pass for the whole. Raises UserError then, where no list is left, and where gallery images are of another modality.
+    pass for the whole. Raises UserError then, where no list is left, where gallery images are of another modality, and
+    where they have instructions that the model does not take.
     """
+    told = [] if needs.told_gallery else [queries.name for queries in split.query_lists if told_gallery(split, queries)]
+    if told:
+        raise UserError(
+            f"the protocol gives gallery images of {name} an instruction ({shortened(told, SHOWN)}), and this family "
+            "encodes them alone; choose data.protocols=[task-free] or [joint] of omnireid or joint, or set "
+            "instruction.gallery=none"
+        )
     unknown = {source.modality for source in split.gallery} - set(needs.modalities)
     lists, aside = [], []
     for queries in split.query_lists:
@@ -136,6 +148,12 @@ def fit_split(name: str, split: EvalSplit, needs: ModelNeeds, own: bool) -> tupl
         )
     note = f"{split.name}: {len(aside)} query lists are left aside, for {able}: {shortened(aside, SHOWN)}"
     return replace(split, query_lists=tuple(lists)), [note]
+
+
+def told_gallery(split: EvalSplit, queries: QueryList) -> bool:
+    """Return whether an image of the gallery in which a list is searched has an instruction."""
+    told = split.gallery_instructions
+    return any(told) if queries.gallery is None or not told else any(told[item] for item in queries.gallery)
 
 
 def _answerable(combination: Combination, needs: ModelNeeds) -> bool:

@@ -1,11 +1,14 @@
-"""What happens to a test when queries get no instruction, or that of somebody else (`instruction.given`)."""
+"""What happens to a test when queries get no instruction, or that of somebody else (`instruction.given`), or when its
+gallery gets none (`instruction.gallery`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from configs.vocabulary import AnnotationKind, Modality
+from datasets.fitting import told_gallery
 from datasets.formats.listing import wearer
 from datasets.structures import EvalSplit, QueryList, Source
 from utils.errors import UserError
@@ -17,6 +20,7 @@ MEANINGS = {
     "shuffled": "every query has the instruction of a query of another person, drawn once",
     "none": "queries have no instruction",
 }
+GALLERY_STAMP = "gallery alone"
 
 
 def with_given(split: EvalSplit, given: str) -> EvalSplit:
@@ -28,16 +32,35 @@ def with_given(split: EvalSplit, given: str) -> EvalSplit:
     """
     if given == "right":
         return split
-    stamp, told = STAMPS[given], [queries for queries in split.query_lists if any(queries.instructions)]
+    told = [any(queries.instructions) for queries in split.query_lists]
+    changed = [
+        _changed(queries, given) if is_told else queries
+        for queries, is_told in zip(split.query_lists, told, strict=True)
+    ]
+    return _marked_split(replace(split, query_lists=tuple(changed)), told, STAMPS[given], MEANINGS[given])
+
+
+def with_gallery_alone(split: EvalSplit) -> EvalSplit:
+    """Return the split without the instructions of its gallery images; annotations, and with them what is relevant,
+    stay. Titles, protocols and rows of averages of lists whose gallery had some are marked.
+    """
+    told = [told_gallery(split, queries) for queries in split.query_lists]
+    alone = replace(split, gallery_instructions=())
+    return _marked_split(alone, told, GALLERY_STAMP, "gallery images have no instruction") if any(told) else split
+
+
+def _marked_split(split: EvalSplit, chosen: Sequence[bool], stamp: str, meaning: str) -> EvalSplit:
+    """Mark the chosen lists of a split with what was changed."""
+    told = [queries for queries, is_told in zip(split.query_lists, chosen, strict=True) if is_told]
     groups = {queries.group for queries in told} - {""}
     definitions = [
-        f"{_marked(protocol, stamp)}: {protocol} in which {MEANINGS[given]}"
+        f"{_marked(protocol, stamp)}: {protocol} in which {meaning}"
         for protocol in dict.fromkeys(queries.protocol for queries in told)
     ]
-    lists = (
-        _stamped(_changed(queries, given), stamp) if any(queries.instructions) else queries
-        for queries in split.query_lists
-    )
+    lists = [
+        _stamped(queries, stamp) if is_told else queries
+        for queries, is_told in zip(split.query_lists, chosen, strict=True)
+    ]
 
     def row(group: str) -> str:
         return _marked(group, stamp) if group in groups else group

@@ -116,7 +116,7 @@ class IRM(RetrievalModel, Matches, MapsAttention):
         self.embed_dim = self.identity_dim + config.caption_dim
         self.similarity = config.similarity
         self.instruction_statistics = config.instruction_statistics
-        self.follows_instructions = config.editing != "none" or config.attention != "none"
+        self.follows_instructions = config.follows
         self._freeze()
 
     def _freeze(self) -> None:

@@ -17,6 +17,7 @@ from instructed_family import (
     RGB,
     TEXT,
     TEXT_LENGTH,
+    ToldConfig,
     ToldModel,
     experiment,
     normalised,
@@ -260,7 +261,8 @@ def test_a_family_that_shows_nothing_is_refused(
         )
         with pytest.raises(UserError, match="--attention: this model does not show where it looks"):
             call(run, tmp_path / "maps.png", parts={"rgb": asked})
-    monkeypatch.setattr(LookingModel, "follows_instructions", False)
+    monkeypatch.setattr(ToldConfig, "follows", False)
+    monkeypatch.setattr("solver.runs.load_checkpoint", lambda path: pytest.fail("the weights are read first"))
     with pytest.raises(UserError, match="--attention: this model does not show where it looks"):
         call(run, tmp_path / "maps.png", parts={"rgb": asked})
     assert not list(tmp_path.iterdir())

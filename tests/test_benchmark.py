@@ -18,6 +18,7 @@ from configs.vocabulary import AnnotationKind, Modality, Task
 from datasets.benchmark import build_from_release
 from datasets.build import build_benchmark
 from datasets.dataset_entry import Count, DatasetEntry
+from datasets.fitting import ModelNeeds
 from datasets.instructions import BANK, InstructionMaker
 from datasets.protocols import Protocol, Search, plain_protocol, protocol_table
 from datasets.structures import Benchmark, Record, Release, Source
@@ -422,3 +423,14 @@ def test_held_out_persons_do_not_depend_on_the_order_of_records() -> None:
         for train in (WHOLE["train"], shuffled)
     )
     assert one == other
+
+
+def test_validation_tells_the_gallery_only_what_a_model_takes() -> None:
+    for told in (True, False):
+        needs = ModelNeeds(told_gallery=told)
+        entry, maker = entry_of([CAMERA]), InstructionMaker(InstructionConfig(gallery="none"))
+        release = release_of(**WHOLE)
+        found = build_from_release(entry, release, select_val=True, val_fraction=0.3, maker=maker, needs=needs)
+        split = found.splits["val"]
+        assert any(split.gallery_instructions) == told and all(split.query_lists[0].instructions)
+        assert found.splits["test"].query_lists[0].name == "camera-rule [gallery alone]"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from instructed_family import RGB, TEXT, ToldModel, experiment, feature, register, write_data
+from instructed_family import RGB, TEXT, ToldConfig, ToldModel, experiment, feature, register, write_data
 from PIL import Image
 from scripts import exit_code
 
@@ -293,10 +293,16 @@ def test_a_family_that_follows_none_is_told_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ToldModel, "follows_instructions", False)
+    monkeypatch.setattr(ToldConfig, "follows", False)
+    (tmp_path / "q.json").write_text(json.dumps([{"rgb": asked}, {"rgb": asked, "instruction": "red"}]))
     base = ["--rgb", asked, "--gallery", str(photos)]
-    for more in (["--instruction", "red"], ["--instruction-image", asked], ["--gallery-instruction", "crop"]):
-        refuse(capfd, run, [*base, *more], "this model follows no instructions")
-    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as unread:
+        unread.setattr("solver.runs.load_checkpoint", lambda path: pytest.fail("the weights are read first"))
+        for more in (["--instruction", "red"], ["--instruction-image", asked], ["--gallery-instruction", "crop"]):
+            refuse(capfd, run, [*base, *more], "this model follows no instructions")
+        refuse(capfd, run, ["--queries", "q.json"], "q.json entry 1: this model follows no instructions")
+        refuse(capfd, run, ["--task", "x", "--instruction", "red"], "--instruction: this model follows no instructions")
+    assert [path.name for path in tmp_path.iterdir()] == ["q.json"]
     name = names(run, tmp_path)[0]
     shown = call(run, tmp_path / "out.png", task=name, gallery_cache=str(tmp_path / "cache"))
     assert "instruction" not in shown["queries"][0]["query"] and shown["gallery"]["instruction"] == "none"

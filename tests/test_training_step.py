@@ -49,12 +49,12 @@ def make(roots: dict[str, Path], keep_logging: None) -> Make:
     """Family and overrides -> a job over a small tree."""
 
     def job(family: str, *overrides: str) -> TrainingJob:
-        words = [f"model.tokenizer=bert:{roots[family] / 'words'}", "model.vocab_size=200", "data.protocols=[lists]"]
+        words = [f"model.tokenizer=bert:{roots[family] / 'words'}", "model.vocab_size=200"]
         own = {
             "reid5o": ["train.batch_size=4"],
             "vireid": ["train.batch_size=4", "train.instances=1"],
-            "irm": ["train.batch_size=16", *words],
-            "irmpp": ["train.batch_size=16", *words],
+            "irm": ["train.batch_size=16", *words, "data.protocols=[lists]"],
+            "irmpp": ["train.batch_size=16", *words, "data.protocols=[task-free]"],
         }[family]
         where = [f"data.root={roots[family]}", "data.workers=0"]
         return assemble(load_experiment(ROOT / "configs" / family / "smoke.yaml", [*where, *own, *overrides]), CPU)

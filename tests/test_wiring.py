@@ -347,6 +347,9 @@ def told(root: Path) -> Experiment:
                 lambda run: {"instructions shuffled" in listed.protocol for listed in run.results[0].lists},
                 {True},
             ),
+            "instruction.gallery": Option(
+                "none", lambda run: {"gallery alone" in listed.protocol for listed in run.results[0].lists}, {True}
+            ),
             "augment.pad_crop": Option(3, border),
             "augment.jitter": Option((0.4, 0.3, 0.2, 0.1), argument("jitter_colours", "strengths")),
             "augment.erase_area": Option((0.1, 0.2), argument("_erase_box", "share")),
@@ -471,6 +474,7 @@ ELSEWHERE = {
     "output_dir": "test_a_run_lies_under_its_name_and_gives_another_its_weights",
     "instruction.crop": "test_without_the_box_an_image_without_clothes_is_refused",
     "train.init_from": "test_a_run_lies_under_its_name_and_gives_another_its_weights",
+    "train.init_banks": "tests/test_irmpp_runs.py starts from a run of other identities with both values",
     "eval.relevance": "test_the_encoder_of_annotations_is_the_one_that_is_named",
     "eval.verification": "only test.py looks at it, tests/test_calibration.py runs it with and without",
     "eval.rescore": "test_scores_of_a_matching_head_are_asked_of_the_model_before_it_trains",

@@ -77,6 +77,8 @@ class InstructionConfig:
     """At test what queries are given: their instruction, that of another person's query, or none. What is relevant
     never changes.
     """
+    gallery: Literal["protocol", "none"] = "protocol"
+    """At test what gallery images are given: what the protocol says, or nothing."""
 
     def __post_init__(self) -> None:
         require(0 <= self.test_sentence < 20, "instruction.test_sentence", self.test_sentence, "0..19")

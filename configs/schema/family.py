@@ -68,6 +68,11 @@ class FollowsInstructions:
     instruction_size: tuple[int, int] = (128, 128)
     """Height and width in pixels of a clothes picture."""
 
+    @property
+    def follows(self) -> bool:
+        """Whether it takes one under these options."""
+        return True
+
 
 @dataclass(frozen=True)
 class ObjectiveSection(Section):
@@ -75,3 +80,10 @@ class ObjectiveSection(Section):
 
     paired: ClassVar[bool] = False
     """Whether a training row is a visible image together with what the same person has in other modalities."""
+    told_gallery: ClassVar[bool] = True
+    """Whether gallery images may be given an instruction at test."""
+
+    @property
+    def remembers_identities(self) -> bool:
+        """Whether a memory bank keeps something of each training identity."""
+        return False

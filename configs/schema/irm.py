@@ -96,6 +96,11 @@ class IrmConfig(FollowsInstructions, ReadsText, ModelSection):
     instruction_statistics: Literal["imagenet", "clip"] = "imagenet"
     """By which statistics clothes pictures are normalised; the release trains with CLIP's and tests with ImageNet's."""
 
+    @property
+    def follows(self) -> bool:
+        """With a part that looks at the instruction."""
+        return self.editing != "none" or self.attention != "none"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("width", "heads", "layers", "clothes_layers", "text_layers", "attention_layers", "stem_width"):

@@ -6,7 +6,7 @@ IRM*, the paper's baseline, is the same section with other losses: triplet inste
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from configs.schema.checks import require
 from configs.schema.family import ObjectiveSection
@@ -24,6 +24,8 @@ others are those of captions (T2I)."""
 class IrmppObjectiveConfig(CaptionOptions, ObjectiveSection):
     """What IRM++ minimises. The defaults are the paper's eq. 14 with beta 5 where it can be minimised as printed."""
 
+    told_gallery: ClassVar[bool] = False
+    """F_g is of an image alone."""
     losses: dict[str, float] = field(default_factory=lambda: {"id": 1.0, "soft": 1.0, "hard": 5.0, "contrast": 1.0})
     """Weight of each loss; beta of the paper is that of `hard`, alpha that of `triplet` (IRM*)."""
     sign: Literal["divergence", "printed"] = "divergence"
@@ -63,6 +65,11 @@ class IrmppObjectiveConfig(CaptionOptions, ObjectiveSection):
         )
         require(self.xi >= 0, "objective.xi", self.xi, "0 or larger")
         require(self.margin >= 0, "objective.margin", self.margin, "0 or larger")
+
+    @property
+    def remembers_identities(self) -> bool:
+        """With soft or hard: both read the banks."""
+        return any(self.losses.get(name) for name in ("soft", "hard"))
 
     def check(self, experiment: ExperimentConfig) -> None:
         """Raise ValueError for a model without the parts that the losses read, and for triplets without positives."""

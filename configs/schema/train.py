@@ -45,6 +45,9 @@ class TrainConfig:
     """Patterns (regular expressions that match the whole name) of parameters that are not trained."""
     init_from: str = ""
     """Run directory whose weights (best, else last) start this run; nothing else is taken from it."""
+    init_banks: Literal["same", "new"] = "same"
+    """Where the objective has memory banks, with a slot for each training identity: refuse init_from of another number
+    of identities, or start all the same, with banks (and a classifier) of which nothing is known yet."""
     select: Literal["val", "test", "last"] = "val"
     """What chooses `best`: an identity-disjoint validation split, the test set (then every result says so), or the last
     epoch.

@@ -9,9 +9,9 @@ from datasets.build import build_source_reader
 from datasets.loading.readers import open_source
 from datasets.loading.text_notes import text_notes
 from datasets.modalities import MODALITIES
-from solver.commands.opening import ModelChoice, open_trained
+from solver.commands.opening import ModelChoice, instructions_taken, open_trained
 from solver.commands.search import output_path
-from solver.reports.attention import attention_maps, require_maps, six_tasks, write_attention
+from solver.reports.attention import NO_MAPS, attention_maps, require_maps, six_tasks, write_attention
 from solver.reports.grid import printable
 from solver.run_directory import check_no_artefact
 from solver.run_names import find_run
@@ -42,15 +42,16 @@ def run_attention(options: SearchOptions) -> str:
             open_source(source)
             if real_path(source.value) == real_path(output):
                 raise UserError(f"{output} would be replaced, and it is what is looked at; choose another name")
-    opened = open_trained(
-        ModelChoice(
-            run=run,
-            config=options.config,
-            checkpoint=checkpoint,
-            device=options.device,
-            overrides=options.overrides,
-        )
+    choice = ModelChoice(
+        run=run,
+        config=options.config,
+        checkpoint=checkpoint,
+        device=options.device,
+        overrides=options.overrides,
     )
+    if not instructions_taken(choice).queries:
+        raise UserError(NO_MAPS)
+    opened = open_trained(choice)
     trained = opened.trained
     require_maps(trained.model)
     check_encodable((query,), trained.config.model.modalities)

@@ -98,12 +98,13 @@ def load_test_benchmark(
     whole: keep those that the model cannot answer, for a search that looks at one of them. Raises UserError when the
     data set has none, or when they are of another trial than the one that `trained` was trained on.
     """
+    alone = ModelNeeds(told_gallery=config.objective.told_gallery)
     benchmark = build_benchmark(
         config.data,
         select="test",
         need_train=False,
         instruction=config.instruction,
-        needs=ModelNeeds() if whole else needs_of(config.model, config.objective),
+        needs=alone if whole else needs_of(config.model, config.objective),
     )
     if TEST_SPLIT not in benchmark.splits:
         raise UserError(f"data set {benchmark.name} has no test split; there: {', '.join(benchmark.splits) or 'none'}")

@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from configs.load import load_experiment
+from configs.schema.family import FollowsInstructions
+from model.weights.reid5o import is_flat_config
 from solver.evaluation.spec import EvaluationSpec
+from solver.run_directory import CONFIG_FILE
+from solver.run_names import locate_run
 from solver.runs import TrainedModel, open_checkpoint, open_run
 from utils.device import describe_device, exact_float32, resolve_device
 from utils.threads import plan_threads
@@ -27,6 +33,26 @@ class ModelChoice:
     """best, last or a file; empty = best, else last."""
     device: str = "auto"
     overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Takes:
+    """What a model is told, by its configuration."""
+
+    queries: bool
+    """Whether queries may have an instruction."""
+    gallery: bool
+    """Whether gallery images may have one."""
+
+
+def instructions_taken(choice: ModelChoice) -> Takes:
+    """Return what a model is told without reading its weights. Raises UserError for a run that is none."""
+    file = locate_run(choice.run, choice.checkpoint)[0] / CONFIG_FILE if choice.run else Path(choice.config)
+    if is_flat_config(file):
+        return Takes(queries=False, gallery=False)
+    config = load_experiment(file, choice.overrides)
+    follows = isinstance(config.model, FollowsInstructions) and config.model.follows
+    return Takes(queries=follows, gallery=follows and config.objective.told_gallery)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from datasets.modalities import MODALITIES
 from datasets.structures import Source, distinct_sources
 from solver.calibration import Calibration, read_calibration
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
-from solver.commands.opening import ModelChoice, Opened, open_trained
+from solver.commands.opening import ModelChoice, Opened, Takes, instructions_taken, open_trained
 from solver.reports.features_file import check_export, export_path
 from solver.reports.grid import parts_of
 from solver.reports.search_files import (
@@ -43,7 +43,6 @@ from solver.search.queries import (
     VISIBLE_INFRARED,
     Query,
     check_encodable,
-    check_told,
     find_list,
     instructed,
     listed_query,
@@ -84,15 +83,16 @@ def run_search(options: SearchOptions) -> str:
         if instruction is not None and MODALITIES[instruction.modality].is_image:
             open_source(instruction)
     folder = own_gallery(options.gallery) if options.gallery else None
-    opened = open_trained(
-        ModelChoice(
-            run=options.run,
-            config=options.config,
-            checkpoint=options.checkpoint,
-            device=options.device,
-            overrides=options.overrides,
-        )
+    choice = ModelChoice(
+        run=options.run,
+        config=options.config,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        overrides=options.overrides,
     )
+    takes = instructions_taken(choice)
+    _check_told(options, takes, named, told)
+    opened = open_trained(choice)
     trained = opened.trained
     home = Path(options.run) if options.run else trained.checkpoint.parent
     output = output_path(options.output, home)
@@ -100,7 +100,7 @@ def run_search(options: SearchOptions) -> str:
     written = [output.with_suffix(extension) for extension in RETRIEVAL_EXTENSIONS] if drawn else []
     cache = Path(options.gallery_cache) if options.gallery_cache else home / GALLERY_CACHE_FOLDER
     _check_places(options, written, cache)
-    asked = _asked(options, trained, named, told, folder)
+    asked = _asked(options, trained, takes, named, told, folder)
     exported = [export_path(options.export)] if options.export else []
     _check_inputs([*written, *exported], options.queries, asked)
     asked = dataclasses.replace(asked, calibration=read_calibration(trained) if drawn else None)
@@ -113,6 +113,23 @@ def run_search(options: SearchOptions) -> str:
         written.append(export_features(options.export, result))
     lines = printed_lines(result) if drawn else exported_lines(result)
     return "\n".join([*lines, "written: " + ", ".join(map(str, written))])
+
+
+def _check_told(options: SearchOptions, takes: Takes, named: Sequence[Query], told: Source | None) -> None:
+    """Raise UserError for an instruction that the model does not take, with queries or with the gallery."""
+    whose = [query.name for query in named if query.instruction is not None] or ["--instruction"] * (told is not None)
+    if whose and not takes.queries:
+        raise UserError(
+            f"{whose[0]}: this model follows no instructions; leave --instruction and --instruction-image out, or use "
+            "a model of a family that does"
+        )
+    asked = options.gallery_instruction
+    if asked not in ("", "none") and not takes.gallery:
+        reason = "encodes gallery images alone" if takes.queries else "follows no instructions"
+        raise UserError(
+            f"--gallery-instruction {asked}: this model {reason}; leave it out, or use a model of a family that takes "
+            "it"
+        )
 
 
 def _threshold(options: SearchOptions, trained: TrainedModel) -> Threshold | None:
@@ -172,6 +189,7 @@ class _Asked:
 def _asked(
     options: SearchOptions,
     trained: TrainedModel,
+    takes: Takes,
     named: tuple[Query, ...],
     told: Source | None,
     folder: Gallery | None,
@@ -179,23 +197,18 @@ def _asked(
     """Return what is searched for and where, with what the model is told; see `_found`. told: with entries of a
     list, None = what the list says.
     """
-    follows = trained.model.follows_instructions
-    asked = _found(options, trained, named, folder)
+    asked = _found(options, trained, takes, named, folder)
     queries = asked.queries if named else tuple(instructed(query, told) for query in asked.queries)
-    check_told(queries, follows)
     choice = options.gallery_instruction
-    if choice not in ("", "none") and not follows:
-        raise UserError(
-            f"--gallery-instruction {choice}: this model follows no instructions; leave it out, or use a model of a "
-            "family that does"
-        )
-    if not follows or (not choice and not options.task):
+    if not takes.gallery or (not choice and not options.task):
         choice = "none"
     gallery = asked.gallery.instructed(choice, queries) if choice else asked.gallery
     return dataclasses.replace(asked, queries=queries, gallery=gallery, foreign=folder is not None)
 
 
-def _found(options: SearchOptions, trained: TrainedModel, named: tuple[Query, ...], folder: Gallery | None) -> _Asked:
+def _found(
+    options: SearchOptions, trained: TrainedModel, takes: Takes, named: tuple[Query, ...], folder: Gallery | None
+) -> _Asked:
     """Return queries and gallery; the data set's lists are read only when one of both comes from them."""
     config = trained.config
     check_encodable(named, config.model.modalities)
@@ -206,8 +219,10 @@ def _found(options: SearchOptions, trained: TrainedModel, named: tuple[Query, ..
     split = benchmark.splits[TEST_SPLIT]
     listed = find_list(split, options.task) if options.task else None
     entries = options.index or (0,)
-    told = trained.model.follows_instructions
-    queries = named if listed is None else tuple(listed_query(split, listed, entry, told) for entry in entries)
+    if listed is not None:
+        queries = tuple(listed_query(split, listed, entry, takes.queries) for entry in entries)
+    else:
+        queries = named
     check_encodable(queries, config.model.modalities)
     if folder is None and (listed is not None or not queries):
         chosen = Modality(options.gallery_modality) if options.gallery_modality else None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from configs.schema.irmpp import LOSSES, IrmppObjectiveConfig
 from configs.vocabulary import Task
+from datasets.instructions import InstructionMaker
 from datasets.structures import Batch
 from model.irm import IRM
 from solver.losses.identity import identity_loss
@@ -40,7 +41,9 @@ class IrmppObjective(Objective[IRM]):
     annotations: MemoryBank | None
 
     def __init__(self, config: IrmppObjectiveConfig, context: ObjectiveContext) -> None:
-        """Raises UserError for an unknown loss or weight, and for T2I records without a caption."""
+        """Raises UserError for an unknown loss or weight, for T2I records without a caption, and for records without an
+        annotation where `soft` needs it.
+        """
         super().__init__()
         model = context.model
         assert isinstance(model, IRM)
@@ -48,6 +51,11 @@ class IrmppObjective(Objective[IRM]):
         self.weights = loss_weights(config.losses, LOSSES)
         self.captions = CaptionTerms(config, self.weights, context)
         generator = torch.Generator().manual_seed(stream_seed(context.seed, "banks"))
+        if "soft" in self.weights:
+            maker = InstructionMaker()
+            bare = next((record for record in context.records if maker.for_test(record) is None), None)
+            if bare is not None:
+                raise _unannotated(bare.task)
         banked = "soft" in self.weights or "hard" in self.weights
         identities = model.num_identities
         self.features = MemoryBank(identities, model.identity_dim, generator) if banked else None
@@ -119,11 +127,7 @@ class IrmppObjective(Objective[IRM]):
         for numbers in rows.annotated.values():
             known |= numbers >= 0
         if not bool(known.all()):
-            task = rows.tasks[int((~known).nonzero()[0])]
-            raise UserError(
-                f"the loss soft compares annotations, and a row of task {task.value} has none: leave the task out "
-                "with train.task_weights, or set objective.losses without soft"
-            )
+            raise _unannotated(rows.tasks[int((~known).nonzero()[0])])
         return rows.annotation_features()
 
     @torch.no_grad()
@@ -135,3 +139,10 @@ class IrmppObjective(Objective[IRM]):
         if self.features is not None:
             found["bank_written"] = self.features.written.float().mean() * 100
         return found | gate_size(model)
+
+
+def _unannotated(task: Task) -> UserError:
+    return UserError(
+        f"the loss soft compares annotations, and a row of task {task.value} has none: train on other data, or set "
+        "objective.losses without soft"
+    )

@@ -37,6 +37,10 @@ CLOTHES = 56
 TEXT_LINES, LINE = 5, 15
 RAMP = np.array([(40, 60, 190), (60, 190, 200), (245, 225, 70), (225, 40, 30)], dtype=np.float64)
 """Colours from the least to the largest weight."""
+NO_MAPS = (
+    "--attention: this model does not show where it looks under an instruction; leave it out, or use a model of a "
+    "family that does"
+)
 STRENGTH = 0.65
 """Share of the colour where the weight is largest."""
 
@@ -97,10 +101,7 @@ def six_tasks(image: Source, told: Source | None, caption: str | None) -> tuple[
 def require_maps(model: RetrievalModel) -> None:
     """Raise UserError for a model that does not show where it looks, or is told nothing."""
     if not isinstance(model, MapsAttention) or not model.follows_instructions:
-        raise UserError(
-            "--attention: this model does not show where it looks under an instruction; leave it out, or use a model "
-            "of a family that does"
-        )
+        raise UserError(NO_MAPS)
 
 
 def attention_maps(

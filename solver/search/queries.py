@@ -101,16 +101,6 @@ def instructed(query: Query, instruction: Source | None) -> Query:
     return replace(query, instruction=instruction)
 
 
-def check_told(queries: Sequence[Query], follows: bool) -> None:
-    """Raise UserError for a query with an instruction that the model does not follow."""
-    told = next((query for query in queries if query.instruction is not None), None)
-    if told is not None and not follows:
-        raise UserError(
-            f"{told.name}: this model follows no instructions; leave --instruction and --instruction-image out, or use "
-            "a model of a family that does"
-        )
-
-
 def _check_mix(modalities: Sequence[Modality], name: str) -> None:
     if not modalities:
         raise UserError(f"{name}: nothing to search for; give rgb alone or any of nir, cp, sk, text")

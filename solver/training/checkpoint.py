@@ -81,15 +81,22 @@ def refuse_broken(model: nn.Module, step: int) -> None:
         )
 
 
-def take_weights(model: RetrievalModel, family: Family, run: str) -> str:
+def take_weights(model: RetrievalModel, family: Family, run: str, same_identities: bool = False) -> str:
     """Copy the weights of a run (best, else last) into `model` and return a report of what was and was not copied.
 
     A tensor with one row per training identity (the classifier) keeps its own values where the number of identities
-    differs. Raises UserError when the run is missing, of another family, or its other tensors do not fit.
+    differs. same_identities: refuse another number. Raises UserError when the run is missing, of another family, or its
+    other tensors do not fit.
     """
     path, content = _first_checkpoint(run)
     if content["family"] != family.value:
         raise UserError(f"train.init_from: {path} is of family {content['family']}, this run of {family.value}")
+    if same_identities and content["num_identities"] != model.num_identities:
+        raise UserError(
+            f"train.init_from: {path} was trained on {content['num_identities']} identities, this run has "
+            f"{model.num_identities}, and the memory banks of its objective have a slot for each; train on the same "
+            "identities, or set train.init_banks=new to begin with new banks and a new classifier"
+        )
     own, theirs = model.state_dict(), content["model"]
     new = [
         name

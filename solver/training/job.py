@@ -118,7 +118,11 @@ def build_trained_model(
     start = dataclasses.replace(config.model, init="random") if origin or restored else config.model
     report = initialise(config.family, model, start)
     if not restored:
-        logger.info("%s", take_weights(model, config.family, origin) if origin else report.format())
+        banked = config.objective.remembers_identities
+        same = banked and config.train.init_banks == "same"
+        logger.info("%s", take_weights(model, config.family, origin, same) if origin else report.format())
+        if origin and banked:
+            logger.info("memory banks are not taken over: they fill again within an epoch")
     model.checkpoint_activations = config.train.checkpoint_activations
     model.to(device)
     if config.train.compile:

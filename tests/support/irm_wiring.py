@@ -155,7 +155,7 @@ def irmpp(root: Path) -> Experiment:
             "objective.margin": Option(0.9, argument("literal_adaptive_triplet_loss", "margin")),
             **caption_options(),
         },
-        {**made.base, **model, "model.heads_shared": True},
+        {**made.base, **model, "model.heads_shared": True, "data.protocols": ("task-free",)},
         fit=True,
     )
 
