@@ -33,7 +33,7 @@ from configs.load import load_experiment  # noqa: E402
 from configs.schema.experiment import ExperimentConfig  # noqa: E402
 from configs.schema.reid5o import Reid5oConfig  # noqa: E402
 from configs.vocabulary import Modality  # noqa: E402
-from datasets.structures import Batch  # noqa: E402
+from datasets.structures import Batch, Record, Source  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
 from solver.objectives.base import ObjectiveContext  # noqa: E402
 from solver.training.families import build_objective  # noqa: E402
@@ -90,7 +90,9 @@ class Step:
         rules = FAMILIES[config.family].policy(config.optimizer)
         policy = apply_policy(model.named_parameters(), rules, lr=config.optimizer.lr, freeze=config.train.freeze)
         self.optimizer = build_optimizer(policy.groups, config.optimizer)
-        context = ObjectiveContext(seed=config.seed, model=model, records=())
+        sources = {kind: Source(modality=kind, value="made up") for kind in Modality}
+        records = [Record(person_id=0, sources=sources)]
+        context = ObjectiveContext(seed=config.seed, model=model, records=records)
         self.objective = build_objective(config.family, config.objective, context)
         rows, shape = config.train.batch_size, (3, *config.model.image_size)
         images = {

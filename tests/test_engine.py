@@ -35,13 +35,17 @@ pytestmark = pytest.mark.usefixtures("keep_logging")
 
 
 @pytest.mark.parametrize("sizes", [(8,), (4, 4), (6, 2), (2, 2, 2, 2)])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    job = linear_job(sizes, {"accumulate": len(sizes), "epochs": 2})
+@pytest.mark.parametrize("together", [True, False])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(
+    tmp_path: Path, sizes: tuple[int, ...], together: bool
+) -> None:
+    job = linear_job(sizes, {"accumulate": len(sizes), "epochs": 2, "accumulate_features": together})
     Trainer(job, tmp_path).fit()
     state = job.model.state_dict()
     for name, value in expected_weights(steps=2).items():
         torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
-    assert job.objective.steps == [0] * len(sizes) + [1] * len(sizes), "all micro-batches belong to one optimiser step"
+    times = 1 if together else len(sizes)
+    assert job.objective.steps == [0] * times + [1] * times, "all micro-batches belong to one optimiser step"
 
 
 def test_logged_terms_are_means_over_rows_and_total_is_their_sum(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ batches of all tasks: every term against one composed row by row, encode-once, s
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -284,10 +285,12 @@ def test_draws_follow_seed_and_step_and_micro_batches_differ() -> None:
     model = model_of(dropout=0.0, drop_path=0.0)
     losses = {name: CAPTIONS[name] for name in ("masked_language", "replaced")}
     values = {}
+    # What is drawn for a row is decided by its record.
+    batches = [dataclasses.replace(batch_of(), record_ids=torch.arange(15) + first) for first in (0, 15)]
     for name, seed, steps in (("one", 0, (4, 4)), ("again", 0, (4,)), ("later", 0, (5,)), ("other", 1, (4,))):
         objective = objective_of(model, losses, seed)
         with torch.no_grad():
-            values[name] = [objective.step(model, batch_of(), step).total.item() for step in steps]
+            values[name] = [objective.step(model, batch, step).total.item() for batch, step in zip(batches, steps)]
     assert values["one"][0] == values["again"][0]
     assert len({*values["one"], *values["later"], *values["other"]}) == 4
 

@@ -27,6 +27,7 @@ from configs.schema.experiment import ExperimentConfig
 from datasets.structures import Batch
 from solver.commands.train import run_training
 from solver.objectives.base import Objective, StepOutput
+from solver.objectives.rows import WHOLE, Rows, Spread
 from solver.training.engine import Trainer
 from solver.training.state import newest_state
 from utils.checkpoint_io import load_checkpoint, load_tensors
@@ -263,9 +264,11 @@ def test_the_average_is_that_of_its_definition(tmp_path: Path) -> None:
 class Normed(Objective[Any]):
     """Nothing but a step for a model with a batch norm."""
 
-    def step(self, model: Any, batch: Batch, step: int) -> StepOutput:
-        (rows,) = batch.inputs.values()
-        return StepOutput(losses={"id": model.classifier(model.norm(rows)).square().mean()})
+    def encode(self, model: Any, batch: Batch, step: int) -> Rows:
+        return Rows(features={"rows": next(iter(batch.inputs.values()))})
+
+    def terms(self, model: Any, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
+        return StepOutput(losses={"id": model.classifier(model.norm(rows.features["rows"])).square().mean()})
 
 
 def test_statistics_of_norms_are_those_of_the_model(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 
 from configs.load import load_experiment
 from solver.objectives.base import Objective, StepOutput
+from solver.objectives.rows import WHOLE, Rows, Spread
 from solver.training.engine import Trainer, assemble, evaluate_job
 from solver.training.job import TrainingJob
 from utils.checkpoint_io import load_checkpoint
@@ -103,8 +104,11 @@ class Poisoned(Objective[Any]):
         super().__init__()
         self.inner = inner
 
-    def step(self, model: Any, batch: Any, step: int) -> StepOutput:
-        output = self.inner.step(model, batch, step)
+    def encode(self, model: Any, batch: Any, step: int) -> Rows:
+        return self.inner.encode(model, batch, step)
+
+    def terms(self, model: Any, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
+        output = self.inner.terms(model, rows, step, spread)
         name = next(iter(output.losses))
         return dataclasses.replace(output, losses={**output.losses, name: output.losses[name] * math.nan})
 

@@ -155,6 +155,7 @@ def reid5o_run() -> dict[str, Option]:
         "train.epochs": Option(3, lambda run: run.lines[-1]["epoch"]),
         "train.batch_size": Option(4, lambda run: len(run.batches[0][0].person_ids)),
         "train.accumulate": Option(2, lambda run: len(run.batches[0])),
+        "train.accumulate_features": Option(False, lambda run: bool(run.calls.get("joined"))),
         "train.sampler": Option("identity", identities_of, {2}),
         "train.instances": Option(2, lambda run: max(identities_of(run))),
         "train.precision": Option("bf16", argument("autocast", "precision")),

@@ -18,10 +18,12 @@ class TrainConfig:
     steps: int = 0
     """Optimiser steps of the whole run, with as many epochs as they take; 0 = train.epochs decides."""
     batch_size: int = 64
-    """Rows of one forward pass; the effective batch is batch_size x accumulate for every loss but the contrastive
-    ones.
-    """
+    """Rows of one forward pass."""
     accumulate: int = 1
+    """Micro-batches of one optimiser step: the effective batch is batch_size x accumulate."""
+    accumulate_features: bool = True
+    """The losses see the rows of all micro-batches together, which costs a second forward pass; false: those of one
+    micro-batch, and the gradients are averaged."""
     sampler: Literal["random", "identity", "modality", "tasks"] = "random"
     """random: a permutation of the records. identity: P identities x K rows. modality: P identities x (K infrared + K
     visible). tasks: identity batches of several tasks, put together."""

@@ -17,6 +17,7 @@ from datasets.loading.transforms import model_input
 from datasets.structures import Batch, Record
 from model.interface import Instruction, RetrievalModel
 from solver.losses.numerics import full_precision, unit_rows
+from solver.objectives.rows import WHOLE, Rows, Spread
 from utils.errors import UserError, nearest
 
 
@@ -48,11 +49,22 @@ class Objective(nn.Module, ABC, Generic[Model]):
     """
 
     @abstractmethod
-    def step(self, model: Model, batch: Batch, step: int) -> StepOutput:
-        """Return the losses of a batch at step `step` (from 0), which decides whatever is drawn at random.
+    def encode(self, model: Model, batch: Batch, step: int) -> Rows:
+        """Return the rows of a batch as the model represents them, whatever other rows there are.
 
-        Called once for each micro-batch of a step, with the same number.
+        A batch may come in shares: what is drawn at random here depends on step `step` (from 0) and on the row alone.
         """
+
+    @abstractmethod
+    def terms(self, model: Model, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
+        """Return the losses of all rows of a step, and remember what the next one needs; called once for each of them.
+
+        Whatever looks at several rows happens here: comparisons, batch norms of necks, means.
+        """
+
+    def step(self, model: Model, batch: Batch, step: int) -> StepOutput:
+        """Return the losses of a batch that is the whole of step `step`."""
+        return self.terms(model, self.encode(model, batch, step), step)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Shapes: R image rows, C width of the model, U distinct annotations of one modali
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,14 +37,14 @@ class InstructedRows:
     """(R,) bool: which rows are given theirs as instruction."""
     labels: Tensor
     """(R,) int64."""
-    persons: tuple[int, ...]
-    """The labels as numbers."""
+    records: tuple[int, ...]
+    """(R,): index of each row's training record."""
     tasks: tuple[Task, ...]
     """(R,)"""
 
     def places(self, *, captioned: bool) -> tuple[int, ...]:
         """Rows that are compared with captions (T2I), or all others."""
-        return tuple(row for row, task in enumerate(self.tasks) if (task is Task.T2I) == captioned)
+        return places_of(self.tasks, captioned=captioned)
 
     def told(self, rows: Tensor) -> list[Told]:
         """Return what the rows (r,) are instructed by."""
@@ -57,6 +58,44 @@ class InstructedRows:
             numbers = self.annotated[modality]
             features = torch.where(numbers[:, None] >= 0, said.cls.detach()[numbers.clamp(min=0)], features)
         return features
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledRows:
+    """Whose rows are compared, and by which task."""
+
+    labels: Tensor
+    """(n,) int64."""
+    tasks: tuple[Task, ...]
+    """(n,)"""
+    told: Tensor
+    """(n, C): the class token of each row's annotation, without gradient; (n, 0) where no loss looks at it."""
+
+    def at(self, places: Sequence[int]) -> LabelledRows:
+        """Return some of the rows."""
+        index = index_of(places, self.labels.device)
+        return LabelledRows(
+            labels=self.labels[index], tasks=tuple(self.tasks[place] for place in places), told=self.told[index]
+        )
+
+
+TASKS = tuple(Task)
+"""Their numbers in a column of facts are places in here."""
+
+
+def task_column(tasks: Sequence[Task]) -> Tensor:
+    """(n,) int64 on the CPU: tasks as numbers."""
+    return torch.tensor([TASKS.index(task) for task in tasks], dtype=torch.int64)
+
+
+def tasks_of(numbers: Tensor) -> tuple[Task, ...]:
+    """Return the tasks of such a column."""
+    return tuple(TASKS[number] for number in numbers.tolist())
+
+
+def places_of(tasks: Sequence[Task], *, captioned: bool) -> tuple[int, ...]:
+    """Rows that are compared with captions (T2I), or all others."""
+    return tuple(row for row, task in enumerate(tasks) if (task is Task.T2I) == captioned)
 
 
 def at(rows: Tower, places: Tensor) -> Tower:
@@ -96,23 +135,24 @@ def encode_rows(model: IRM, batch: Batch) -> InstructedRows:
         annotated=annotated,
         instructed=instructed,
         labels=labels,
-        persons=tuple(labels.tolist()),
+        records=tuple(batch.record_ids[order.to(batch.record_ids.device)].tolist()),
         tasks=tuple(tasks[row] for row in order.tolist()),
     )
 
 
-def in_company(rows: InstructedRows, places: Sequence[int]) -> dict[Task, tuple[int, ...]]:
-    """Return by task the rows among `places` whose person has another row there: triplets are made within a task.
+def in_company(rows: LabelledRows) -> dict[Task, tuple[int, ...]]:
+    """Return by task the rows whose person has another row there: triplets are made within a task.
 
     A row can be left alone where an unreadable image was skipped. Raises UserError for a task that has fewer than two
     persons with two rows: there is nothing that a triplet could compare.
     """
     groups: dict[Task, tuple[int, ...]] = {}
-    for task in dict.fromkeys(rows.tasks[row] for row in places):
-        members = [row for row in places if rows.tasks[row] is task]
-        persons = [rows.persons[row] for row in members]
-        kept = tuple(row for row, person in zip(members, persons, strict=True) if persons.count(person) > 1)
-        if len({rows.persons[row] for row in kept}) < 2:
+    people = rows.labels.tolist()
+    for task in dict.fromkeys(rows.tasks):
+        members = [row for row, own in enumerate(rows.tasks) if own is task]
+        counts = Counter(people[row] for row in members)
+        kept = tuple(row for row in members if counts[people[row]] > 1)
+        if len({people[row] for row in kept}) < 2:
             raise UserError(
                 f"a batch holds fewer than two identities with two rows of task {task.value}, so that its triplet loss "
                 "has nothing to compare: raise train.batch_size, set train.instances or train.task_instances to 2 or "

@@ -6,7 +6,6 @@ Shapes: R image rows, n of them without a caption, S streams of the attention mo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +19,16 @@ from solver.losses.identity import identity_loss
 from solver.losses.triplet import batch_hard_triplet_loss
 from solver.objectives.base import Objective, ObjectiveContext, StepOutput, loss_weights, neighbour_rank1
 from solver.objectives.caption_terms import CaptionTerms, captioned_rows
-from solver.objectives.instructed_rows import InstructedRows, at, encode_rows, in_company, index_of
+from solver.objectives.instructed_rows import (
+    LabelledRows,
+    at,
+    encode_rows,
+    in_company,
+    index_of,
+    task_column,
+    tasks_of,
+)
+from solver.objectives.rows import WHOLE, Rows, Spread
 
 TripletLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(features (b, C), annotations (b, C), person_ids (b,), margin) -> scalar."""
@@ -35,23 +43,22 @@ TRIPLETS: dict[str, TripletLoss] = {
     "plain": lambda features, told, persons, margin: batch_hard_triplet_loss(features, persons, margin=margin),
 }
 """Values of objective.triplet."""
-OF_TOWER, OF_STREAMS = ("id", "triplet"), ("id_out", "triplet_out")
+OF_STREAMS, OF_TRIPLETS = ("id_out", "triplet_out"), ("triplet", "triplet_out")
+CLS, STREAMS = "cls", "streams"
+"""Columns of features: F of all image rows (R, C); F_out of those without a caption (n, S, C)."""
+PLAIN, LABELS, TASKS_COLUMN, TOLD = "plain", "labels", "tasks", "told"
+"""Facts of the rows without a caption: which of all rows they are, and what `LabelledRows` says."""
 
 
-def triplet_by_task(
-    rows: InstructedRows, places: tuple[int, ...], features: Tensor, loss: TripletLoss, margin: float
-) -> Tensor:
-    """Return the triplet loss of features (n, C) of the rows `places`, each task by itself, tasks weighted by rows.
+def triplet_by_task(rows: LabelledRows, features: Tensor, loss: TripletLoss, margin: float) -> Tensor:
+    """Return the triplet loss of features (n, C), each task by itself, tasks weighted by rows.
 
     Instructions of different tasks come from different encoders, so their cosines are compared within a task only.
     """
-    order = {place: number for number, place in enumerate(places)}
-    told = rows.annotation_features()
-    groups, terms = in_company(rows, places), []
+    groups, terms = in_company(rows), []
     for members in groups.values():
         index = index_of(members, features.device)
-        own = index_of([order[place] for place in members], features.device)
-        terms.append(len(members) * loss(features[own], told[index], rows.labels[index], margin))
+        terms.append(len(members) * loss(features[index], rows.told[index], rows.labels[index], margin))
     return torch.stack(terms).sum() / sum(map(len, groups.values()))
 
 
@@ -76,19 +83,6 @@ class TaskIdentities(torch.nn.Module):
         return logits.masked_fill(~known.reshape(len(tasks), *[1] * (logits.ndim - 2), -1), -torch.inf)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IdentityRows:
-    """The rows without a caption."""
-
-    rows: InstructedRows
-    places: tuple[int, ...]
-    """Which of all image rows."""
-    labels: Tensor
-    """(n,)"""
-    tasks: tuple[Task, ...]
-    """(n,)"""
-
-
 class IrmObjective(Objective[IRM]):
     """Any weighted set of the losses of eqs. 9 and 10 and of the released code.
 
@@ -106,37 +100,60 @@ class IrmObjective(Objective[IRM]):
         self.captions = CaptionTerms(config, self.weights, context)
         self.identities = TaskIdentities(context) if config.identity_scope == "task" else None
 
-    def step(self, model: IRM, batch: Batch, step: int) -> StepOutput:
-        """Return the losses of a batch. Raises UserError for a task whose rows make no triplet."""
+    def encode(self, model: IRM, batch: Batch, step: int) -> Rows:
+        """Return the images' features F and F_out, and of captioned rows what their losses look at."""
         rows = encode_rows(model, batch)
-        nothing = rows.tower.cls.float().sum() * 0
+        captions = self.captions.encode(model, captioned_rows(rows), step)
+        places = rows.places(captioned=False)
+        index = index_of(places, rows.labels.device)
+        features, tower = {CLS: rows.tower.cls}, at(rows.tower, index)
+        if places and self.has_streams:
+            features[STREAMS] = model.attend(tower, rows.told(index) if model.follows_instructions else [])
+        told = rows.annotation_features()[index] if self.compares_annotations else rows.tower.cls.detach()[index, :0]
+        facts = {
+            LABELS: rows.labels[index],
+            TASKS_COLUMN: task_column([rows.tasks[place] for place in places]),
+            TOLD: told,
+            PLAIN: index,
+        }
+        return Rows(features={**features, **captions.features}, facts={**facts, **captions.facts}, refers={PLAIN: CLS})
+
+    def terms(self, model: IRM, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
+        """Return the losses. Raises UserError for a task whose rows make no triplet."""
+        nothing = rows.features[CLS].float().sum() * 0
         terms = dict.fromkeys(self.weights, nothing)
         diagnostics = {"batch_rank1": torch.full_like(nothing, torch.nan).detach()}
-        places = rows.places(captioned=False)
-        if places:
-            found, compared = self._identity_terms(model, rows, places)
+        if rows.count(PLAIN):
+            shown = LabelledRows(
+                labels=rows.facts[LABELS], tasks=tasks_of(rows.facts[TASKS_COLUMN]), told=rows.facts[TOLD]
+            )
+            found, compared = self._identity_terms(model, rows, shown)
             terms |= {name: self.weights[name] * value for name, value in found.items()}
             with torch.no_grad():
-                diagnostics["batch_rank1"] = neighbour_rank1(compared, rows.labels[index_of(places, compared.device)])
-        terms |= self.captions.terms(model, captioned_rows(rows), nothing, step)
+                diagnostics["batch_rank1"] = neighbour_rank1(compared, shown.labels)
+        terms |= self.captions.terms(model, rows, nothing, step, spread)
         return StepOutput(losses=terms, diagnostics=diagnostics | gate_size(model))
 
-    def _identity_terms(
-        self, model: IRM, rows: InstructedRows, places: tuple[int, ...]
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    @property
+    def has_streams(self) -> bool:
+        """Whether a loss looks at the attention module's output."""
+        return any(name in self.weights for name in OF_STREAMS)
+
+    @property
+    def compares_annotations(self) -> bool:
+        """Whether the margin of the triplets follows the annotations."""
+        return self.config.triplet != "plain" and any(name in self.weights for name in OF_TRIPLETS)
+
+    def _identity_terms(self, model: IRM, rows: Rows, shown: LabelledRows) -> tuple[dict[str, Tensor], Tensor]:
         """Return the terms, not yet weighted, and the features (n, ...) of which batch rank-1 is told."""
-        index = index_of(places, rows.labels.device)
-        shown = IdentityRows(
-            rows=rows, places=places, labels=rows.labels[index], tasks=tuple(rows.tasks[place] for place in places)
-        )
-        tower, terms = at(rows.tower, index), {}
-        compared = tower.cls
+        compared = cls = rows.features[CLS][rows.facts[PLAIN]]
+        terms = {}
         if "id" in self.weights:
-            terms["id"] = self._identity(shown, model.tower_head(tower.cls)[1])
+            terms["id"] = self._identity(shown, model.tower_head(cls)[1])
         if "triplet" in self.weights:
-            terms["triplet"] = self._triplet(shown, tower.cls)
-        if any(name in self.weights for name in OF_STREAMS):
-            streams = compared = model.attend(tower, rows.told(index) if model.follows_instructions else [])
+            terms["triplet"] = self._triplet(shown, cls)
+        if self.has_streams:
+            streams = compared = rows.features[STREAMS]
             necked, logits = model.stream_heads(streams)
             if "id_out" in self.weights:
                 scores = [self._identity(shown, stream) for stream in logits.unbind(1)]
@@ -147,12 +164,12 @@ class IrmObjective(Objective[IRM]):
                 terms["triplet_out"] = torch.stack(parts).mean()
         return terms, compared.flatten(1)
 
-    def _identity(self, shown: IdentityRows, logits: Tensor) -> Tensor:
+    def _identity(self, shown: LabelledRows, logits: Tensor) -> Tensor:
         scores = logits if self.identities is None else self.identities.masked(logits, shown.tasks)
         return identity_loss(scores, shown.labels)
 
-    def _triplet(self, shown: IdentityRows, features: Tensor) -> Tensor:
-        return triplet_by_task(shown.rows, shown.places, features, TRIPLETS[self.config.triplet], self.config.margin)
+    def _triplet(self, shown: LabelledRows, features: Tensor) -> Tensor:
+        return triplet_by_task(shown, features, TRIPLETS[self.config.triplet], self.config.margin)
 
 
 def gate_size(model: IRM) -> dict[str, Tensor]:

@@ -17,12 +17,22 @@ from solver.losses.identity import identity_loss
 from solver.losses.memory_bank import bank_losses
 from solver.objectives.base import Objective, ObjectiveContext, StepOutput, loss_weights, neighbour_rank1
 from solver.objectives.caption_terms import CaptionTerms, captioned_rows
-from solver.objectives.instructed_rows import InstructedRows, encode_rows, index_of
-from solver.objectives.irm import TRIPLETS, gate_size, triplet_by_task
+from solver.objectives.instructed_rows import (
+    InstructedRows,
+    LabelledRows,
+    encode_rows,
+    index_of,
+    places_of,
+    task_column,
+    tasks_of,
+)
+from solver.objectives.irm import LABELS, STREAMS, TASKS_COLUMN, TOLD, TRIPLETS, gate_size, triplet_by_task
+from solver.objectives.rows import WHOLE, Rows, Spread
 from solver.objectives.training_state import MemoryBank
 from utils.errors import UserError
 from utils.seeding import stream_seed
 
+INSTRUCTED = "instructed"
 VARIED = (Task.CTCC, Task.LI, Task.T2I)
 """Tasks whose annotations are of the person's clothes; in the others many persons share a sentence."""
 
@@ -61,39 +71,59 @@ class IrmppObjective(Objective[IRM]):
         self.features = MemoryBank(identities, model.identity_dim, generator) if banked else None
         self.annotations = MemoryBank(identities, model.config.width, generator) if "soft" in self.weights else None
 
-    def step(self, model: IRM, batch: Batch, step: int) -> StepOutput:
-        """Return the losses of a batch. Raises UserError for rows without an annotation where `soft` needs it, and for
-        a task whose rows make no triplet.
+    def encode(self, model: IRM, batch: Batch, step: int) -> Rows:
+        """Return F_r in every stream, before the neck, and of captioned rows what their losses look at. Raises
+        UserError for rows without an annotation where `soft` needs it.
         """
         rows = encode_rows(model, batch)
         everyone = index_of(range(len(rows.tasks)), rows.labels.device)
+        captions = self.captions.encode(model, captioned_rows(rows), step)
+        if self.annotations is not None:
+            _check_annotated(rows)
+        facts = {
+            LABELS: rows.labels,
+            TASKS_COLUMN: task_column(rows.tasks),
+            INSTRUCTED: rows.instructed,
+            TOLD: rows.annotation_features() if self.compares_annotations else rows.tower.cls.detach()[:, :0],
+        }
         streams = model.attend(rows.tower, rows.told(everyone))
+        return Rows(features={STREAMS: streams, **captions.features}, facts={**facts, **captions.facts})
+
+    @property
+    def compares_annotations(self) -> bool:
+        """Whether a loss looks at the rows' annotations."""
+        return self.annotations is not None or ("triplet" in self.weights and self.config.triplet != "plain")
+
+    def terms(self, model: IRM, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
+        """Return the losses. Raises UserError for a task whose rows make no triplet."""
+        shown = LabelledRows(labels=rows.facts[LABELS], tasks=tasks_of(rows.facts[TASKS_COLUMN]), told=rows.facts[TOLD])
+        streams = rows.features[STREAMS]
         necked, logits = model.stream_heads(streams)
         retrieved = (necked if model.config.feature == "neck" else streams).flatten(1)
         nothing = retrieved.float().sum() * 0
         terms = dict.fromkeys(self.weights, nothing)
         if "id" in self.weights:
-            terms["id"] = torch.stack([identity_loss(stream, rows.labels) for stream in logits.unbind(1)]).mean()
+            terms["id"] = torch.stack([identity_loss(stream, shown.labels) for stream in logits.unbind(1)]).mean()
         if "triplet" in self.weights:
-            terms["triplet"] = self._triplet(rows, retrieved, nothing)
+            terms["triplet"] = self._triplet(shown, retrieved, nothing)
         if self.features is not None:
-            terms |= self._bank_terms(rows, retrieved)
+            terms |= self._bank_terms(shown, retrieved)
         terms = {name: self.weights[name] * value for name, value in terms.items()}
-        terms |= self.captions.terms(model, captioned_rows(rows), nothing, step)
+        terms |= self.captions.terms(model, rows, nothing, step, spread)
         return StepOutput(losses=terms, diagnostics=self._diagnostics(model, rows, retrieved))
 
-    def _triplet(self, rows: InstructedRows, retrieved: Tensor, nothing: Tensor) -> Tensor:
-        places = rows.places(captioned=False)
+    def _triplet(self, rows: LabelledRows, retrieved: Tensor, nothing: Tensor) -> Tensor:
+        places = places_of(rows.tasks, captioned=False)
         if not places:
             return nothing
         features = retrieved[index_of(places, retrieved.device)]
-        return triplet_by_task(rows, places, features, TRIPLETS[self.config.triplet], self.config.margin)
+        return triplet_by_task(rows.at(places), features, TRIPLETS[self.config.triplet], self.config.margin)
 
-    def _bank_terms(self, rows: InstructedRows, retrieved: Tensor) -> dict[str, Tensor]:
+    def _bank_terms(self, rows: LabelledRows, retrieved: Tensor) -> dict[str, Tensor]:
         """Return soft and hard, mean over the rows that take part, and overwrite the banks."""
         assert self.features is not None
         config, soft = self.config, self.annotations is not None
-        told = self._annotation_features(rows) if soft else None
+        told = rows.told if soft else None
         written = self.features.written if config.unwritten == "masked" else torch.ones_like(self.features.written)
         found = bank_losses(
             retrieved,
@@ -122,23 +152,23 @@ class IrmppObjective(Objective[IRM]):
             self.annotations.write(told, rows.labels)
         return terms
 
-    def _annotation_features(self, rows: InstructedRows) -> Tensor:
-        known = torch.zeros_like(rows.instructed)
-        for numbers in rows.annotated.values():
-            known |= numbers >= 0
-        if not bool(known.all()):
-            raise _unannotated(rows.tasks[int((~known).nonzero()[0])])
-        return rows.annotation_features()
-
     @torch.no_grad()
-    def _diagnostics(self, model: IRM, rows: InstructedRows, retrieved: Tensor) -> dict[str, Tensor]:
+    def _diagnostics(self, model: IRM, rows: Rows, retrieved: Tensor) -> dict[str, Tensor]:
         found = {
-            "batch_rank1": neighbour_rank1(retrieved, rows.labels),
-            "instructed": rows.instructed.float().mean() * 100,
+            "batch_rank1": neighbour_rank1(retrieved, rows.facts[LABELS]),
+            "instructed": rows.facts[INSTRUCTED].float().mean() * 100,
         }
         if self.features is not None:
             found["bank_written"] = self.features.written.float().mean() * 100
         return found | gate_size(model)
+
+
+def _check_annotated(rows: InstructedRows) -> None:
+    known = torch.zeros_like(rows.instructed)
+    for numbers in rows.annotated.values():
+        known |= numbers >= 0
+    if not bool(known.all()):
+        raise _unannotated(rows.tasks[int((~known).nonzero()[0])])
 
 
 def _unannotated(task: Task) -> UserError:

@@ -21,6 +21,7 @@ from solver.losses.numerics import full_precision, unit_rows
 from solver.losses.sdm import sdm_loss
 from solver.losses.supitc import supitc_loss
 from solver.objectives.base import Objective, StepOutput, batch_inputs, loss_weights
+from solver.objectives.rows import WHOLE, Rows, Spread
 from utils.seeding import stream
 
 PairLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -41,8 +42,19 @@ SINGLE_LOSSES = ("itc", "sdm")
 """Those that exist for each single modality as well."""
 GROUP_LOSSES = tuple(f"mm_{name}" for name in PAIR_LOSSES)
 LOSSES = (*SINGLE_LOSSES, *GROUP_LOSSES, "id")
-Rows = Mapping[Combination, Tensor]
+PERSONS = "person_ids"
+Holders = Mapping[Combination, Tensor]
 """Combination -> (b,) int64, ascending: the rows of the batch that have all its members; left out = all rows."""
+
+
+def column(combination: Combination) -> str:
+    """Return the name of a combination's column of features."""
+    return "+".join(member.value for member in combination)
+
+
+def row_column(combination: Combination) -> str:
+    """Return the name of the column that says which rows have a combination."""
+    return f"rows of {column(combination)}"
 
 
 @full_precision
@@ -136,11 +148,15 @@ class Reid5oObjective(Objective[FusingModel]):
         self.combinations_per_step = min(config.combinations_per_step, len(self.fused))
         self.seed = seed
 
-    def step(self, model: FusingModel, batch: Batch, step: int) -> StepOutput:
-        """Return the losses of a batch whose rows all have RGB; step decides which combinations take part."""
+    def encode(self, model: FusingModel, batch: Batch, step: int) -> Rows:
+        """Return the features (b, D) of a batch whose rows all have RGB; step decides which combinations take part."""
         whole = all(len(rows) == len(batch.person_ids) for rows in batch.rows.values())
-        inputs = batch_inputs(model, batch)
-        return self.compute(model, inputs, batch.person_ids, self.combinations(step), None if whole else batch.rows)
+        held = None if whole else batch.rows
+        return self.features(model, batch_inputs(model, batch), batch.person_ids, self.combinations(step), held)
+
+    def terms(self, model: FusingModel, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
+        """Return the losses of features that `encode` gave."""
+        return self.compared(model, rows, self.combinations(step))
 
     def combinations(self, step: int) -> tuple[Combination, ...]:
         """Return the fused combinations of a step: one of each size, the others drawn without replacement."""
@@ -166,6 +182,17 @@ class Reid5oObjective(Objective[FusingModel]):
         """Return the losses for normalised images (b, 3, H, W) and token ids (b, T) with the given combinations
         fused. held: by modality the rows (b,) of the batch that have it; None = every row has all.
         """
+        return self.compared(model, self.features(model, inputs, person_ids, combinations, held), combinations)
+
+    def features(
+        self,
+        model: FusingModel,
+        inputs: Mapping[Modality, Tensor],
+        person_ids: Tensor,
+        combinations: Sequence[Combination],
+        held: Mapping[Modality, Tensor] | None = None,
+    ) -> Rows:
+        """Return a column (b, D) of RGB, of each single modality and of each combination, and which rows have it."""
         encoded = model.encode_batch(inputs)
         singles: list[Combination] = [(kind,) for kind in self.singles if kind in encoded]
         fused = [combination for combination in combinations if all(member in encoded for member in combination)]
@@ -174,7 +201,22 @@ class Reid5oObjective(Objective[FusingModel]):
         fused = [combination for combination in fused if combination not in rows or len(rows[combination])]
         if fused:
             features |= fuse_combinations(model, encoded, fused, places)
-        planned = [*((kind,) for kind in self.singles), *combinations]
+        everyone = torch.arange(len(person_ids), device=person_ids.device)
+        holders = {row_column(found): rows.get(found, everyone) for found in features if found != RGB}
+        return Rows(
+            features={column(found): values for found, values in features.items()},
+            facts={PERSONS: person_ids, **holders},
+            refers=dict.fromkeys(holders, PERSONS),
+        )
+
+    def compared(self, model: FusingModel, given: Rows, combinations: Sequence[Combination]) -> StepOutput:
+        """Return the losses of the columns that `features` makes, and batch rank-1 of the largest combination."""
+        planned: list[Combination] = [*((kind,) for kind in self.singles), *combinations]
+        person_ids = given.facts[PERSONS]
+        there = [found for found in (RGB, *planned) if given.count(column(found))]
+        features = {found: given.features[column(found)] for found in there}
+        # Numbers that ascend and are as many as the rows are all of them.
+        rows = {found: given.facts[row_column(found)] for found in there if len(features[found]) != len(features[RGB])}
         losses = self.losses(features, person_ids, model.identity_logits, rows, planned)
         with torch.no_grad():
             largest = combinations[-1] if combinations else (self.singles[-1],)
@@ -186,7 +228,7 @@ class Reid5oObjective(Objective[FusingModel]):
         features: Mapping[Combination, Tensor],
         person_ids: Tensor,
         identity_logits: Callable[[Tensor], Tensor],
-        rows: Rows | None = None,
+        rows: Holders | None = None,
         planned: Sequence[Combination] | None = None,
     ) -> dict[str, Tensor]:
         """Return every weighted term for the features (b, D) of RGB, the single modalities and the fused
@@ -224,7 +266,9 @@ def _groups(planned: Sequence[Combination], by_size: bool) -> dict[str, list[Com
     return groups
 
 
-def _rank1(features: Mapping[Combination, Tensor], combination: Combination, person_ids: Tensor, rows: Rows) -> Tensor:
+def _rank1(
+    features: Mapping[Combination, Tensor], combination: Combination, person_ids: Tensor, rows: Holders
+) -> Tensor:
     """batch_rank1 of a combination against RGB, not a number where no row of the batch has it."""
     if combination not in features:
         return torch.full((), torch.nan, device=person_ids.device)

@@ -5,7 +5,7 @@ Shapes: B rows of all modalities, C embed_dim, N identities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,10 @@ from solver.losses.identity import identity_loss
 from solver.losses.imitation import imitation_loss
 from solver.losses.triplet import batch_hard_triplet_loss, weighted_triplet_loss
 from solver.objectives.base import Objective, StepOutput, batch_inputs, loss_weights
+from solver.objectives.rows import WHOLE, Rows, Spread
 from utils.errors import UserError
 
+POOLED = "pooled"
 OTHER = {Modality.RGB: Modality.NIR, Modality.NIR: Modality.RGB}
 
 
@@ -86,17 +88,13 @@ class VireidObjective(Objective[Vireid]):
         self.weights = loss_weights(config.losses, tuple(LOSSES))
         self.needs_heads = any(name in self.weights for name in BY_MODALITY)
 
-    def step(self, model: Vireid, batch: Batch, step: int) -> StepOutput:
-        """Return the losses of a batch. Raises UserError for one that lacks a modality which a loss needs."""
-        missing = [modality.name for modality in SPECTRA if modality not in batch.inputs]
-        if missing and self.needs_heads:
-            raise UserError(
-                f"a batch holds no {' and no '.join(missing)} image; train this family on visible and infrared images "
-                "with train.sampler=modality, or without the losses modality_id and imitation"
-            )
+    def encode(self, model: Vireid, batch: Batch, step: int) -> Rows:
+        """Return the features before the neck. Raises UserError for a batch without an image of either modality."""
         given = batch_inputs(model, batch)
         present = [modality for modality in SPECTRA if modality in given]
-        return self.compute(
+        if not present:
+            raise _lacking(SPECTRA)
+        return self.features(
             model,
             {modality: given[modality] for modality in present},
             {modality: batch.person_ids[batch.rows[modality]] for modality in present},
@@ -106,17 +104,34 @@ class VireidObjective(Objective[Vireid]):
         self, model: Vireid, inputs: Mapping[Modality, Tensor], person_ids: Mapping[Modality, Tensor]
     ) -> StepOutput:
         """Return the losses for normalised images (b, 3, H, W) and labels (b,) by modality."""
-        pooled = model.pool(inputs)
-        features = model.neck(pooled)
+        return self.terms(model, self.features(model, inputs, person_ids), 0)
+
+    def features(self, model: Vireid, inputs: Mapping[Modality, Tensor], person_ids: Mapping[Modality, Tensor]) -> Rows:
+        """Return the features (B, C) before the neck, their labels, and which rows show which modality."""
         labels = torch.cat([person_ids[modality] for modality in inputs])
         bounds = [len(images) for images in inputs.values()]
+        shown = torch.arange(len(labels), device=labels.device).split(bounds)
+        rows = {modality.value: index for modality, index in zip(inputs, shown)}
+        return Rows(
+            features={POOLED: model.pool(inputs)},
+            facts={"labels": labels, **rows},
+            refers=dict.fromkeys(rows, POOLED),
+        )
+
+    def terms(self, model: Vireid, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
+        """Return the losses. Raises UserError for rows that lack a modality which a loss needs."""
+        missing = [modality for modality in SPECTRA if not rows.count(modality.value)]
+        if missing and self.needs_heads:
+            raise _lacking(missing)
+        pooled, labels = rows.features[POOLED], rows.facts["labels"]
+        features = model.neck(pooled)
         shared = model.identity_logits(features)
         batch = Scored(
             labels=labels,
             compared=features if self.config.triplet_feature == "neck" else pooled,
             shared=shared,
             by_head=model.modality_logits(features) if self.needs_heads else {},
-            rows=dict(zip(inputs, torch.arange(len(labels), device=labels.device).split(bounds))),
+            rows={modality: rows.facts[modality.value] for modality in SPECTRA if modality not in missing},
         )
         terms: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
@@ -124,3 +139,10 @@ class VireidObjective(Objective[Vireid]):
         with torch.no_grad():
             accuracy = (shared.argmax(dim=1) == labels).float().mean() * 100
         return StepOutput(losses=terms, diagnostics={"accuracy": accuracy})
+
+
+def _lacking(missing: Sequence[Modality]) -> UserError:
+    return UserError(
+        f"a batch holds no {' and no '.join(modality.name for modality in missing)} image; train this family on "
+        "visible and infrared images with train.sampler=modality, or without the losses modality_id and imitation"
+    )

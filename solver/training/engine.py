@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from configs.schema.experiment import ExperimentConfig
 from configs.schema.family import FollowsInstructions
@@ -29,7 +29,7 @@ from model.interface import RetrievalModel
 from solver.evaluation.evaluator import evaluate_split
 from solver.evaluation.result import EvaluationResult
 from solver.evaluation.spec import EvaluationSpec
-from solver.objectives.base import ObjectiveContext, StepOutput
+from solver.objectives.base import ObjectiveContext
 from solver.run_directory import (
     BEST_FILE,
     BOARD_FOLDER,
@@ -41,6 +41,7 @@ from solver.run_directory import (
 from solver.training.averaging import averaged, moving_average
 from solver.training.checkpoint import Progress, checkpoint_payload, joined_trials, refuse_broken
 from solver.training.families import FAMILIES, build_objective
+from solver.training.gradients import Gradients, StepValues
 from solver.training.interruption import Interruption
 from solver.training.job import (
     TrainingJob,
@@ -55,7 +56,7 @@ from solver.training.param_groups import apply_policy
 from solver.training.selection import EMA, TrainingOutcome, best_so_far, evaluated_numbers, file_name, is_best
 from solver.training.state import StateFiles, Stateful, restore_parts, state_payload
 from utils.checkpoint_io import save_checkpoint
-from utils.device import autocast, describe_device, exact_float32
+from utils.device import describe_device, exact_float32
 from utils.errors import UserError, shortened
 from utils.log import MetricsWriter, log_short
 from utils.progress import clock, progress_bar
@@ -133,11 +134,6 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     iterator = iter(batches)
     while group := list(itertools.islice(iterator, size)):
         yield group
-
-
-def scalars(output: StepOutput) -> Tensor:
-    """Return the losses and then the diagnostics as one vector, still on the device."""
-    return torch.stack([value.detach().float() for value in (*output.losses.values(), *output.diagnostics.values())])
 
 
 class Trainer:
@@ -325,38 +321,26 @@ class Trainer:
         return self.timeline.rate(position, self.job.config.optimizer.lr)
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Update the weights once from the micro-batches' mean gradient, each weighted by its rows.
+        """Update the weights once, by the gradient of all micro-batches as of one batch, or, without
+        train.accumulate_features, by the mean of theirs, each weighted by its rows.
 
         Returns every loss term, their total and the diagnostics. Raises UserError before the update for a loss that is
         not finite.
         """
-        rows = sum(len(batch.person_ids) for batch in batches)
         self.job.optimizer.zero_grad(set_to_none=True)
-        read: list[Tensor] = []
-        for batch in batches:
-            share = len(batch.person_ids) / rows
-            with autocast(self.job.device, self.train.precision):
-                output = self.job.objective.step(self.job.model, batch.to(self.job.device), self.step)
-            self.scaler.scale(output.total * share).backward()
-            read.append(scalars(output))
-        # The one place where a step waits for the device.
-        values = torch.stack(read).tolist()
-        self.check_finite(list(output.losses), values, batches)
+        found = Gradients(self.job, self.scaler)(batches, self.step)
+        self.check_finite(found)
         extra = self.clip()
         self.scaler.step(self.job.optimizer)
         self.scaler.update()
         self.step += 1
         if self.average is not None:
             self.average.update_parameters(self.job.model)
-        means = [
-            sum(row[column] * len(batch.person_ids) for row, batch in zip(values, batches, strict=True)) / rows
-            for column in range(len(values[0]))
-        ]
-        terms = len(output.losses)
+        means, terms = found.means(), len(found.losses)
         return {
-            **{f"loss/{name}": value for name, value in zip(output.losses, means[:terms], strict=True)},
+            **{f"loss/{name}": value for name, value in zip(found.losses, means[:terms], strict=True)},
             "total": sum(means[:terms]),
-            **dict(zip(output.diagnostics, means[terms:], strict=True)),
+            **dict(zip(found.diagnostics, means[terms:], strict=True)),
             **extra,
         }
 
@@ -369,14 +353,15 @@ class Trainer:
             found["gradient_norm"] = float(nn.utils.clip_grad_norm_(trained, self.train.clip_norm))
         return found
 
-    def check_finite(self, names: Sequence[str], values: Sequence[Sequence[float]], batches: Sequence[Batch]) -> None:
+    def check_finite(self, found: StepValues) -> None:
         """Stop the run when a loss is not finite. Raises UserError naming step, term and records."""
-        for row, batch in zip(values, batches, strict=True):
-            for name, value in zip(names, row):
+        for row, batches in zip(found.values, found.batches, strict=True):
+            for name, value in zip(found.losses, row):
                 if math.isfinite(value):
                     continue
-                records = [self.job.loader.records[index] for index in batch.record_ids.tolist()]
-                labels = [record.name or f"record {index}" for record, index in zip(records, batch.record_ids.tolist())]
+                numbers = [index for batch in batches for index in batch.record_ids.tolist()]
+                records = [(index, self.job.loader.records[index]) for index in numbers]
+                labels = [record.name or f"record {index}" for index, record in records]
                 logger.error("records of the batch with loss %s = %s: %s", name, value, ", ".join(labels))
                 raise UserError(
                     f"loss {name} is {value} at step {self.step + 1}, records "

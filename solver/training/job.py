@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from configs.schema.experiment import ExperimentConfig
@@ -154,6 +155,7 @@ def header(job: TrainingJob) -> list[str]:
         f"data {benchmark.name}, fingerprint {benchmark.fingerprint}: {len(benchmark.train)} training records of "
         f"{benchmark.num_identities} identities; best chosen on {train.select}",
         *mixture_notes(train),
+        *accumulation_notes(train, job.model),
         f"effective batch {effective} ({train.batch_size} rows x {train.accumulate}), {job.steps_per_epoch} steps an "
         f"epoch, {job.timeline.epochs} epochs{f' ({train.steps:,} steps)' if train.steps else ''}, seed "
         f"{job.config.seed}",
@@ -169,3 +171,23 @@ def mixture_notes(train: TrainConfig) -> list[str]:
         return []
     seen = {"batch": "the rows of all tasks together", "step": "one task at a time"}[train.mixture]
     return [f"batches of several tasks, train.mixture={train.mixture}: batch normalisation sees {seen}"]
+
+
+def accumulation_notes(train: TrainConfig, model: nn.Module) -> list[str]:
+    """Return what the losses and the batch norms see of a batch that comes in micro-batches."""
+    if train.accumulate == 1:
+        return []
+    if not train.accumulate_features:
+        return ["the losses see one micro-batch at a time (train.accumulate_features=false)"]
+    found = f"the losses see all {train.accumulate} micro-batches of a step together"
+    norms = norms_in_features(model)
+    if norms:
+        found += f"; {len(norms)} batch norms below the features see one micro-batch at a time (first {norms[0]})"
+    return [found]
+
+
+def norms_in_features(model: nn.Module) -> list[str]:
+    """Return the names of the batch norms that features pass on their way: those of images. Norms of features (necks)
+    are part of the losses and see all rows.
+    """
+    return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]

@@ -35,6 +35,7 @@ from model.build import FamilyModel
 from model.interface import Instructions, RetrievalModel, Tokens
 from model.weights.clip import InitialWeights
 from solver.objectives.base import Objective, ObjectiveContext, StepOutput, batch_inputs, batch_instructions
+from solver.objectives.rows import WHOLE, Rows, Spread
 from solver.training.families import FamilyTraining
 from solver.training.param_groups import Rule
 
@@ -104,11 +105,15 @@ class ToldObjective(Objective[ToldModel]):
         super().__init__()
         self.register_buffer("bank", torch.zeros(context.model.num_identities, context.model.embed_dim))
 
-    def step(self, model: ToldModel, batch: Batch, step: int) -> StepOutput:
+    def encode(self, model: ToldModel, batch: Batch, step: int) -> Rows:
         features = model.encode_batch(batch_inputs(model, batch), batch_instructions(model, batch))[RGB].pooled
-        identity = nn.functional.cross_entropy(model.identity_logits(features), batch.person_ids)
-        remembered = (features - self.bank[batch.person_ids]).square().mean()
-        self.bank[batch.person_ids] = features.detach()
+        return Rows(features={"pooled": features}, facts={"labels": batch.person_ids})
+
+    def terms(self, model: ToldModel, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
+        features, labels = rows.features["pooled"], rows.facts["labels"]
+        identity = nn.functional.cross_entropy(model.identity_logits(features), labels)
+        remembered = (features - self.bank[labels]).square().mean()
+        self.bank[labels] = features.detach()
         return StepOutput(losses={"id": identity, "bank": remembered})
 
 

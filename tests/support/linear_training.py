@@ -15,6 +15,7 @@ from datasets.loading.readers import PillowReader, SourceReader
 from datasets.structures import Batch, Benchmark, Record
 from model.interface import RetrievalModel, Tokens
 from solver.objectives.base import Objective, StepOutput
+from solver.objectives.rows import WHOLE, Rows, Spread
 from solver.training.job import TrainingJob
 from solver.training.optimizer import build_optimizer
 from solver.training.param_groups import Rule, apply_policy
@@ -58,15 +59,18 @@ class IdentityObjective(Objective[Any]):
         self.steps: list[int] = []
         self.dtypes: set[torch.dtype] = set()
 
-    def step(self, model: Any, batch: Batch, step: int) -> StepOutput:
+    def encode(self, model: Any, batch: Batch, step: int) -> Rows:
+        return Rows(features={"rows": batch.inputs[Modality.TEXT]}, facts={"labels": batch.person_ids})
+
+    def terms(self, model: Any, rows: Rows, step: int, spread: Spread = WHOLE) -> StepOutput:
         self.steps.append(step)
-        logits = model.classifier(batch.inputs[Modality.TEXT])
+        logits, labels = model.classifier(rows.features["rows"]), rows.facts["labels"]
         self.dtypes.add(logits.dtype)
-        loss = nn.functional.cross_entropy(logits, batch.person_ids)
+        loss = nn.functional.cross_entropy(logits, labels)
         return StepOutput(
             # The value is the poison's, the gradient is not a number where the poison is none.
             losses={"id": 2.0 * loss, "bad": self.poison(step) * (1.0 + 0.0 * logits.float().sum())},
-            diagnostics={"accuracy": (logits.argmax(1) == batch.person_ids).float().mean()},
+            diagnostics={"accuracy": (logits.argmax(1) == labels).float().mean()},
         )
 
 

@@ -53,11 +53,12 @@ SEAMS = (
     "solver.training.engine.StateFiles",
     "solver.training.engine.Trainer.log_step",
     "solver.training.engine.Trainer.train_step",
-    "solver.training.engine.autocast",
     "solver.training.engine.evaluate_job",
     "solver.training.engine.moving_average",
     "solver.training.engine.plan_threads",
     "solver.training.engine.seed_everything",
+    "solver.training.gradients.autocast",
+    "solver.training.gradients.joined",
     "torch.nn.utils.clip_grad_norm_",
 )
 """Functions whose arguments are written down while they do what they always do."""
