@@ -1,5 +1,6 @@
-"""Covers: train, test, infer, datasets/synthetic/__main__, datasets/check, datasets/split, datasets/cache. Every
-command answers --help at once: what would make it slow, the heavy libraries, is not imported for it.
+"""Covers: train, test, infer, datasets/synthetic/__main__, datasets/check, datasets/split, datasets/cache,
+solver/gallery/__main__. Every command answers --help at once: what would make it slow, the heavy libraries, is not
+imported for it.
 """
 
 import subprocess
@@ -21,6 +22,7 @@ HEAVY = {"torch", "torchvision", "numpy", "PIL", "scipy", "omegaconf", "yaml", "
         ("-m datasets.check", "--dataset"),
         ("-m datasets.split", "--source"),
         ("-m datasets.cache", "--clear"),
+        ("-m solver.gallery", "compact"),
     ],
 )
 def test_help_imports_no_heavy_library(command: str, word: str) -> None:

@@ -15,6 +15,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+
+class HeldError(UserError):
+    """Another process holds a folder."""
+
+
 _held: set[int] = set()
 """File descriptors of the folders that this process holds."""
 
@@ -37,7 +42,7 @@ _UNSUPPORTED = (errno.ENOTSUP, errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EN
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
-    """Hold an existing folder. Raises UserError when another process holds it; nothing is written into it.
+    """Hold an existing folder. Raises HeldError when another process holds it; nothing is written into it.
 
     A file system, or an operating system, that has no such locks lets everyone in.
     """
@@ -51,7 +56,7 @@ def locked_folder(folder: Path, remedy: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
-                raise UserError(f"{folder} is being written by another process; {remedy}") from error
+                raise HeldError(f"{folder} is being written by another process; {remedy}") from error
         yield
     finally:
         # In a child that was forked inside the block it is closed already.

@@ -48,9 +48,9 @@ TASKS = tuple(task for task in Task if task is not Task.ORB)
 COLUMNS = tuple(entry.name for entry in fields(ManifestRow) if entry.name != "where")
 
 
-def read_manifest(path: Path) -> list[ManifestRow]:
-    """Return the rows of a CSV (UTF-8 with or without BOM, comma, header) or JSONL file. Raises UserError naming file
-    and line.
+def read_manifest(path: Path, *, persons: bool = True) -> list[ManifestRow]:
+    """Return the rows of a CSV (UTF-8 with or without BOM, comma, header) or JSONL file. persons: every row has to name
+    one. Raises UserError naming file and line.
     """
     if path.is_dir():
         found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: a manifest ends in .csv or .jsonl; rename it or give another file")
     text = _text(path)
-    rows = list(_csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text))
+    rows = list((_csv_rows if path.suffix.lower() == ".csv" else _json_rows)(path, text, persons))
     if not rows:
         raise UserError(f"{path}: no rows; write at least a header and the columns path and person")
     given = [bool(row.split) for row in rows]
@@ -86,7 +86,7 @@ def _text(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}; correct the path or its permissions") from error
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[ManifestRow]:
+def _csv_rows(path: Path, text: str, persons: bool) -> Iterator[ManifestRow]:
     csv.field_size_limit(MAX_FIELD)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
@@ -104,17 +104,17 @@ def _csv_rows(path: Path, text: str) -> Iterator[ManifestRow]:
         if not any(cell.strip() for cell in cells):
             continue
         if header is None:
-            header = _header(cells, where)
+            header = _header(cells, where, persons)
             continue
         if len(cells) != len(header):
             raise UserError(
                 f"{where}: {len(cells)} cells, but the header has {len(header)} columns; quote cells that contain a "
                 "comma"
             )
-        yield _row(dict(zip(header, cells)), where)
+        yield _row(dict(zip(header, cells)), where, persons)
 
 
-def _header(cells: list[str], where: str) -> list[str]:
+def _header(cells: list[str], where: str, persons: bool) -> list[str]:
     names = [cell.strip().lower() for cell in cells]
     if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
         raise UserError(f"{where}: columns are not separated by commas; save the file as comma-separated CSV")
@@ -122,7 +122,7 @@ def _header(cells: list[str], where: str) -> list[str]:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise UserError(f"{where}: column {repeated!r} stands twice; remove one")
-    if "person" not in names or "path" not in names:
+    if ("person" not in names and persons) or "path" not in names:
         raise UserError(
             f"{where}: the header has no column {'path' if 'path' not in names else 'person'!r}; write a header with "
             f"path, person and any of {', '.join(COLUMNS[2:])}"
@@ -141,7 +141,7 @@ def _check_names(names: Iterable[str], where: str) -> None:
             raise UserError(f"{where}: unknown column {name!r}: {nearest(name, COLUMNS)}")
 
 
-def _json_rows(path: Path, text: str) -> Iterator[ManifestRow]:
+def _json_rows(path: Path, text: str, persons: bool) -> Iterator[ManifestRow]:
     # Not splitlines: a JSON text may hold other line separators.
     for number, line in enumerate(text.split("\n"), 1):
         where = f"{path.name} line {number}"
@@ -156,7 +156,7 @@ def _json_rows(path: Path, text: str) -> Iterator[ManifestRow]:
         if not isinstance(entry, dict):
             raise UserError(f'{where}: must be an object such as {{"path": "a.jpg", "person": "anna"}}')
         _check_names(entry, where)
-        yield _row({name: _cell(name, value, where) for name, value in entry.items()}, where)
+        yield _row({name: _cell(name, value, where) for name, value in entry.items()}, where, persons)
 
 
 def _cell(name: str, value: Any, where: str) -> str:
@@ -170,7 +170,7 @@ def _cell(name: str, value: Any, where: str) -> str:
     return value
 
 
-def _row(cells: dict[str, str], where: str) -> ManifestRow:
+def _row(cells: dict[str, str], where: str, persons: bool) -> ManifestRow:
     cells = {name: cell.strip() for name, cell in cells.items()}
     split, modality = cells.get("split", "").lower(), cells.get("modality", "").lower() or Modality.RGB.value
     if split and split not in SPLITS:
@@ -186,13 +186,13 @@ def _row(cells: dict[str, str], where: str) -> ManifestRow:
     cells |= {name: one_form(cells[name]) for name in ("person", "camera", "clothes") if name in cells}
     known: dict[str, Any] = {"modality": Modality(modality), "task": Task(task) if task else None}
     row = ManifestRow(**{**cells, **known, "split": split, "where": where})
-    _check_row(row)
+    _check_row(row, persons)
     _check_task(row)
     return row
 
 
-def _check_row(row: ManifestRow) -> None:
-    if not row.person:
+def _check_row(row: ManifestRow, persons: bool) -> None:
+    if persons and not row.person:
         raise UserError(f"{row.where}: person is empty; every row names one")
     if "\0" in row.path:
         raise UserError(f"{row.where}: {row.path!r} is not a path; correct it")

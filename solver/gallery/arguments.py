@@ -1,0 +1,153 @@
+"""The command line of solver.gallery. Imports no torch: --help and a wrong command line are answered at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+EXAMPLES = """examples:
+  python -m solver.gallery add --index photos.index --run runs/orbench photos/         # folders, files or a manifest
+  python -m solver.gallery add --index photos.index --run runs/orbench --manifest photos.csv --dtype fp16
+  torchrun --nproc-per-node 4 -m solver.gallery add --index photos.index --run runs/orbench --manifest a.csv --shards 64
+  python -m solver.gallery remove --index photos.index photos/p0/0.jpg                 # files or folders; --missing
+  python -m solver.gallery compact --index photos.index                                # give removed rows' place back
+  python -m solver.gallery info --index photos.index --check                           # files that are changed or gone
+"""
+OVERRIDE = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
+"""What begins like an option of the configuration and is no file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GalleryOptions:
+    """What solver.gallery is asked for."""
+
+    command: str
+    """add, remove, compact or info."""
+    index: str
+    """Folder of the index."""
+    photos: Sequence[str] = ()
+    """Files, folders, manifests."""
+    overrides: Sequence[str] = ()
+    """Options that replace those of the run's configuration."""
+    run: str = ""
+    config: str = ""
+    checkpoint: str = ""
+    device: str = "auto"
+    manifest: str = ""
+    modality: str = "rgb"
+    """Of images of files and folders."""
+    dtype: str = ""
+    """fp32 or fp16, empty = that of the index, for a new one fp32."""
+    instruction: str | None = None
+    """Text that the model is told with every image, None = none."""
+    instruction_image: str = ""
+    gallery_instruction: str = "none"
+    """`crop`: with each image its own upper body."""
+    shards: int = 0
+    """Parts of a sharded job, 0 = none: one process adds."""
+    part: tuple[int, int] | None = None
+    """(worker from 0, workers); None = what the launcher says."""
+    missing: bool = False
+    """Remove images whose files are gone."""
+    check: bool = False
+    """Compare checksums, and every image's file."""
+
+
+def worker(text: str) -> tuple[int, int]:
+    """Return (I, N) of `I/N`: worker I of N, from 0. Raises ValueError."""
+    place, count = (int(part) for part in text.split("/"))
+    if not 0 <= place < count:
+        raise ValueError(text)
+    return place, count
+
+
+def worker_place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return (worker from 0, workers) as torchrun or a Slurm job array says them, else (0, 1)."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
+        first, step = (
+            int(environment.get(f"SLURM_ARRAY_TASK_{name}") or low) for name, low in (("MIN", 0), ("STEP", 1))
+        )
+        task = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
+        return task, int(environment["SLURM_ARRAY_TASK_COUNT"])
+    return 0, 1
+
+
+def _parsers() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m solver.gallery",
+        description="A gallery that lasts: encoded images in a folder, which searches use by infer.py --index DIR.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="add|remove|compact|info")
+    texts = {
+        "add": "encode images that are not in the index, or whose files have changed",
+        "remove": "take images out of it; the images themselves stay",
+        "compact": "write the index anew without what was removed",
+        "info": "say what is in it",
+    }
+    made = {name: commands.add_parser(name, help=text, description=text) for name, text in texts.items()}
+    for one in made.values():
+        one.add_argument("--index", required=True, metavar="DIR", help="folder of the index; add makes it")
+    _add_options(made["add"].add_argument, made["add"].add_mutually_exclusive_group)
+    what = "files, folders or manifests (.csv, .jsonl), and options key.sub=value of the run's configuration"
+    made["add"].add_argument("photos", nargs="*", default=[], metavar="photos", help=what)
+    made["remove"].add_argument("photos", nargs="*", default=[], metavar="photos", help="files, or folders of them")
+    made["remove"].add_argument("--missing", action="store_true", help="every image whose file is gone")
+    whole = "compare checksums, and every image's file; exit code 1 when one is changed or gone"
+    made["info"].add_argument("--check", action="store_true", help=whole)
+    return parser
+
+
+def _add_options(add: Callable[..., object], group: Callable[..., argparse._MutuallyExclusiveGroup]) -> None:
+    model = group(required=True)
+    model.add_argument("--run", default="", metavar="DIR", help="run directory made by train.py")
+    model.add_argument("--config", default="", metavar="FILE", help="a configuration, with --checkpoint FILE")
+    add("--checkpoint", default="", metavar="best|last|FILE", help="with --run: default best, else last")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add("--manifest", default="", metavar="FILE", help="images with their persons and cameras (.csv, .jsonl)")
+    add("--modality", choices=("rgb", "nir"), default="rgb", help="what files and folders show (default: rgb)")
+    kept = "how a new index keeps features: fp16 takes half the place (default: fp32)"
+    add("--dtype", choices=("fp32", "fp16"), default="", help=kept)
+    told = "what the model is told with every image, for models that follow instructions"
+    add("--instruction", default=None, metavar="TEXT", help=told)
+    add("--instruction-image", default="", metavar="FILE", help="the same as a picture of clothes")
+    crop = "crop: with each image its own clothes (default: none)"
+    add("--gallery-instruction", choices=("none", "crop"), default="none", help=crop)
+    parts = (
+        "cut the images into N parts, which several processes encode and which are added together: started by torchrun "
+        "or as a Slurm job array, and started again after a stop"
+    )
+    add("--shards", type=int, default=0, metavar="N", help=parts)
+    add("--part", type=worker, default=None, metavar="I/N", help="with --shards: this is worker I of N, from 0")
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> GalleryOptions:
+    """Parse the command line. Exits with code 2 for a wrong one."""
+    parser = _parsers()
+    given = vars(parser.parse_args(arguments))
+    words = given.pop("photos", [])
+    overrides = [word for word in words if OVERRIDE.match(word) and not os.path.exists(word)]
+    photos = [word for word in words if word not in overrides]
+    options = GalleryOptions(**given, photos=photos, overrides=overrides)
+    if options.command == "add":
+        if not (photos or options.manifest):
+            parser.error("nothing to add: give files, folders or --manifest FILE")
+        if options.config and not options.checkpoint:
+            parser.error("--config needs --checkpoint FILE")
+        if options.instruction is not None and options.instruction_image:
+            parser.error("--instruction and --instruction-image: give one of both")
+        if options.gallery_instruction == "crop" and (options.instruction is not None or options.instruction_image):
+            parser.error("--gallery-instruction crop tells each image its own clothes; leave the instruction out")
+        if options.shards < 0 or (options.part and not options.shards):
+            parser.error("--shards must be 1 or more, and --part needs it")
+    if options.command == "remove" and overrides:
+        parser.error(f"{overrides[0]}: no such file; remove takes no options of a configuration")
+    if options.command == "remove" and not (photos or options.missing):
+        parser.error("nothing to remove: give files or folders, or --missing")
+    return options
