@@ -85,9 +85,8 @@ def measure(side: Side, seed: int, output_dir: str) -> tuple[Figures, int]:
     ):
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
         if done.returncode:
-            raise UserError(
-                f"{' '.join(command[:3])} of {side.name}: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}"
-            )
+            reason = done.stderr.strip().splitlines()[-1].removeprefix("error: ")
+            raise UserError(f"{' '.join(command[:3])} of {side.name}: {reason}")
     found = json.loads((run / "results.json").read_text(encoding="utf-8"))
     rows = [*found["rows"], *(row for row in found["averages"] if row["task"] == "joint")]
     figures = {row["task"]: {name: row[name] for name in METRICS} for row in rows if not row.get("stamp")}

@@ -29,7 +29,7 @@ from instructed_family import (
 )
 from PIL import Image
 from scripts import exit_code
-from tiny_irm import GRID, IMAGE_SIZE, tiny_irm
+from tiny_irm import GRID, IMAGE_SIZE, images, texts, tiny_irm, told
 from torch import Tensor
 
 import model.build
@@ -199,6 +199,29 @@ def test_irm_shows_six_maps_and_names_their_modules(asked: str, tmp_path: Path, 
     assert not np.allclose(maps[Task.TRAD], maps[Task.CTCC])  # type: ignore[arg-type]
     write_attention(tmp_path / "irm.png", image, IMAGE_SIZE, found, "title")
     assert Image.open(tmp_path / "irm.png").width > 7 * 176
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["joint", "dual"])
+def test_without_editing_the_last_layer_of_the_attention_module_is_shown(form: str) -> None:
+    """IRM++: the image's class token (joint) or the instruction's (dual) over the patches, a head at a time."""
+    model = tiny_irm(editing="none", heads_shared=True, attention=form)
+    pictures, ids = images(3), texts(4, 7, 10)
+    found = model.attention_maps(RGB, pictures, (told(TEXT, ids, 0, 1, 2),))
+    assert found.weights.shape == (3, *GRID) and "last layer of the attention module" in found.module
+    assert ("the instruction's class token" in found.module) == (form == "dual")
+    first, last = model.attention.blocks
+    for row in range(3):
+        patches = model.encode_images(pictures[row : row + 1]).tokens
+        said = model.encode_instructions(TEXT, ids[row : row + 1]).tokens[:, : int((ids[row] > 0).sum())]
+        joined = [patches, said] if form == "joint" else [said[:, :1], patches[:, 1:]]
+        hidden = last.norm1(first(torch.cat(joined, dim=1)))[0]  # type: ignore[operator]
+        query, key, _ = last.attn.qkv(hidden).chunk(3, dim=1)  # type: ignore[operator, union-attr]
+        heads = [
+            (query[0, part] @ key[:, part].T / 2).softmax(dim=0) for part in (slice(n, n + 4) for n in (0, 4, 8, 12))
+        ]
+        wanted = torch.stack(heads).mean(dim=0)[1 : patches.shape[1]]
+        torch.testing.assert_close(found.weights[row].flatten(), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_part_that_the_model_lacks_is_said_in_its_panel(asked: str, tmp_path: Path, data: Path) -> None:

@@ -202,3 +202,13 @@ def test_sections_that_cannot_be_are_refused_by_their_key(changes: dict[str, Any
     with pytest.raises(UserError, match=key):
         build_experiment([("table", sections)])
     build_experiment([("table", {"family": "irmpp", "model": {"heads_shared": True}})])
+
+
+def test_the_defaults_are_the_papers() -> None:
+    """Eq. 14 with beta 5; not as printed are sign, temperature, one-hot and unwritten slots."""
+    config = IrmppObjectiveConfig()
+    assert config.losses == {"id": 1.0, "soft": 1.0, "hard": 5.0, "contrast": 1.0}
+    assert (config.soft_tasks, config.centre, config.target_temperature) == ("all", False, None)
+    assert (config.sign, config.temperature, config.hard_target, config.unwritten) == (
+        "divergence", 0.05, "one-hot", "masked",
+    )  # fmt: skip
