@@ -22,7 +22,7 @@ INSTRUCTED = (
     "train.task_instances.trad=2 train.task_instances.cc=2 train.task_instances.ctcc=2 train.task_instances.li=2 "
     "train.task_instances.vi=2 train.task_instances.t2i=1"
 ).split()
-MODELS = {"reid5o": REID5O, "irm": INSTRUCTED}
+MODELS = {"reid5o": REID5O, "irm": INSTRUCTED, "irmpp": INSTRUCTED}
 """Folder of a configuration -> options of a tiny model."""
 SHORT = (
     "train.max_steps=1 train.epochs=1 train.eval_period=1 train.batch_size=16 train.accumulate=1 augment.pad_crop=0 "
