@@ -31,10 +31,12 @@ from datasets.build import build_source_reader  # noqa: E402
 from datasets.structures import Source  # noqa: E402
 from model.build import build_model, initialise  # noqa: E402
 from solver.evaluation.evaluator import EvaluationSpec  # noqa: E402
-from solver.search.gallery import EncodedGallery, Gallery  # noqa: E402
-from solver.search.gallery_index import keep_index, read_index, sign  # noqa: E402
+from solver.gallery.signatures import sign  # noqa: E402
+from solver.search.gallery import Gallery  # noqa: E402
+from solver.search.gallery_cache import GalleryEncoder  # noqa: E402
 from solver.search.queries import Query, query_from_parts  # noqa: E402
 from solver.search.ranked import encode_queries, search  # noqa: E402
+from solver.search.searched import EncodedGallery  # noqa: E402
 from utils.device import describe_device, resolve_device  # noqa: E402
 from utils.errors import run_script  # noqa: E402
 from utils.threads import plan_threads  # noqa: E402
@@ -47,8 +49,8 @@ CAPTION = (
 CONFIGS = {"tiny": ("quickstart.yaml", ("model.embed_dim=512",)), "vitb16": ("orbench.yaml", ())}
 
 
-def make_gallery(folder: Path, images: int, dim: int) -> tuple[Gallery, Path]:
-    """Write so many small files and an index of random features for them; return the gallery and the index."""
+def make_gallery(folder: Path, images: int, dim: int, encoder: GalleryEncoder) -> tuple[Gallery, np.ndarray]:
+    """Write so many small files and keep random features (images, dim) for them; return the gallery and these."""
     sources = []
     for number in range(images):
         path = folder / f"{number // 1000:03d}" / f"{number:06d}.jpg"
@@ -57,9 +59,9 @@ def make_gallery(folder: Path, images: int, dim: int) -> tuple[Gallery, Path]:
         sources.append(Source(modality=Modality.RGB, value=str(path)))
     features = np.random.default_rng(0).standard_normal((images, dim), dtype=np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    index = folder / "index.npz"
-    keep_index(index, IDENTITY, features, {}, [sign(source.value) for source in sources])
-    return Gallery(name="made up", location=str(folder), sources=tuple(sources)), index
+    gallery = Gallery(name="made up", location=str(folder), sources=tuple(sources))
+    encoder.keep(gallery, features, [sign(source.value) for source in sources], {})
+    return gallery, features
 
 
 def make_query(folder: Path, parts: str, height: int, width: int) -> Query:
@@ -121,16 +123,12 @@ def main() -> None:
     reader = build_source_reader(config.data, config.model)
     spec = EvaluationSpec(config=config.eval)
     with tempfile.TemporaryDirectory() as name:
-        gallery, index = make_gallery(Path(name), options.images, model.embed_dim)
-        load = median_ms(device, lambda: read_index(index, IDENTITY, gallery.sources, allow_failures=False), 3)
-        features, _ = read_index(index, IDENTITY, gallery.sources, allow_failures=False)  # type: ignore[misc]
-        encoded = EncodedGallery(
-            gallery=gallery,
-            features=torch.from_numpy(features).to(device),
-            positions=np.arange(options.images),
-            failures={},
-            reused=True,
-        )
+        cache = Path(name) / "cache"
+        encoder = GalleryEncoder(model, reader, spec, device, identity=IDENTITY, cache=cache)
+        gallery, features = make_gallery(Path(name), options.images, model.embed_dim, encoder)
+        load = median_ms(device, lambda: encoder.encode(gallery), 3)
+        encoded: EncodedGallery = encoder.encode(gallery)
+        assert encoded.reused, "the gallery was kept"
         print(
             f"{options.setting}, {describe_device(device)}, {torch.get_num_threads()} threads; gallery "
             f"{options.images:,} x {model.embed_dim}"

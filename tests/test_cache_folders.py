@@ -1,9 +1,10 @@
-"""Covers: utils/cache_folders, utils/identical, datasets/cache, datasets/loading/image_cache, solver/search/gallery,
-solver/search/gallery_index, configs/schema/data. Caches answer for the files that are there, and for no others; they
+"""Covers: utils/cache_folders, utils/identical, datasets/cache, datasets/loading/image_cache,
+solver/search/gallery_cache, configs/schema/data. Caches answer for the files that are there, and for no others; they
 have a size, an age and a command that clears them.
 """
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,8 +22,8 @@ from datasets.loading.image_cache import build_cache
 from datasets.loading.readers import PillowReader
 from datasets.structures import Source
 from solver.evaluation.spec import EvaluationSpec
-from solver.search.gallery import Gallery, GalleryEncoder, folder_gallery
-from solver.search.gallery_index import keep_index, read_index, sign
+from solver.search.gallery import Gallery, folder_gallery
+from solver.search.gallery_cache import GalleryEncoder
 from utils.cache_folders import cache_entries, clear, tidy
 from utils.errors import UserError, run_script
 
@@ -70,21 +71,42 @@ def test_the_decode_cache_notices_files_of_equal_size_and_time(tmp_path: Path, c
 
 @pytest.mark.parametrize("change", ["exchange", "overwrite"])
 def test_an_encoded_gallery_notices_files_of_equal_size_and_time(tmp_path: Path, change: str) -> None:
-    sources = [noise(tmp_path / f"{name}.bmp", seed) for seed, name in enumerate("abc")]
-    signatures = [sign(source.value) for source in sources]
-    features = np.eye(3, 4, dtype=np.float32)
-    keep_index(tmp_path / "g.npz", {}, features, {}, signatures)
-    assert read_index(tmp_path / "g.npz", {}, sources, allow_failures=False) is not None
+    sources = [noise(tmp_path / "photos" / f"{name}.bmp", seed) for seed, name in enumerate("abc")]
+
+    def reused() -> bool:
+        found = plain_encoder(tmp_path / "cache").encode(folder_gallery(tmp_path / "photos"))
+        alone = [plain_encoder(tmp_path / "none").encode(gallery_of(source)).features[0] for source in sources]
+        assert torch.allclose(found.features, torch.stack(alone), atol=1e-6), "whatever was kept, of these files"
+        shutil.rmtree(tmp_path / "none")
+        return found.reused
+
+    assert not reused() and reused()
     # A copy of the same content with another inode is the same image.
     content = Path(sources[2].value).read_bytes()
     Path(sources[2].value).unlink()
     Path(sources[2].value).write_bytes(content)
-    assert read_index(tmp_path / "g.npz", {}, sources, allow_failures=False) is not None
+    assert reused()
     if change == "exchange":
         exchange(*sources[:2])
     else:
         overwrite(sources[0], 9)
-    assert read_index(tmp_path / "g.npz", {}, sources, allow_failures=False) is None
+    assert not reused() and reused()
+
+
+def gallery_of(source: Source) -> Gallery:
+    return Gallery(name="one", location=source.value, sources=(source,))
+
+
+def plain_encoder(folder: Path, gigabytes: float = 0, days: float = 0) -> GalleryEncoder:
+    return GalleryEncoder(
+        ToyModel(),
+        ToyReader(),
+        EvaluationSpec(),
+        torch.device("cpu"),
+        identity={},
+        cache=folder,
+        limits=(gigabytes, days),
+    )
 
 
 def entry(folder: Path, name: str, size: int, age: float) -> None:
@@ -145,15 +167,7 @@ def test_encoded_galleries_keep_their_limits(tmp_path: Path) -> None:
         galleries.append(folder_gallery(tmp_path / place))
 
     def encoder(gigabytes: float, days: float) -> GalleryEncoder:
-        return GalleryEncoder(
-            ToyModel(),
-            ToyReader(),
-            EvaluationSpec(),
-            torch.device("cpu"),
-            identity={},
-            cache=folder,
-            limits=(gigabytes, days),
-        )
+        return plain_encoder(folder, gigabytes, days)
 
     for gallery in galleries:
         assert not encoder(0, 0).encode(gallery).reused and encoder(0, 0).encode(gallery).reused

@@ -27,9 +27,10 @@ from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.result import EvaluationResult
 from solver.evaluation.spec import EvaluationSpec
 from solver.reports.grid import word_of
-from solver.search.gallery import EncodedGallery, Gallery
+from solver.search.gallery import Gallery
 from solver.search.queries import Query
 from solver.search.ranked import EncodedQueries, Verdict, search
+from solver.search.searched import EncodedGallery
 from utils import identical
 from utils.errors import UserError
 from utils.identical import crossing, identical_files

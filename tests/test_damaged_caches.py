@@ -1,7 +1,8 @@
-"""Covers: datasets/loading/image_cache, solver/search/gallery_index. Caches that are damaged one file at a time: made
+"""Covers: datasets/loading/image_cache, solver/search/gallery_cache. Caches that are damaged one file at a time: made
 anew, never trusted, never fatal.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from protocol_oracle import ToyModel, ToyReader
 from trees import plant
 
 from configs.vocabulary import Modality
 from datasets.loading.image_cache import build_cache
 from datasets.loading.readers import PillowReader
 from datasets.structures import Source
-from solver.search.gallery_index import keep_index, read_index, sign
+from solver.evaluation.spec import EvaluationSpec
+from solver.search.gallery import folder_gallery
+from solver.search.gallery_cache import GalleryEncoder
+from solver.search.searched import EncodedGallery
 
 SIZE = (16, 8)
 Spoil = Callable[[Path], object]
@@ -96,45 +102,45 @@ def matches(path: Path, pattern: str) -> bool:
     return path.match(pattern) if pattern != "*-*.json" else path.suffix == ".json" and path.name != "hashes.json"
 
 
-def rewrite(features: Callable[[np.ndarray], np.ndarray] = lambda x: x, **header: Any) -> Spoil:
+def state(change: Callable[[dict[str, Any]], object]) -> Spoil:
+    """A change of index.json whose checksum is right again."""
+
     def spoil(path: Path) -> None:
-        with np.load(path) as archive:
-            values, stated = archive["features"], json.loads(archive["header"].tobytes()) | header
-        raw = np.frombuffer(json.dumps(stated).encode(), dtype=np.uint8)
-        np.savez(path, features=features(values), header=raw)
+        content = json.loads(path.read_text())
+        change(content)
+        plain = {name: value for name, value in content.items() if name != "checksum"}
+        content["checksum"] = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+        path.write_text(json.dumps(content))
 
     return spoil
 
 
-def raw_header(raw: bytes) -> Spoil:
-    return lambda path: np.savez(path, features=np.zeros((2, 4), np.float32), header=np.frombuffer(raw, np.uint8))
+GALLERY: list[tuple[str, str, Spoil]] = [
+    *((end, name, spoil) for end in ("features.npy", "keys.npy", "rows.jsonl") for name, spoil in COMMON.items()),
+    *(("index.json", name, spoil) for name, spoil in COMMON.items()),
+    ("features.npy", "rows", data(lambda array: array[::-1].copy())),
+    ("features.npy", "kind", data(lambda array: array.astype(np.float64))),
+    ("features.npy", "nan", data(lambda array: np.full_like(array, np.nan))),
+    ("features.npy", "objects", lambda path: np.save(path, np.array([{}] * 3, dtype=object), allow_pickle=True)),
+    ("index.json", "deep", lambda path: path.write_text("[" * 100_000)),
+    ("index.json", "another model", state(lambda content: content.update(model={"weights": "v"}))),
+    ("index.json", "other rows", state(lambda content: content["shards"][0].update(rows=1))),
+    ("index.json", "no shards", state(lambda content: content.update(shards=[]))),
+    ("index.json", "a number", state(lambda content: content.update(shards=7))),
+]
 
 
-GALLERY: dict[str, Spoil] = {
-    **{name: spoil for name, spoil in COMMON.items() if name != "absent"},
-    "files": rewrite(files=[1, 1]),
-    "short files": rewrite(files=[["a", 1], ["b", 2]]),
-    "no files": rewrite(files=None),
-    "failures": rewrite(failures=[1]),
-    "nan": rewrite(lambda x: np.full_like(x, np.nan)),
-    "columns": rewrite(lambda x: x[:, :1]),
-    "rows": rewrite(lambda x: x[::-1].copy()),
-    "kind": rewrite(lambda x: x.astype(np.float64)),
-    "shape": rewrite(lambda x: x.reshape(-1)),
-    "deep": raw_header(b"[" * 100_000),
-    "list": raw_header(b"[]"),
-    "nothing": raw_header(b""),
-}
+@pytest.mark.parametrize(("end", "name", "spoil"), GALLERY, ids=[f"{end} {name}" for end, name, _ in GALLERY])
+def test_a_damaged_gallery_is_encoded_again(tmp_path: Path, end: str, name: str, spoil: Spoil) -> None:
+    plant(tmp_path / "photos", "a.png", "b.png")
+    model, cpu = ToyModel(), torch.device("cpu")
 
+    def encoded() -> EncodedGallery:
+        encoder = GalleryEncoder(model, ToyReader(), EvaluationSpec(), cpu, identity={}, cache=tmp_path / "cache")
+        return encoder.encode(folder_gallery(tmp_path / "photos"))
 
-@pytest.mark.parametrize("name", GALLERY)
-def test_a_damaged_gallery_is_encoded_again(tmp_path: Path, name: str) -> None:
-    plant(tmp_path, "a.png", "b.png")
-    sources = tuple(Source(modality=Modality.RGB, value=str(tmp_path / name)) for name in ("a.png", "b.png"))
-    features = np.eye(2, 4, dtype=np.float32)
-    signatures = [sign(source.value) for source in sources]
-    keep_index(tmp_path / "g.npz", {"weights": "w"}, features, {}, signatures)
-    found = read_index(tmp_path / "g.npz", {"weights": "w"}, sources, allow_failures=False)
-    assert found is not None and np.array_equal(found[0], features)
-    GALLERY[name](tmp_path / "g.npz")
-    assert read_index(tmp_path / "g.npz", {"weights": "w"}, sources, allow_failures=False) is None
+    first = encoded()
+    assert encoded().reused
+    spoil(next(path for path in (tmp_path / "cache").rglob("*") if path.name.endswith(end)))
+    again = encoded()
+    assert not again.reused and torch.equal(again.features, first.features) and encoded().reused

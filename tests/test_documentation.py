@@ -46,6 +46,7 @@ PARSED = {
     "datasets.check": "datasets/check.py",
     "datasets.split": "datasets/split.py",
     "datasets.synthetic": "datasets/synthetic/__main__.py",
+    "solver.gallery": "solver/gallery/__main__.py",
 }
 
 

@@ -23,7 +23,7 @@ from tiny_orbench import write_orbench
 from configs.vocabulary import Modality
 from datasets.structures import Source
 from solver.gallery import __main__, arguments, commands
-from solver.gallery.arguments import parse_options, worker_place
+from solver.gallery.arguments import parse_arguments, worker_place
 from solver.gallery.encoding import instruction_record, kept_form, told_with
 from solver.gallery.index import open_index
 from solver.gallery.jobs import Job, run_job
@@ -224,7 +224,7 @@ def test_whose_worker_this_is() -> None:
 def test_photos_and_options_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b.png").write_bytes(b"")
-    options = parse_options(["add", "--index", "i", "--run", "r", "a=b.png", "data.on_error=skip", "p", "name=x"])
+    options = parse_arguments(["add", "--index", "i", "--run", "r", "a=b.png", "data.on_error=skip", "p", "name=x"])
     assert (options.photos, options.overrides) == (["a=b.png", "p"], ["data.on_error=skip", "name=x"])
 
 
@@ -273,7 +273,7 @@ def test_wrong_input_is_refused_and_changes_nothing(
 
 def test_an_instruction_needs_a_model_that_follows_it(photos: Path, tmp_path: Path, call: Call) -> None:
     code, said = call("add", "--index", tmp_path / "new", photos, "--instruction", "in red")
-    assert code == 2 and "this model follows no instructions" in said and not (tmp_path / "new").exists()
+    assert code == 2 and "this model tells gallery images nothing" in said and not (tmp_path / "new").exists()
     shown = Source(modality=Modality.RGB, value=str(photos / "p0" / "0.png"))
     told = Source(modality=Modality.TEXT, value="in red")
     assert instruction_record(None, False) == {"told": "none"} and instruction_record(None, True) == {"told": "crop"}

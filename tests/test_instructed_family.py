@@ -39,7 +39,8 @@ from datasets.structures import Batch, ReadOptions, Record, Source
 from solver.commands.train import run_training
 from solver.evaluation.spec import EvaluationSpec
 from solver.runs import open_run
-from solver.search.gallery import Gallery, GalleryEncoder
+from solver.search.gallery import Gallery
+from solver.search.gallery_cache import GalleryEncoder
 from solver.search.queries import Query
 from solver.search.ranked import encode_queries, search
 from solver.training.engine import Trainer, assemble, evaluate_job

@@ -125,7 +125,7 @@ def test_each_way_to_tell_a_gallery_is_kept_by_itself(run: Path, photos: Path, a
     reused = [call(run, tmp_path / "out.png", **same, **way)["gallery"]["reused"] for way in ways * 2]
     assert reused == [False] * 4 + [True] * 4
     assert call(run, tmp_path / "out.png", **same, instruction="in blue")["gallery"]["reused"], "none is the default"
-    assert len(list((tmp_path / "cache").glob("*.npz"))) == 4
+    assert len(list((tmp_path / "cache").glob("*.index"))) == 4
 
 
 def test_a_file_of_queries_says_what_each_is_told(

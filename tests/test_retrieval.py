@@ -21,19 +21,22 @@ from tiny_orbench import write_orbench
 
 import datasets.loading.tokenizers
 import infer
+import solver.search.ranked
 from configs.vocabulary import Modality
 from datasets.loading.tokenizers import ClipTokenizer
 from datasets.structures import Source
 from solver.commands.evaluate import load_test_benchmark
 from solver.commands.search import SearchOptions, output_path, run_search
+from solver.gallery.index import open_index
+from solver.gallery.writing import ShardContent, writing
 from solver.run_directory import RETRIEVAL_FILE
 from solver.runs import open_run
-from solver.search.gallery import EncodedGallery, Gallery, folder_gallery, split_gallery
-from solver.search.gallery_index import keep_index, read_index
+from solver.search.gallery import Gallery, folder_gallery, split_gallery
 from solver.search.queries import Query, query_from_parts
 from solver.search.ranked import EncodedQueries, Verdict, search
+from solver.search.searched import EncodedGallery
 from utils.errors import UserError, run_script
-from utils.retrieval import ranking
+from utils.retrieval import exact
 
 ROOT = Path(__file__).parent.parent
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
@@ -241,19 +244,20 @@ def test_an_encoded_gallery_is_reused_only_for_the_same_files_and_weights(
 
     first = search_photos()
     assert not first["gallery"]["reused"] and search_photos()["gallery"]["reused"]
-    (file,) = cache.glob("*.npz")
-    shown = folder_gallery(photos).sources
-    with np.load(file, allow_pickle=False) as stored:
-        identity = json.loads(stored["header"].tobytes())["identity"]
-    assert read_index(file, identity, shown, allow_failures=False) is not None
-    assert read_index(file, identity | {"weights": "others"}, shown, allow_failures=False) is None
-    # What lies in the file is what is searched: rows that are turned round turn the ranking round.
-    with np.load(file, allow_pickle=False) as stored:
-        kept = dict(stored)
-    whole = file.read_bytes()
-    keep_index(file, identity, -kept["features"], {}, json.loads(kept["header"].tobytes())["files"])
+    (place,) = cache.glob("*.index")
+    # What lies in the index is what is searched: rows that are turned round turn the ranking round.
+    index = open_index(place)
+    content = ShardContent(
+        features=-index.shards[0].features, rows=[row for _, row in index.images()], numbers=range(index.count)
+    )
+    with writing(place) as writer:
+        writer.replace(content, index.count)
     assert ranked(search_photos()) == ranked(first)[::-1]
-    file.write_bytes(whole[: len(whole) // 2])
+    # It is an index like any other.
+    asked: dict[str, Any] = {"parts": {"text": TEXT}, "gallery_index": str(place)}
+    assert ranked(call(run, tmp_path / "out.png", **asked)) == ranked(first)[::-1]
+    (file,) = place.rglob("*.features.npy")
+    file.write_bytes(file.read_bytes()[:-1])
     assert not search_photos()["gallery"]["reused"] and search_photos()["gallery"]["reused"]
     # Touched but equal: reused. Other content of the same size and time: only the digest could tell, so time must
     # differ.
@@ -363,9 +367,9 @@ def test_equal_similarities_keep_the_gallery_order_whatever_the_block(monkeypatc
     encoded = EncodedQueries(
         queries=queries, features=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), failures=()
     )
-    for budget, least in ((1 << 24, 16), (1, 1)):
-        monkeypatch.setitem(ranking.PRODUCT_SCORES, "cpu", budget)
-        monkeypatch.setattr(ranking, "MIN_PRODUCT_ROWS", least)
+    plain = exact.best_rows
+    for budget in (1 << 24, 1):
+        monkeypatch.setattr(solver.search.ranked, "best_rows", functools.partial(plain, block_bytes=budget))
         first, second, third, fourth = search(encoded, gallery, 3)
         assert [image.index for image in first.results] == [2, 4, 3] and [image.verdict for image in first.results] == [
             Verdict.MATCH,

@@ -23,7 +23,8 @@ from solver.evaluation.result import EvaluationResult
 from solver.evaluation.spec import EvaluationSpec
 from solver.reports.features_file import export_evaluation
 from solver.reports.results import Provenance, format_result, result_document
-from solver.search.gallery import Gallery, GalleryEncoder
+from solver.search.gallery import Gallery
+from solver.search.gallery_cache import GalleryEncoder
 from solver.search.queries import Query
 from solver.search.ranked import encode_queries, search
 from utils.retrieval.options import Similarity

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ SECONDS_PER_DAY = 86_400
 BYTES_PER_GB = 10**9
 TABLES = ("hashes.json",)
 """What a cache remembers beside its entries; goes when the folder is emptied."""
-_ENTRY = re.compile(r"([0-9a-f]{16})\.(npy|npz|json)")
+INDEX_SUFFIX = ".index"
+"""Of an encoded gallery, a folder; see solver.gallery."""
+_ENTRY = re.compile(r"([0-9a-f]{16})\.(npy|npz|json|index)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,23 +54,35 @@ def cache_entries(folder: str | Path) -> list[CacheEntry]:
         return []
     except OSError as error:
         raise UserError(f"cannot list the cache {folder}: {error.strerror}; give the folder of a cache") from error
-    found: dict[str, list[tuple[Path, os.stat_result]]] = {}
+    found: dict[str, list[tuple[Path, os.stat_result, int]]] = {}
     for path in paths:
         match = _ENTRY.fullmatch(path.name)
         # Another process may tidy the folder at the same time.
         with contextlib.suppress(OSError):
-            if match and path.is_file():
-                found.setdefault(match[1], []).append((path, path.stat()))
+            if match and path.is_dir() == (path.suffix == INDEX_SUFFIX):
+                found.setdefault(match[1], []).append((path, path.stat(), _bytes(path)))
     entries = [
         CacheEntry(
             name=name,
-            files=tuple(path for path, _ in files),
-            size=sum(status.st_size for _, status in files),
-            used=max(status.st_mtime for _, status in files),
+            files=tuple(path for path, _, _ in files),
+            size=sum(size for _, _, size in files),
+            used=max(status.st_mtime for _, status, _ in files),
         )
         for name, files in found.items()
     ]
     return sorted(entries, key=lambda entry: (entry.used, entry.name))
+
+
+def _bytes(path: Path) -> int:
+    """Return the size of a file, or of all files below a folder."""
+    if not path.is_dir():
+        return path.stat().st_size
+    total = 0
+    for below in path.rglob("*"):
+        # Its writer may replace it at the same time.
+        with contextlib.suppress(OSError):
+            total += 0 if below.is_dir() else below.stat().st_size
+    return total
 
 
 def mark_used(path: str | Path) -> None:
@@ -119,7 +134,10 @@ def is_cache(folder: str | Path) -> bool:
 def _removed(entry: CacheEntry) -> bool:
     try:
         for path in entry.files:
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("%s cannot be removed from the cache: %s", error.filename, error.strerror)
         return False

@@ -23,6 +23,10 @@ from datasets.structures import Source, distinct_sources
 from solver.calibration import Calibration, read_calibration
 from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
 from solver.commands.opening import ModelChoice, Opened, Takes, instructions_taken, open_trained
+from solver.gallery.commands import check_told
+from solver.gallery.encoding import features_depend_on, instruction_record
+from solver.gallery.index import GalleryIndex, open_index
+from solver.gallery.writing import check_same
 from solver.reports.features_file import check_export, export_path
 from solver.reports.grid import parts_of
 from solver.reports.search_files import (
@@ -37,7 +41,8 @@ from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RET
 from solver.run_names import find_run
 from solver.runs import TrainedModel, model_identity
 from solver.search.arguments import SearchOptions
-from solver.search.gallery import Gallery, GalleryEncoder, own_gallery, split_gallery
+from solver.search.gallery import Gallery, own_gallery, split_gallery
+from solver.search.gallery_cache import GalleryEncoder
 from solver.search.named import named_instruction, named_queries
 from solver.search.queries import (
     VISIBLE_INFRARED,
@@ -49,6 +54,7 @@ from solver.search.queries import (
     searched_modality,
 )
 from solver.search.ranked import encode_queries, search
+from solver.search.searched import IndexedGallery, SearchedGallery, index_place
 from solver.search.thresholds import relevant_images
 from utils.errors import UserError
 from utils.files import check_folder, files_together, real_path
@@ -72,7 +78,7 @@ def run_search(options: SearchOptions) -> str:
         raise UserError("nothing to do: give a query, or --export FILE.npz for the features of the gallery alone")
     if options.index and not options.task:
         raise UserError("--index needs --task NAME, the list that it counts in")
-    if options.threshold is not None and (not options.task or options.gallery):
+    if options.threshold is not None and (not options.task or options.gallery or options.gallery_index):
         raise UserError(
             f"--threshold {options.threshold:g}: what resembles a query's annotation is known for --task NAME in the "
             "test gallery of the data set only; leave --threshold out, or search there"
@@ -83,6 +89,7 @@ def run_search(options: SearchOptions) -> str:
         if instruction is not None and MODALITIES[instruction.modality].is_image:
             open_source(instruction)
     folder = own_gallery(options.gallery) if options.gallery else None
+    index = open_index(options.gallery_index) if options.gallery_index else None
     choice = ModelChoice(
         run=options.run,
         config=options.config,
@@ -100,7 +107,9 @@ def run_search(options: SearchOptions) -> str:
     written = [output.with_suffix(extension) for extension in RETRIEVAL_EXTENSIONS] if drawn else []
     cache = Path(options.gallery_cache) if options.gallery_cache else home / GALLERY_CACHE_FOLDER
     _check_places(options, written, cache)
-    asked = _asked(options, trained, takes, named, told, folder)
+    asked = _asked(options, trained, takes, named, told, folder if index is None else index_place(index))
+    if index is not None:
+        asked = dataclasses.replace(asked, index=_searched(index, options, asked, opened))
     exported = [export_path(options.export)] if options.export else []
     _check_inputs([*written, *exported], options.queries, asked)
     asked = dataclasses.replace(asked, calibration=read_calibration(trained) if drawn else None)
@@ -132,6 +141,21 @@ def _check_told(options: SearchOptions, takes: Takes, named: Sequence[Query], to
         )
 
 
+def _searched(index: GalleryIndex, options: SearchOptions, asked: _Asked, opened: Opened) -> IndexedGallery:
+    """Return an index as it is searched for these queries. Raises UserError for one of another model, of other images,
+    or whose images were told something else than is asked for.
+    """
+    trained = opened.trained
+    what = options.run or str(trained.checkpoint)
+    check_same(index.state, features_depend_on(model_identity(trained), opened.spec), index.folder, what)
+    choice = options.gallery_instruction
+    if choice:
+        same = asked.queries[0].instruction if choice == "same" else None
+        check_told(index.state, instruction_record(same, choice == "crop"), "", index.folder)
+    modality = choose_modality(options.gallery_modality, asked.queries, trained.config.model.modalities)
+    return IndexedGallery(index, modality)
+
+
 def _threshold(options: SearchOptions, trained: TrainedModel) -> Threshold | None:
     tau = options.threshold
     return None if tau is None else Threshold(tau=tau, encoder=trained.config.eval.relevance)
@@ -159,6 +183,8 @@ def _check_inputs(written: Sequence[Path], listed: str, asked: _Asked) -> None:
     read = {source.value: what for what, source in sources if MODALITIES[source.modality].is_image} | {
         listed: "queries"
     }
+    if asked.index is not None:
+        read |= dict.fromkeys(asked.index.copies([str(path) for path in written]), "gallery")
     for path in filter(os.path.exists, written):
         what = next((what for name, what in read.items() if name and _same_file(name, path)), "")
         if what:
@@ -182,6 +208,8 @@ class _Asked:
     """See solver.search.ranked.search."""
     foreign: bool = False
     """The gallery is the user's own."""
+    index: IndexedGallery | None = None
+    """An index, which is searched instead of `gallery`."""
     calibration: Calibration | None = None
     """Thresholds to answer by."""
 
@@ -279,16 +307,18 @@ def _search(opened: Opened, asked: _Asked, top_k: int, cache: Path, threshold: T
     encoded = encode_queries(trained.model, queries, reader, dataclasses.replace(spec, workers=0), device)
     if queries and not encoded.queries:
         raise UserError(f"no query can be read, the first: {encoded.failures[0][1]}")
-    encoder = GalleryEncoder(
-        trained.model,
-        reader,
-        spec,
-        device,
-        identity=model_identity(trained),
-        cache=cache,
-        limits=(trained.config.data.cache_gb, trained.config.data.cache_days),
-    )
-    found = encoder.encode(asked.gallery)
+    found: SearchedGallery | None = asked.index
+    if found is None:
+        encoder = GalleryEncoder(
+            trained.model,
+            reader,
+            spec,
+            device,
+            identity=model_identity(trained),
+            cache=cache,
+            limits=(trained.config.data.cache_gb, trained.config.data.cache_days),
+        )
+        found = encoder.encode(asked.gallery)
     result = SearchResult(
         trained=trained,
         encoded=encoded,

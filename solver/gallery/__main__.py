@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from solver.gallery.arguments import parse_options
+from solver.gallery.arguments import parse_arguments
 from utils.errors import run_script
 from utils.threads import configure_threads
 
 
 def main() -> int:
     """Run the command; print what was done."""
-    options = parse_options()
+    options = parse_arguments()
     configure_threads()
     if options.command == "add":
         from solver.run_names import begin

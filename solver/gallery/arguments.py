@@ -127,7 +127,7 @@ def _add_options(add: Callable[..., object], group: Callable[..., argparse._Mutu
     add("--part", type=worker, default=None, metavar="I/N", help="with --shards: this is worker I of N, from 0")
 
 
-def parse_options(arguments: Sequence[str] | None = None) -> GalleryOptions:
+def parse_arguments(arguments: Sequence[str] | None = None) -> GalleryOptions:
     """Parse the command line. Exits with code 2 for a wrong one."""
     parser = _parsers()
     given = vars(parser.parse_args(arguments))

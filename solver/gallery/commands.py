@@ -12,7 +12,7 @@ import torch
 from configs.vocabulary import Modality
 from datasets.build import build_source_reader
 from datasets.structures import Source
-from solver.commands.opening import ModelChoice, Opened, open_trained
+from solver.commands.opening import ModelChoice, Opened, instructions_taken, open_trained
 from solver.gallery.adding import SHOWN, Added, Encode, add_images, all_images, changed_files, named_ids
 from solver.gallery.arguments import GalleryOptions, worker_place
 from solver.gallery.encoding import (
@@ -24,8 +24,9 @@ from solver.gallery.encoding import (
 )
 from solver.gallery.index import GalleryIndex, open_index
 from solver.gallery.jobs import Job, open_jobs, run_job
-from solver.gallery.layout import DTYPES, IndexState, is_index, read_state
+from solver.gallery.layout import DTYPES, IndexState, read_state
 from solver.gallery.listing import ListedImage, listed_images
+from solver.gallery.place import is_index
 from solver.gallery.writing import check_same, writing
 from solver.run_names import find_run
 from solver.runs import model_identity
@@ -51,16 +52,17 @@ def add(options: GalleryOptions) -> Answer:
     if is_index(folder):
         check_told(read_state(folder), record, options.dtype, folder)
     place, workers = options.part or worker_place()
-    opened = open_trained(
-        ModelChoice(
-            run=run,
-            config=options.config,
-            checkpoint=checkpoint,
-            device=own_device(options.device, place, workers),
-            overrides=options.overrides,
-        )
+    choice = ModelChoice(
+        run=run,
+        config=options.config,
+        checkpoint=checkpoint,
+        device=own_device(options.device, place, workers),
+        overrides=options.overrides,
     )
-    check_encodable(opened, images, told is not None or crop)
+    if (told is not None or crop) and not instructions_taken(choice).gallery:
+        raise UserError("this model tells gallery images nothing; leave the instruction out, or use one that does")
+    opened = open_trained(choice)
+    check_encodable(opened, images)
     wanted = index_state(opened, record, DTYPES[options.dtype or "fp32"])
     what = options.run or str(opened.trained.checkpoint)
     encode = encoder(opened, told, crop)
@@ -101,8 +103,8 @@ def described(record: Mapping[str, object]) -> str:
     return f"{kind}: {record['text']!r}" if "text" in record else kind
 
 
-def check_encodable(opened: Opened, images: Sequence[ListedImage], told: bool) -> None:
-    """Raise UserError for images that the model does not encode, and for an instruction that it does not follow."""
+def check_encodable(opened: Opened, images: Sequence[ListedImage]) -> None:
+    """Raise UserError for images that the model does not encode."""
     known = opened.trained.config.model.modalities
     unknown = sorted({image.source.modality.name for image in images if image.source.modality not in known})
     if unknown:
@@ -110,8 +112,6 @@ def check_encodable(opened: Opened, images: Sequence[ListedImage], told: bool) -
             f"this model encodes {', '.join(modality.name for modality in known)}, not {', '.join(unknown)}; leave "
             "those images out, or use a model of another family"
         )
-    if told and not opened.trained.model.follows_instructions:
-        raise UserError("this model follows no instructions; leave the instruction out, or use a model that does")
 
 
 def index_state(opened: Opened, record: Mapping[str, object], dtype: str) -> IndexState:

@@ -17,8 +17,9 @@ import numpy as np
 
 from solver.gallery.adding import Encode, known_images, shard_content
 from solver.gallery.index import open_shard
-from solver.gallery.layout import JOBS_FOLDER, IndexState, ShardEntry, is_index, read_state
+from solver.gallery.layout import JOBS_FOLDER, IndexState, ShardEntry, read_state
 from solver.gallery.listing import ListedImage
+from solver.gallery.place import is_index
 from solver.gallery.writing import JOB_FILE, check_same, write_shard, writing
 from utils.errors import UserError
 from utils.files import fingerprint, read_json, remove_leftovers, write_json

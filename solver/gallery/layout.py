@@ -25,6 +25,7 @@ import numpy as np
 
 from configs.vocabulary import Modality
 from datasets.structures import Person
+from solver.gallery.place import INDEX_FILE, require_index
 from solver.gallery.signatures import SIGNED, Signature
 from utils.errors import UserError
 from utils.files import parse_json
@@ -33,7 +34,6 @@ from utils.foreign import foreign_file
 FORMAT = 1
 """To be raised when the form of the files, the reading of images or the normalisation changes."""
 KIND = "AnyReID gallery index"
-INDEX_FILE = "index.json"
 SHARDS_FOLDER, JOBS_FOLDER = "shards", "jobs"
 FEATURES, TABLE_KEYS, TABLE, BAD = ".features.npy", ".keys.npy", ".rows.jsonl", ".bad.jsonl"
 DTYPES = {"fp32": "float32", "fp16": "float16"}
@@ -167,20 +167,12 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("ascii")).hexdigest()
 
 
-def is_index(folder: str | Path) -> bool:
-    """Return whether a folder is a gallery index. Imports no torch."""
-    return (Path(folder) / INDEX_FILE).is_file()
-
-
 def read_state(folder: Path) -> IndexState:
     """Return the state of an index. Raises UserError for a folder that is none and for a damaged index.json."""
     file = folder / INDEX_FILE
-    if not folder.is_dir():
-        raise UserError(f"no such gallery index: {folder}; make it with python -m solver.gallery add")
+    require_index(folder)
     try:
         text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is not a gallery index: it has no {INDEX_FILE}; give the folder of one") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}); restore it from a copy or make the index anew") from error
     with foreign_file(f"{file} is damaged", "restore it from a copy, or make the index anew"):

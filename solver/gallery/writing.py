@@ -21,7 +21,6 @@ from solver.gallery.index import GalleryIndex, Shard, open_index
 from solver.gallery.layout import (
     BAD,
     FEATURES,
-    INDEX_FILE,
     JOBS_FOLDER,
     KEYS,
     MODALITIES_BY_CODE,
@@ -32,10 +31,10 @@ from solver.gallery.layout import (
     IndexRow,
     IndexState,
     ShardEntry,
-    is_index,
     key_of,
     read_state,
 )
+from solver.gallery.place import INDEX_FILE, is_index
 from utils.errors import UserError
 from utils.files import atomic_path, is_leftover, remove_leftovers, sha256_of, user_errors_of_writing, write_json
 from utils.locks import locked_folder
@@ -176,10 +175,13 @@ class IndexWriter:
         if len(ids):
             self._commit(self.state.next(), ids)
 
-    def replace(self, content: ShardContent, count: int) -> None:
-        """Replace everything by one shard; whoever has the old files open keeps them."""
-        entry = write_shard(self.folder, self._name(), content, self.state.dtype)
-        self._commit(self.state.next(shards=(entry,), removed=None, next_id=count))
+    def replace(self, content: ShardContent, count: int, state: IndexState | None = None) -> None:
+        """Replace everything by one shard; whoever has the old files open keeps them. state: of the index that it
+        becomes, None = as it is.
+        """
+        new = replace(state or self.state, generation=self.state.generation)
+        entry = write_shard(self.folder, self._name(), content, new.dtype)
+        self._commit(new.next(shards=(entry,), removed=None, next_id=count))
         self.tidy()
 
     def compact(self, shard_rows: int = SHARD_ROWS) -> None:

@@ -16,6 +16,7 @@ from datasets.structures import Source
 from solver.reports.fonts import Font, font_for, load_font, without_glyph
 from solver.search.queries import Query
 from solver.search.ranked import Answer, RankedImage, RankedQuery, Verdict
+from utils.errors import UserError
 from utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ def word_of(image: RankedImage) -> str:
     it is; empty = nothing is known.
     """
     word = OWN_IMAGE if image.own_image else WORDS[image.verdict]
-    return ", ".join(filter(None, [word, image_answer(image)]))
+    return ", ".join(filter(None, [word, image_answer(image), image.outdated and f"file {image.outdated}"]))
 
 
 def image_answer(image: RankedImage) -> str:
@@ -289,11 +290,21 @@ def _draw_text(draw: ImageDraw.ImageDraw, text: str, box: tuple[int, int], width
         draw.text((box[0] + padding, box[1] + padding + number * height), line, font=font, fill=INK)
 
 
+def result_image(image: RankedImage) -> Image.Image:
+    """Return the picture of a result; an empty one where its file is gone since it was encoded. Raises UserError."""
+    try:
+        return open_image(image.path)
+    except UserError:
+        if not image.outdated:
+            raise
+        return Image.new("RGB", (IMAGE_WIDTH, IMAGE_HEIGHT), GROUND)
+
+
 def _draw_result(canvas: Image.Image, draw: ImageDraw.ImageDraw, image: RankedImage, left: int, top: int) -> None:
     width = IMAGE_WIDTH + 2 * FRAME
     box = (left, top + LABEL)
     draw.rectangle((*box, box[0] + width - 1, box[1] + IMAGE_HEIGHT + 2 * FRAME - 1), fill=COLOURS[image.verdict])
-    canvas.paste(fit_image(open_image(image.path), IMAGE_WIDTH, IMAGE_HEIGHT), (box[0] + FRAME, box[1] + FRAME))
+    canvas.paste(fit_image(result_image(image), IMAGE_WIDTH, IMAGE_HEIGHT), (box[0] + FRAME, box[1] + FRAME))
     rank = f"#{image.rank}"
     _write(draw, (left, top), rank, 12, INK, width // 2, bold=True)
     value, font = f"{image.similarity:.4f}", load_font(12)

@@ -10,11 +10,13 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from configs.vocabulary import Modality
 from datasets.loading.readers import open_source
 from datasets.modalities import MODALITIES
 from datasets.structures import Source
-from solver.reports.grid import describe_query, file_label, fit_image, parts_of, printable, word_of
+from solver.reports.grid import describe_query, file_label, fit_image, parts_of, printable, result_image, word_of
 from solver.search.ranked import RankedImage, RankedQuery
 from utils.files import write_text
 
@@ -121,8 +123,12 @@ def _number(value: object) -> str:
 @functools.lru_cache(maxsize=4096)
 def thumbnail(source: Source) -> str:
     """Return a small JPEG of an image source as a data URI."""
+    return _encoded(open_source(source))
+
+
+def _encoded(picture: Image.Image) -> str:
     stream = io.BytesIO()
-    fit_image(open_source(source), *THUMBNAIL).save(stream, format="JPEG", quality=JPEG_QUALITY)
+    fit_image(picture, *THUMBNAIL).save(stream, format="JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
@@ -141,7 +147,7 @@ def _part(name: str, source: Source) -> str:
     if not MODALITIES[source.modality].is_image:
         text = source.value if len(source.value) <= MAX_TEXT else source.value[:MAX_TEXT] + " …"
         return f"<blockquote><b>{name}</b><br>{escape(text) or '(empty text)'}</blockquote>\n"
-    return _figure("part", source, f"<b>{name}</b>")
+    return _figure("part", source.value, thumbnail(source), f"<b>{name}</b>")
 
 
 def _result(image: RankedImage, before: str = "") -> str:
@@ -149,13 +155,19 @@ def _result(image: RankedImage, before: str = "") -> str:
     word = word_of(image)
     caption = f"#{image.rank} · {image.similarity:.4f}<br><b>{before}{word}</b>{person}"
     kind = image.verdict.value or "unknown"
-    return _figure(kind, Source(modality=Modality.RGB, value=image.path), caption)
+    # Nearly all files are what they were, and many results are of one file.
+    shown = _encoded(result_image(image)) if image.outdated else thumbnail(_source(image))
+    return _figure(kind, image.path, shown, caption)
 
 
-def _figure(kind: str, source: Source, caption: str) -> str:
-    name = escape(file_label(source.value))
+def _source(image: RankedImage) -> Source:
+    return Source(modality=Modality.RGB, value=image.path)
+
+
+def _figure(kind: str, path: str, picture: str, caption: str) -> str:
+    name = escape(file_label(path))
     return (
-        f'<figure class="{kind}" title="{escape(source.value)}"><img src="{thumbnail(source)}" alt="{name}" width="64" '
+        f'<figure class="{kind}" title="{escape(path)}"><img src="{picture}" alt="{name}" width="64" '
         f'height="128">'
         f'<figcaption>{caption}<div class="name">{name}</div></figcaption></figure>\n'
     )

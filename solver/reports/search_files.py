@@ -27,15 +27,17 @@ from solver.reports.features_file import (
 from solver.reports.grid import OWN_IMAGE, describe_query, printable, word_of, write_grid
 from solver.reports.html_page import write_page
 from solver.runs import TrainedModel
-from solver.search.gallery import EncodedGallery
 from solver.search.queries import Query
 from solver.search.ranked import Answer, EncodedQueries, RankedImage, RankedQuery, Verdict
+from solver.search.searched import SearchedGallery
+from utils.errors import shortened
 from utils.files import write_json
 from utils.log import library_versions
 
 SHOWN_QUERIES, SHOWN_RESULTS = 50, 50
 """Bounds of the picture and the page; the JSON file lists everything."""
 PRINTED_RESULTS = 10
+SHOWN_FILES = 5
 LARGER = 2.0
 """A gallery so many times as large as those of the calibration changes the false alarm rate for readers."""
 TOLD = {
@@ -62,7 +64,7 @@ class SearchResult:
 
     trained: TrainedModel
     encoded: EncodedQueries
-    gallery: EncodedGallery
+    gallery: SearchedGallery
     ranked: tuple[RankedQuery, ...]
     requested: int
     precision: str
@@ -79,7 +81,7 @@ class SearchResult:
     @property
     def listed(self) -> int:
         """Results of each query."""
-        return min(self.requested, len(self.gallery.positions))
+        return min(self.requested, self.gallery.count)
 
     def notes(self) -> tuple[str, ...]:
         """Return what a reader must know: a clamped top-k, skipped images and queries, how the checkpoint was
@@ -88,8 +90,9 @@ class SearchResult:
         found = [*self.trained.notes, *self.said, *([self.gallery.gallery.note] if self.gallery.gallery.note else [])]
         if self.listed < self.requested:
             found.append(f"top-k {self.requested} is larger than the gallery: all {self.listed} images are listed")
-        if self.gallery.failures:
-            found.append(f"{len(self.gallery.failures)} unreadable gallery images were skipped")
+        if self.gallery.unreadable:
+            found.append(f"{len(self.gallery.unreadable)} unreadable gallery images were skipped")
+        found += self._outdated_notes()
         if self.encoded.failures:
             found.append(f"{len(self.encoded.failures)} queries with an unreadable image were skipped")
         itself = sum(row.own_images > 0 for row in self.ranked)
@@ -103,6 +106,16 @@ class SearchResult:
             found.append("selected on test: the checkpoint was chosen by the test split")
         return tuple(found)
 
+    def _outdated_notes(self) -> list[str]:
+        outdated = {image.path: image.outdated for row in self.ranked for image in row.results if image.outdated}
+        if not outdated:
+            return []
+        named = [f"{printable(path)} ({what})" for path, what in outdated.items()]
+        return [
+            f"{len(outdated)} files of results are no longer what was encoded: {shortened(named, SHOWN_FILES)}; "
+            "python -m solver.gallery add takes changed ones anew, remove --missing takes missing ones out"
+        ]
+
     def _calibration_notes(self) -> list[str]:
         if not self.ranked:
             return []
@@ -110,7 +123,7 @@ class SearchResult:
         if self.calibration is None:
             return ["not calibrated, so that nobody is said to be there or not: infer.py --calibrate sets thresholds"]
         found = [f"not calibrated for queries of {', '.join(without)} in this gallery"] if without else []
-        images = len(self.gallery.positions)
+        images = self.gallery.count
         larger = [row.cutoff for row in self.ranked if row.cutoff is not None and images > LARGER * row.cutoff.images]
         if larger:
             rates = [cutoff.expected_rate(images) for cutoff in larger]
@@ -134,14 +147,11 @@ def result_document(result: SearchResult) -> dict[str, Any]:
         "top_k": {"requested": result.requested, "listed": result.listed},
         "gallery": {
             "name": gallery.gallery.name,
-            "modalities": [modality.value for modality in gallery.gallery.modalities],
-            "images": len(gallery.positions),
+            "modalities": [modality.value for modality in gallery.modalities],
+            "images": gallery.count,
             "instruction": gallery.gallery.told,
             "reused": gallery.reused,
-            "unreadable": [
-                {"path": gallery.gallery.sources[index].value, "reason": reason}
-                for index, reason in gallery.failures.items()
-            ],
+            "unreadable": [{"path": path, "reason": reason} for path, reason in gallery.unreadable],
         },
         "unreadable_queries": [{"name": query.name, "reason": reason} for query, reason in result.encoded.failures],
         "similarity": result.encoded.comparison.name,
@@ -177,6 +187,7 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
                 **_judged(image),
                 **({} if image.answer is None else {"answer": image.answer.value}),
                 **({"own_image": True} if image.own_image else {}),
+                **({"file": image.outdated} if image.outdated else {}),
             }
             for image in row.results
         ],
@@ -216,7 +227,7 @@ def write_files(output: Path, result: SearchResult) -> None:
     """Write picture, page and JSON; the JSON file last: when it is there, the others are too."""
     shown = [dataclasses.replace(row, results=row.results[:SHOWN_RESULTS]) for row in result.ranked[:SHOWN_QUERIES]]
     hidden = _hidden(result)
-    gallery = f"{result.gallery.gallery.name} ({len(result.gallery.positions):,} images)"
+    gallery = f"{result.gallery.gallery.name} ({result.gallery.count:,} images)"
     model = f"{result.trained.checkpoint} ({result.trained.fingerprint})"
     title = (
         f"Retrieval: {shown[0].query.task}" if len(result.ranked) == 1 else f"Retrieval: {len(result.ranked)} queries"
@@ -270,7 +281,8 @@ def export_features(name: str, result: SearchResult) -> Path:
     weights: the fingerprint.
     """
     gallery, queries, comparison = result.gallery, result.encoded.queries, result.encoded.comparison
-    kinds, width = [query.combination for query in queries], gallery.features.shape[1]
+    features, images = gallery.all_features(), gallery.images(gallery.every)
+    kinds, width = [query.combination for query in queries], features.shape[1]
     arrays = {
         "query_features": exported_features(result.encoded.features, comparison, kinds),
         "query_columns": query_columns(comparison, kinds, width),
@@ -280,16 +292,12 @@ def export_features(name: str, result: SearchResult) -> Path:
         ),
         "query_person_ids": person_array([query.person_id for query in queries]),
         "query_person_known": np.asarray([query.person_id is not None for query in queries], dtype=bool),
-        "gallery_features": exported_features(gallery.features, comparison, kinds),
+        "gallery_features": exported_features(features, comparison, kinds),
         "query_instructions": instruction_texts([query.instruction for query in queries]),
-        "gallery_instructions": instruction_texts(
-            [gallery.gallery.instructions[index] for index in gallery.positions]
-            if gallery.gallery.instructions
-            else [None] * len(gallery.positions)
-        ),
-        "gallery_paths": np.asarray([gallery.gallery.sources[index].value for index in gallery.positions]),
-        "gallery_person_ids": person_array([gallery.gallery.person(index) for index in gallery.positions]),
-        "gallery_person_known": np.asarray(gallery.gallery.person_ids is not None),
+        "gallery_instructions": instruction_texts(gallery.told(gallery.every)),
+        "gallery_paths": np.asarray([image.path for image in images]),
+        "gallery_person_ids": person_array([image.person_id for image in images]),
+        "gallery_person_known": np.asarray(gallery.persons_known),
         "weights": np.asarray(result.trained.fingerprint),
     }
     return write_arrays(export_path(name), arrays)
@@ -297,7 +305,7 @@ def export_features(name: str, result: SearchResult) -> Path:
 
 def exported_lines(result: SearchResult) -> list[str]:
     """Return what is printed where only features are written."""
-    counts = f"{len(result.encoded.queries):,} queries and {len(result.gallery.positions):,} gallery images"
+    counts = f"{len(result.encoded.queries):,} queries and {result.gallery.count:,} gallery images"
     return [f"features of {counts}", *result.notes()]
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from solver.gallery.place import is_index
 
 PARTS = {"nir": "infrared image", "cp": "colour-pencil drawing", "sk": "sketch", "text": "description"}
 GALLERY_INSTRUCTIONS = ("none", "same", "crop")
@@ -30,6 +34,8 @@ class SearchOptions:
     """List of the test set that queries are taken from."""
     index: Sequence[int] = ()
     """Its entries, empty = the first."""
+    gallery_index: str = ""
+    """Folder of the gallery index that is searched, empty = none."""
     threshold: float | None = None
     """tau: an image of the right person is right from this similarity of annotations on, None = always."""
     attention: str = ""
@@ -54,9 +60,13 @@ class SearchOptions:
     overrides: Sequence[str] = ()
 
 
-def indices(text: str) -> tuple[int, ...]:
-    """Return the numbers of `0,7,12`. Raises ValueError."""
-    return tuple(int(part) for part in text.split(","))
+def index_value(text: str) -> tuple[int, ...] | str:
+    """Return the numbers of `0,7,12`, or the folder of a gallery index. Raises ValueError for half a list of numbers
+    that is no folder.
+    """
+    if re.match(r"\d+(,|$)", text) and (re.fullmatch(r"[\d,]+", text) or not os.path.isdir(text)):
+        return tuple(int(part) for part in text.split(","))
+    return text
 
 
 def add_query_options(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +92,11 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
     add("--attention", metavar="MAPS.png", help=looks)
     add("--queries", metavar="FILE.json", help="list of objects with these keys and an optional person_id")
     add("--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT")
-    entry = "with --task: entry of the list, from 0 (default: 0), or several: 0,7,12"
-    add("--index", type=indices, default=(), metavar="N,N", help=entry)
+    entry = (
+        "folder of a gallery index, which is searched: see python -m solver.gallery; or, with --task, the entry of the "
+        "list, from 0 (default: 0), or several: 0,7,12"
+    )
+    add("--index", type=index_value, action="append", default=[], metavar="DIR|N,N", help=entry)
     right = (
         "with --task, for lists with annotations: the right person is right (green) where the annotation resembles the "
         "query's by at least TAU, else yellow"
@@ -106,7 +119,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--gallery",
         metavar="DIR|FILE",
-        help="folder of images, or manifest (.csv, .jsonl); default the test gallery of the data set",
+        help="folder of images, manifest (.csv, .jsonl) or gallery index; default the test gallery of the data set",
     )
     modality = (
         "search images of this modality; default: those that the list of --task searches; the other one for "
@@ -128,6 +141,19 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     add("overrides", nargs="*", default=[], metavar="key.sub=value", help=overrides)
 
 
+def _index_meanings(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    """Tell entries of a list from the folder of a gallery index, which both --index and --gallery may name."""
+    entries = [value for value in parsed.index if isinstance(value, tuple)]
+    folders = [value for value in parsed.index if isinstance(value, str)]
+    if parsed.gallery and is_index(parsed.gallery):
+        folders.append(parsed.gallery)
+        parsed.gallery = ""
+    if len(entries) > 1 or len(folders) > 1 or (folders and parsed.gallery):
+        parser.error("--index: give one list of entries, and one gallery: an index, or --gallery DIR")
+    parsed.index = entries[0] if entries else ()
+    parsed.gallery_index = folders[0] if folders else ""
+
+
 def parse_options(description: str, examples: str) -> SearchOptions:
     """Parse the command line. Exits with code 2 for a wrong one."""
     style = argparse.RawDescriptionHelpFormatter
@@ -139,9 +165,12 @@ def parse_options(description: str, examples: str) -> SearchOptions:
     add_search_options(parser)
     parsed = parser.parse_intermixed_args()
     given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
+    _index_meanings(parser, parsed)
     parsed.parts = {name: value for name, value in given.items() if value is not None}
     kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
-    if parsed.calibrate and (kinds or parsed.export or parsed.output or parsed.gallery or parsed.attention):
+    if parsed.calibrate and (
+        kinds or parsed.export or parsed.output or parsed.gallery or parsed.gallery_index or parsed.attention
+    ):
         parser.error("--calibrate searches nothing; leave out the query, --gallery, --output, --export and --attention")
     if kinds > 1 or not (kinds or parsed.export or parsed.calibrate):
         parser.error(

@@ -1,46 +1,21 @@
-"""Encoded galleries, kept on disk and used again only for the same weights, the same input and the same files.
-
-Shapes: G gallery images, N of them readable, D embed_dim.
-"""
+"""Images to search in: a folder's, a manifest's, those of a test split, and what a model is told with them."""
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from configs.vocabulary import BOX, Modality
 from datasets.formats.manifest_rows import read_manifest
-from datasets.loading.readers import Reader
 from datasets.loading.suffixes import IMAGE_SUFFIXES, is_image_name, passed_over, unread_notes
-from datasets.modalities import MODALITIES
 from datasets.releases.manifest import Listed, row_image
 from datasets.structures import WARNING, Benchmark, EvalSplit, Person, QueryList, Source
-from model.interface import RetrievalModel
-from solver.evaluation.encoding import SourceEncoder, encode_sources, inference
-from solver.evaluation.plan import Integers, SourceTable, gallery_slots
-from solver.evaluation.spec import EvaluationSpec
-from solver.evaluation.token_cache import CacheBudget
-from solver.search.gallery_index import FORMAT_VERSION, Signature, keep_index, read_index, sign
 from solver.search.named import is_manifest, require_gallery
 from solver.search.queries import Query
-from utils.cache_folders import mark_used, tidy
 from utils.errors import UserError
-from utils.files import fingerprint, sha256_of
 from utils.folder_names import FolderNames
-
-logger = logging.getLogger(__name__)
-
-UNLISTED = -1
-"""Number of a person whom a gallery does not hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,40 +91,6 @@ class Gallery:
             sources=tuple(self.sources[index] for index in kept),
             person_ids=None if self.person_ids is None else tuple(self.person_ids[index] for index in kept),
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PersonCodes:
-    """Persons as numbers, for comparisons of many at once."""
-
-    numbers: Mapping[str, int]
-    """Name of a person -> number."""
-    codes: Integers
-    """(N,): number of each row's person."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedGallery:
-    """A gallery and the features of its readable images."""
-
-    gallery: Gallery
-    features: Tensor
-    """(N, D) float32, as the model gives them."""
-    positions: Integers
-    """(N,): index of each row in the gallery."""
-    failures: Mapping[int, str]
-    """Reason by gallery index of each unreadable image."""
-    reused: bool
-    """The features came from the disk."""
-
-    @functools.cached_property
-    def persons(self) -> PersonCodes | None:
-        """Persons of the rows, None = unknown."""
-        if self.gallery.person_ids is None:
-            return None
-        numbers: dict[str, int] = {}
-        codes = [numbers.setdefault(str(person), len(numbers)) for person in self.gallery.person_ids]
-        return PersonCodes(numbers=numbers, codes=np.asarray(codes, dtype=np.int64)[self.positions])
 
 
 def split_gallery(
@@ -292,143 +233,3 @@ def folder_gallery(folder: str | Path) -> Gallery:
 
 def _refuse_folder(error: OSError) -> None:
     raise UserError(f"cannot list the gallery folder {error.filename}: {error.strerror}") from error
-
-
-class GalleryEncoder:
-    """Encodes galleries with one model, or reads them from the folder `cache`.
-
-    identity: everything besides the files and the precision that the features depend on (weights, sizes). limits: GB
-    and days without use that the folder keeps, 0 = no limit.
-    """
-
-    def __init__(
-        self,
-        model: RetrievalModel,
-        reader: Reader,
-        spec: EvaluationSpec,
-        device: torch.device,
-        *,
-        identity: Mapping[str, Any],
-        cache: Path,
-        limits: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
-        self.model = model
-        self.reader = reader
-        self.spec = spec
-        self.device = device
-        self.identity = {"format": FORMAT_VERSION, "precision": spec.config.precision, **identity}
-        self.cache = cache
-        self.limits = limits
-
-    def encode(self, gallery: Gallery) -> EncodedGallery:
-        """Return the encoded gallery. Raises UserError for an unreadable image (unless skipped) or when none is
-        readable.
-        """
-        path = self.path(gallery)
-        stored = read_index(path, self.key(gallery), gallery.sources, allow_failures=self.spec.skip_unreadable)
-        if stored is not None:
-            features, failures = stored
-            logger.info("gallery %s: %d encoded images reused from %s", gallery.name, len(features), path)
-        else:
-            # Signatures before the images are read: a file that changes meanwhile is encoded again next time.
-            signatures = [sign(source.value) for source in gallery.sources]
-            features, failures = self._encode(gallery)
-            self._write(path, gallery, features, failures, signatures)
-        self._tidy(path)
-        positions = np.setdiff1d(np.arange(len(gallery.sources)), list(failures))
-        return EncodedGallery(
-            gallery=gallery,
-            features=torch.from_numpy(features).to(self.device),
-            positions=positions,
-            failures=failures,
-            reused=stored is not None,
-        )
-
-    def _tidy(self, path: Path) -> None:
-        """Keep the folder within its limits; a search does not need it, so that one that cannot be read stays."""
-        mark_used(path)
-        try:
-            tidy(self.cache, gigabytes=self.limits[0], days=self.limits[1], keep=[path.stem])
-        except UserError as error:
-            logger.warning("the encoded galleries are not looked through: %s", error)
-
-    def key(self, gallery: Gallery) -> dict[str, Any]:
-        """Return what the features depend on besides the files: one image read as another modality has another
-        feature.
-        """
-        instructions = self._told(gallery)
-        return {
-            **self.identity,
-            "modalities": [modality.value for modality in gallery.modalities],
-            **({"instructions": _digest(instructions, gallery.sources)} if any(instructions) else {}),
-        }
-
-    def _told(self, gallery: Gallery) -> tuple[Source | None, ...]:
-        return gallery.instructions if self.model.follows_instructions else ()
-
-    def path(self, gallery: Gallery) -> Path:
-        """Return the file of a gallery: one per key and location, so that changed images replace it."""
-        return self.cache / f"{fingerprint([self.key(gallery), gallery.location])}.npz"
-
-    def _encode(self, gallery: Gallery) -> tuple[np.ndarray, dict[int, str]]:
-        table = SourceTable()
-        slots = gallery_slots(table, gallery.sources, self._told(gallery))
-        encoder = SourceEncoder(self.model, self.reader, self.spec, self.device)
-        with inference(self.model, self.device, self.spec.config.precision):
-            encoded = encode_sources(
-                encoder, table, np.zeros(len(table), dtype=bool), CacheBudget(device_bytes=0, host_bytes=0)
-            )
-        failures = {
-            index: encoded.failures[int(slot)] for index, slot in enumerate(slots) if int(slot) in encoded.failures
-        }
-        if len(failures) == len(slots):
-            raise UserError(f"no image of the gallery {gallery.name} can be read, the first: {failures[0]}")
-        for reason in failures.values():
-            logger.warning("skipped: %s", reason)
-        readable = torch.from_numpy(np.delete(slots, list(failures))).to(encoded.pooled.device)
-        return encoded.pooled[readable].cpu().numpy(), failures
-
-    def _write(
-        self,
-        path: Path,
-        gallery: Gallery,
-        features: np.ndarray,
-        failures: Mapping[int, str],
-        signatures: list[Signature],
-    ) -> None:
-        if not np.isfinite(features).all():
-            raise UserError(
-                f"the model gives features that are not finite for the gallery {gallery.name}; its weights are "
-                "damaged, or eval.precision=fp32 is needed"
-            )
-        if keep_index(path, self.key(gallery), features, failures, signatures):
-            logger.info("gallery %s: %d images encoded, kept in %s", gallery.name, len(features), path)
-
-
-def _digest(instructions: Sequence[Source | None], sources: Sequence[Source]) -> str:
-    """What images are told, as one text: a text itself; of a picture its content, since another file of that name is
-    another instruction; of the image itself nothing, since its content is looked at anyway.
-    """
-    known: dict[Source, list[str]] = {}
-    rows: list[list[str]] = []
-    for told, source in zip(instructions, sources, strict=True):
-        if told is None:
-            rows.append([])
-        elif told.value == source.value and MODALITIES[told.modality].is_image:
-            rows.append(["itself", told.crop])
-        else:
-            if told not in known:
-                known[told] = [told.modality.value, _content(told), told.crop]
-            rows.append(known[told])
-    return fingerprint(rows)
-
-
-def _content(instruction: Source) -> str:
-    if not MODALITIES[instruction.modality].is_image:
-        return instruction.value
-    try:
-        return sha256_of(instruction.value)
-    except OSError as error:
-        raise UserError(
-            f"{instruction.value}: the gallery's instruction cannot be read ({error.strerror}); correct the path"
-        ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets.formats.manifest_rows import SUFFIXES
 from datasets.structures import Source
+from solver.gallery.place import require_index
 from solver.search.arguments import SearchOptions
 from solver.search.queries import Query, instructed, instruction_from, query_from_parts, read_queries
 from utils.errors import UserError
@@ -21,6 +22,8 @@ def check_named(options: SearchOptions) -> None:
     named_queries(options)
     if options.gallery and not is_manifest(options.gallery):
         require_gallery(options.gallery)
+    if options.gallery_index:
+        require_index(options.gallery_index)
 
 
 def named_picture(options: SearchOptions) -> Query:
@@ -35,6 +38,7 @@ def named_picture(options: SearchOptions) -> Query:
         "--task": options.task,
         "--threshold": options.threshold is not None,
         "--gallery": options.gallery,
+        "--index": options.gallery_index,
         "--gallery-instruction": options.gallery_instruction,
         "--output": options.output,
         "--export": options.export,

@@ -5,7 +5,6 @@ Shapes: Q queries, N encoded gallery images, D embed_dim, K results of a query.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -18,17 +17,19 @@ from torch import Tensor
 from configs.vocabulary import Combination
 from datasets.loading.readers import Reader
 from datasets.modalities import MODALITIES
-from datasets.structures import EvalSplit, Person, QueryList, Source
+from datasets.structures import EvalSplit, Person, QueryList
 from model.interface import RetrievalModel
 from solver.calibration import Calibration, Cutoff
 from solver.evaluation.comparison import Comparison
 from solver.evaluation.features import encode_plan
 from solver.evaluation.plan import Integers, plan_evaluation
 from solver.evaluation.spec import EvaluationSpec
-from solver.search.gallery import UNLISTED, EncodedGallery
 from solver.search.queries import Query
-from utils.identical import crossing, identical_files
-from utils.retrieval.ranking import sort_blocks
+from solver.search.searched import SearchedGallery
+from utils.retrieval.exact import Pivot, best_rows, exact_scores
+from utils.retrieval.options import Similarity
+
+NO_ROWS: Integers = np.zeros(0, dtype=np.int64)
 
 
 class Verdict(str, Enum):
@@ -74,6 +75,8 @@ class RankedImage:
     """None = nobody asked for one."""
     own_image: bool = False
     """It is an image of the query itself: that file, or a byte copy of it."""
+    outdated: str = ""
+    """`changed` or `missing`: its file is no longer what was encoded; empty = it is, or the gallery does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +160,7 @@ def encode_queries(
 
 def search(
     encoded: EncodedQueries,
-    gallery: EncodedGallery,
+    gallery: SearchedGallery,
     top_k: int,
     relevant: Mapping[str, NDArray[np.bool_]] | None = None,
     calibration: Calibration | None = None,
@@ -167,123 +170,154 @@ def search(
     A gallery image of a query, or a byte copy of one, is ranked like any other, marked, and no match. relevant: by name
     of a query (G,), which gallery images its person is right in; None = all. calibration: thresholds to answer by.
     """
-    ranked: dict[int, RankedQuery] = {}
+    found: dict[int, RankedQuery] = {}
     own = own_images(encoded.queries, gallery)
     compared: dict[tuple[int, int], list[int]] = {}
     for index, query in enumerate(encoded.queries):
         columns = encoded.comparison.columns(query.combination, encoded.features.shape[1])
         compared.setdefault(columns, []).append(index)
-    for indices in compared.values():
-        kind = encoded.queries[indices[0]].combination
-        features = encoded.comparison.queries(encoded.features[indices], kind)
-        for block in sort_blocks(features, encoded.comparison.gallery(gallery.features, kind)):
-            similarity, order = block.similarity.cpu().numpy(), block.order.cpu().numpy()
-            numbers = indices[block.first : block.first + len(order)]
-            for number, values, rows in zip(numbers, similarity, order):
-                query = encoded.queries[number]
-                right = None if relevant is None else relevant[query.name]
-                row = _ranked(query, values[:top_k], rows, gallery, own, right)
-                ranked[number] = _answered(row, values, own_rows(query, own, rows), gallery, calibration)
-    return [ranked[index] for index in range(len(ranked))]
-
-
-def own_images(queries: Sequence[Query], gallery: EncodedGallery) -> dict[Source, Integers]:
-    """Return, for each picture of a query that is in the gallery, its rows of the encoded gallery, byte copies among
-    them.
-    """
-    paths = [gallery.gallery.sources[index].value for index in gallery.positions]
-    rows: dict[str, list[int]] = {}
-    for row, path in enumerate(map(os.path.abspath, paths)):
-        rows.setdefault(path, []).append(row)
-    asked = {
-        source: os.path.abspath(source.value)
-        for query in queries
-        for source in query.sources
-        if MODALITIES[source.modality].is_image
-    }
-    copies: dict[str, tuple[str, ...]] = {path: (path,) for path in asked.values()}
-    for same in identical_files([*asked.values(), *rows], crossing(asked.values(), rows)):
-        copies |= dict.fromkeys(same, same)
-    found = {source: [row for copy in copies[path] for row in rows.get(copy, ())] for source, path in asked.items()}
-    return {source: np.asarray(own, dtype=np.int64) for source, own in found.items() if own}
-
-
-def own_rows(query: Query, own: Mapping[Source, Integers], order: Integers) -> NDArray[np.bool_]:
-    """Return which rows (N,) of the encoded gallery are images of the query itself; own: see `own_images`."""
-    none = np.empty(0, dtype=np.int64)
-    return np.isin(order, np.concatenate([none, *(own.get(source, none) for source in query.sources)]))
-
-
-def _answered(
-    row: RankedQuery,
-    similarity: NDArray[np.float32],
-    itself: NDArray[np.bool_],
-    gallery: EncodedGallery,
-    calibration: Calibration | None,
-) -> RankedQuery:
-    """Return a row with the answers to it. similarity, itself (N,): from best to worst."""
-    cutoff = None if calibration is None else calibration.cutoff(row.query.combination, gallery.gallery.modalities)
-    if cutoff is None:
-        results = tuple(replace(image, answer=Answer.NOT_CALIBRATED) for image in row.results)
-        return replace(row, results=results)
-    above = similarity >= np.float32(cutoff.threshold)
-    results = tuple(
-        replace(image, answer=Answer.ABOVE if above[place] else Answer.BELOW) for place, image in enumerate(row.results)
-    )
-    return replace(row, results=results, cutoff=cutoff, above=int((above & ~itself).sum()))
-
-
-def _ranked(
-    query: Query,
-    similarity: NDArray[np.float32],
-    order: Integers,
-    gallery: EncodedGallery,
-    own: Mapping[Source, Integers],
-    right: NDArray[np.bool_] | None,
-) -> RankedQuery:
-    """similarity (K,): of the best images. order (N,): rows of the encoded gallery from best to worst. own: see
-    `own_images`. right (G,): images that its person is right in, None = all.
-    """
-    persons = gallery.persons
-    itself = own_rows(query, own, order)
-    matches = below = None
-    if persons is not None and query.person_id is not None:
-        # A name is a text wherever it is written: 51 in a file of queries is the person "51" of a manifest.
-        matches = (persons.codes[order] == persons.numbers.get(str(query.person_id), UNLISTED)) & ~itself
-        if right is not None:
-            below = matches & ~right[gallery.positions[order]]
-            matches = matches & ~below
-    results = []
-    for rank, (row, value) in enumerate(zip(order[: len(similarity)], similarity), start=1):
-        index = int(gallery.positions[row])
-        results.append(
-            RankedImage(
-                rank=rank,
-                index=index,
-                path=gallery.gallery.sources[index].value,
-                similarity=float(value),
-                person_id=None if persons is None else gallery.gallery.person(index),
-                verdict=_verdict(rank - 1, matches, below, itself),
-                own_image=bool(itself[rank - 1]),
-            )
+    for columns, indices in compared.items():
+        part = _Part(
+            queries=[encoded.queries[index] for index in indices],
+            features=encoded.features[indices][:, slice(*columns)],
+            gallery=gallery,
+            similarity=encoded.comparison.similarity,
+            columns=slice(*columns),
         )
-    if matches is None:
-        return RankedQuery(query=query, results=tuple(results), own_images=int(itself.sum()))
-    return RankedQuery(
-        query=query,
-        results=tuple(results),
-        own_images=int(itself.sum()),
-        matches=int(matches.sum()),
-        first_match=int(matches.argmax()) + 1 if matches.any() else 0,
-        below=None if below is None else int(below.sum()),
-    )
+        rights = [None if relevant is None else relevant[query.name] for query in part.queries]
+        cutoffs = [
+            None if calibration is None else calibration.cutoff(query.combination, gallery.modalities)
+            for query in part.queries
+        ]
+        found |= zip(indices, part.ranked(top_k, own, rights, cutoffs), strict=True)
+    return [found[index] for index in range(len(found))]
 
 
-def _verdict(
-    place: int, matches: NDArray[np.bool_] | None, below: NDArray[np.bool_] | None, itself: NDArray[np.bool_]
-) -> Verdict:
-    if matches is None or itself[place]:
-        return Verdict.UNKNOWN
-    if below is not None and below[place]:
-        return Verdict.BELOW
-    return Verdict.MATCH if matches[place] else Verdict.OTHER
+def own_images(queries: Sequence[Query], gallery: SearchedGallery) -> dict[str, Integers]:
+    """Return, for each picture of a query that is in the gallery, its rows, those of byte copies among them."""
+    pictures = (source for query in queries for source in query.sources if MODALITIES[source.modality].is_image)
+    return gallery.copies(list(dict.fromkeys(source.value for source in pictures)))
+
+
+def own_rows(query: Query, own: Mapping[str, Integers]) -> Integers:
+    """Return which rows of a gallery are images of the query itself, ascending; own: see `own_images`."""
+    pictures = (source.value for source in query.sources if MODALITIES[source.modality].is_image)
+    return np.unique(np.concatenate([NO_ROWS, *(own.get(picture, NO_ROWS) for picture in pictures)]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """What is known of a query's rows before the gallery is searched; all ascending."""
+
+    own: Integers
+    """Rows that are the query itself."""
+    matches: Integers | None
+    """Rows that are right, None = nobody knows."""
+    below: Integers | None
+    """Rows of the person that do not reach a threshold, None without one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """Queries that are compared within the same columns."""
+
+    queries: Sequence[Query]
+    features: Tensor
+    """(Q, d): these columns."""
+    gallery: SearchedGallery
+    similarity: Similarity
+    columns: slice
+
+    def ranked(
+        self,
+        top_k: int,
+        own: Mapping[str, Integers],
+        rights: Sequence[NDArray[np.bool_] | None],
+        cutoffs: Sequence[Cutoff | None],
+    ) -> list[RankedQuery]:
+        """Search for all queries in one pass over the gallery. rights, cutoffs: of each query; see `search`."""
+        known = [self._known(query, own, right) for query, right in zip(self.queries, rights, strict=True)]
+        pivots: dict[tuple[int, str], Pivot] = {}
+        for number, (one, cutoff) in enumerate(zip(known, cutoffs, strict=True)):
+            if one.matches is not None and len(one.matches):
+                scores = self._scores(number, one.matches)
+                best = int(scores.argmax())
+                pivots[number, "match"] = Pivot(query=number, score=float(scores[best]), row=int(one.matches[best]))
+            if cutoff is not None:
+                pivots[number, "cutoff"] = Pivot(query=number, score=cutoff.threshold)
+        found = best_rows(
+            self.features,
+            self.gallery.rows,
+            top_k,
+            similarity=self.similarity,
+            columns=self.columns,
+            pivots=list(pivots.values()),
+            device=self.features.device,
+        )
+        before = dict(zip(pivots, found.before.tolist(), strict=True))
+        results = []
+        for number, one in enumerate(known):
+            row = self._row(number, one, found.rows[number], found.scores[number])
+            if one.matches is not None:
+                place = before[number, "match"] + 1 if (number, "match") in before else 0
+                below = None if one.below is None else len(one.below)
+                row = replace(row, matches=len(one.matches), first_match=place, below=below)
+            results.append(self._answered(row, number, one, cutoffs[number], before.get((number, "cutoff"), 0)))
+        return results
+
+    def _scores(self, number: int, rows: Integers) -> NDArray[np.float32]:
+        asked = self.features[number].expand(len(rows), -1)
+        return exact_scores(asked, self.gallery.rows, rows, similarity=self.similarity, columns=self.columns)
+
+    def _known(self, query: Query, own: Mapping[str, Integers], right: NDArray[np.bool_] | None) -> _Known:
+        itself = own_rows(query, own)
+        if query.person_id is None or not self.gallery.persons_known:
+            return _Known(own=itself, matches=None, below=None)
+        # A name is a text wherever it is written: 51 in a file of queries is the person "51" of a manifest.
+        matches = np.setdiff1d(self.gallery.person_rows(str(query.person_id)), itself)
+        if right is None:
+            return _Known(own=itself, matches=matches, below=None)
+        chosen = right[self.gallery.numbers(matches)]
+        return _Known(own=itself, matches=matches[chosen], below=matches[~chosen])
+
+    def _row(self, number: int, known: _Known, rows: Integers, scores: NDArray[np.float32]) -> RankedQuery:
+        """rows, scores (K,): of the best images."""
+        outdated = self.gallery.outdated(rows)
+        itself, matches, below = (
+            np.isin(rows, NO_ROWS if group is None else group) for group in (known.own, known.matches, known.below)
+        )
+        results = []
+        for place, (row, image) in enumerate(zip(rows.tolist(), self.gallery.images(rows), strict=True)):
+            verdict = Verdict.OTHER
+            if known.matches is None or itself[place]:
+                verdict = Verdict.UNKNOWN
+            elif below[place]:
+                verdict = Verdict.BELOW
+            elif matches[place]:
+                verdict = Verdict.MATCH
+            results.append(
+                RankedImage(
+                    rank=place + 1,
+                    index=image.index,
+                    path=image.path,
+                    similarity=float(scores[place]),
+                    person_id=image.person_id,
+                    verdict=verdict,
+                    own_image=bool(itself[place]),
+                    outdated=outdated.get(row, ""),
+                )
+            )
+        return RankedQuery(query=self.queries[number], results=tuple(results), own_images=len(known.own))
+
+    def _answered(self, row: RankedQuery, number: int, known: _Known, cutoff: Cutoff | None, above: int) -> RankedQuery:
+        """Return a row with the answers to it. above: rows at or above the cutoff, the query's own among them."""
+        if cutoff is None:
+            results = tuple(replace(image, answer=Answer.NOT_CALIBRATED) for image in row.results)
+            return replace(row, results=results)
+        threshold = np.float32(cutoff.threshold)
+        own = int((self._scores(number, known.own) >= threshold).sum()) if len(known.own) else 0
+        results = tuple(
+            replace(image, answer=Answer.ABOVE if image.similarity >= threshold else Answer.BELOW)
+            for image in row.results
+        )
+        return replace(row, results=results, cutoff=cutoff, above=above - own)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from utils.errors import UserError
 from utils.retrieval.options import Similarity
-from utils.retrieval.ranking import LARGEST_SQUARED, true_float32, unit_length
+from utils.retrieval.ranking import LARGEST_SQUARED, true_float32
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -116,6 +116,7 @@ class _Search:
     columns: slice
     top_k: int
     pivots: Sequence[Pivot]
+    device: torch.device | None
     scores: Floats = field(init=False)
     order: Integers = field(init=False)
     before: Integers = field(init=False)
@@ -145,7 +146,7 @@ class _Search:
 
         Rows whose squares leave float32's range have no approximation: their block's scores are NaN.
         """
-        block = features[:, self.columns].float()
+        block = features[:, self.columns].to(self.device or features.device).float()
         known = self.similarity == "cosine" and self.rows.spread is not None and block.shape[1] == features.shape[1]
         lengths = None if known else _lengths(block)
         width = block.shape[1]
@@ -267,7 +268,12 @@ def _exact_scores(asked: Floats, items: Doubles, similarity: Similarity) -> Floa
 
 def _asked(queries: Tensor, similarity: Similarity) -> Floats:
     """Return queries (Q, d) as they are compared. Raises UserError for one that is not finite."""
-    found = (unit_length(queries) if similarity == "cosine" else queries.detach().float()).cpu().numpy()
+    found = queries.detach().double().cpu().numpy()
+    if similarity == "cosine":
+        # Row by row: a query alone has the last bits that it has among others.
+        lengths = np.sqrt((found * found).sum(1, keepdims=True))
+        found = found / np.where(lengths > 0, lengths, 1)
+    found = found.astype(np.float32)
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(1))[0])
         raise UserError(f"the feature of query {row} has a value that is not finite; check what computed it")
@@ -299,13 +305,15 @@ def best_rows(
     columns: slice = slice(None),
     pivots: Sequence[Pivot] = (),
     block_bytes: int = BLOCK_BYTES,
+    device: torch.device | None = None,
 ) -> Best:
     """Return the best `top_k` of the searched rows for each of the queries (Q, d), exactly, equal ones in the rows'
     order, and how many rank before each pivot.
 
     queries: the compared columns alone. columns: which columns of the rows are compared. The result is the same for any
     parts and any block_bytes, and takes about four times that memory beside the rows, (Q, K) results not counted. The
-    similarity is the cosine, or minus the squared Euclidean distance. Raises UserError for a query that is not finite.
+    similarity is the cosine, or minus the squared Euclidean distance. device: where blocks are multiplied, None = where
+    the rows are. Raises UserError for a query that is not finite.
     """
     asked = _asked(queries, similarity)
     top_k = min(top_k, rows.searched)
@@ -326,6 +334,7 @@ def best_rows(
             columns=columns,
             top_k=top_k,
             pivots=local,
+            device=device,
         )
         size = max(block_bytes // (4 * max(width, len(part.asked))), 1)
         for first, features, kept in rows.blocks(size):
