@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from configs.vocabulary import Task
-from datasets.instructions import InstructionMaker
+from datasets.instructions import InstructionMaker, box_of
 from datasets.loading.record_dataset import DrawnAnnotation
 from datasets.structures import Record
 from utils.seeding import stream
@@ -18,13 +18,15 @@ class TrainingInstructions:
     """Draws the annotation of each training row by the section `instruction`, from (seed, epoch, index) alone.
 
     typing `all`: every row is given its annotation as instruction, as a query is. `coin`: each row with probability one
-    half; the others are as gallery images are, not instructed, with an annotation that losses alone look at. Rows of
-    text-to-image retrieval are never instructed: the caption is what is searched with. pairing `other`: an instructed
-    row of CTCC and LI has the annotation of an image of the same person and task in other clothes, each such image
-    equally likely, and its own where none is known; `own`, and every row that is not instructed: its own.
+    half is a query; the others are as gallery images of IRM++ are, not instructed, with an annotation that losses alone
+    look at. `lists`: the others are as gallery images of the lists are, given what belongs to the image itself, which
+    is the box of its upper body under CTCC. Rows of text-to-image retrieval are never instructed: the caption is what
+    is searched with. pairing `other`: a query of CTCC and LI has the annotation of an image of the same person and task
+    in other clothes, each such image equally likely, and its own where none is known; `own`, and every row that is no
+    query: its own.
 
     Source: Instruct-ReID++, IV-C, types images as query or gallery and pairs them, without saying how; the released
-    lists of Instruct-ReID give each image its own annotation and no type. `coin` and the draw are ours.
+    lists of Instruct-ReID give each image its own annotation and no type. `coin`, `lists` and the draw are ours.
     """
 
     def __init__(self, records: Sequence[Record], maker: InstructionMaker) -> None:
@@ -36,10 +38,17 @@ class TrainingInstructions:
 
     def __call__(self, record: Record, seed: int, epoch: int, index: int) -> DrawnAnnotation | None:
         """Return what row `index` of an epoch is told; None for a record that no instruction belongs to."""
-        instructed = record.task is not Task.T2I and (
-            self.config.typing == "all" or stream(seed, epoch, index, "typing").random() < 0.5
-        )
-        described = self._other(record, seed, epoch, index) if instructed else record
+        if record.task is Task.T2I:
+            return self._drawn(record, seed, epoch, index, instructed=False)
+        if self.config.typing == "all" or stream(seed, epoch, index, "typing").random() < 0.5:
+            return self._drawn(self._other(record, seed, epoch, index), seed, epoch, index, instructed=True)
+        if self.config.typing == "lists" and record.task is Task.CTCC:
+            return DrawnAnnotation(box_of(record), instructed=True)
+        return self._drawn(record, seed, epoch, index, instructed=self.config.typing == "lists")
+
+    def _drawn(
+        self, described: Record, seed: int, epoch: int, index: int, *, instructed: bool
+    ) -> DrawnAnnotation | None:
         source = self.maker.for_training(described, seed, epoch, index)
         return None if source is None else DrawnAnnotation(source, instructed=instructed)
 

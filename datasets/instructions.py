@@ -160,13 +160,21 @@ def clothes_of(record: Record, crop: str) -> Source:
     known = record.annotations.get(AnnotationKind.CLOTHES)
     if known is not None:
         return known
-    images = [source for modality, source in record.sources.items() if MODALITIES[modality].is_image]
-    if crop != BOX or not images:
+    if crop != BOX or not _images(record):
         raise UserError(
             f"{record.name}: {record.dataset} ships no clothes image for it; set instruction.crop=box to take the "
             f"{BOX_TEXT} of the image itself"
         )
-    return replace(images[0], crop=BOX)
+    return box_of(record)
+
+
+def box_of(record: Record) -> Source:
+    """Return the upper-body box of a record's first image."""
+    return replace(_images(record)[0], crop=BOX)
+
+
+def _images(record: Record) -> list[Source]:
+    return [source for modality, source in record.sources.items() if MODALITIES[modality].is_image]
 
 
 def description_of(record: Record) -> Source:

@@ -79,7 +79,7 @@ def drawn(seed: int = 3, epochs: int = 200, **options: Any) -> list[list[tuple[s
     found = []
     for index, item in enumerate(RECORDS):
         rows = [tell(item, seed, epoch, index) for epoch in range(epochs)]
-        found.append([(row.source.value, row.instructed) for row in rows if row is not None])
+        found.append([(f"{row.source.crop} {row.source.value}".strip(), row.instructed) for row in rows if row])
     return found
 
 
@@ -124,6 +124,19 @@ def test_a_coin_tells_queries_from_gallery_images() -> None:
     assert found == drawn(epochs=400, typing="coin", pairing="other") != drawn(4, 400, typing="coin", pairing="other")
     # Rows of one epoch are typed by themselves.
     assert len({tuple(told for _, told in rows) for rows in found[:12]}) == 12
+
+
+def test_galleries_of_lists_are_given_what_their_image_shows() -> None:
+    found = drawn(epochs=400, typing="lists", pairing="other")
+    coin = drawn(epochs=400, typing="coin", pairing="other")
+    for index, rows in enumerate(found[:12]):
+        # The same coin: who is a query has what it has there; the others are given their own.
+        assert all(told for _, told in rows)
+        queries = [told for _, told in coin[index]]
+        for (text, _), (before, _), query in zip(rows, coin[index], queries, strict=True):
+            own_box = RECORDS[index].task is Task.CTCC and not query
+            assert text == (f"box {RECORDS[index].name}" if own_box else before), index
+    assert set(found[12]) == {("caption", False)}
 
 
 def test_a_training_row_without_its_annotation_is_refused_before_any_batch() -> None:

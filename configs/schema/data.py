@@ -69,9 +69,10 @@ class InstructionConfig:
     """Where a data set ships no clothes image: refuse, or take the upper-body box (rows 15 to 55 %, full width)."""
     pairing: Literal["own", "other"] = "own"
     """Training, CTCC and LI: an instructed row has its own annotation, or that of the person in other clothes."""
-    typing: Literal["all", "coin"] = "all"
+    typing: Literal["all", "coin", "lists"] = "all"
     """Training: all rows but those of T2I are given their annotation as instruction, or about half of them, drawn per
-    (seed, epoch, index); the others are as gallery images are.
+    (seed, epoch, index), while the others are as gallery images are: not instructed (coin), or as in the lists, with
+    what belongs to the image itself, under CTCC its upper-body box (lists).
     """
     given: Literal["right", "shuffled", "none"] = "right"
     """At test what queries are given: their instruction, that of another person's query, or none. What is relevant
