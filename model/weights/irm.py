@@ -17,6 +17,8 @@ from model.weights.positions import resize_grid
 from utils.errors import UserError
 
 STD = 0.02
+STD_WIDTH = 768
+"""Width at which linear maps are drawn with STD; narrower ones wider, so that they pass on as much of their inputs."""
 
 
 TOWERS = {"init": "image", "text_init": "text_encoder", "clothes_init": "clothes"}
@@ -126,6 +128,7 @@ def draw_irm(model: IRM) -> None:
     Linear maps and embeddings: normal of .02, cut at two in towers; biases 0. The gates of the editing layers start at
     0. A residual stem and the norms stay as torch makes them.
     """
+    std = STD * (STD_WIDTH / model.config.width) ** 0.5
     text = {module for part in model.modules() if isinstance(part, TextEncoder) for module in part.modules()}
     classifiers = {model.classifier, *([] if model.heads_shared else model.out_classifiers)}
     for module in model.modules():
@@ -133,9 +136,9 @@ def draw_irm(model: IRM) -> None:
             if module in classifiers:
                 nn.init.normal_(module.weight, std=0.001)
             elif module in text:
-                nn.init.normal_(module.weight, std=STD)
+                nn.init.normal_(module.weight, std=std)
             else:
-                nn.init.trunc_normal_(module.weight, std=STD)
+                nn.init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
