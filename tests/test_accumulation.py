@@ -13,6 +13,7 @@ from shares import CASES, Case, irm_case, shares_of
 from torch import Tensor, nn
 
 from configs.schema.train import TrainConfig
+from configs.schema.vireid import VireidObjectiveConfig
 from datasets.structures import Batch
 from solver.objectives.rows import WHOLE, Rows, joined
 from solver.training.engine import Trainer
@@ -62,6 +63,28 @@ def test_micro_batches_have_the_losses_and_the_gradient_of_one_batch(family: str
         buffers = dict(other.named_buffers()) | dict(other.named_parameters())
         for name, value in {**dict(module.named_buffers()), **dict(module.named_parameters())}.items():
             torch.testing.assert_close(buffers[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_weight_of_a_loss_rises_in_a_line(count: int) -> None:
+    """Batches at once and in shares: halfway between the two steps it is half, before 0, after them whole."""
+    found = {}
+    for rise, step in (((0, 0), 2), ((4, 8), 6), ((4, 8), 4), ((4, 8), 3), ((4, 8), 8), ((4, 8), 9)):
+        case = norms_at_rest(CASES["vireid"]())
+        job = linear_job((8,), {"accumulate": count})
+        config = dataclasses.replace(
+            job.config,
+            objective=VireidObjectiveConfig(losses={"id": 1.0, "triplet": 1.0}, ramps={"triplet": rise}),
+        )
+        job = dataclasses.replace(job, config=config, model=case.model, objective=case.objective)
+        batches = shares_of(case.batch, count) if count > 1 else [case.batch]
+        values = Gradients(job, torch.amp.GradScaler("cpu", enabled=False))(batches, step)
+        found[rise, step] = dict(zip(values.losses, values.values[0]))
+    whole = found[(0, 0), 2]
+    assert whole["triplet"] > 0.1
+    for step, share in ((3, 0.0), (4, 0.0), (6, 0.5), (8, 1.0), (9, 1.0)):
+        losses = found[(4, 8), step]
+        assert losses["triplet"] == pytest.approx(share * whole["triplet"]) and losses["id"] == whole["id"]
 
 
 def test_without_features_it_is_the_mean_of_the_micro_batches() -> None:

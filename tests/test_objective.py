@@ -273,6 +273,8 @@ def test_rank1_in_the_batch() -> None:
         ({"losses": {"id": float("nan")}}, "finite"),
         ({"losses": {"id": 0.0}}, "no loss with a weight above 0"),
         ({"losses": {}}, "at least one loss"),
+        ({"ramps": {"triplets": [0, 3]}}, "losses of objective.losses .*each with the first and the last step"),
+        ({"ramps": {"id": [4, 3]}}, "objective.ramps"),
         ({"temperature": 0.0}, "temperature = 0.0"),
         ({"combinations_per_step": 2}, "3..11"),
         ({"combinations_per_step": 12}, "3..11"),

@@ -138,6 +138,7 @@ def reid5o_run() -> dict[str, Option]:
         "augment.caption_mask": Option(0.9, argument("mask_caption", "probability")),
         "augment.keep_eot": Option(False, argument("mask_caption", "keep_eot")),
         "objective.losses": Option({"mm_sdm": 0.5, "id": 0.25}, lambda run: run.job.objective.weights),
+        "objective.ramps": Option({"id": (0, 9)}, lambda run: run.lines[0]["loss/id"], 0.0),
         "objective.temperature": Option(0.3, argument("sdm_loss", "temperature")),
         "objective.combinations_per_step": Option(5, lambda run: len(run.job.objective.combinations(0))),
         "optimizer.name": Option("adamw", lambda run: type(run.job.optimizer).__name__.lower()),
@@ -330,6 +331,7 @@ def vireid_objective() -> dict[str, Option]:
             0.2, lambda run: max(call["smoothing"] for call in run.calls["identity_loss"])
         ),
         "objective.imitation_reduction": Option("mean", argument("imitation_loss", "reduction")),
+        "objective.ramps": Option({"id": (0, 9)}, lambda run: run.lines[0]["loss/id"], 0.0),
     }
 
 
@@ -355,6 +357,8 @@ def told(root: Path) -> Experiment:
             "augment.jitter": Option((0.4, 0.3, 0.2, 0.1), argument("jitter_colours", "strengths")),
             "augment.erase_area": Option((0.1, 0.2), argument("_erase_box", "share")),
             "augment.erase_fill": Option("random", lambda run: bool(run.calls.get("_filled")), True),
+            "objective.losses": Option({"id": 0.5, "bank": 2.0}, lambda run: run.job.objective.weights),
+            "objective.ramps": Option({"id": (0, 9)}, lambda run: run.lines[0]["loss/id"], 0.0),
             "train.steps": Option(5, lambda run: len(run.lines)),
             "schedule.warmup": Option("during", rate(1), 1e-5 * 0.55 * (1 + math.cos(math.pi / 5)) / 2),
             "schedule.warmup_steps": Option(2, rate(2), 1e-5 * (1 + math.cos(math.pi * 2 / 5)) / 2),

@@ -5,7 +5,7 @@ A family's section says what the model reads by what it is made of: `ReadsText`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from configs.schema.checks import require
@@ -82,6 +82,26 @@ class ObjectiveSection(Section):
     """Whether a training row is a visible image together with what the same person has in other modalities."""
     told_gallery: ClassVar[bool] = True
     """Whether gallery images may be given an instruction at test."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """Weight of each loss."""
+    ramps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Loss -> optimiser steps between which its weight rises from 0 in a line; one that is not named has its whole
+    weight from the first step. A batch-hard triplet holds random features together until other losses have parted them.
+    """
+
+    def __post_init__(self) -> None:
+        require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
+        require(
+            self.ramps.keys() <= self.losses.keys() and all(0 <= first <= last for first, last in self.ramps.values()),
+            "objective.ramps",
+            self.ramps,
+            f"losses of objective.losses ({', '.join(self.losses)}), each with the first and the last step of its rise",
+        )
+
+    def weight_share(self, loss: str, step: int) -> float:
+        """Return the share of a loss's weight that counts in optimiser step `step` (from 0)."""
+        first, last = self.ramps.get(loss, (0, 0))
+        return 1.0 if step >= last else max(0, step - first) / (last - first)
 
     @property
     def remembers_identities(self) -> bool:

@@ -152,7 +152,7 @@ captions (T2I)."""
 
 
 @dataclass(frozen=True)
-class CaptionOptions:
+class CaptionOptions(ObjectiveSection):
     """Of the losses of captions. The defaults are the paper's contrast, and the released code's for the others."""
 
     queue: int = 0
@@ -171,6 +171,7 @@ class CaptionOptions:
     corrected."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.queue >= 0, "objective.queue", self.queue, "0 (the batch alone) or a number of rows")
         require(0 <= self.momentum < 1, "objective.momentum", self.momentum, "at least 0 and below 1")
         require(0 <= self.distillation <= 1, "objective.distillation", self.distillation, "between 0 and 1")
@@ -179,7 +180,7 @@ class CaptionOptions:
 
 
 @dataclass(frozen=True)
-class IrmObjectiveConfig(CaptionOptions, ObjectiveSection):
+class IrmObjectiveConfig(CaptionOptions):
     """What IRM minimises. The defaults are the paper's (eqs. 9 and 10, alpha 3)."""
 
     losses: dict[str, float] = field(
@@ -206,7 +207,6 @@ class IrmObjectiveConfig(CaptionOptions, ObjectiveSection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
         require(self.margin >= 0, "objective.margin", self.margin, "0 or larger")
 
     def check(self, experiment: ExperimentConfig) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from configs.schema.checks import require
-from configs.schema.family import ObjectiveSection
 from configs.schema.irm import CaptionOptions, IrmConfig, check_captions, check_triplets
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ others are those of captions (T2I)."""
 
 
 @dataclass(frozen=True)
-class IrmppObjectiveConfig(CaptionOptions, ObjectiveSection):
+class IrmppObjectiveConfig(CaptionOptions):
     """What IRM++ minimises. The defaults are the paper's eq. 14 with beta 5 where it can be minimised as printed."""
 
     told_gallery: ClassVar[bool] = False
@@ -55,7 +54,6 @@ class IrmppObjectiveConfig(CaptionOptions, ObjectiveSection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
         require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
         require(
             self.target_temperature is None or self.target_temperature > 0,

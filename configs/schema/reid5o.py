@@ -108,7 +108,7 @@ class Reid5oObjectiveConfig(ObjectiveSection):
     have fewer modalities and so no more combinations (11 of four modalities, 4 of three, 1 of two)."""
 
     def __post_init__(self) -> None:
-        require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
+        super().__post_init__()
         require(self.temperature > 0, "objective.temperature", self.temperature, "larger than 0")
         require(
             3 <= self.combinations_per_step <= 11,

@@ -126,7 +126,7 @@ class VireidObjectiveConfig(ObjectiveSection):
     """
 
     def __post_init__(self) -> None:
-        require(bool(self.losses), "objective.losses", self.losses, "a table with at least one loss")
+        super().__post_init__()
         require(self.margin is None or self.margin >= 0, "objective.margin", self.margin, "0 or larger, or empty")
         require(
             0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing, "at least 0 and below 1"

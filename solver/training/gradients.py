@@ -98,6 +98,7 @@ class Gradients:
         """The losses of one batch in one graph."""
         with self._precision():
             output = self.job.objective.step(self.job.model, batch.to(self.job.device), step)
+        output = self._ramped(output, step)
         self._backward(output.total * share)
         return _without_graph(output)
 
@@ -114,10 +115,19 @@ class Gradients:
         leaves = Rows(features=_leaves(whole.features), facts=whole.facts, refers=whole.refers)
         with self._precision():
             output = self.job.objective.terms(self.job.model, leaves, step, InTurns(len(batches)))
+        output = self._ramped(output, step)
         self._backward(output.total)
         self._pass_on(batches, step, draws, shares, leaves)
         after.restore()
         return _without_graph(output)
+
+    def _ramped(self, output: StepOutput, step: int) -> StepOutput:
+        """Weigh the losses by where their weights are on their way to the whole."""
+        share = self.job.config.objective.weight_share
+        return StepOutput(
+            losses={name: value * share(name, step) for name, value in output.losses.items()},
+            diagnostics=output.diagnostics,
+        )
 
     def _pass_on(
         self, batches: Sequence[Batch], step: int, draws: Sequence[Draws], shares: Sequence[Rows], whole: Rows

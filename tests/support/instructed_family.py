@@ -12,7 +12,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,6 +55,8 @@ class ToldConfig(FollowsInstructions, ReadsText, ModelSection):
 @dataclass(frozen=True)
 class ToldObjectiveConfig(ObjectiveSection):
     """Section `objective`."""
+
+    losses: dict[str, float] = field(default_factory=lambda: {"id": 1.0, "bank": 1.0})
 
 
 class ToldModel(RetrievalModel):
@@ -103,6 +105,7 @@ class ToldObjective(Objective[ToldModel]):
 
     def __init__(self, config: ToldObjectiveConfig, context: ObjectiveContext) -> None:
         super().__init__()
+        self.weights = config.losses
         self.register_buffer("bank", torch.zeros(context.model.num_identities, context.model.embed_dim))
 
     def encode(self, model: ToldModel, batch: Batch, step: int) -> Rows:
@@ -114,7 +117,8 @@ class ToldObjective(Objective[ToldModel]):
         identity = nn.functional.cross_entropy(model.identity_logits(features), labels)
         remembered = (features - self.bank[labels]).square().mean()
         self.bank[labels] = features.detach()
-        return StepOutput(losses={"id": identity, "bank": remembered})
+        losses = {"id": identity * self.weights["id"], "bank": remembered * self.weights["bank"]}
+        return StepOutput(losses=losses)
 
 
 def register(patch: pytest.MonkeyPatch) -> Family:

@@ -81,6 +81,7 @@ def irm_objective() -> dict[str, Option]:
     weights |= {"masked_language": 0.125, "replaced": 3.0}
     return {
         "objective.losses": Option(weights, lambda run: run.job.objective.weights),
+        "objective.ramps": Option({"id": (0, 9)}, lambda run: of(run, "id")[0], 0.0),
         "objective.triplet": Option(
             "literal", lambda run: "literal" * bool(run.calls["literal_adaptive_triplet_loss"])
         ),
@@ -138,6 +139,7 @@ def irmpp(root: Path) -> Experiment:
         "irmpp",
         {
             "objective.losses": Option(weights, lambda run: run.job.objective.weights),
+            "objective.ramps": Option({"id": (0, 9)}, lambda run: of(run, "id")[0], 0.0),
             "objective.sign": Option("printed", lambda run: "printed" * (max(of(run, "hard")) < 0)),
             "objective.temperature": Option(0.3, argument("bank_losses", "temperature")),
             "objective.target_temperature": Option(0.4, argument("bank_losses", "target_temperature")),
