@@ -46,7 +46,7 @@ quickstart-vi: $(STAMP)
 	$(BIN) train.py --config configs/vireid/quickstart.yaml --overwrite seed=$(SEED) name=$(notdir $(VI))-llcm data.dataset=llcm
 	$(BIN) test.py --run $(VI)-llcm
 	$(BIN) infer.py --run $(VI)-sysu --task "sysu-all-single-seeded draw 0" --index 0 --top-k 10 --output $(VI)-sysu/retrieval.png
-	$(BIN) -m benchmarks.vireid_chance $(VI)-sysu $(VI)-regdb/trial-01 $(VI)-regdb/trial-02 $(VI)-llcm
+	$(BIN) -m benchmarks.chance $(VI)-sysu $(VI)-regdb/trial-01 $(VI)-regdb/trial-02 $(VI)-llcm
 	@echo "results: $(VI)-sysu, $(VI)-regdb, $(VI)-llcm (results.json, report.html), $(VI)-sysu/retrieval.png"
 
 # Three training seeds on the same data, with mean and spread of the benchmark's averages (three times the quickstart's training).
