@@ -45,7 +45,7 @@ from wiring import (
     sources_of,
     tasks_of,
 )
-from wiring_table import GIVEN, Experiment, Option
+from wiring_table import GIVEN, OPTIMIZER, Experiment, Option
 
 from configs.load import build_experiment
 from configs.schema.experiment import FAMILIES
@@ -65,21 +65,6 @@ from utils.errors import UserError
 pytestmark = pytest.mark.usefixtures("keep_logging")
 CPU = torch.device("cpu")
 GOLDEN = Path(__file__).parent / "golden" / "reid5o" / "caseA"
-PLAIN = {Family.REID5O: "vision.projection", Family.VIREID: "backbone.stems.rgb.conv1.weight"}
-NEW = {Family.REID5O: "classifier.weight", Family.VIREID: "heads.rgb.fc1.weight"}
-BIAS = {Family.REID5O: "vision.ln_post.bias", Family.VIREID: "backbone.stems.rgb.bn1.bias"}
-
-OPTIMIZER = {
-    "optimizer.lr": Option(0.002, lambda run: run.group(PLAIN[run.job.config.family])["base_lr"]),
-    "optimizer.weight_decay": Option(0.011, lambda run: run.group(PLAIN[run.job.config.family])["weight_decay"]),
-    "optimizer.bias_weight_decay": Option(0.012, lambda run: run.group(BIAS[run.job.config.family])["weight_decay"]),
-    "optimizer.new_module_lr_factor": Option(
-        3.0, lambda run: round(run.group(NEW[run.job.config.family])["base_lr"] / 0.002, 6)
-    ),
-    "optimizer.bias_lr_factor": Option(
-        1.5, lambda run: round(run.group(BIAS[run.job.config.family])["base_lr"] / 0.002, 6)
-    ),
-}
 
 
 def reid5o(root: Path) -> Experiment:

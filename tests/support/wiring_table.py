@@ -9,6 +9,8 @@ from typing import Any
 
 from wiring import Found
 
+from configs.vocabulary import Family
+
 GIVEN = object()
 """What is found is the value itself."""
 
@@ -30,3 +32,20 @@ class Experiment:
     options: Mapping[str, Option]
     base: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fit: bool = False
+
+
+PLAIN = {Family.REID5O: "vision.projection", Family.VIREID: "backbone.stems.rgb.conv1.weight"}
+NEW = {Family.REID5O: "classifier.weight", Family.VIREID: "heads.rgb.fc1.weight"}
+BIAS = {Family.REID5O: "vision.ln_post.bias", Family.VIREID: "backbone.stems.rgb.bn1.bias"}
+
+OPTIMIZER = {
+    "optimizer.lr": Option(0.002, lambda run: run.group(PLAIN[run.job.config.family])["base_lr"]),
+    "optimizer.weight_decay": Option(0.011, lambda run: run.group(PLAIN[run.job.config.family])["weight_decay"]),
+    "optimizer.bias_weight_decay": Option(0.012, lambda run: run.group(BIAS[run.job.config.family])["weight_decay"]),
+    "optimizer.new_module_lr_factor": Option(
+        3.0, lambda run: round(run.group(NEW[run.job.config.family])["base_lr"] / 0.002, 6)
+    ),
+    "optimizer.bias_lr_factor": Option(
+        1.5, lambda run: round(run.group(BIAS[run.job.config.family])["base_lr"] / 0.002, 6)
+    ),
+}
