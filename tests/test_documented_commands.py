@@ -19,7 +19,7 @@ from scripts import exit_code, global_state_kept
 from datasets.synthetic.render import render
 
 LAYOUTS = ("orbench", "market1501", "msmt17", "ltcc", "sysu", "regdb", "llcm", "omnireid")
-ORDER = ("datasets.synthetic", "datasets.split", "train.py", "test.py", "infer.py", "datasets.check")
+ORDER = ("datasets.synthetic", "datasets.split", "train.py", "test.py", "solver.gallery", "infer.py", "datasets.check")
 DEFECTS_ALLOWED = ("datasets.check",)
 """Exit code 1 is the answer of a check that finds something, such as counts of a rendering."""
 

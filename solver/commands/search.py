@@ -153,7 +153,7 @@ def _searched(index: GalleryIndex, options: SearchOptions, asked: _Asked, opened
         same = asked.queries[0].instruction if choice == "same" else None
         check_told(index.state, instruction_record(same, choice == "crop"), "", index.folder)
     modality = choose_modality(options.gallery_modality, asked.queries, trained.config.model.modalities)
-    return IndexedGallery(index, modality)
+    return IndexedGallery(index, modality, options.nprobe)
 
 
 def _threshold(options: SearchOptions, trained: TrainedModel) -> Threshold | None:

@@ -1,4 +1,4 @@
-"""Command line: python -m solver.gallery add|remove|compact|info --index DIR. Keeps encoded images for searches."""
+"""Command line: python -m solver.gallery add|remove|compact|approximate|info --index DIR. Keeps encoded images."""
 
 from __future__ import annotations
 

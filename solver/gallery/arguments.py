@@ -25,7 +25,7 @@ class GalleryOptions:
     """What solver.gallery is asked for."""
 
     command: str
-    """add, remove, compact or info."""
+    """add, remove, compact, approximate or info."""
     index: str
     """Folder of the index."""
     photos: Sequence[str] = ()
@@ -52,6 +52,10 @@ class GalleryOptions:
     """(worker from 0, workers); None = what the launcher says."""
     missing: bool = False
     """Remove images whose files are gone."""
+    lists: int = 0
+    """Coarse centres of codes, 0 = by the number of images."""
+    code_bytes: int = 64
+    """Of one image's code."""
     check: bool = False
     """Compare checksums, and every image's file."""
 
@@ -84,11 +88,12 @@ def _parsers() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="add|remove|compact|info")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="add|remove|compact|approximate|info")
     texts = {
         "add": "encode images that are not in the index, or whose files have changed",
         "remove": "take images out of it; the images themselves stay",
         "compact": "write the index anew without what was removed",
+        "approximate": "make codes for infer.py --nprobe, which names candidates by faiss and scores them exactly",
         "info": "say what is in it",
     }
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in texts.items()}
@@ -99,6 +104,10 @@ def _parsers() -> argparse.ArgumentParser:
     made["add"].add_argument("photos", nargs="*", default=[], metavar="photos", help=what)
     made["remove"].add_argument("photos", nargs="*", default=[], metavar="photos", help="files, or folders of them")
     made["remove"].add_argument("--missing", action="store_true", help="every image whose file is gone")
+    rows = "coarse centres (default: four times the root of the number of images)"
+    made["approximate"].add_argument("--lists", type=int, default=0, metavar="N", help=rows)
+    size = "bytes of an image's code, a divisor of the dimension (default: 64)"
+    made["approximate"].add_argument("--code-bytes", type=int, default=64, metavar="N", help=size)
     whole = "compare checksums, and every image's file; exit code 1 when one is changed or gone"
     made["info"].add_argument("--check", action="store_true", help=whole)
     return parser
@@ -146,6 +155,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> GalleryOptions:
             parser.error("--gallery-instruction crop tells each image its own clothes; leave the instruction out")
         if options.shards < 0 or (options.part and not options.shards):
             parser.error("--shards must be 1 or more, and --part needs it")
+    if options.lists < 0 or options.code_bytes < 1:
+        parser.error("--lists must be 0 or more, --code-bytes 1 or more")
     if options.command == "remove" and overrides:
         parser.error(f"{overrides[0]}: no such file; remove takes no options of a configuration")
     if options.command == "remove" and not (photos or options.missing):

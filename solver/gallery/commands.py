@@ -14,6 +14,7 @@ from datasets.build import build_source_reader
 from datasets.structures import Source
 from solver.commands.opening import ModelChoice, Opened, instructions_taken, open_trained
 from solver.gallery.adding import SHOWN, Added, Encode, add_images, all_images, changed_files, named_ids
+from solver.gallery.approximate import make, told
 from solver.gallery.arguments import GalleryOptions, worker_place
 from solver.gallery.encoding import (
     encode_images,
@@ -34,6 +35,7 @@ from solver.search.queries import instruction_from
 from utils.errors import UserError, shortened
 from utils.files import check_folder
 from utils.log import configure_logging
+from utils.threads import available_cores
 
 Answer = tuple[str, int]
 """What is printed, and the exit code."""
@@ -46,9 +48,9 @@ def add(options: GalleryOptions) -> Answer:
     folder = Path(options.index)
     check_folder(folder, "--index")
     images = listed_images(options.photos, options.manifest, Modality(options.modality))
-    told = instruction_from(options.instruction, options.instruction_image, "--instruction")
+    said = instruction_from(options.instruction, options.instruction_image, "--instruction")
     crop = options.gallery_instruction == "crop"
-    record = instruction_record(told, crop)
+    record = instruction_record(said, crop)
     if is_index(folder):
         check_told(read_state(folder), record, options.dtype, folder)
     place, workers = options.part or worker_place()
@@ -59,13 +61,13 @@ def add(options: GalleryOptions) -> Answer:
         device=own_device(options.device, place, workers),
         overrides=options.overrides,
     )
-    if (told is not None or crop) and not instructions_taken(choice).gallery:
+    if (said is not None or crop) and not instructions_taken(choice).gallery:
         raise UserError("this model tells gallery images nothing; leave the instruction out, or use one that does")
     opened = open_trained(choice)
     check_encodable(opened, images)
     wanted = index_state(opened, record, DTYPES[options.dtype or "fp32"])
     what = options.run or str(opened.trained.checkpoint)
-    encode = encoder(opened, told, crop)
+    encode = encoder(opened, said, crop)
     if options.shards:
         # One thread, whatever the launcher says: the sums of a part do not depend on how many workers there are.
         torch.set_num_threads(1)
@@ -201,9 +203,19 @@ def info(options: GalleryOptions) -> Answer:
     return "\n".join(lines), int(wrong)
 
 
+def approximate(options: GalleryOptions) -> Answer:
+    """Make codes for an approximate search, and say how well they do."""
+    configure_logging()
+    torch.set_num_threads(available_cores())
+    with writing(options.index) as writer:
+        measured = make(writer.read(), options.lists, options.code_bytes)
+    return f"{options.index}: {told(measured)}", 0
+
+
 COMMANDS: Mapping[str, Callable[[GalleryOptions], Answer]] = {
     "add": add,
     "remove": remove,
     "compact": compact,
+    "approximate": approximate,
     "info": info,
 }

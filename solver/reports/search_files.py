@@ -92,6 +92,7 @@ class SearchResult:
             found.append(f"top-k {self.requested} is larger than the gallery: all {self.listed} images are listed")
         if self.gallery.unreadable:
             found.append(f"{len(self.gallery.unreadable)} unreadable gallery images were skipped")
+        found += [self.gallery.approximate] if self.gallery.approximate and self.ranked else []
         found += self._outdated_notes()
         if self.encoded.failures:
             found.append(f"{len(self.encoded.failures)} queries with an unreadable image were skipped")

@@ -50,6 +50,8 @@ class SearchOptions:
     """One of GALLERY_INSTRUCTIONS; empty = what the list of `task` tells its gallery, else nothing."""
     gallery_cache: str = ""
     """Folder of encoded galleries, empty = gallery_cache/ beside the checkpoint."""
+    nprobe: int = 0
+    """Lists of an index's codes that are looked through for candidates, 0 = the search is exact."""
     top_k: int = 10
     output: str = ""
     """Name of the picture, empty = retrieval.png beside the checkpoint."""
@@ -133,6 +135,11 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     add("--gallery-instruction", choices=GALLERY_INSTRUCTIONS, help=told)
     cache = "folder of encoded galleries; default gallery_cache/ beside the checkpoint"
     add("--gallery-cache", metavar="DIR", help=cache)
+    lists = (
+        "with an index that has codes (python -m solver.gallery approximate): look through the N nearest of their "
+        "lists for candidates, which are scored exactly; default: search everything, exactly"
+    )
+    add("--nprobe", type=int, default=0, metavar="N", help=lists)
     add("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
     add("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")
     add("--export", metavar="FILE.npz", help="write the features of queries and gallery; without --output nothing else")
@@ -167,6 +174,8 @@ def parse_options(description: str, examples: str) -> SearchOptions:
     given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
     _index_meanings(parser, parsed)
     parsed.parts = {name: value for name, value in given.items() if value is not None}
+    if parsed.nprobe < 0 or (parsed.nprobe and not parsed.gallery_index):
+        parser.error("--nprobe N needs the folder of an index, --index DIR, and must be 1 or more")
     kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
     if parsed.calibrate and (
         kinds or parsed.export or parsed.output or parsed.gallery or parsed.gallery_index or parsed.attention

@@ -24,10 +24,13 @@ from solver.evaluation.comparison import Comparison
 from solver.evaluation.features import encode_plan
 from solver.evaluation.plan import Integers, plan_evaluation
 from solver.evaluation.spec import EvaluationSpec
+from solver.gallery.approximate import OTHERWISE
 from solver.search.queries import Query
 from solver.search.searched import SearchedGallery
+from utils.errors import UserError
 from utils.retrieval.exact import Pivot, best_rows, exact_scores
 from utils.retrieval.options import Similarity
+from utils.retrieval.ranking import unit_length
 
 NO_ROWS: Integers = np.zeros(0, dtype=np.int64)
 
@@ -245,6 +248,9 @@ class _Part:
                 pivots[number, "match"] = Pivot(query=number, score=float(scores[best]), row=int(one.matches[best]))
             if cutoff is not None:
                 pivots[number, "cutoff"] = Pivot(query=number, score=cutoff.threshold)
+        named = self._candidates(top_k)
+        if named is not None:
+            return self._approximate(top_k, named, known, cutoffs)
         found = best_rows(
             self.features,
             self.gallery.rows,
@@ -263,6 +269,32 @@ class _Part:
                 below = None if one.below is None else len(one.below)
                 row = replace(row, matches=len(one.matches), first_match=place, below=below)
             results.append(self._answered(row, number, one, cutoffs[number], before.get((number, "cutoff"), 0)))
+        return results
+
+    def _candidates(self, top_k: int) -> list[Integers] | None:
+        """Return the rows of each query that the gallery names as candidates, None = it names none. Raises UserError
+        where codes cannot stand for what is compared.
+        """
+        width = self.gallery.rows.parts[0].shape[1] if self.gallery.rows.parts else 0
+        if self.gallery.approximate and (self.similarity != "cosine" or self.features.shape[1] != width):
+            raise UserError(f"--nprobe: {OTHERWISE}")
+        return self.gallery.candidates(unit_length(self.features), top_k)
+
+    def _approximate(
+        self, top_k: int, named: Sequence[Integers], known: Sequence[_Known], cutoffs: Sequence[Cutoff | None]
+    ) -> list[RankedQuery]:
+        """Rank candidates alone. What counts the whole gallery is left out but the images above a threshold, of which
+        those among the candidates are counted.
+        """
+        results = []
+        for number, (rows, one, cutoff) in enumerate(zip(named, known, cutoffs, strict=True)):
+            # The query's own images are known, and so is how many of them are above a threshold.
+            rows = np.union1d(rows, one.own)
+            scores = self._scores(number, rows)
+            order = np.lexsort((rows, -scores))
+            above = 0 if cutoff is None else int((scores >= np.float32(cutoff.threshold)).sum())
+            row = self._row(number, one, rows[order[:top_k]], scores[order[:top_k]])
+            results.append(self._answered(row, number, one, cutoff, above))
         return results
 
     def _scores(self, number: int, rows: Integers) -> NDArray[np.float32]:

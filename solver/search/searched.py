@@ -21,6 +21,7 @@ from configs.vocabulary import BOX, Modality
 from datasets.structures import Person, Source
 from solver.evaluation.plan import Integers
 from solver.gallery.adding import changed_files
+from solver.gallery.approximate import load, told
 from solver.gallery.index import GalleryIndex
 from solver.search.gallery import Gallery
 from utils.errors import UserError
@@ -28,6 +29,10 @@ from utils.files import sha256_of
 from utils.identical import crossing, identical_files
 from utils.retrieval.exact import FeatureRows
 
+APPROXIMATE = (
+    "approximate (nprobe {}): images were compared exactly, but only those that codes named, so that better ones may "
+    "be missing and no rank of a right image is given; measured when the codes were made: {}"
+)
 TOLD = {"text": "same", "picture": "same"}
 """An index's word for what its images were told -> that of a search: one instruction for all."""
 
@@ -96,9 +101,20 @@ class SearchedGallery(ABC):
         return {}
 
     @property
+    def approximate(self) -> str:
+        """What must be known of an approximate search, empty = it is exact."""
+        return ""
+
+    @property
     def count(self) -> int:
         """Images that can be found."""
         return self.rows.searched
+
+    def candidates(self, queries: Tensor, top_k: int) -> list[Integers] | None:
+        """Return, for each of the queries (Q, D) of length 1, the rows that may be among its best, ascending; None =
+        the gallery names none, every row is looked at.
+        """
+        return None
 
     @functools.cached_property
     def every(self) -> Integers:
@@ -214,14 +230,18 @@ def index_place(index: GalleryIndex) -> Gallery:
 class IndexedGallery(SearchedGallery):
     """A gallery index, of which a search reads the rows that it needs."""
 
-    def __init__(self, index: GalleryIndex, modality: Modality | None = None) -> None:
-        """modality: only images of it are searched, None = all. Raises UserError when there are none."""
+    def __init__(self, index: GalleryIndex, modality: Modality | None = None, nprobe: int = 0) -> None:
+        """modality: only images of it are searched, None = all. nprobe: lists of its codes that are looked through for
+        candidates, 0 = the search is exact. Raises UserError when there are no such images, or no codes.
+        """
         if modality is not None and modality not in index.modalities:
             listed = " and ".join(entry.name for entry in index.modalities)
             what = f"{listed} images, and {modality.name} ones are searched; give --gallery-modality"
             raise UserError(f"{index.folder} holds {what}" if listed else f"{index.folder} holds no image; add some")
         self.index = index
         self.modality = modality
+        self.nprobe = nprobe
+        self.codes = load(index) if nprobe else None
         self.reused = True
         self.gallery = index_place(index)
 
@@ -255,6 +275,19 @@ class IndexedGallery(SearchedGallery):
     def numbers(self, rows: Integers) -> Integers:
         """Return the ids of rows (n,)."""
         return self.index.ids(rows)
+
+    def candidates(self, queries: Tensor, top_k: int) -> list[Integers] | None:
+        """Return, for each of the queries (Q, D) of length 1, the rows that may be among its best, ascending; None =
+        every row is looked at.
+        """
+        if self.codes is None:
+            return None
+        return [self._searched(rows) for rows in self.codes.rows(queries, self.index, top_k, self.nprobe)]
+
+    @property
+    def approximate(self) -> str:
+        """What must be known of an approximate search, empty = it is exact."""
+        return "" if self.codes is None else APPROXIMATE.format(self.nprobe, told(self.codes.measured))
 
     def _searched(self, rows: Integers) -> Integers:
         rows = np.unique(rows)

@@ -38,7 +38,10 @@ NOT_RUN = {
     "model.official": "needs a published checkpoint; tests/test_official.py writes one and runs it",
 }
 """Word of a command -> why it is not run here."""
-NOT_RUN_WITH = {"--calibrate": "takes ten persons and more, not rendered here; tests/test_calibration.py runs it"}
+NOT_RUN_WITH = {
+    "--calibrate": "takes ten persons and more, not rendered here; tests/test_calibration.py runs it",
+    "approximate": "takes faiss; tests/test_approximate.py runs it where it is installed",
+}
 """Option of a command -> why it is not run here."""
 
 
@@ -84,6 +87,8 @@ def shortened(target: str, arguments: list[str]) -> list[str]:
         # What goes on cannot replace.
         replacing = [] if "--resume" in found else ["--overwrite"]
         return [*found, *SHORT, *MODELS.get(folder, RESIDUAL), "--device", "cpu", *replacing]
+    if target == "solver.gallery" and found[0] == "add":
+        return [*found, "data.workers=0", "--device", "cpu"]
     if target == "test.py" and "--compare" not in found:
         return [*found, "data.workers=0", "--device", "cpu"]
     if target == "infer.py":
