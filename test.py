@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from utils.errors import run_script
+from utils.processes import is_leader
 from utils.threads import configure_threads
 
 EXAMPLES = """examples:
@@ -62,6 +63,8 @@ def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
+    if not is_leader():
+        return 0
     from solver.run_names import begin, begin_series
 
     if parsed.compare:

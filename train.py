@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.errors import run_script
+from utils.errors import UserError, run_script
+from utils.processes import is_leader, started_together
 from utils.threads import configure_threads
 
 EXAMPLES = """examples:
@@ -15,6 +16,7 @@ EXAMPLES = """examples:
   python train.py --config configs/reid5o/orbench.yaml name=finetune train.init_from=runs/orbench optimizer.lr=2e-6
   python train.py --config configs/vireid/regdb.yaml --trials 1-10 data.root=/data
   python train.py --config configs/reid5o/orbench.yaml --resume
+  torchrun --nproc-per-node 2 train.py --config configs/reid5o/orbench.yaml --resume
 """
 
 
@@ -59,9 +61,12 @@ def main() -> int:
     check_device(parsed.device)
     config = load_experiment(parsed.config, parsed.overrides)
     directory = Path(config.output_dir) / config.name
-    if parsed.trials is None:
-        check_start(directory, overwrite=parsed.overwrite, resume=parsed.resume)
-    say_start("train.py", parsed.config, directory)
+    if parsed.trials is not None and started_together() > 1:
+        raise UserError("--trials trains one model after the other; start torchrun for each trial, with data.trial=N")
+    if is_leader():
+        if parsed.trials is None:
+            check_start(directory, overwrite=parsed.overwrite, resume=parsed.resume)
+        say_start("train.py", parsed.config, directory)
     how = {"device": parsed.device, "overwrite": parsed.overwrite, "resume": parsed.resume}
     # torch is imported from here on: the configuration is right and the threads' waiting policy is set.
     if parsed.trials is not None:
@@ -71,7 +76,9 @@ def main() -> int:
         return 0
     from solver.commands.train import run_training
 
-    print(run_training(config, **how))
+    text = run_training(config, **how)
+    if text:
+        print(text)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Kill training with -9 at random moments, go on with --resume, and compare the end with a run that was never killed.
 
-    python -m benchmarks.kill_and_resume --kills 50
+    python -m benchmarks.kill_and_resume --kills 50 [--processes 2]
 
 Kills fall into training, into the writing of a state or a checkpoint, and into evaluations. Every finished run must
 hold bit-equal weights, the same lines of metrics (but for images per second) and the same files, nothing half-written
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,11 +36,16 @@ LONGEST = 120.0
 """Seconds after which a moment that does not come is given up."""
 
 
-def train(root: Path, output: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
+def train(root: Path, output: Path, overrides: list[str], processes: int) -> subprocess.Popen[bytes]:
     """Start the run, or go on with it."""
     options = [f"data.root={root}", f"output_dir={output}", "name=run", *OPTIONS, *overrides]
-    command = [sys.executable, "train.py", "--config", "configs/reid5o/smoke.yaml", "--device", "cpu", "--resume"]
-    return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["train.py", "--config", "configs/reid5o/smoke.yaml", "--device", "cpu", "--resume", *options]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.Popen(
+        [sys.executable, *(several if processes > 1 else ()), *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def modified(path: Path) -> int:
@@ -81,12 +89,19 @@ def moment(run: Path, phase: str, rng: random.Random) -> Callable[[], bool]:
 
 
 def kill_once(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> bool:
-    """Kill the process at a moment; return whether it was still there."""
+    """Kill a process and those that it has started at a moment; return whether it was still there."""
     deadline = time.monotonic() + LONGEST
     while process.poll() is None and time.monotonic() < deadline and not reached():
         time.sleep(0.001)
+    there = process.poll() is None
+    started = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    others = started.read_text(encoding="ascii").split() if started.is_file() else []
     process.kill()
-    return process.wait() < 0
+    for number in others:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(number), signal.SIGKILL)
+    process.wait()
+    return there
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
@@ -115,6 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="more than one are started by torchrun")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     parsed = parser.parse_intermixed_args()
     rng, counts = random.Random(parsed.seed), collections.Counter[str]()
@@ -123,7 +139,7 @@ def main() -> int:
         root = Path(folder) / "data"
         made = ["--layout", "orbench", "--root", str(root), "--identities", "24", "--test-identities", "8"]
         subprocess.run([sys.executable, "-m", "datasets.synthetic", *made, "--image-size", "64x32"], check=True)
-        if train(root, Path(folder) / "whole", parsed.overrides).wait():
+        if train(root, Path(folder) / "whole", parsed.overrides, parsed.processes).wait():
             print("the run without kills failed")
             return 1
         whole = Path(folder) / "whole" / "run"
@@ -131,7 +147,7 @@ def main() -> int:
             output = Path(folder) / f"killed-{runs}"
             run, here = output / "run", 0
             while not (run / OUTCOME_FILE).is_file():
-                process = train(root, output, parsed.overrides)
+                process = train(root, output, parsed.overrides, parsed.processes)
                 phase = rng.choice(PHASES)
                 ending = counts.total() >= parsed.kills
                 if ending and process.wait():

@@ -113,8 +113,12 @@ class EditingAttention(nn.Module):
 
     def _split(self, joined: Tensor, parts: int) -> tuple[Tensor, ...]:
         # (B, N, parts * C) -> parts times (B, heads, N, C / heads).
-        batch, length, _ = joined.shape
-        return joined.reshape(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        batch, length, width = joined.shape
+        return (
+            joined.reshape(batch, length, parts, self.heads, width // parts // self.heads)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
 
 
 class EditingBlock(Block):

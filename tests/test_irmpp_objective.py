@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from configs.load import build_experiment
 from configs.schema.irmpp import IrmppObjectiveConfig
-from configs.vocabulary import Task
+from configs.vocabulary import Modality, Task
 from model.irm import IRM
 from solver.losses.triplet import batch_hard_triplet_loss
 from solver.objectives.irmpp import IrmppObjective
@@ -35,9 +35,9 @@ def objective_of(model: IRM, losses: dict[str, float], **options: Any) -> IrmppO
 
 
 def image_order() -> list[int]:
-    """The rows of the batch in the order in which the objective has them: by modality, as the batch's inputs."""
+    """The rows of the batch in the order in which banks are written: by modality."""
     batch = batch_of()
-    return [place for modality in batch.inputs for place in batch.rows[modality].tolist()]
+    return [place for modality in Modality if modality in batch.rows for place in batch.rows[modality].tolist()]
 
 
 def features_of(model: IRM, seed: int = 0) -> Tensor:

@@ -9,13 +9,18 @@ import torch
 
 from utils.device_words import check_device
 from utils.errors import UserError
+from utils.processes import local_rank, started_together
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(text: str) -> torch.device:
-    """Return the device for auto, cpu, cuda, cuda:N or mps. Raises UserError for another word or an absent device."""
+    """Return the device for auto, cpu, cuda, cuda:N or mps; of several processes each gets a CUDA device of its own.
+    Raises UserError for another word or an absent device.
+    """
     check_device(text)
+    if started_together() > 1 and (text == "cuda" or (text == "auto" and torch.cuda.is_available())):
+        text = f"cuda:{local_rank()}"
     if text == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(name)

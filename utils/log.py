@@ -104,6 +104,26 @@ def _cut_off(path: Path, length: int) -> None:
         os.truncate(path, length)
 
 
+class Mute:
+    """Stands for a `MetricsWriter` in a process that writes nothing."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def ends(self) -> dict[str, int]:
+        """Return that there is no file."""
+        return {}
+
+    def __enter__(self) -> Mute:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
 class MetricsWriter:
     """Writes each step as a JSON line and its numbers to TensorBoard; a context manager."""
 

@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from utils.processes import is_leader
+
 
 def progress_bar(iterable: Iterable[Any] | None, total: int | None, description: str, unit: str = "it") -> tqdm:
     """Return a tqdm bar over `iterable` (or a bar to be moved by `update` when it is None), quiet when not a
@@ -19,7 +21,7 @@ def progress_bar(iterable: Iterable[Any] | None, total: int | None, description:
         total=total,
         desc=description,
         unit=unit,
-        disable=not sys.stderr.isatty(),
+        disable=not sys.stderr.isatty() or not is_leader(),
         dynamic_ncols=True,
         leave=False,
     )

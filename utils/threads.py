@@ -1,11 +1,11 @@
-"""Threads and loader processes within the cores. Imports the standard library only: it runs before torch is
-imported.
-"""
+"""Threads and loader processes within the cores. Imports no torch: it runs before that is."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+
+from utils.processes import processes_here
 
 SPIN_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """Threads that wait for work give the core up soon: under the default policy one busy core beside a run slows it 17
@@ -42,13 +42,14 @@ class ThreadPlan:
 
 
 def plan_threads(device_type: str, workers: int) -> ThreadPlan:
-    """Divide the cores. workers -1 = choose: none on two cores or fewer (loading runs in the main process).
+    """Divide the cores, of which several processes on a machine get each a part. workers -1 = choose: none on two cores
+    or fewer (loading runs in the main process).
 
     More workers than leave one core for the compute threads are cut to that number, but one is always allowed.
 
     A user's OMP_NUM_THREADS is an upper bound of the compute threads.
     """
-    cores = available_cores()
+    cores = max(1, available_cores() // processes_here())
     if workers < 0:
         if cores <= 2:
             workers = 0

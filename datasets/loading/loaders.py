@@ -21,10 +21,12 @@ from datasets.instructions import InstructionMaker
 from datasets.loading.readers import SourceReader
 from datasets.loading.record_dataset import CaptionMasking, Failure, RecordDataset, collate
 from datasets.loading.samplers import Batches, IdentityBatches, Key, ModalityBatches, RandomBatches
+from datasets.loading.shares import Part, completed, is_usable, part_of
 from datasets.loading.task_mixture import MixtureSpec, TaskBatches, infrared_rows, person_names
 from datasets.loading.transforms import ImageAugmentation
 from datasets.structures import Batch, Benchmark, Record, Source
 from utils.errors import UserError
+from utils.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +74,14 @@ SAMPLERS: dict[str, Callable[[Sequence[Record], TrainConfig, int], Batches]] = {
 class TrainLoader:
     """Batches of an epoch, the same for the same (seed, epoch) whatever the number of workers."""
 
-    def __init__(self, dataset: RecordDataset, batches: Batches, workers: int, skip: bool) -> None:
+    def __init__(
+        self, dataset: RecordDataset, batches: Batches, workers: int, skip: bool, processes: Processes = ALONE
+    ) -> None:
+        """processes: among which the rows of each batch are shared out."""
         self.records, self.steps_per_epoch = dataset.records, len(batches)
         self.skipped: list[str] = []
-        self.batches, self._skip, self._batches = batches, skip, _EpochBatches(batches)
+        self.batches, self._skip, self._batches = batches, skip, _EpochBatches(batches, processes)
+        self._processes = processes
         if workers:
             atexit.unregister(_end_workers)
             atexit.register(_end_workers)
@@ -92,7 +98,8 @@ class TrainLoader:
         )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch, after `load_state_dict` those not yet used.
+        """Yield the batches of one epoch, after `load_state_dict` those not yet used; of several processes each gets
+        its rows of them, which may be none.
 
         Raises UserError for an unreadable image unless data.on_error is skip.
         """
@@ -103,11 +110,13 @@ class TrainLoader:
             for failure in failures:
                 if not self._skip:
                     raise UserError(failure.reason)
-                if failure.reason not in self.skipped:
-                    self.skipped.append(failure.reason)
-                    logger.warning("skipped: %s", failure.reason)
-            if batch is not None and self._usable(batch, failures):
-                yield batch
+            parts = self._processes.told(self._part(batch, failures))
+            for reason in dict.fromkeys(reason for part in parts for reason in part.skipped):
+                if reason not in self.skipped:
+                    self.skipped.append(reason)
+                    logger.warning("skipped: %s", reason)
+            if is_usable(parts):
+                yield completed(batch, parts)
 
     @property
     def position(self) -> Key:
@@ -123,15 +132,10 @@ class TrainLoader:
         self.batches.load_state_dict(state["batches"])
         self.skipped = list(state["skipped"])
 
-    def _usable(self, batch: Batch, failures: Sequence[Failure]) -> bool:
-        """Whether losses are defined: one row has no negative, and what was skipped may have taken all of a modality or
-        of the others.
-        """
-        if not failures:
-            return len(batch.person_ids) > 1
+    def _part(self, batch: Batch | None, failures: Sequence[Failure]) -> Part:
         skipped = [self.records[failure.record_id] for failure in failures]
-        listed = {modality for record in skipped for modality in (*record.sources, *record.partners)}
-        return listed <= set(batch.inputs) and len(batch.person_ids.unique()) > 1
+        missed = {modality for record in skipped for modality in (*record.sources, *record.partners)}
+        return part_of(batch, [failure.reason for failure in failures], sorted(missed))
 
 
 def _end_workers() -> None:
@@ -142,14 +146,14 @@ def _end_workers() -> None:
 
 
 class _EpochBatches:
-    def __init__(self, batches: Batches) -> None:
-        self.batches, self.current = batches, 0
+    def __init__(self, batches: Batches, processes: Processes) -> None:
+        self.batches, self.processes, self.current = batches, processes, 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return self.batches.epoch(self.current)
+        return self.batches.epoch(self.current, rank=self.processes.rank, world_size=self.processes.count)
 
 
 def build_batches(benchmark: Benchmark, train: TrainConfig, seed: int) -> Batches:
@@ -175,15 +179,17 @@ def build_train_loader(
     seed: int,
     workers: int,
     instruction: InstructionConfig | None = None,
+    processes: Processes = ALONE,
 ) -> TrainLoader:
     """Return the loader of training batches. instruction: how that of each row is drawn; None = none is followed.
+    processes: among which the rows of each batch are shared out.
     Raises UserError for a record without the annotation that its task needs.
     """
     annotate = TrainingInstructions(benchmark.train, InstructionMaker(instruction)) if instruction is not None else None
     dataset = RecordDataset(
         benchmark.train, reader, ImageAugmentation(augment), _masking(reader, augment), seed, annotate
     )
-    return TrainLoader(dataset, batches, workers, data.on_error == "skip")
+    return TrainLoader(dataset, batches, workers, data.on_error == "skip", processes)
 
 
 def _masking(reader: SourceReader, augment: AugmentConfig) -> CaptionMasking | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from configs.load import load_experiment, save_experiment
+from configs.load import experiment_to_dict, load_experiment, save_experiment
 from configs.schema.experiment import ExperimentConfig
 from solver.reports.figures import draw_curves
 from solver.run_directory import (
@@ -31,55 +32,81 @@ from solver.training.state import check_unchanged, config_of, newest_state, note
 from utils.device import describe_device, resolve_device
 from utils.errors import Interrupted, UserError
 from utils.files import DISK_FULL, real_path, write_json
+from utils.processes import Processes, agree, join_processes, started_together
 
 logger = logging.getLogger(__name__)
 
 
 def run_training(config: ExperimentConfig, *, device: str, overwrite: bool, resume: bool = False) -> str:
-    """Train in output_dir/name and return what is to be printed.
+    """Train in output_dir/name and return what is to be printed, nothing in all processes but the first.
 
     resume: go on where the run of that name stopped; one that has finished is left as it is, and one that has not begun
     begins. Raises UserError for wrong input; until the first step is ready to run, nothing is written, and until the
     first checkpoint the previous run of that name comes back.
     """
+    if started_together() == 1:
+        check_start(Path(config.output_dir) / config.name, overwrite=overwrite, resume=resume)
+    processes = join_processes(resolve_device(device))
+    with processes.together():
+        agree(processes, {"configuration": differing_text(config), "--resume or --overwrite": f"{resume}, {overwrite}"})
+        text = _start(config, device, overwrite, resume, processes)
+        # Whoever is done first waits: its end would end the others.
+        processes.told(None)
+        return text if processes.leader else ""
+
+
+def differing_text(config: ExperimentConfig) -> str:
+    """Return a configuration as one line: what processes show each other."""
+    return json.dumps(experiment_to_dict(config), sort_keys=True)
+
+
+def _start(config: ExperimentConfig, device: str, overwrite: bool, resume: bool, processes: Processes) -> str:
     directory = Path(config.output_dir) / config.name
-    check_start(directory, overwrite=overwrite, resume=resume)
-    if resume and has_progress(directory):
-        with continued(directory):
-            return _go_on(config, directory, device)
+    if processes.leader and processes.count > 1:
+        check_start(directory, overwrite=overwrite, resume=resume)
+    if processes.of_leader(processes.leader and resume and has_progress(directory)):
+        with continued(directory) if processes.leader else contextlib.nullcontext():
+            # Nobody looks at the files before the leader has put them in order.
+            processes.told(None)
+            return _go_on(config, directory, device, processes)
     if config.train.init_from and real_path(directory) == real_path(find_run(config.train.init_from)[0]):
         raise UserError(
             f"train.init_from = {config.train.init_from!r} is the run itself, which would be replaced; choose another "
             "name=..."
         )
     with buffered_log() as held:
-        job = assemble(config, resolve_device(device))
+        job = assemble(config, resolve_device(device), processes=processes)
+    if not processes.leader:
+        return _train(Trainer(job, directory), directory)
     with claimed(directory, overwrite) as claim:
         save_experiment(config, directory / CONFIG_FILE)
         start_log(directory, held)
         return _train(Trainer(job, directory, claim.settle), directory)
 
 
-def _go_on(config: ExperimentConfig, directory: Path, device: str) -> str:
+def _go_on(config: ExperimentConfig, directory: Path, device: str, processes: Processes) -> str:
     """Train from the newest state of a run that this process holds. Raises UserError for another run's options."""
-    if (directory / OUTCOME_FILE).is_file():
+    if processes.of_leader((directory / OUTCOME_FILE).is_file()):
         check_unchanged(load_experiment(directory / CONFIG_FILE), config, directory)
-        remove_states(directory)
+        if processes.leader:
+            remove_states(directory)
         return f"{directory} has finished, nothing is left to train\nevaluate it: python test.py --run {directory}"
     with buffered_log() as held:
-        trainer = _restored(config, directory, device)
-    save_experiment(config, directory / CONFIG_FILE)
-    start_log(directory, held)
+        trainer = _restored(config, directory, device, processes)
+    if processes.leader:
+        save_experiment(config, directory / CONFIG_FILE)
+        start_log(directory, held)
     return _train(trainer, directory)
 
 
-def _restored(config: ExperimentConfig, directory: Path, device: str) -> Trainer:
+def _restored(config: ExperimentConfig, directory: Path, device: str, processes: Processes) -> Trainer:
     """Return a trainer at the newest state of a run. Raises UserError."""
     state = newest_state(directory)
     check_unchanged(config_of(state, directory), config, directory)
-    trainer = Trainer(assemble(config, resolve_device(device), state["trials"]), directory)
+    agree(processes, {"state to go on from": f"step {state['step']}"})
+    trainer = Trainer(assemble(config, resolve_device(device), state["trials"], processes), directory)
     trainer.restore(state)
-    for note in notes_of_change(state, describe_device(trainer.job.device)):
+    for note in notes_of_change(state, describe_device(trainer.job.device), processes.count):
         logger.warning("%s", note)
     logger.info("%s goes on after step %d, in epoch %d", directory, state["step"], state["epoch"] + 1)
     return trainer
@@ -89,10 +116,12 @@ def _train(trainer: Trainer, directory: Path) -> str:
     """Run a trainer to its end and record where it is. Raises UserError."""
     try:
         with failures_as_user_errors(directory):
-            outcome = trainer.fit()
-            draw_curves(directory)
-            write_outcome(directory, outcome)
-            remove_states(directory)
+            with trainer.processes.translated():
+                outcome = trainer.fit()
+            if trainer.processes.leader:
+                draw_curves(directory)
+                write_outcome(directory, outcome)
+                remove_states(directory)
     except (UserError, Interrupted) as error:
         logger.error("stopped: %s", error)
         raise

@@ -39,6 +39,11 @@ class InstructedRows:
     """(R,) int64."""
     records: tuple[int, ...]
     """(R,): index of each row's training record."""
+    order: Tensor
+    """(R,) int64: ascends with modality and place in the batch, however the batch is shared out, when the places of
+    earlier shares are counted on (a column that refers to `people`)."""
+    people: Tensor
+    """(B,) int64: labels in the order of the batch."""
     tasks: tuple[Task, ...]
     """(R,)"""
 
@@ -56,6 +61,9 @@ class InstructedRows:
         features = torch.zeros_like(self.tower.cls)
         for modality, said in self.said.items():
             numbers = self.annotated[modality]
+            if not len(said.tokens):
+                # A share of a batch in which no row has one.
+                continue
             features = torch.where(numbers[:, None] >= 0, said.cls.detach()[numbers.clamp(min=0)], features)
         return features
 
@@ -79,6 +87,8 @@ class LabelledRows:
         )
 
 
+MODALITY_STRIDE = 2**32
+"""More rows than a batch can have."""
 TASKS = tuple(Task)
 """Their numbers in a column of facts are places in here."""
 
@@ -127,6 +137,7 @@ def encode_rows(model: IRM, batch: Batch) -> InstructedRows:
     if model.follows_instructions:
         given = [(said[modality], torch.where(instructed, rows, -1)) for modality, rows in annotated.items()]
     labels = batch.person_ids[order]
+    ranks = [list(Modality).index(modality) * MODALITY_STRIDE for modality in kinds for _ in batch.rows[modality]]
     tasks = batch.tasks or (Task.TRAD,) * len(batch.person_ids)
     return InstructedRows(
         tower=model.encode_images(images, given),
@@ -135,6 +146,8 @@ def encode_rows(model: IRM, batch: Batch) -> InstructedRows:
         annotated=annotated,
         instructed=instructed,
         labels=labels,
+        order=order + torch.tensor(ranks, dtype=torch.int64, device=order.device),
+        people=batch.person_ids,
         records=tuple(batch.record_ids[order.to(batch.record_ids.device)].tolist()),
         tasks=tuple(tasks[row] for row in order.tolist()),
     )

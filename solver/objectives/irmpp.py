@@ -32,7 +32,7 @@ from solver.objectives.training_state import MemoryBank
 from utils.errors import UserError
 from utils.seeding import stream_seed
 
-INSTRUCTED = "instructed"
+INSTRUCTED, ORDER, PEOPLE = "instructed", "order", "people"
 VARIED = (Task.CTCC, Task.LI, Task.T2I)
 """Tasks whose annotations are of the person's clothes; in the others many persons share a sentence."""
 
@@ -84,10 +84,16 @@ class IrmppObjective(Objective[IRM]):
             LABELS: rows.labels,
             TASKS_COLUMN: task_column(rows.tasks),
             INSTRUCTED: rows.instructed,
+            ORDER: rows.order,
+            PEOPLE: rows.people,
             TOLD: rows.annotation_features() if self.compares_annotations else rows.tower.cls.detach()[:, :0],
         }
         streams = model.attend(rows.tower, rows.told(everyone))
-        return Rows(features={STREAMS: streams, **captions.features}, facts={**facts, **captions.facts})
+        return Rows(
+            features={STREAMS: streams, **captions.features},
+            facts={**facts, **captions.facts},
+            refers={ORDER: PEOPLE},
+        )
 
     @property
     def compares_annotations(self) -> bool:
@@ -108,6 +114,7 @@ class IrmppObjective(Objective[IRM]):
             terms["triplet"] = self._triplet(shown, retrieved, nothing)
         if self.features is not None:
             terms |= self._bank_terms(shown, retrieved)
+            self._write(shown, retrieved, rows.facts[ORDER].argsort())
         terms = {name: self.weights[name] * value for name, value in terms.items()}
         terms |= self.captions.terms(model, rows, nothing, step, spread)
         return StepOutput(losses=terms, diagnostics=self._diagnostics(model, rows, retrieved))
@@ -120,7 +127,7 @@ class IrmppObjective(Objective[IRM]):
         return triplet_by_task(rows.at(places), features, TRIPLETS[self.config.triplet], self.config.margin)
 
     def _bank_terms(self, rows: LabelledRows, retrieved: Tensor) -> dict[str, Tensor]:
-        """Return soft and hard, mean over the rows that take part, and overwrite the banks."""
+        """Return soft and hard, mean over the rows that take part."""
         assert self.features is not None
         config, soft = self.config, self.annotations is not None
         told = rows.told if soft else None
@@ -147,10 +154,14 @@ class IrmppObjective(Objective[IRM]):
             terms["soft"] = sign * (found.soft * share).sum() / share.sum().clamp_min(1)
         if "hard" in self.weights:
             terms["hard"] = sign * found.hard.sum() / counted.sum().clamp_min(1)
-        self.features.write(retrieved, rows.labels)
-        if self.annotations is not None and told is not None:
-            self.annotations.write(told, rows.labels)
         return terms
+
+    def _write(self, rows: LabelledRows, retrieved: Tensor, order: Tensor) -> None:
+        """Overwrite the banks; of a person's rows the last one in `order` stays."""
+        assert self.features is not None
+        self.features.write(retrieved[order], rows.labels[order])
+        if self.annotations is not None:
+            self.annotations.write(rows.told[order], rows.labels[order])
 
     @torch.no_grad()
     def _diagnostics(self, model: IRM, rows: Rows, retrieved: Tensor) -> dict[str, Tensor]:

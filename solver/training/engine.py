@@ -24,8 +24,9 @@ from configs.schema.family import FollowsInstructions
 from datasets.build import build_benchmark, build_source_reader
 from datasets.fitting import needs_of
 from datasets.loading.loaders import build_batches, build_train_loader
-from datasets.structures import Batch, EvalSplit
+from datasets.structures import Batch, Benchmark, EvalSplit
 from model.interface import RetrievalModel
+from model.norms import share_norms
 from solver.evaluation.evaluator import evaluate_split
 from solver.evaluation.result import EvaluationResult
 from solver.evaluation.spec import EvaluationSpec
@@ -47,6 +48,7 @@ from solver.training.job import (
     TrainingJob,
     build_trained_model,
     check_evaluation,
+    digests,
     header,
     selection_split,
     warn_of_texts,
@@ -58,9 +60,10 @@ from solver.training.state import StateFiles, Stateful, restore_parts, state_pay
 from utils.checkpoint_io import save_checkpoint
 from utils.device import describe_device, exact_float32
 from utils.errors import UserError, shortened
-from utils.log import MetricsWriter, log_short
+from utils.log import MetricsWriter, Mute, log_short
+from utils.processes import ALONE, Joined, Processes, agree, processes_here
 from utils.progress import clock, progress_bar
-from utils.seeding import seed_everything
+from utils.seeding import generator_states, seed_everything, stream_seed
 from utils.threads import plan_threads
 
 logger = logging.getLogger(__name__)
@@ -68,36 +71,34 @@ logger = logging.getLogger(__name__)
 SHOWN_RECORDS = 5
 
 
-def assemble(config: ExperimentConfig, device: torch.device, trained: Mapping[str, int] | None = None) -> TrainingJob:
+def assemble(
+    config: ExperimentConfig,
+    device: torch.device,
+    trained: Mapping[str, int] | None = None,
+    processes: Processes = ALONE,
+) -> TrainingJob:
     """Build everything of a run and log it as the header of the run's log.
 
     trained: trials of the weights of a state that will be restored; the first weights are then not looked for.
-    Raises UserError.
+    processes: those that train together. Raises UserError, also when they do not have the same data.
     """
     exact_float32()
     threads = plan_threads(device.type, config.data.workers)
     torch.set_num_threads(threads.threads)
     seed_everything(config.seed)
-    benchmark = build_benchmark(
-        config.data,
-        select=config.train.select,
-        need_train=True,
-        instruction=config.instruction,
-        needs=needs_of(config.model, config.objective),
-    )
+    benchmark = _benchmark(config)
     trials = joined_trials(benchmark.trials, config.train.init_from) if trained is None else dict(trained)
     # Before the cache and the weights: what the sampler refuses is refused without a file and without a download.
     batches = build_batches(benchmark, config.train, config.seed)
-    reader = build_source_reader(config.data, config.model, benchmark)
+    agree(processes, digests(benchmark, batches))
+    with processes.first_one_first():
+        reader = build_source_reader(config.data, config.model, benchmark)
+        model = build_trained_model(config, benchmark.num_identities, device, restored=trained is not None)
     warn_of_texts(benchmark, reader)
-    model = build_trained_model(config, benchmark.num_identities, device, restored=trained is not None)
-    policy = apply_policy(
-        model.named_parameters(),
-        FAMILIES[config.family].policy(config.optimizer),
-        lr=config.optimizer.lr,
-        freeze=config.train.freeze,
-    )
-    optimizer = build_optimizer(policy.groups, config.optimizer)
+    if isinstance(processes, Joined):
+        share_norms(model, device, processes.norm_group)
+    rules, rate = FAMILIES[config.family].policy(config.optimizer), config.optimizer.lr
+    policy = apply_policy(model.named_parameters(), rules, lr=rate, freeze=config.train.freeze)
     loader = build_train_loader(
         benchmark,
         config.data,
@@ -107,6 +108,7 @@ def assemble(config: ExperimentConfig, device: torch.device, trained: Mapping[st
         seed=config.seed,
         workers=threads.workers,
         instruction=config.instruction if isinstance(config.model, FollowsInstructions) else None,
+        processes=processes,
     )
     context = ObjectiveContext(seed=config.seed, model=model, records=benchmark.train, tokenizer=reader.tokenizer)
     job = TrainingJob(
@@ -115,18 +117,36 @@ def assemble(config: ExperimentConfig, device: torch.device, trained: Mapping[st
         benchmark=benchmark,
         model=model,
         policy=policy,
-        optimizer=optimizer,
+        optimizer=build_optimizer(policy.groups, config.optimizer),
         loader=loader,
         reader=reader,
         workers=threads.workers,
         trials=trials,
+        processes=processes,
         split=selection_split(config, benchmark),
         objective=build_objective(config.family, config.objective, context).to(device),
     )
     check_evaluation(job)
     for line in (*header(job), threads.describe()):
         logger.info("%s", line)
+    _part_draws(config.seed, processes)
     return job
+
+
+def _part_draws(seed: int, processes: Processes) -> None:
+    """The first weights are the same; what layers draw from here on is each process's own."""
+    if processes.rank:
+        seed_everything(stream_seed(seed, "process", processes.rank))
+
+
+def _benchmark(config: ExperimentConfig) -> Benchmark:
+    return build_benchmark(
+        config.data,
+        select=config.train.select,
+        need_train=True,
+        instruction=config.instruction,
+        needs=needs_of(config.model, config.objective),
+    )
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -146,6 +166,8 @@ class Trainer:
         # Scaled losses keep small fp16 gradients from vanishing; for the other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self.train.precision == "fp16")
         self.average = moving_average(job.model, self.train.ema)
+        self.processes = job.processes
+        self.gradients = Gradients(job, self.scaler, job.processes)
         self.epoch = self.epoch_step = self.step = self.first_step = 0
         self.started, self.state_seconds = time.perf_counter(), 0.0
         self.best: dict[str, TrainingOutcome] = {}
@@ -174,7 +196,7 @@ class Trainer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to a state of this run. Raises UserError when it is one of another."""
-        restore_parts(state, self.parts, self.job.benchmark.fingerprint, self.directory)
+        restore_parts(state, self.parts, self.job.benchmark.fingerprint, self.directory, self.processes)
         self.epoch, self.epoch_step, self.step = state["epoch"], state["epoch_step"], state["step"]
         self.first_step, self.ends = self.step, state["metrics"]
         self.closing = self.job.loader.position[0] > self.epoch or self.finished
@@ -188,7 +210,7 @@ class Trainer:
         best.pth whenever the selection improves. Raises UserError, and Interrupted after a signal.
         """
         files = self.directory / METRICS_FILE, self.directory / BOARD_FOLDER
-        with self.interruption(), MetricsWriter(*files, self.ends) as writer:
+        with self.interruption(), MetricsWriter(*files, self.ends) if self.processes.leader else Mute() as writer:
             while True:
                 if not self.closing:
                     self.train_epoch(writer)
@@ -205,9 +227,10 @@ class Trainer:
             100 * self.state_seconds / seconds,
             seconds,
         )
-        if self.job.split is None:
+        if self.job.split is None and self.processes.leader:
             for name in self.weights:
                 self.keep_best(Progress(epoch=self.epoch + 1, step=self.step, selected_on="last", metrics={}), name)
+        self.best = self.processes.of_leader(self.best)
         if "" not in self.best:
             raise UserError(
                 f"no evaluation on {self.train.select} gave a number, so there is no best.pth; {LAST_FILE} is there"
@@ -219,15 +242,17 @@ class Trainer:
         """Whether train.steps or train.max_steps is reached."""
         return any(0 < limit <= self.step for limit in (self.train.steps, self.train.max_steps))
 
-    def close_epoch(self, writer: MetricsWriter) -> bool:
+    def close_epoch(self, writer: MetricsWriter | Mute) -> bool:
         """Save what an epoch ends with, evaluate when it is time; return whether it was the last one.
 
         The state is that of the last step: a run that is stopped in here does all of it again.
         """
         done = self.epoch + 1
+        ending = self.finished or (not self.train.steps and done == self.train.epochs)
+        if not self.processes.leader:
+            return ending
         for name in self.weights:
             self.save(LAST_FILE, Progress(epoch=done, step=self.step, selected_on="last", metrics={}), name)
-        ending = self.finished or (not self.train.steps and done == self.train.epochs)
         if self.job.split is not None and (ending or done % self.train.eval_period == 0):
             with self.interruption.at_once(self.how_to_go_on()):
                 results = {
@@ -242,11 +267,15 @@ class Trainer:
     def how_to_go_on(self) -> str:
         """Return the end of the line that a stopped run says."""
         config = shlex.quote(str(self.directory / CONFIG_FILE))
-        return f"the state of step {self.step} is saved, go on with: python train.py --config {config} --resume"
+        start = f"torchrun --nproc-per-node {processes_here()}" if self.processes.count > 1 else "python"
+        return f"the state of step {self.step} is saved, go on with: {start} train.py --config {config} --resume"
 
-    def save_state(self, writer: MetricsWriter) -> None:
+    def save_state(self, writer: MetricsWriter | Mute) -> None:
         """Write a state of this moment, which is one between two steps. Raises UserError."""
         started = time.perf_counter()
+        generators = self.processes.told(generator_states())
+        if not self.processes.leader:
+            return
         refuse_broken(self.job.model, self.step)
         payload = state_payload(
             self.parts,
@@ -258,18 +287,21 @@ class Trainer:
             epoch_step=self.epoch_step,
             step=self.step,
             metrics=writer.ends(),
+            generators=generators[0],
+            others=generators[1:],
         )
         self.states.save(payload)
         self.state_seconds += time.perf_counter() - started
         self.saved()
 
-    def stop_if_asked(self, writer: MetricsWriter) -> None:
-        """Save a state and end the run when a signal has come. Raises Interrupted."""
-        if self.interruption.received is not None:
+    def stop_if_asked(self, writer: MetricsWriter | Mute) -> None:
+        """Save a state and end the run when a signal has come, to whichever process. Raises Interrupted."""
+        number = max(self.processes.told(self.interruption.number))
+        if number:
             self.save_state(writer)
-            raise self.interruption.stopped(self.how_to_go_on())
+            raise self.interruption.stopped(self.how_to_go_on(), number)
 
-    def train_epoch(self, writer: MetricsWriter) -> None:
+    def train_epoch(self, writer: MetricsWriter | Mute) -> None:
         """Run the steps of one epoch, or as many as train.steps and train.max_steps leave."""
         self.job.model.train()
         started, left = time.perf_counter(), self.job.steps_per_epoch - self.epoch_step
@@ -280,7 +312,9 @@ class Trainer:
                 values = self.train_step(batches)
                 self.epoch_step += 1
                 now = time.perf_counter()
-                images = sum(len(rows) for batch in batches for rows in batch.inputs.values() if rows.ndim == 4)
+                own = sum(len(rows) for batch in batches for rows in batch.inputs.values() if rows.ndim == 4)
+                told = self.processes.told((own, self.states.due(self.step)))
+                images, due = sum(count for count, _ in told), told[0][1]
                 values |= {"lr": rate, "epoch": self.epoch + 1, "images_per_second": images / (now - started)}
                 started = now
                 writer.write(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
@@ -289,7 +323,7 @@ class Trainer:
                 self.stop_if_asked(writer)
                 if self.finished:
                     break
-                if self.states.due(self.step):
+                if due:
                     self.save_state(writer)
         if not self.epoch_step:
             raise UserError(
@@ -328,7 +362,7 @@ class Trainer:
         not finite.
         """
         self.job.optimizer.zero_grad(set_to_none=True)
-        found = Gradients(self.job, self.scaler)(batches, self.step)
+        found = self.gradients(batches, self.step)
         self.check_finite(found)
         extra = self.clip()
         self.scaler.step(self.job.optimizer)
@@ -369,7 +403,7 @@ class Trainer:
                     "finished epochs are kept, lower optimizer.lr, set train.clip_norm or use train.precision=fp32"
                 )
 
-    def select(self, result: EvaluationResult, epoch: int, writer: MetricsWriter, name: str = "") -> None:
+    def select(self, result: EvaluationResult, epoch: int, writer: MetricsWriter | Mute, name: str = "") -> None:
         """Record an evaluation of the weights of a name and keep them when their mean mAP is the highest so far."""
         numbers = evaluated_numbers(result, name)
         writer.write(self.step, {"epoch": epoch, **numbers})

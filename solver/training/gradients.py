@@ -8,20 +8,26 @@ gradient on to the weights. What is kept for all rows is their features alone.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema.experiment import ExperimentConfig
 from datasets.structures import Batch
 from model.interface import RetrievalModel
+from model.norms import norms_in_features
 from solver.objectives.base import Objective, StepOutput
 from solver.objectives.rows import Rows, Spread, joined
+from solver.training.gathering import gathered
 from utils.device import autocast
+from utils.processes import ALONE, Processes
 
 
 @dataclass(kw_only=True)
@@ -69,21 +75,35 @@ class Trained(Protocol):
 
 
 class Gradients:
-    """Adds the gradient of a step to the weights of a job."""
+    """Adds the gradient of a step to the weights of a job.
 
-    def __init__(self, job: Trained, scaler: torch.amp.GradScaler) -> None:
-        self.job, self.scaler = job, scaler
+    With several processes the shares of a batch are theirs as well as its micro-batches: every process sees the
+    features of all, computes the same losses, and passes their gradient on through its own rows. torch's
+    DistributedDataParallel adds up the gradients of the weights during the last of these backward passes.
+    """
+
+    def __init__(self, job: Trained, scaler: torch.amp.GradScaler, processes: Processes = ALONE) -> None:
+        self.job, self.scaler, self.processes = job, scaler, processes
         self.train = job.config.train
+        self.reducer = _reducer(job.model) if processes.count > 1 else None
+        self._normed: list[Tensor] = []
+        for name in norms_in_features(job.model) if self.reducer is not None else ():
+            job.model.get_submodule(name).register_forward_hook(self._note)
 
     def __call__(self, batches: Sequence[Batch], step: int) -> StepValues:
         """Run the losses of a step over its micro-batches and the backward pass; return their values."""
-        if len(batches) > 1 and self.train.accumulate_features:
-            outputs, shares, made_of = [self._of_shares(batches, step)], [1.0], [batches]
-        else:
-            rows = sum(len(batch.person_ids) for batch in batches)
-            shares = [len(batch.person_ids) / rows for batch in batches]
-            outputs = [self._of_batch(batch, step, share) for batch, share in zip(batches, shares, strict=True)]
-            made_of = [[batch] for batch in batches]
+        together = len(batches) > 1 and self.train.accumulate_features
+        groups: list[Sequence[Batch]] = [batches] if together else [[batch] for batch in batches]
+        sizes = [float(sum(len(batch.person_ids) for batch in group)) for group in groups]
+        if self.reducer is not None:
+            sizes = [sum(column) for column in zip(*self.processes.told(sizes), strict=True)]
+        shares = [size / sum(sizes) for size in sizes]
+        outputs = []
+        for number, (group, share) in enumerate(zip(groups, shares, strict=True), start=1):
+            if together or self.reducer is not None:
+                outputs.append(self._of_shares(group, step, share, last=number == len(groups)))
+            else:
+                outputs.append(self._of_batch(group[0], step, share))
         # The one place where a step waits for the device.
         values = torch.stack([scalars(output) for output in outputs]).tolist()
         return StepValues(
@@ -91,7 +111,7 @@ class Gradients:
             diagnostics=list(outputs[-1].diagnostics),
             values=values,
             shares=shares,
-            batches=made_of,
+            batches=groups,
         )
 
     def _of_batch(self, batch: Batch, step: int, share: float) -> StepOutput:
@@ -102,22 +122,30 @@ class Gradients:
         self._backward(output.total * share)
         return _without_graph(output)
 
-    def _of_shares(self, batches: Sequence[Batch], step: int) -> StepOutput:
-        """The losses of several micro-batches as of one batch."""
+    def _of_shares(self, batches: Sequence[Batch], step: int, share: float, last: bool) -> StepOutput:
+        """The losses of several micro-batches, and of what other processes have of them, as of one batch."""
+        # One micro-batch keeps its graph: it need not be encoded again.
+        once = len(batches) == 1
         draws: list[Draws] = []
-        shares: list[Rows] = []
-        with torch.no_grad(), kept_buffers(self.job.model):
+        own: list[Rows] = []
+        with contextlib.nullcontext() if once else _first_pass(self.job.model):
             for batch in batches:
                 draws.append(Draws(self.job.device))
-                shares.append(self._encoded(batch, step))
+                own.append(self._encoded(batch, step))
         after = Draws(self.job.device)
-        whole = joined(shares)
+        everyone = gathered(self.processes, own, self.job.device)
+        whole = joined([rows for of_batch in everyone for rows in of_batch])
         leaves = Rows(features=_leaves(whole.features), facts=whole.facts, refers=whole.refers)
-        with self._precision():
-            output = self.job.objective.terms(self.job.model, leaves, step, InTurns(len(batches)))
-        output = self._ramped(output, step)
-        self._backward(output.total)
-        self._pass_on(batches, step, draws, shares, leaves)
+        with self._precision(), self._apart():
+            output = self.job.objective.terms(self.job.model, leaves, step, InTurns(len(batches), self.processes))
+            output = self._ramped(output, step)
+            self._backward(output.total * (share / self.processes.count))
+        gradients = self._of_rows(leaves, everyone)
+        for number, (batch, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
+            if not once:
+                drawn.restore()
+            again = own[0] if once else self._encoded(batch, step)
+            self._pass_on(again, gradients[number - 1], summed=last and number == len(batches))
         after.restore()
         return _without_graph(output)
 
@@ -129,34 +157,97 @@ class Gradients:
             diagnostics=output.diagnostics,
         )
 
-    def _pass_on(
-        self, batches: Sequence[Batch], step: int, draws: Sequence[Draws], shares: Sequence[Rows], whole: Rows
-    ) -> None:
-        """Encode each share again, as it was drawn, and give its features their gradients."""
-        first = dict.fromkeys(whole.features, 0)
-        for batch, drawn, share in zip(batches, draws, shares, strict=True):
-            drawn.restore()
-            again = self._encoded(batch, step)
-            fed: list[tuple[Tensor, Tensor]] = []
-            for name, values in share.features.items():
-                start, first[name] = first[name], first[name] + len(values)
-                gradient = whole.features[name].grad
-                if gradient is not None and again.features[name].requires_grad:
-                    fed.append((again.features[name], gradient[start : first[name]]))
-            if fed:
-                torch.autograd.backward([values for values, _ in fed], [gradient for _, gradient in fed])
-                part_gradients(self.job.model)
+    def _of_rows(self, leaves: Rows, everyone: Sequence[Sequence[Rows]]) -> list[dict[str, Tensor]]:
+        """Return for each micro-batch the gradients of this process's rows."""
+        whole = {name: value.grad for name, value in leaves.features.items() if value.grad is not None}
+        self.processes.sum_(list(whole.values()))
+        first, found = dict.fromkeys(whole, 0), []
+        for of_batch in everyone:
+            for rank, rows in enumerate(of_batch):
+                own = {}
+                for name in whole:
+                    start = first[name]
+                    first[name] += rows.count(name)
+                    own[name] = whole[name][start : first[name]]
+                if rank == self.processes.rank:
+                    found.append(own)
+        return found
+
+    def _pass_on(self, rows: Rows, gradients: Mapping[str, Tensor], summed: bool) -> None:
+        """Give the features of a share their gradients. summed: add up the weights' gradients of all processes."""
+        names = [name for name in gradients if name in rows.features and rows.features[name].requires_grad]
+        features = [rows.features[name] for name in names] + self._normed
+        passed = [gradients[name] for name in names]
+        # Norms of all processes go backwards together, also where no feature of this one came through.
+        passed += [value.new_zeros(()).expand_as(value) for value in self._normed]
+        if self.reducer is None or not summed:
+            with self._apart():
+                if features:
+                    torch.autograd.backward(features, passed)
+            part_gradients(self.job.model)
+        else:
+            if not features:
+                # Something to begin with where all that features pass is frozen.
+                first = next(value for value in self.job.model.parameters() if value.requires_grad)
+                features = [first.reshape(-1)[:1] * 0]
+                passed = [torch.zeros_like(features[0])]
+            # It leaves every gradient in a memory of its own.
+            torch.autograd.backward(self.reducer(lambda: features), passed)
+
+    def _apart(self) -> contextlib.AbstractContextManager[None]:
+        """Gradients stay with the process, until the backward pass that adds them up."""
+        return contextlib.nullcontext() if self.reducer is None else self.reducer.no_sync()
 
     def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
         part_gradients(self.job.model)
 
+    def _note(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        if module.training and output.requires_grad:
+            self._normed.append(output)
+
     def _encoded(self, batch: Batch, step: int) -> Rows:
+        self._normed.clear()
         with self._precision():
             return self.job.objective.encode(self.job.model, batch.to(self.job.device), step)
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         return autocast(self.job.device, self.train.precision)
+
+
+class _Called(nn.Module):
+    """A model whose forward pass is whatever is passed to it; what is made within gets its gradients added up."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, call: Callable[[], list[Tensor]]) -> list[Tensor]:
+        return call()
+
+
+def _reducer(model: nn.Module) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # Its replacement is of later versions than the oldest that is supported.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        reducer = DistributedDataParallel(
+            _Called(model), find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    # The sum, not the mean: each process has the gradient of its part of the loss. (Annotations that are text are
+    # refused there, so the hook has none.)
+    reducer.register_comm_hook(None, lambda _, bucket: _summed(bucket.buffer()))
+    return reducer
+
+
+def _summed(values: Tensor) -> torch.futures.Future[Tensor]:
+    future = dist.all_reduce(values, async_op=True).get_future()
+    return future.then(lambda done: done.value()[0])
+
+
+@contextlib.contextmanager
+def _first_pass(model: nn.Module) -> Iterator[None]:
+    with torch.no_grad(), kept_buffers(model):
+        yield
 
 
 def _leaves(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,19 +261,52 @@ def _without_graph(output: StepOutput) -> StepOutput:
 
 
 class InTurns(Spread):
-    """What goes row by row is computed in as many turns as there are micro-batches, each again in the backward pass:
-    the memory that it takes is that of one turn.
+    """What goes row by row is shared out among processes, and computed in as many turns as there are micro-batches,
+    each again in the backward pass: the memory that it takes is that of one turn.
     """
 
-    def __init__(self, turns: int) -> None:
-        self.turns = turns
+    def __init__(self, turns: int, processes: Processes = ALONE) -> None:
+        self.turns, self.processes = turns, processes
 
     def rows(self, count: int, compute: Callable[[slice], Tensor]) -> Tensor:
         """Return compute(0..count), (count, ...)."""
-        bounds = sorted({count * turn // self.turns for turn in range(self.turns + 1)})
-        parts = [slice(start, stop) for start, stop in zip(bounds, bounds[1:])] or [slice(0, 0)]
-        found: list[Tensor] = [checkpoint(compute, part, use_reentrant=False) for part in parts]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        ranks = self.processes.count
+        shares = [(count * rank // ranks, count * (rank + 1) // ranks) for rank in range(ranks)]
+        start, stop = shares[self.processes.rank]
+        bounds = sorted({start + (stop - start) * turn // self.turns for turn in range(self.turns + 1)})
+        parts = [slice(*pair) for pair in zip(bounds, bounds[1:])] or [slice(start, start)]
+        found = [compute(part) if self.turns == 1 else _computed_again(compute, part) for part in parts]
+        own = found[0] if len(found) == 1 else torch.cat(found)
+        return own if ranks == 1 else _AllRows.apply(own, [stop - start for start, stop in shares], self.processes)
+
+    def agreed(self, drawn: Tensor) -> Tensor:
+        """Return the leader's draw."""
+        return self.processes.spread(drawn)
+
+
+def _computed_again(compute: Callable[[slice], Tensor], part: slice) -> Tensor:
+    found: Tensor = checkpoint(compute, part, use_reentrant=False)
+    return found
+
+
+class _AllRows(torch.autograd.Function):
+    """Rows of all processes, by rank; their gradients are added up."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, sizes: Sequence[int], processes: Processes) -> Tensor:
+        ctx.processes, ctx.first = processes, sum(sizes[: processes.rank])
+        ctx.size = len(own)
+        width = own[0].numel() * own.element_size() if len(own) else 0
+        width = int(processes.largest(width)[0])
+        flat = own.detach().contiguous().reshape(-1).view(torch.uint8)
+        found = processes.gathered(flat, [size * width for size in sizes])
+        return torch.cat([part.view(own.dtype).reshape(-1, *own.shape[1:]) for part in found])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total = gradient.contiguous().clone()
+        ctx.processes.sum_([total])
+        return total[ctx.first : ctx.first + ctx.size], None, None
 
 
 class Draws:
@@ -206,13 +330,10 @@ def part_gradients(model: nn.Module) -> None:
     Two parameters that are added up, over a batch of one, get views of one tensor (torch takes them over as they are):
     what is then added to one of them, or scaled, would change the other.
     """
-    taken: set[int] = set()
     for parameter in model.parameters():
-        if parameter.grad is not None:
-            place = parameter.grad.untyped_storage().data_ptr()
-            if place in taken:
-                parameter.grad = parameter.grad.clone()
-            taken.add(place)
+        gradient = parameter.grad
+        if gradient is not None and gradient.untyped_storage().nbytes() > gradient.numel() * gradient.element_size():
+            parameter.grad = gradient.clone(memory_format=torch.contiguous_format)
 
 
 @contextlib.contextmanager

@@ -27,10 +27,17 @@ class Interruption:
         self._at_once = ""
         self._when = 0.0
 
-    def stopped(self, saved: str) -> Interrupted:
-        """Return the exception that ends the run. saved: what is on the disk, and how to go on."""
-        assert self.received is not None
-        return Interrupted(f"stopped by {self.received.name}: {saved}", self.received)
+    @property
+    def number(self) -> int:
+        """The number of the signal, 0 before there is one."""
+        return int(self.received or 0)
+
+    def stopped(self, saved: str, number: int = 0) -> Interrupted:
+        """Return the exception that ends the run. saved: what is on the disk, and how to go on. number: of a signal
+        that another process received.
+        """
+        received = signal.Signals(number or self.number)
+        return Interrupted(f"stopped by {received.name}: {saved}", received)
 
     @contextlib.contextmanager
     def at_once(self, saved: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,12 @@ from torch.optim import Optimizer
 from configs.schema.experiment import ExperimentConfig
 from configs.schema.train import TrainConfig
 from datasets.loading.readers import SourceReader
+from datasets.loading.samplers import Batches
 from datasets.loading.text_notes import text_notes
 from datasets.structures import Batch, Benchmark, EvalSplit, Record
 from model.build import build_model, initialise
 from model.interface import RetrievalModel
+from model.norms import norms_in_features
 from solver.evaluation.evaluator import prepare_evaluation
 from solver.evaluation.plan import plan_evaluation
 from solver.evaluation.spec import EvaluationSpec
@@ -30,6 +33,7 @@ from solver.training.param_groups import ParameterPolicy
 from utils.device import describe_device, require_compiler
 from utils.errors import UserError
 from utils.log import library_versions
+from utils.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +86,7 @@ class TrainingJob:
     reader: SourceReader
     workers: int
     trials: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    processes: Processes = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -161,6 +166,7 @@ def header(job: TrainingJob) -> list[str]:
         f"{job.config.seed}",
         f"parameters: {job.policy.count(True):,} trainable, {job.policy.count(False):,} frozen",
         f"device {describe_device(job.device)}, precision {train.precision}",
+        *process_notes(job),
         ", ".join(f"{name} {version}" for name, version in library_versions().items()),
     ]
 
@@ -171,6 +177,20 @@ def mixture_notes(train: TrainConfig) -> list[str]:
         return []
     seen = {"batch": "the rows of all tasks together", "step": "one task at a time"}[train.mixture]
     return [f"batches of several tasks, train.mixture={train.mixture}: batch normalisation sees {seen}"]
+
+
+def digests(benchmark: Benchmark, batches: Batches) -> dict[str, str]:
+    """Return what all processes of a run must have the same."""
+    labels = hashlib.sha256(repr([record.person_id for record in benchmark.train]).encode("utf-8")).hexdigest()[:16]
+    return {"data fingerprint": benchmark.fingerprint, "map of labels": labels, "order of batches": batches.digest()}
+
+
+def process_notes(job: TrainingJob) -> list[str]:
+    """Return what is shared out among several processes."""
+    count = job.processes.count
+    if count == 1:
+        return []
+    return [f"{count} processes share the rows of each batch; the losses, banks and queues of all see all of them"]
 
 
 def accumulation_notes(train: TrainConfig, model: nn.Module) -> list[str]:
@@ -184,10 +204,3 @@ def accumulation_notes(train: TrainConfig, model: nn.Module) -> list[str]:
     if norms:
         found += f"; {len(norms)} batch norms below the features see one micro-batch at a time (first {norms[0]})"
     return [found]
-
-
-def norms_in_features(model: nn.Module) -> list[str]:
-    """Return the names of the batch norms that features pass on their way: those of images. Norms of features (necks)
-    are part of the losses and see all rows.
-    """
-    return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]

@@ -24,7 +24,8 @@ from utils.checkpoint_io import load_tensors, save_checkpoint
 from utils.errors import UserError, shortened
 from utils.foreign import foreign_file
 from utils.log import library_versions
-from utils.seeding import generator_states, restore_generators
+from utils.processes import ALONE, Processes
+from utils.seeding import restore_generators
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +96,13 @@ def _flush_folder(folder: Path) -> None:
 
 
 def state_payload(parts: Mapping[str, Stateful], config: ExperimentConfig, **fields: Any) -> dict[str, Any]:
-    """Return what a state file holds: tensors and plain values only. fields: the others of `FIELDS`."""
+    """Return what a state file holds: tensors and plain values only. fields: the others of `FIELDS`, and `others`, the
+    generators of the processes beside the first.
+    """
     return {
         "format_version": STATE_FORMAT,
         "config": experiment_to_dict(config),
         "parts": {name: part.state_dict() for name, part in parts.items()},
-        "generators": generator_states(),
         "threads": torch.get_num_threads(),
         "versions": library_versions(),
         **fields,
@@ -164,9 +166,14 @@ def _refused(directory: Path, found: list[str]) -> UserError:
 
 
 def restore_parts(
-    state: Mapping[str, Any], parts: Mapping[str, Stateful], data_fingerprint: str, directory: Path
+    state: Mapping[str, Any],
+    parts: Mapping[str, Stateful],
+    data_fingerprint: str,
+    directory: Path,
+    processes: Processes = ALONE,
 ) -> None:
-    """Bring the parts of a run, and the global generators, back to a state.
+    """Bring the parts of a run, and the global generators, back to a state; in a process that it did not have they go
+    on as they are.
 
     Raises UserError that lists the differences when the data or the shape of a part is another.
     """
@@ -181,7 +188,9 @@ def restore_parts(
             raise _refused(directory, found)
         for name, part in parts.items():
             part.load_state_dict(saved[name])
-        restore_generators(state["generators"])
+        generators = [state["generators"], *state.get("others", ())]
+        if processes.rank < len(generators):
+            restore_generators(generators[processes.rank])
 
 
 def _misfits(own: Any, saved: Any) -> list[str]:
@@ -203,10 +212,15 @@ def _shapes(state: Any) -> dict[str, str]:
     return found
 
 
-def notes_of_change(state: Mapping[str, Any], device: str) -> list[str]:
-    """Return a line for whatever may change the last bits of a sum: device, threads, versions of libraries."""
-    now = {"device": device, "compute threads": torch.get_num_threads(), **library_versions()}
-    before = {"device": state["device"], "compute threads": state["threads"], **state["versions"]}
+def notes_of_change(state: Mapping[str, Any], device: str, processes: int = 1) -> list[str]:
+    """Return a line for whatever may change the last bits of a sum: device, threads, processes, versions."""
+    now = {"device": device, "compute threads": torch.get_num_threads(), "processes": processes, **library_versions()}
+    before = {
+        "device": state["device"],
+        "compute threads": state["threads"],
+        "processes": 1 + len(state.get("others", ())),
+        **state["versions"],
+    }
     changed = [f"{name} {before.get(name)} before, {now[name]} now" for name in now if before.get(name) != now[name]]
     return [
         f"the run goes on with {line}: sums may run in another order and differ in the last bits" for line in changed

@@ -127,7 +127,14 @@ def reid5o_case() -> Case:
 def vireid_case() -> Case:
     """Ten rows of two identities and both modalities, one identity and modality after the other."""
     config = VireidConfig(
-        depth=18, blocks=(1, 1, 1, 1), width=4, image_size=(32, 16), head_width=8, init="random", stem="two_stream"
+        depth=18,
+        blocks=(1, 1, 1, 1),
+        width=4,
+        conv_bias=False,
+        image_size=(32, 16),
+        head_width=8,
+        init="random",
+        stem="two_stream",
     )
     torch.manual_seed(0)
     model = build_model(Family.VIREID, config, 5)

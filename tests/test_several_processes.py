@@ -1,0 +1,230 @@
+"""Covers: solver/training/gathering, utils/processes, model/norms, datasets/loading/shares. Several processes train as
+one does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from linear_training import linear_job
+from several import forked, in_processes
+from shares import CASES, Case, part_of, shares_of
+from torch import Tensor, nn
+
+from datasets.loading import shares
+from datasets.structures import Batch
+from model.norms import GlobalBatchNorm2d, share_norms
+from solver.training.gradients import Gradients
+from utils.errors import Interrupted, UserError
+from utils.processes import ALONE, Joined, Processes, agree
+
+STEPS = {2: 20, 3: 5}
+
+
+def trained(case: Case, batches: list[Batch], processes: Processes, steps: int) -> dict[str, Any]:
+    """Losses and gradients of the first step, and what model and objective are after some."""
+    case.model.train()
+    job = dataclasses.replace(
+        linear_job((8,), {"accumulate": len(batches)}), model=case.model, objective=case.objective
+    )
+    optimizer = torch.optim.AdamW(case.model.parameters(), lr=3e-4, eps=1e-5)
+    gradients = Gradients(job, torch.amp.GradScaler("cpu", enabled=False), processes)
+    losses, first = [], {}
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        found = gradients(batches, step)
+        losses.append(dict(zip(found.losses, found.means())))
+        if not step:
+            first = {
+                name: value.grad.clone() for name, value in case.model.named_parameters() if value.grad is not None
+            }
+        optimizer.step()
+    states = (case.model.state_dict(), case.objective.state_dict())
+    return {"losses": losses, "first": first, "model": states[0], "objective": states[1]}
+
+
+def share_of(batch: Batch, rank: int, count: int) -> Batch:
+    """The rows of one process, with an empty input of what only others have."""
+    parts = shares_of(batch, count)
+    own = parts[rank]
+    return shares.completed(own, [shares.part_of(part) for part in parts])
+
+
+def shared(case: Case, processes: Joined, count: int = 1) -> dict[str, Any]:
+    """What becomes of a case whose batch, in micro-batches, is shared out."""
+    share_norms(case.model, torch.device("cpu"), processes.norm_group)
+    batches = shares_of(case.batch, count)
+    return trained(
+        case, [share_of(batch, processes.rank, processes.count) for batch in batches], processes, STEPS[processes.count]
+    )
+
+
+def all_families(processes: Joined) -> dict[str, Any]:
+    return {family: shared(make(), processes) for family, make in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[int, dict[str, Any]]:
+    """By number of processes: three take fewer steps, since a test machine has two cores."""
+    return {
+        count: {
+            family: trained(case, [case.batch], ALONE, STEPS[count])
+            for family, make in CASES.items()
+            for case in [make()]
+        }
+        for count in STEPS
+    }
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return in_processes(request.param, tmp_path_factory.mktemp("several"), all_families)
+
+
+def distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    """Of all tensors together, relative."""
+    assert found.keys() == wanted.keys()
+    size = torch.stack([value.double().norm() for value in wanted.values()]).norm()
+    return float(torch.stack([(found[name].double() - wanted[name].double()).norm() for name in wanted]).norm() / size)
+
+
+def without_key_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The softmax of an attention does not see them: their gradient is rounding, which Adam makes a step of."""
+    found = {}
+    for name, value in state.items():
+        if name.endswith(("qkv.bias", "instruction_kv.bias")):
+            parts = value.chunk(3 if name.endswith("qkv.bias") else 2)
+            value = torch.cat([parts[0], parts[2]] if len(parts) == 3 else parts[1:])
+        if not name.endswith("key.bias"):
+            found[name] = value
+    return found
+
+
+def assert_same_training(found: dict[str, Any], wanted: dict[str, Any], each: bool = True) -> None:
+    """each: every tensor by itself as well, of which those that begin at zero need some steps to be of a size."""
+    for name, value in wanted["losses"][0].items():
+        assert found["losses"][0][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    assert distance(found["first"], wanted["first"]) < 1e-5
+    for part in ("model", "objective"):
+        first, second = without_key_biases(found[part]), without_key_biases(wanted[part])
+        if not second:
+            continue
+        assert distance(first, second) < 1e-5, part
+        for name, value in second.items():
+            if each and value.is_floating_point():
+                torch.testing.assert_close(first[name].norm(), value.norm(), rtol=1e-4, atol=1e-6, msg=name)
+                assert float((first[name] - value).norm()) < 2e-5 * float(value.norm()) + 1e-6, name
+
+
+@pytest.mark.parametrize("family", list(CASES))
+def test_losses_gradients_and_weights_are_those_of_one_process(
+    family: str, alone: dict[int, dict[str, Any]], together: list[Any]
+) -> None:
+    for process in together:
+        assert_same_training(process[family], alone[len(together)][family])
+    for part in ("model", "objective"):
+        for name, value in together[0][family][part].items():
+            assert all(torch.equal(process[family][part][name], value) for process in together), name
+
+
+def test_micro_batches_of_several_processes_and_processes_without_a_row(tmp_path: Path) -> None:
+    """Eleven rows of ReID5o: three micro-batches in two processes, and two rows in three."""
+    case = CASES["reid5o"]()
+    wanted = trained(case, [case.batch], ALONE, 3)
+    few = dataclasses.replace(CASES["reid5o"](), batch=part_of(case.batch, [0, 1]))
+    wanted_few = trained(dataclasses.replace(CASES["reid5o"](), batch=few.batch), [few.batch], ALONE, 3)
+
+    def work(processes: Joined) -> dict[str, Any]:
+        if processes.count == 3:
+            return trained(few, [share_of(few.batch, processes.rank, 3)], processes, 3)
+        own = CASES["reid5o"]()
+        parts = [share_of(part, processes.rank, 2) for part in shares_of(own.batch, 3)]
+        return trained(own, parts, processes, 3)
+
+    for found in in_processes(2, tmp_path / "micro", work):
+        assert_same_training(found, wanted, each=False)
+    for found in in_processes(3, tmp_path / "few", work):
+        assert_same_training(found, wanted_few, each=False)
+
+
+def test_what_one_process_says_stops_the_others(tmp_path: Path) -> None:
+    def work(processes: Joined) -> None:
+        processes.told(None)
+        if processes.rank == 1:
+            raise UserError("the disk of this machine is full")
+        processes.told("more")
+
+    first, second = in_processes(2, tmp_path, work)
+    assert isinstance(first, UserError) and isinstance(second, UserError)
+    assert str(first) == "stopped because process 1 of 2 did: the disk of this machine is full"
+    assert str(second) == "the disk of this machine is full"
+
+
+def test_a_process_that_dies_or_is_interrupted_ends_the_others(tmp_path: Path) -> None:
+    def dies(processes: Joined) -> None:
+        processes.told(None)
+        if processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        processes.told("more")
+
+    def stops(rank: int) -> tuple[str, int]:
+        processes = Joined(torch.device("cpu"))
+        try:
+            with processes.together():
+                if rank == 1:
+                    raise Interrupted("stopped by SIGTERM: all is saved", signal.SIGTERM)
+                processes.told("more")
+        except Interrupted as error:
+            return str(error), int(error.signal)
+        raise AssertionError("it went on")
+
+    first, second = in_processes(2, tmp_path / "dies", dies)
+    assert second is None and isinstance(first, UserError)
+    assert str(first).startswith("stopped because process 1 of 2 died without a word")
+    assert forked(2, tmp_path / "stops", stops) == 2 * [("stopped by SIGTERM: all is saved", signal.SIGTERM)]
+
+
+def test_an_error_of_ones_own_stays_what_it_is(tmp_path: Path) -> None:
+    def work(processes: Joined) -> None:
+        agree(processes, {"data fingerprint": "same"})
+        agree(processes, {"data fingerprint": f"of {processes.rank}"})
+
+    for found in in_processes(2, tmp_path, work):
+        assert str(found) == (
+            "process 1 of 2 has another data fingerprint than process 0 (of 1, not of 0): give all the same files and "
+            "options"
+        )
+
+
+def test_norms_over_all_processes_are_those_of_all_rows(tmp_path: Path) -> None:
+    """Statistics, output and gradient of the rows 0..2 and of none of them against torch's norm over all five."""
+    images = torch.randn(5, 3, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.randn(5, 3, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def passed(norm: nn.Module, rows: slice) -> dict[str, Tensor]:
+        given = images[rows].clone().requires_grad_()
+        output = norm(given)
+        (output * weights[rows]).sum().backward()
+        assert given.grad is not None
+        return {"output": output.detach(), "gradient": given.grad, **norm.state_dict()}
+
+    def work(processes: Joined) -> dict[str, Tensor]:
+        model = nn.Sequential(nn.BatchNorm2d(3).double())
+        share_norms(model, torch.device("cpu"), processes.norm_group)
+        assert isinstance(model[0], GlobalBatchNorm2d)
+        return passed(model[0], (slice(0, 3), slice(3, 3), slice(3, 5))[processes.rank])
+
+    found = in_processes(3, tmp_path, work)
+    wanted = passed(nn.BatchNorm2d(3).double(), slice(0, 5))
+    for name in ("output", "gradient"):
+        torch.testing.assert_close(torch.cat([process[name] for process in found]), wanted[name])
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert all(torch.equal(process[name], found[0][name]) for process in found)
+        torch.testing.assert_close(found[0][name], wanted[name])

@@ -1,0 +1,314 @@
+"""The processes of one run, as torchrun starts them: who this one is, what they tell each other, and how one that fails
+ends the others. Imports no torch until processes are joined.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import Interrupted, UserError, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LONGEST_WAIT = timedelta(hours=12)
+"""For what one process does alone (a cache, an evaluation). One that dies is noticed at once, by its connections."""
+GRACE_SECONDS = 5.0
+"""How long a process whose partner is gone waits for the partner's last words."""
+FAILURE = "failure"
+PR_SET_PDEATHSIG = 1
+"""Of Linux."""
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else default
+
+
+def started_together() -> int:
+    """Return of how many processes this one is, 1 without torchrun."""
+    return max(1, _number("WORLD_SIZE", 1))
+
+
+def is_leader() -> bool:
+    """Return whether this process is the one that writes and speaks."""
+    return started_together() == 1 or _number("RANK", 0) == 0
+
+
+def local_rank() -> int:
+    """Return the number of this process among those of its machine."""
+    return _number("LOCAL_RANK", 0)
+
+
+def processes_here() -> int:
+    """Return how many of them share this machine."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1)) if started_together() > 1 else 1
+
+
+class Processes:
+    """One process alone; `Joined` is one of several."""
+
+    rank, count = 0, 1
+    first_here = True
+    """Whether this is the first process of its machine."""
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def told(self, value: Any) -> list[Any]:
+        """Return what every process passed, by rank; plain values."""
+        return [value]
+
+    def of_leader(self, value: Any) -> Any:
+        """Return what the leader passed."""
+        return value
+
+    def largest(self, *values: float) -> list[float]:
+        """Return the largest of each number over the processes."""
+        return list(values)
+
+    def gathered(self, data: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """Return the bytes (size,) uint8 of every process, by rank. sizes: of each."""
+        return [data]
+
+    def sum_(self, values: Sequence[Tensor]) -> None:
+        """Replace tensors of equal shapes in all processes by their sums, in place."""
+
+    def spread(self, value: Tensor) -> Tensor:
+        """Return the leader's tensor."""
+        return value
+
+    @contextlib.contextmanager
+    def first_one_first(self) -> Iterator[None]:
+        """Let the first process of each machine do the block before the others: it makes what they find."""
+        yield
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """End with the first process that fails; the error names it and what it said."""
+        yield
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what another process's end makes of a block into an error that names it."""
+        yield
+
+
+ALONE = Processes()
+
+
+class Joined(Processes):
+    """One of several processes that train or evaluate together."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Join the others, which must all do so. Raises UserError when they do not come."""
+        import torch
+        import torch.distributed as dist
+
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        try:
+            store, self.rank, self.count = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count, timeout=LONGEST_WAIT)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"the processes of this run cannot be joined ({first_line(error)}); start them by torchrun"
+            ) from error
+        self.first_here = local_rank() == 0
+        self.device = device
+        self._store = dist.PrefixStore("anyreid", store)
+        self._torch, self._dist = torch, dist
+        self.norm_group = dist.new_group(backend=backend, timeout=LONGEST_WAIT)
+        """For statistics of norms: their order does not depend on when gradients are ready."""
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if self.rank:
+            # One speaks; what stops another is an error, which the scripts say themselves.
+            logging.disable(logging.CRITICAL)
+        _end_with_parent()
+        self._homes = self.told((socket.gethostname(), os.getpid()))
+
+    def told(self, value: Any) -> list[Any]:
+        """Return what every process passed, by rank; plain values."""
+        found: list[Any] = [None] * self.count
+        self._dist.all_gather_object(found, value)
+        return found
+
+    def of_leader(self, value: Any) -> Any:
+        """Return what the leader passed."""
+        box = [value]
+        self._dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def largest(self, *values: float) -> list[float]:
+        """Return the largest of each number over the processes."""
+        numbers = self._torch.tensor(values, dtype=self._torch.float64)
+        self._dist.all_reduce(numbers, op=self._dist.ReduceOp.MAX)
+        return [float(value) for value in numbers]
+
+    def gathered(self, data: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """Return the bytes (size,) uint8 of every process, by rank. sizes: of each."""
+        longest = max(sizes)
+        padded = self._torch.nn.functional.pad(data, (0, longest - len(data)))
+        found = [self._torch.empty_like(padded) for _ in range(self.count)]
+        if longest:
+            self._dist.all_gather(found, padded)
+        return [values[:size] for values, size in zip(found, sizes, strict=True)]
+
+    def sum_(self, values: Sequence[Tensor]) -> None:
+        """Replace tensors of equal shapes in all processes by their sums, in place."""
+        by_kind: dict[object, list[Tensor]] = {}
+        for value in values:
+            by_kind.setdefault((value.dtype, value.device), []).append(value)
+        for alike in by_kind.values():
+            joined = self._torch.cat([value.reshape(-1) for value in alike])
+            self._dist.all_reduce(joined)
+            for value, part in zip(alike, joined.split([value.numel() for value in alike]), strict=True):
+                value.copy_(part.view_as(value))
+
+    def spread(self, value: Tensor) -> Tensor:
+        """Return the leader's tensor."""
+        shared = value.contiguous().clone()
+        self._dist.broadcast(shared, src=0)
+        return shared
+
+    @contextlib.contextmanager
+    def first_one_first(self) -> Iterator[None]:
+        """Let the first process of each machine do the block before the others: it makes what they find."""
+        if not self.first_here:
+            self.told(None)
+        yield
+        if self.first_here:
+            self.told(None)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """End with the first process that fails; the error names it and what it said."""
+        try:
+            with self.translated():
+                yield
+        except BaseException as error:
+            self._leave_word(error)
+            raise
+        finally:
+            with contextlib.suppress(RuntimeError, ValueError):
+                self._dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what another process's end makes of a block into an error that names it."""
+        try:
+            yield
+        except RuntimeError as error:
+            self._raise_for_another(error)
+            raise
+
+    def _leave_word(self, error: BaseException) -> None:
+        number = error.signal if isinstance(error, Interrupted) else 0
+        said = (
+            str(error)
+            if isinstance(error, (UserError, Interrupted))
+            else f"{type(error).__name__}: {first_line(error)}"
+        )
+        word = json.dumps({"rank": self.rank, "said": said, "signal": number})
+        with contextlib.suppress(RuntimeError):
+            # The first word counts: what others say follows from it.
+            self._store.compare_set(FAILURE, "", word)
+
+    def _raise_for_another(self, error: RuntimeError) -> None:
+        """Raise what the process said that ended first, or that it died. Return when none did: the error is ours."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline:
+            word = self._word()
+            if word is not None and word["rank"] != self.rank:
+                if word["signal"]:
+                    raise Interrupted(word["said"], word["signal"]) from error
+                raise UserError(
+                    f"stopped because process {word['rank']} of {self.count} did: {word['said']}"
+                ) from error
+            dead = self._dead()
+            if dead:
+                raise UserError(
+                    f"stopped because process {dead[0]} of {self.count} died without a word (killed, or out of memory)"
+                    "; go on with --resume"
+                ) from error
+            time.sleep(0.05)
+        if _lost(error):
+            raise UserError(
+                f"stopped because a process of another machine is gone ({first_line(error)}); go on with --resume"
+            ) from error
+
+    def _word(self) -> dict[str, Any] | None:
+        with contextlib.suppress(RuntimeError, ValueError):
+            if self._store.check([FAILURE]):
+                found = json.loads(self._store.get(FAILURE))
+                return found if isinstance(found, dict) else None
+        return None
+
+    def _dead(self) -> list[int]:
+        """Return which processes of this machine have ended."""
+        host = socket.gethostname()
+        return [
+            rank
+            for rank, (home, process) in enumerate(self._homes)
+            if home == host and rank != self.rank and not _lives(process)
+        ]
+
+
+def _end_with_parent() -> None:
+    """Let this process be asked to end when the one that started it, torchrun, is killed: nobody else would."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def _lost(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in ("connection", "gloo", "nccl", "timed out", "socket"))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    # One that nobody has waited for yet is there in name only.
+    with contextlib.suppress(OSError, IndexError):
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+            != "Z"
+        )
+    return True
+
+
+def agree(processes: Processes, found: Mapping[str, str]) -> None:
+    """Raise UserError in every process when one has other values, by what they are of, than the leader."""
+    told = processes.told(dict(found))
+    for rank, other in enumerate(told):
+        differing = [name for name in told[0] if other.get(name) != told[0][name]]
+        if differing:
+            raise UserError(
+                f"process {rank} of {processes.count} has another {differing[0]} than process 0 "
+                f"({other.get(differing[0])}, not {told[0][differing[0]]}): give all the same files and options"
+            )
+
+
+def join_processes(device: torch.device) -> Processes:
+    """Return the processes that torchrun started this one with. Raises UserError."""
+    return Joined(device) if started_together() > 1 else ALONE
