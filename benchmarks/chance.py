@@ -1,9 +1,9 @@
 """Rank-1 of evaluated runs against chance; exit code 1 when a row is below `--least` times chance.
 
     python -m benchmarks.chance runs/quickstart-vi-sysu runs/quickstart-vi-regdb/trial-01 runs/quickstart-vi-llcm
-    python -m benchmarks.chance runs/quickstart-irm --least 8 --lists
+    python -m benchmarks.chance runs/quickstart-irm --least 8 --lists "(?!.* target).*"
 
-A row is a protocol, mean over its lists (its draws), or with `--lists` each query list by itself. Chance of a list: the
+A row is a protocol, mean over its lists (its draws), or with `--lists` a query list whose name is of that form. Chance of a list: the
 mean over its queries of (valid positives / valid gallery images), after the protocol's exclusion.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from pathlib import Path
 
@@ -44,9 +45,10 @@ def chance(split: EvalSplit, queries: QueryList) -> float:
     return 100 * float((positive.sum(axis=1) / (~dropped).sum(axis=1))[matched].mean())
 
 
-def rows_of(run: Path, by_list: bool) -> list[tuple[str, int, float, float]]:
+def rows_of(run: Path, form: str) -> list[tuple[str, int, float, float]]:
     """Return (protocol, persons asked for, rank-1, chance) of each protocol of an evaluated run, means over its
-    lists; or the same of each list.
+    lists; or with `form`, a regular expression, the same of each list whose name it is. Raises UserError for results of
+    another evaluation.
     """
     config = load_experiment(run / "config.yaml")
     split = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction).splits["test"]
@@ -56,7 +58,9 @@ def rows_of(run: Path, by_list: bool) -> list[tuple[str, int, float, float]]:
         raise UserError(f"{run}/results.json has no row '{absent[0]}'; evaluate it again: python test.py --run {run}")
     lists: dict[str, list[QueryList]] = {}
     for queries in split.query_lists:
-        lists.setdefault(queries.name if by_list else queries.protocol, []).append(queries)
+        if form and not re.fullmatch(form, queries.name):
+            continue
+        lists.setdefault(queries.name if form else queries.protocol, []).append(queries)
     return [
         (
             protocol,
@@ -73,7 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="evaluated run directories")
     parser.add_argument("--least", type=float, default=10.0, metavar="RATIO", help="wanted of every row (10)")
-    parser.add_argument("--lists", action="store_true", help="a row for each query list, not for each protocol")
+    parser.add_argument("--lists", default="", metavar="REGEX", help="a row for each query list of such a name")
     parsed = parser.parse_args()
     table = PrettyTable(["run", "protocol", "persons", "rank-1", "chance", "ratio"])
     table.align["run"] = table.align["protocol"] = "l"

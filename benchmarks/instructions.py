@@ -1,9 +1,11 @@
 """What instructions are worth: a run evaluated with the right ones, those of other persons, and none.
 
     python -m benchmarks.instructions runs/quickstart-irm
+    python -m benchmarks.instructions runs/quickstart-irmpp --protocol task-free
 
-Printed is the mAP of each list of `--protocol`, and by how much the right instruction beats that of another person,
-relative; exit code 1 where that is less than `--least` percent. The three evaluations stay in RUN/instructions.
+Printed is the mAP of each list of `--protocol` in which right is the outfit asked for (`... target`), and by how much
+the right instruction beats that of another person, relative; exit code 1 where that is less than `--least` percent. The
+three evaluations stay in RUN/instructions.
 """
 
 from __future__ import annotations
@@ -30,14 +32,15 @@ def measured(run: Path, given: str, protocol: str, overrides: list[str]) -> list
     subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
     rows = json.loads((output / "results.json").read_text(encoding="utf-8"))["rows"]
     # Without the stamp of what was given.
-    return [(row["task"].partition(" [")[0], row["mAP"]) for row in rows]
+    found = [(row["task"].partition(" [")[0], row["mAP"]) for row in rows]
+    return [(name, value) for name, value in found if name.endswith("target")]
 
 
 def main() -> int:
     """Evaluate, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--protocol", default="lists-target", help="in which right is the outfit asked for")
+    parser.add_argument("--protocol", default="lists-target", help="one with such lists")
     parser.add_argument("--least", type=float, default=20.0, metavar="PERCENT", help="gain wanted of every list (20)")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     parsed = parser.parse_intermixed_args()

@@ -50,7 +50,7 @@ PARSED = {
 }
 
 
-FAMILY_OF_RUN = {"smoke": "irm"}
+FAMILY_OF_RUN = {"smoke": "irm", "quickstart-irm": "irm", "quickstart-irmpp": "irmpp"}
 """Runs of the pages whose options are another family's than ReID5o's."""
 
 
@@ -63,7 +63,8 @@ def check_overrides(target: str, parsed: argparse.Namespace) -> None:
         run = Path(str(getattr(parsed, "run", "") or "")).name
         family = FAMILY_OF_RUN.get(run)
         load_experiment(
-            ROOT / (f"configs/{family}/{run}.yaml" if family else "configs/reid5o/quickstart.yaml"), overrides
+            ROOT / (f"configs/{family}/{run.partition('-')[0]}.yaml" if family else "configs/reid5o/quickstart.yaml"),
+            overrides,
         )
 
 

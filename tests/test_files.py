@@ -290,6 +290,16 @@ def test_threads_and_workers_stay_within_the_cores(
     assert f"{plan.threads} compute threads + {plan.workers} loader processes on {cores} cores" in plan.describe()
 
 
+@pytest.mark.parametrize(("load", "busy"), [(0.2, False), (2.4, False), (2.6, True), (11.3, True)])
+def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch, load: float, busy: bool) -> None:
+    monkeypatch.setattr(threads, "available_cores", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    note = threads.busy_note()
+    assert (f"load average {load} on 2 cores" in note) == busy and bool(note) == busy
+    monkeypatch.delattr(os, "getloadavg")
+    assert not threads.busy_note()
+
+
 def test_waiting_policy_is_set_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)

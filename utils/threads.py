@@ -41,6 +41,16 @@ class ThreadPlan:
         )
 
 
+def busy_note() -> str:
+    """Return one line where others keep the cores from this process, for whoever reads times; empty where none do or
+    where the system does not say.
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load <= available_cores() + 0.5:
+        return ""
+    return f"the machine is busy (load average {load:.1f} on {available_cores()} cores): times are longer than alone"
+
+
 def plan_threads(device_type: str, workers: int) -> ThreadPlan:
     """Divide the cores, of which several processes on a machine get each a part. workers -1 = choose: none on two cores
     or fewer (loading runs in the main process).

@@ -64,7 +64,7 @@ from utils.log import MetricsWriter, Mute, log_short
 from utils.processes import ALONE, Joined, Processes, agree, processes_here
 from utils.progress import clock, progress_bar
 from utils.seeding import generator_states, seed_everything, stream_seed
-from utils.threads import plan_threads
+from utils.threads import busy_note, plan_threads
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def assemble(
         objective=build_objective(config.family, config.objective, context).to(device),
     )
     check_evaluation(job)
-    for line in (*header(job), threads.describe()):
+    for line in filter(None, (*header(job), threads.describe(), busy_note())):
         logger.info("%s", line)
     _part_draws(config.seed, processes)
     return job
