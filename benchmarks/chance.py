@@ -3,8 +3,8 @@
     python -m benchmarks.chance runs/quickstart-vi-sysu runs/quickstart-vi-regdb/trial-01 runs/quickstart-vi-llcm
     python -m benchmarks.chance runs/quickstart-irm --least 8 --lists "(?!.* target).*"
 
-A row is a protocol, mean over its lists (its draws), or with `--lists` a query list whose name is of that form. Chance of a list: the
-mean over its queries of (valid positives / valid gallery images), after the protocol's exclusion.
+A row is a protocol, mean over its lists (its draws), or with `--lists` a query list whose name is of that form. Chance
+of a list: the mean over its queries of (valid positives / valid gallery images), after the protocol's exclusion.
 """
 
 from __future__ import annotations
