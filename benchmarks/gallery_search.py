@@ -221,6 +221,12 @@ def forked(folder: Path) -> int:
     return child
 
 
+def seconds_of_a_part(index: Path) -> float:
+    """How long one process takes for a part, by the times of its records."""
+    times = sorted(path.stat().st_mtime for path in index.rglob("done.json"))
+    return (times[-1] - times[0]) / max(len(times) - 1, 1)
+
+
 def killed_often(folder: Path, seed: int, part_seconds: float) -> tuple[int, list[int]]:
     """Kill a worker 20 times at random moments, on average before it has done a part, and let the last one end; return
     the kills, and how many parts were done at each.
@@ -255,7 +261,7 @@ def shards(options: argparse.Namespace) -> int:
         codes = [worker.wait() for worker in workers]
         two = time.perf_counter() - begin
         print(f"{images:,} images in 8 parts: one process {one:.1f} s, two processes {two:.1f} s; codes {codes}")
-        kills, done = killed_often(folder, options.seed, one / 16)
+        kills, done = killed_often(folder, options.seed, seconds_of_a_part(folder / "one"))
         print(f"killed {kills} times, with {', '.join(map(str, done))} of 8 parts done, then started once more")
         found = {place: digest(folder / place) for place in ("one", "two", "killed")}
         count = open_index(folder / "one", verify=True).count
