@@ -29,6 +29,9 @@ class IrmConfig(FollowsInstructions, ReadsText, ModelSection):
     """Text encoder: random, albef:FILE, bert:FOLDER-OR-HUB-ID."""
     clothes_init: str = "random"
     """Encoder of clothes pictures: random, albef:FILE, timm:NAME."""
+    init_std: float = 0.02
+    """Standard deviation of linear maps that are drawn. In proportion to the root of 768 / width a narrow model passes
+    on as much of its input."""
     image_size: tuple[int, int] = (256, 128)
     """Height and width in pixels."""
     tokenizer: str = "clip"
@@ -137,6 +140,7 @@ class IrmConfig(FollowsInstructions, ReadsText, ModelSection):
             self.attention_layers,
             "2 with model.attention_weights=image, whose blocks are the first and the last",
         )
+        require(self.init_std > 0, "model.init_std", self.init_std, "above 0")
         require(self.caption_dim >= 1, "model.caption_dim", self.caption_dim, "at least 1")
         require(
             self.matching != "fusion" or self.fusion_layers > 0,

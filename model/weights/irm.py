@@ -17,8 +17,6 @@ from model.weights.positions import resize_grid
 from utils.errors import UserError
 
 STD = 0.02
-STD_WIDTH = 768
-"""Width at which linear maps are drawn with STD; narrower ones wider, so that they pass on as much of their inputs."""
 
 
 TOWERS = {"init": "image", "text_init": "text_encoder", "clothes_init": "clothes"}
@@ -125,10 +123,10 @@ def _fitted(name: str, value: Tensor, model: IRM, prefix: str, source: TowerSour
 def draw_irm(model: IRM) -> None:
     """Draw every parameter. Source: timm's vision transformer, BERT, and the released code for heads and classifiers.
 
-    Linear maps and embeddings: normal of .02, cut at two in towers; biases 0. The gates of the editing layers start at
-    0. A residual stem and the norms stay as torch makes them.
+    Linear maps: normal of model.init_std, cut at two in towers; embeddings: normal of .02; biases 0. The gates of the
+    editing layers start at 0. A residual stem and the norms stay as torch makes them.
     """
-    std = STD * (STD_WIDTH / model.config.width) ** 0.5
+    std = model.config.init_std
     text = {module for part in model.modules() if isinstance(part, TextEncoder) for module in part.modules()}
     classifiers = {model.classifier, *([] if model.heads_shared else model.out_classifiers)}
     for module in model.modules():

@@ -58,6 +58,7 @@ def irm_model(words: Path) -> dict[str, Option]:
         "model.encoder": Option("frozen", lambda run: "frozen" * (not run.module("clothes.norm").weight.requires_grad)),
         "model.feature": Option("neck", evaluated(irm_feature_of)),
         "model.similarity": Option("euclidean", lambda run: run.job.model.similarity),
+        "model.init_std": Option(0.5, lambda run: round(run.module("image.blocks.0.attn.qkv").weight.std().item(), 1)),
         "model.caption_dim": Option(6, lambda run: run.shape("text_projection.weight")[0]),
         "model.matching": Option("fusion", lambda run: "fusion" if run.shape("match_head.weight")[1] == 20 else ""),
         "model.instruction_statistics": Option("clip", statistics_of_clothes, {"clip"}),
