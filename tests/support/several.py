@@ -32,6 +32,8 @@ def _run(rank: int, count: int, port: int, folder: Path, work: Callable[[int], A
         LOCAL_WORLD_SIZE=str(count),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        # A pool of threads does not survive a fork: the first product of a second thread would wait for ever.
+        OMP_NUM_THREADS="1",
     )
     torch.set_num_threads(1)
     try:
