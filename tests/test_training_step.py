@@ -22,6 +22,7 @@ from configs.load import load_experiment
 from solver.objectives.base import Objective, StepOutput
 from solver.objectives.rows import WHOLE, Rows, Spread
 from solver.training.engine import Trainer, assemble, evaluate_job
+from solver.training.gradients import Gradients
 from solver.training.job import TrainingJob
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
@@ -120,7 +121,8 @@ def test_a_loss_that_is_no_number_leaves_every_weight_bit_for_bit(family: str, m
     job.model.train()
     trainer.train_step([first_batch(job)])
     before = {name: value.detach().clone() for name, value in job.model.named_parameters()}
-    trainer.job = dataclasses.replace(job, objective=Poisoned(job.objective))
+    poisoned = dataclasses.replace(job, objective=Poisoned(job.objective))
+    trainer.gradients = Gradients(poisoned, trainer.scaler, job.processes)
     with pytest.raises(UserError, match="is nan at step 2"):
         trainer.train_step([first_batch(job)])
     gradients = [value.grad for value in job.model.parameters() if value.grad is not None]
