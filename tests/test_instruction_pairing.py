@@ -139,6 +139,11 @@ def test_galleries_of_lists_are_given_what_their_image_shows() -> None:
     assert set(found[12]) == {("caption", False)}
 
 
+def test_boxes_that_are_refused_are_not_drawn() -> None:
+    with pytest.raises(UserError, match="instruction.typing = 'lists'.*instruction.crop=none"):
+        build_experiment([("here", {"family": "irm", "instruction": {"typing": "lists", "crop": "none"}})])
+
+
 def test_a_training_row_without_its_annotation_is_refused_before_any_batch() -> None:
     without = record(Task.LI, 8, 0, annotations={}, name="train_attr.txt line 3", dataset="omnireid")
     with pytest.raises(UserError, match=r"train_attr.txt line 3: .*put datalist/runner_real2_v1_gpt.json"):

@@ -252,7 +252,8 @@ def test_queues_fill_and_wrap() -> None:
     batch = batch_of()
     image = torch.stack([encoded(model, batch, place)[16:] for place in CAPTIONED])
     torch.testing.assert_close(queue.image[:3], functional.normalize(image), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(queue.text[:3], functional.normalize(model.encode(TEXT, batch.annotations[TEXT].inputs[2:]).pooled[:, 16:]), rtol=1e-4, atol=1e-5)  # fmt: skip # noqa: E501
+    captions = model.encode(TEXT, batch.annotations[TEXT].inputs[2:]).pooled[:, 16:]
+    torch.testing.assert_close(queue.text[:3], functional.normalize(captions), rtol=1e-4, atol=1e-5)
     assert torch.equal(queue.image[3], first[3])
     # Written after the loss: the gradient is that of the queue as it was.
     loss.backward()

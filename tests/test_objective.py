@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_reid5o import tiny_reid5o_config
 from torch import Tensor, nn
 
 from configs.schema.experiment import FAMILIES as SECTIONS
-from configs.schema.reid5o import LoraConfig, Reid5oConfig, Reid5oObjectiveConfig
+from configs.schema.reid5o import Reid5oObjectiveConfig
 from configs.vocabulary import COMBINATIONS, Combination, Family, Modality
 from datasets.structures import Batch, Record, Source
 from model.build import FAMILIES as MODELS
@@ -132,18 +133,7 @@ def test_every_term_and_the_total(losses: dict[str, float]) -> None:
 
 
 def test_the_real_model_gives_the_same_stacked_and_apart() -> None:
-    config = Reid5oConfig(
-        image_size=(32, 16),
-        embed_dim=64,
-        vision_width=64,
-        vision_layers=2,
-        text_width=64,
-        text_layers=1,
-        text_length=7,
-        vocab_size=50,
-        mmt_depth=1,
-        lora=LoraConfig(layers=1),
-    )
+    config = tiny_reid5o_config()
     torch.manual_seed(0)
     model = ReID5o(config, num_identities=4)
     initialise_reid5o(model, config)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_reid5o import tiny_reid5o_config
 from torch import nn
 
 from configs.load import build_experiment
-from configs.schema.reid5o import LoraConfig, Reid5oConfig
 from configs.schema.train import OptimizerConfig
 from configs.vocabulary import Family
 from model.reid5o import ReID5o
@@ -26,18 +26,7 @@ RATES = OptimizerConfig(lr=1e-5, weight_decay=4e-5, bias_weight_decay=0.0, new_m
 
 
 def tiny_model(**lora: Any) -> nn.Module:
-    config = Reid5oConfig(
-        image_size=(32, 16),
-        embed_dim=64,
-        vision_width=64,
-        vision_layers=2,
-        text_width=64,
-        text_layers=1,
-        text_length=7,
-        vocab_size=50,
-        mmt_depth=1,
-        lora=LoraConfig(**{"layers": 1, **lora}),
-    )
+    config = tiny_reid5o_config(**lora)
     return ReID5o(config, num_identities=4)
 
 

@@ -83,6 +83,12 @@ class InstructionConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.test_sentence < 20, "instruction.test_sentence", self.test_sentence, "0..19")
+        require(
+            self.typing != "lists" or self.crop == "box",
+            "instruction.typing",
+            self.typing,
+            "all or coin with instruction.crop=none: gallery lines of CTCC are given the upper-body box of their image",
+        )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from irm_batches import CAPTIONS, MIXED, batch_of, context_of
 from tiny_irm import tiny_irm
+from tiny_reid5o import tiny_reid5o_config
 from torch import Tensor
 
 from configs.schema.irm import IrmObjectiveConfig
 from configs.schema.irmpp import IrmppObjectiveConfig
-from configs.schema.reid5o import LoraConfig, Reid5oConfig, Reid5oObjectiveConfig
+from configs.schema.reid5o import Reid5oObjectiveConfig
 from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
 from configs.vocabulary import Family, Modality
 from datasets.structures import Annotations, Batch
@@ -85,18 +86,7 @@ def shares_of(batch: Batch, count: int) -> list[Batch]:
 
 def reid5o_case() -> Case:
     """Eleven rows, of which not all have every modality; three combinations are drawn."""
-    config = Reid5oConfig(
-        image_size=(32, 16),
-        embed_dim=64,
-        vision_width=64,
-        vision_layers=2,
-        text_width=64,
-        text_layers=1,
-        text_length=7,
-        vocab_size=50,
-        mmt_depth=1,
-        lora=LoraConfig(layers=1),
-    )
+    config = tiny_reid5o_config()
     torch.manual_seed(0)
     model = build_model(Family.REID5O, config, 5)
     initialise(Family.REID5O, model, config)
