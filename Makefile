@@ -5,6 +5,8 @@ BIN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 DEV := $(VENV)/.complete-dev
 IDENTITIES ?= 2000
+# Processes of `make test`: auto = one for each core, at most eight.
+JOBS ?= auto
 SEED ?= 0
 RUN := runs/quickstart
 VI := runs/quickstart-vi
@@ -66,8 +68,10 @@ quickstart-irm: $(STAMP)
 seeds: data
 	$(BIN) -m benchmarks.seeds --config configs/reid5o/quickstart.yaml --seeds 0 1 2
 
+# Several processes, one compute thread in each; the files marked with threads(2) take two.
 test: $(DEV)
-	$(BIN) -m pytest
+	@echo "$(JOBS) processes with 1 compute thread each; 2 in `grep -l 'pytest.mark.threads(2)' tests/test_*.py | xargs -n 1 basename -s .py | xargs`"
+	$(BIN) -m pytest -n $(JOBS)
 
 lint: $(DEV)
 	$(VENV)/bin/ruff format --check .

@@ -1,20 +1,74 @@
-"""Threads of the test process, set before torch is imported (two busy cores must not spin against each other), and
-what several files share.
+"""Compute threads of the tests, set before torch is imported: two, or one in each of several processes (pytest -n);
+which file goes first there; and what several files share.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from scripts import Run
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+LONG = (
+    "instructed_search resume vireid_training training_runs several_runs several_processes documented_commands".split()
+)
+LONGEST_FIRST = {f"test_{name}": place for place, name in enumerate(LONG)}
+MOST_PROCESSES = 8
+"""Each imports everything (about 1 GB) and collects all tests."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two busy cores must not spin against each other; what the user has set stays."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    elif not config.getoption("tx", None):
+        # Not where it starts processes, which would inherit it.
+        os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one for each core that may be used."""
+    from utils.threads import available_cores
+
+    return min(MOST_PROCESSES, available_cores())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give `-n` whole files, whose fixtures are then made once, the long ones first."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files for several processes; in one the order does not matter."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: LONGEST_FIRST.get(item.path.stem, len(LONGEST_FIRST)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A file marked with `threads(n)` has n compute threads however the tests are started."""
+    mark = request.node.get_closest_marker("threads")
+    if mark is None:
+        yield
+        return
+    import torch
+
+    before, (count,) = torch.get_num_threads(), mark.args
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", str(count))
+        torch.set_num_threads(count)
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from solver.training.gradients import Gradients, InTurns, StepValues, part_gradi
 from solver.training.job import accumulation_notes
 from utils.errors import UserError
 
+pytestmark = pytest.mark.threads(2)
+
 
 def gradients_of(case: Case, batches: list[Batch], step: int = 2, **options: Any) -> StepValues:
     """The pass of a trainer that has a case's model and objective; gradients lie in the model."""

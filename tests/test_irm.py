@@ -21,6 +21,8 @@ from model.said import Said, gather_given
 from model.weights.irm import initialise_irm
 from utils.errors import UserError
 
+pytestmark = pytest.mark.threads(2)
+
 RGB, NIR, TEXT = Modality.RGB, Modality.NIR, Modality.TEXT
 FORMS: tuple[dict[str, Any], ...] = (
     {},

@@ -24,6 +24,8 @@ from model.weights.reid5o import build_official, reid5o_sizes
 from model.weights.reid5o_names import official_names
 from utils.errors import UserError
 
+pytestmark = pytest.mark.threads(2)
+
 CASES = {
     "mlp": oracle.Sizes(),
     "all_stride_12": oracle.Sizes(lora="all", stride=12, image=(60, 40), vision_width=128, vision_heads=2, embed=128),

@@ -32,7 +32,7 @@ from solver.training.engine import Trainer
 from solver.training.state import newest_state
 from utils.checkpoint_io import load_checkpoint, load_tensors
 
-pytestmark = pytest.mark.usefixtures("keep_logging")
+pytestmark = [pytest.mark.usefixtures("keep_logging"), pytest.mark.threads(2)]
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = {"images_per_second"}
 

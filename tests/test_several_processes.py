@@ -25,6 +25,8 @@ from solver.training.gradients import Gradients
 from utils.errors import Interrupted, UserError
 from utils.processes import ALONE, Joined, Processes, agree
 
+pytestmark = pytest.mark.threads(2)
+
 STEPS = {2: 20, 3: 5}
 
 

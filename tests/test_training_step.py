@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from solver.training.gradients import Gradients
 from solver.training.job import TrainingJob
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
+
+pytestmark = pytest.mark.threads(2)
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -184,3 +187,7 @@ def test_what_an_objective_remembers_lies_in_last_alone_and_goes_on_from_there(m
         with torch.no_grad():
             terms.append(objective.step(model, batch, 2).losses["contrast"].item())
     assert terms[0] == terms[1] != terms[2]
+
+
+def test_the_mark_of_this_file_gives_it_two_threads() -> None:
+    assert torch.get_num_threads() == 2 and os.environ["OMP_NUM_THREADS"] == "2"
