@@ -77,7 +77,7 @@ lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
-	$(BIN) -m mypy configs datasets model solver utils benchmarks train.py test.py infer.py tests
+	$(BIN) -m mypy configs datasets model solver utils benchmarks train.py test.py infer.py anyreid.py tests
 
 format: $(DEV)
 	$(VENV)/bin/ruff check --fix .

@@ -14,6 +14,7 @@ from configs.vocabulary import BOX, AnnotationKind, Combination, Modality, Task,
 if TYPE_CHECKING:
     # Sources and persons are asked for before anything heavy is imported; see Batch.
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
 Person = int | str
@@ -31,6 +32,9 @@ class Source:
     """Where the source was listed, for error messages (`train_annos.json entry 12`)."""
     crop: str = ""
     """Part of the image that is meant, `box` = the upper-body box of `datasets.instructions`; empty = all of it."""
+    picture: Image | bytes | None = field(default=None, compare=False, repr=False)
+    """The image itself, or the bytes of its file, where it is in memory: `value` is then only its name, which is no
+    other's. None = it is a file, or a text."""
 
     def __hash__(self) -> int:
         # Tables of sources are asked millions of times: the value tells nearly all apart, and a text keeps its hash.

@@ -7,8 +7,8 @@ model, and are used for nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ class Calibration:
     """Modalities of the images that were searched."""
     images: Mapping[str, float] = field(default_factory=dict)
     """Images of the searches behind the thresholds of open-set identification."""
+    rate: float | None = None
+    """False alarm rate to answer by, None = for each combination the lowest that there is."""
 
     @property
     def note(self) -> str:
@@ -71,20 +73,54 @@ class Calibration:
         return "thresholds fitted on the test set" if self.split == "test" else ""
 
     def cutoff(self, combination: Combination, searched: Collection[Modality]) -> Cutoff | None:
-        """Return the threshold at the lowest false alarm rate that there is for queries of these modalities in a
-        gallery of those; None when they were not calibrated.
+        """Return the threshold at `rate` for queries of these modalities in a gallery of those; None when they were
+        not calibrated.
+        """
+        rates = self.rates(combination, searched)
+        rate = self.rate if self.rate is not None else min(rates, default=None)
+        if rate not in rates:
+            return None
+        name = rate_name(combination)
+        return Cutoff(threshold=self.thresholds[name].identification[rate], rate=rate, images=self.images[name])
+
+    def rates(self, combination: Combination, searched: Collection[Modality]) -> tuple[float, ...]:
+        """Return the false alarm rates, ascending, that queries of these modalities have thresholds at in a gallery of
+        those; empty = they were not calibrated.
         """
         name = rate_name(combination)
-        found = self.thresholds[name].identification if name in self.thresholds else {}
-        if not found or not {modality.value for modality in searched} <= self.gallery:
-            return None
-        rate = min(found)
-        return Cutoff(threshold=found[rate], rate=rate, images=self.images[name])
+        if name not in self.thresholds or not {modality.value for modality in searched} <= self.gallery:
+            return ()
+        return tuple(sorted(self.thresholds[name].identification))
 
 
 def calibration_file(checkpoint: Path) -> Path:
     """Return the file of a checkpoint's thresholds."""
     return checkpoint.with_name(f"{checkpoint.stem}{CALIBRATION_SUFFIX}")
+
+
+def at_rate(
+    calibration: Calibration | None, rate: float, asked: Iterable[Combination], searched: Collection[Modality]
+) -> Calibration:
+    """Return the calibration that answers by a false alarm rate. asked: of the queries. searched: of the gallery.
+
+    Raises UserError, naming the rates that there are, where some of the queries have no threshold at it.
+    """
+    if calibration is None:
+        raise UserError(
+            f"error rate {rate:g}: this model is not calibrated; set thresholds with infer.py --calibrate, or give no "
+            "rate"
+        )
+    for combination in dict.fromkeys(asked):
+        rates = calibration.rates(combination, searched)
+        if rate in rates:
+            continue
+        images = ", ".join(modality.name for modality in searched)
+        what = f"error rate {rate:g}: queries of {rate_name(combination)} in a gallery of {images} images"
+        if rates:
+            there = ", ".join(f"{one:g}" for one in rates)
+            raise UserError(f"{what} have thresholds at {there} only; give one of these")
+        raise UserError(f"{what} are not calibrated; give no rate, or calibrate on data that has such searches")
+    return replace(calibration, rate=rate)
 
 
 def check_calibrated(rates: ErrorRates, where: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("utils", "configs", "datasets", "model", "solver")
-SCRIPTS = ("train.py", "test.py", "infer.py")
+SCRIPTS = ("train.py", "test.py", "infer.py", "anyreid.py")
 ABOVE = ("benchmarks", "tests")
 REEXPORTS = {"solver/losses/__init__.py"}
 LONGEST_FUNCTION, LONGEST_FILE, LONGEST_TEST, LONGEST_SCRIPT = 60, 500, 600, 100
@@ -92,6 +92,7 @@ FORBIDDEN = {
     "model/b.py": ("import datasets.a", "model.b -> datasets.a"),
     "datasets/c.py": ("def f():\n    from solver.a import x", "datasets.c -> solver.a"),
     "solver/b.py": ("import train", "solver.b -> train"),
+    "solver/api.py": ("import anyreid", "solver.api -> anyreid"),
     "solver/c.py": ("from tests.parity import x", "solver.c -> tests"),
     "solver/d.py": ("import benchmarks.a", "solver.d -> benchmarks.a"),
     "solver/losses/b.py": ("from model.a import x", "solver.losses.b -> model.a"),

@@ -18,10 +18,10 @@ from tiny_orbench import write_orbench
 
 from configs.vocabulary import Combination
 from solver.calibration import Calibration, Cutoff
-from solver.commands import search as command
 from solver.commands.search import run_search
 from solver.gallery.arguments import GalleryOptions
 from solver.gallery.commands import add, compact, remove
+from solver.search import session
 from solver.search.arguments import SearchOptions
 from utils.errors import UserError
 
@@ -125,7 +125,7 @@ def test_answers_of_an_index(
             return Cutoff(threshold=limit, rate=0.01, images=8)
 
     fixed = Fixed(file=tmp_path / "f", split="val", dataset="d", thresholds={}, gallery=frozenset())
-    monkeypatch.setattr(command, "read_calibration", lambda trained: fixed)
+    monkeypatch.setattr(session, "read_calibration", lambda trained: fixed)
     document = found(run, tmp_path, gallery_index=str(index), parts={"rgb": str(photos / "5.png")}, top_k=2)
     # The query itself is no answer.
     assert document["queries"][0]["calibration"]["above"] == 3

@@ -18,9 +18,9 @@ from configs.load import build_experiment, save_experiment
 from configs.vocabulary import Modality
 from datasets.structures import Source
 from model.build import build_model, initialise
-from solver.commands.search import SearchOptions, choose_modality, run_search
+from solver.commands.search import SearchOptions, run_search
 from solver.runs import open_run
-from solver.search.queries import Query
+from solver.search.queries import Query, choose_modality
 from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError
 

@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from utils.processes import is_leader
 
+Watcher = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and of how much."""
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Tell `watcher` of the bars that are moved by `update` within, in this thread, whether they are shown or not."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+class _Bar(tqdm):
+    """A bar that tells a watcher; tqdm's own counts nothing where it is quiet."""
+
+    tell: Callable[[int], None] | None = None
+    moved = 0
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Move the bar."""
+        self.moved += int(n or 0)
+        if self.tell is not None:
+            self.tell(self.moved)
+        return super().update(n)
+
 
 def progress_bar(iterable: Iterable[Any] | None, total: int | None, description: str, unit: str = "it") -> tqdm:
     """Return a tqdm bar over `iterable` (or a bar to be moved by `update` when it is None), quiet when not a
     terminal.
     """
-    return tqdm(
+    bar = _Bar(
         iterable,
         total=total,
         desc=description,
@@ -25,6 +54,10 @@ def progress_bar(iterable: Iterable[Any] | None, total: int | None, description:
         dynamic_ncols=True,
         leave=False,
     )
+    watcher = _watcher.get()
+    if watcher is not None:
+        bar.tell = lambda moved: watcher(description, moved, total or 0)
+    return bar
 
 
 @contextmanager

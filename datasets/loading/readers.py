@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -31,6 +32,9 @@ FORMATS = tuple(name for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "
 
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow's modes of more than 8 bits a channel; its conversion would turn everything above 255 into white."""
+
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError)
+"""What Pillow raises for damaged files."""
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
@@ -71,6 +75,8 @@ def open_source(source: Source) -> Image.Image:
     """Return the picture of an image source as RGB, cut as the source says: what it means, wherever it is shown or
     read. Raises UserError naming file and record for anything that is not a whole image.
     """
+    if source.picture is not None:
+        return cropped(show_picture(source.picture, source.value).picture, source)
     return cropped(open_image(source.value, source.record), source)
 
 
@@ -104,17 +110,7 @@ def show_image(path: str | Path, record: str = "") -> Shown:
     where = f"{path}{f' ({record})' if record else ''}"
     try:
         with Image.open(ordinary(path), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(
-                    f"{where}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; crop or "
-                    "shrink it"
-                )
-            if image.mode in DEEP_MODES:
-                raise UserError(
-                    f"{where}: more than 8 bits a channel (mode {image.mode}) have no "
-                    "known black and white; convert it to 8 bits: convert IN -auto-level -depth 8 OUT.png (ImageMagick)"
-                )
-            return _shown(image)
+            return _checked(image, where)
     except FileNotFoundError as error:
         raise UserError(f"{where}: no such image; restore the file or remove its record") from error
     except Image.DecompressionBombError as error:
@@ -122,12 +118,45 @@ def show_image(path: str | Path, record: str = "") -> Shown:
     except UnidentifiedImageError as error:
         what = "an empty file" if os.path.getsize(path) == 0 else "not an image"
         raise UserError(f"{where}: {what}; restore the file or set data.on_error=skip") from error
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
+    except DECODING_ERRORS as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
             f"{where}: cannot be decoded ({error}); it may be truncated, copy it again or set data.on_error=skip"
         ) from error
+
+
+def show_picture(picture: Image.Image | bytes, where: str) -> Shown:
+    """Return a picture in memory, or the bytes of an image file, as `show_image` does. where: its name in errors.
+
+    Raises UserError for whatever a file is refused for.
+    """
+    try:
+        if isinstance(picture, Image.Image):
+            return _checked(picture, where)
+        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+            return _checked(image, where)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{where}: {error}, ours is {MAX_PIXELS:,} pixels; crop or shrink it") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{where}: bytes that are no image; give those of a whole image file") from error
+    except DECODING_ERRORS as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where}: cannot be decoded ({error}); it may be truncated or closed, give it anew") from error
+
+
+def _checked(image: Image.Image, where: str) -> Shown:
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(
+            f"{where}: {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS:,}; crop or shrink it"
+        )
+    if image.mode in DEEP_MODES:
+        raise UserError(
+            f"{where}: more than 8 bits a channel (mode {image.mode}) have no known black and white; convert it to 8 "
+            "bits: convert IN -auto-level -depth 8 OUT.png (ImageMagick)"
+        )
+    return _shown(image)
 
 
 def _shown(image: Image.Image) -> Shown:

@@ -6,7 +6,9 @@ import dataclasses
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
@@ -16,12 +18,13 @@ from datasets.structures import Benchmark, distinct_sources
 from solver.calibration import read_calibration
 from solver.commands.opening import ModelChoice, open_trained
 from solver.evaluation.evaluator import evaluate_split
-from solver.reports.error_rates import draw_error_curves, measure_rates, write_curves
+from solver.evaluation.result import EvaluationResult
+from solver.reports.error_rates import MeasuredRates, draw_error_curves, measure_rates, write_curves
 from solver.reports.examples_page import write_report
 from solver.reports.features_file import check_export, export_evaluation, export_path
 from solver.reports.figures import draw_combinations
 from solver.reports.published import Published
-from solver.reports.results import Provenance, format_result, write_results
+from solver.reports.results import Provenance, format_result, result_document, write_results
 from solver.run_directory import (
     COMBINATIONS_FILE,
     ERROR_CURVES_FILE,
@@ -59,9 +62,39 @@ def run_test(
         check_export(export)
         if real_path(export_path(export)) == real_path(folder / PER_QUERY_FILE):
             raise UserError(f"--export {export}: the results of this test have that name; choose another")
-    opened = open_trained(
+    tested = evaluate_test(
         ModelChoice(run=run, config=config, checkpoint=checkpoint, device=device, overrides=overrides)
     )
+    files = write_test(folder, tested)
+    if export:
+        files.append(export_evaluation(export, tested.result.ranked, tested.provenance.checkpoint_fingerprint))
+    return "\n".join([tested.table(), f"written: {', '.join(map(str, files))}"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tested:
+    """An evaluation on the test set, and what its files say beside the figures."""
+
+    result: EvaluationResult
+    provenance: Provenance
+    seed: int
+    """Of the configuration."""
+    rates: MeasuredRates | None
+    """None = eval.verification does not ask for them."""
+
+    def table(self) -> str:
+        """Return what is printed."""
+        rates = [self.rates.text()] if self.rates else []
+        return "\n".join([format_result(self.result, self.provenance.published), *rates])
+
+    def document(self) -> dict[str, Any]:
+        """Return what results.json holds."""
+        return result_document(self.result, self.provenance, self.rates.document() if self.rates else None)
+
+
+def evaluate_test(choice: ModelChoice) -> Tested:
+    """Evaluate a trained model on the test set of its data. Raises UserError."""
+    opened = open_trained(choice)
     trained = opened.trained
     verified = trained.config.eval.verification
     calibration = read_calibration(trained) if verified else None
@@ -70,24 +103,29 @@ def run_test(
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)
     asked = distinct_sources(benchmark.splits[TEST_SPLIT]).values()
     said = text_notes((source for group in asked for source in group), reader)
-    provenance = provenance_of(trained, benchmark, said, overrides)
-    rates = measure_rates(result, calibration) if verified else None
+    return Tested(
+        result=result,
+        provenance=provenance_of(trained, benchmark, said, choice.overrides),
+        seed=trained.config.seed,
+        rates=measure_rates(result, calibration) if verified else None,
+    )
+
+
+def write_test(folder: Path, tested: Tested) -> list[Path]:
+    """Write the result files, all or none of them; return them."""
+    result, provenance, rates = tested.result, tested.provenance, tested.rates
     optional = [COMBINATIONS_FILE, ERROR_CURVES_FILE, ERROR_PICTURE_FILE]
     with files_together(folder, RESULTS_FILE, optional) as together:
         written = [write_results(together, result, provenance, rates.document() if rates else None)]
         drawn = None
         if result.mixed and any(math.isfinite(row.metrics["mAP"]) for row in result.averages()):
             drawn = draw_combinations(written[0], together / COMBINATIONS_FILE)
-        written.append(write_report(together, result, provenance, trained.config.seed, drawn))
+        written.append(write_report(together, result, provenance, tested.seed, drawn))
         written += [drawn] if drawn else []
         if rates:
             written.append(write_curves(together / ERROR_CURVES_FILE, rates.own))
             written.append(draw_error_curves(together / ERROR_PICTURE_FILE, rates.own))
-    files = [folder / path.name for path in written]
-    if export:
-        files.append(export_evaluation(export, result.ranked, trained.fingerprint))
-    tables = [format_result(result, provenance.published), *([rates.text()] if rates else [])]
-    return "\n".join([*tables, f"written: {', '.join(map(str, files))}"])
+    return [folder / path.name for path in written]
 
 
 def load_test_benchmark(

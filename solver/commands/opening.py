@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from configs.load import load_experiment
+from configs.schema.experiment import ExperimentConfig
 from configs.schema.family import FollowsInstructions
 from model.weights.reid5o import is_flat_config
 from solver.evaluation.spec import EvaluationSpec
@@ -44,15 +45,19 @@ class Takes:
     gallery: bool
     """Whether gallery images may have one."""
 
+    @classmethod
+    def of(cls, config: ExperimentConfig) -> Takes:
+        """Return what a model of this configuration is told."""
+        follows = isinstance(config.model, FollowsInstructions) and config.model.follows
+        return cls(queries=follows, gallery=follows and config.objective.told_gallery)
+
 
 def instructions_taken(choice: ModelChoice) -> Takes:
     """Return what a model is told without reading its weights. Raises UserError for a run that is none."""
     file = locate_run(choice.run, choice.checkpoint)[0] / CONFIG_FILE if choice.run else Path(choice.config)
     if is_flat_config(file):
         return Takes(queries=False, gallery=False)
-    config = load_experiment(file, choice.overrides)
-    follows = isinstance(config.model, FollowsInstructions) and config.model.follows
-    return Takes(queries=follows, gallery=follows and config.objective.told_gallery)
+    return Takes.of(load_experiment(file, choice.overrides))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

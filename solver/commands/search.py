@@ -7,28 +7,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.vocabulary import Modality
-from datasets.build import build_source_reader
 from datasets.loading.readers import open_source
-from datasets.loading.text_notes import text_notes
 from datasets.modalities import MODALITIES
-from datasets.structures import Source, distinct_sources
-from solver.calibration import Calibration, read_calibration
-from solver.commands.evaluate import TEST_SPLIT, load_test_benchmark
-from solver.commands.opening import ModelChoice, Opened, Takes, instructions_taken, open_trained
-from solver.gallery.commands import check_told
-from solver.gallery.encoding import features_depend_on, instruction_record
-from solver.gallery.index import GalleryIndex, open_index
-from solver.gallery.writing import check_same
+from datasets.structures import Source
+from solver.calibration import Calibration
+from solver.commands.opening import ModelChoice, Takes, instructions_taken
+from solver.gallery.index import open_index
 from solver.reports.features_file import check_export, export_path
-from solver.reports.grid import parts_of
 from solver.reports.search_files import (
     SearchResult,
     Threshold,
@@ -37,24 +29,20 @@ from solver.reports.search_files import (
     printed_lines,
     write_files,
 )
-from solver.run_directory import GALLERY_CACHE_FOLDER, RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE, check_no_artefact
+from solver.run_directory import RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE, check_no_artefact
 from solver.run_names import find_run
-from solver.runs import TrainedModel, model_identity
 from solver.search.arguments import SearchOptions
-from solver.search.gallery import Gallery, own_gallery, split_gallery
-from solver.search.gallery_cache import GalleryEncoder
+from solver.search.gallery import Gallery, own_gallery
 from solver.search.named import named_instruction, named_queries
 from solver.search.queries import (
-    VISIBLE_INFRARED,
     Query,
     check_encodable,
     find_list,
     instructed,
-    listed_query,
-    searched_modality,
 )
-from solver.search.ranked import encode_queries, search
+from solver.search.ranked import search
 from solver.search.searched import IndexedGallery, SearchedGallery, index_place
+from solver.search.session import SearchSession
 from solver.search.thresholds import relevant_images
 from utils.errors import UserError
 from utils.files import check_folder, files_together, real_path
@@ -97,24 +85,26 @@ def run_search(options: SearchOptions) -> str:
         device=options.device,
         overrides=options.overrides,
     )
-    takes = instructions_taken(choice)
-    _check_told(options, takes, named, told)
-    opened = open_trained(choice)
-    trained = opened.trained
-    home = Path(options.run) if options.run else trained.checkpoint.parent
-    output = output_path(options.output, home)
+    _check_told(options, instructions_taken(choice), named, told)
+    session = SearchSession.open(choice, options.gallery_cache)
+    output = output_path(options.output, session.home)
     drawn = bool(options.output or not options.export)
     written = [output.with_suffix(extension) for extension in RETRIEVAL_EXTENSIONS] if drawn else []
-    cache = Path(options.gallery_cache) if options.gallery_cache else home / GALLERY_CACHE_FOLDER
-    _check_places(options, written, cache)
-    asked = _asked(options, trained, takes, named, told, folder if index is None else index_place(index))
+    _check_places(options, written, session.cache)
+    asked = _asked(options, session, named, told, folder if index is None else index_place(index))
     if index is not None:
-        asked = dataclasses.replace(asked, index=_searched(index, options, asked, opened))
+        found = session.indexed(
+            index,
+            options.gallery_modality,
+            asked.queries,
+            told=options.gallery_instruction,
+            nprobe=options.nprobe,
+        )
+        asked = dataclasses.replace(asked, index=found)
     exported = [export_path(options.export)] if options.export else []
     _check_inputs([*written, *exported], options.queries, asked)
-    asked = dataclasses.replace(asked, calibration=read_calibration(trained) if drawn else None)
-    threshold = _threshold(options, trained)
-    result = _search(opened, asked, options.top_k if drawn else 0, cache, threshold)
+    asked = dataclasses.replace(asked, calibration=_calibration(options, session, asked) if drawn else None)
+    result = _search(session, asked, options, options.top_k if drawn else 0)
     if drawn:
         with files_together(output.parent, output.with_suffix(".json").name) as together:
             write_files(together / output.name, result)
@@ -122,6 +112,14 @@ def run_search(options: SearchOptions) -> str:
         written.append(export_features(options.export, result))
     lines = printed_lines(result) if drawn else exported_lines(result)
     return "\n".join([*lines, "written: " + ", ".join(map(str, written))])
+
+
+def _calibration(options: SearchOptions, session: SearchSession, asked: _Asked) -> Calibration | None:
+    """Return the thresholds to answer by. Raises UserError for a rate that queries have no threshold at."""
+    if options.error_rate is None:
+        return session.calibration
+    searched = (asked.gallery if asked.index is None else asked.index).modalities
+    return session.calibration_at(options.error_rate, asked.queries, searched)
 
 
 def _check_told(options: SearchOptions, takes: Takes, named: Sequence[Query], told: Source | None) -> None:
@@ -139,26 +137,6 @@ def _check_told(options: SearchOptions, takes: Takes, named: Sequence[Query], to
             f"--gallery-instruction {asked}: this model {reason}; leave it out, or use a model of a family that takes "
             "it"
         )
-
-
-def _searched(index: GalleryIndex, options: SearchOptions, asked: _Asked, opened: Opened) -> IndexedGallery:
-    """Return an index as it is searched for these queries. Raises UserError for one of another model, of other images,
-    or whose images were told something else than is asked for.
-    """
-    trained = opened.trained
-    what = options.run or str(trained.checkpoint)
-    check_same(index.state, features_depend_on(model_identity(trained), opened.spec), index.folder, what)
-    choice = options.gallery_instruction
-    if choice:
-        same = asked.queries[0].instruction if choice == "same" else None
-        check_told(index.state, instruction_record(same, choice == "crop"), "", index.folder)
-    modality = choose_modality(options.gallery_modality, asked.queries, trained.config.model.modalities)
-    return IndexedGallery(index, modality, options.nprobe)
-
-
-def _threshold(options: SearchOptions, trained: TrainedModel) -> Threshold | None:
-    tau = options.threshold
-    return None if tau is None else Threshold(tau=tau, encoder=trained.config.eval.relevance)
 
 
 def _check_places(options: SearchOptions, written: Sequence[Path], cache: Path) -> None:
@@ -216,8 +194,7 @@ class _Asked:
 
 def _asked(
     options: SearchOptions,
-    trained: TrainedModel,
-    takes: Takes,
+    session: SearchSession,
     named: tuple[Query, ...],
     told: Source | None,
     folder: Gallery | None,
@@ -225,65 +202,36 @@ def _asked(
     """Return what is searched for and where, with what the model is told; see `_found`. told: with entries of a
     list, None = what the list says.
     """
-    asked = _found(options, trained, takes, named, folder)
+    asked = _found(options, session, named, folder)
     queries = asked.queries if named else tuple(instructed(query, told) for query in asked.queries)
     choice = options.gallery_instruction
-    if not takes.gallery or (not choice and not options.task):
+    if not session.abilities.told.gallery or (not choice and not options.task):
         choice = "none"
     gallery = asked.gallery.instructed(choice, queries) if choice else asked.gallery
     return dataclasses.replace(asked, queries=queries, gallery=gallery, foreign=folder is not None)
 
 
-def _found(
-    options: SearchOptions, trained: TrainedModel, takes: Takes, named: tuple[Query, ...], folder: Gallery | None
-) -> _Asked:
+def _found(options: SearchOptions, session: SearchSession, named: tuple[Query, ...], folder: Gallery | None) -> _Asked:
     """Return queries and gallery; the data set's lists are read only when one of both comes from them."""
-    config = trained.config
-    check_encodable(named, config.model.modalities)
-    if folder is not None and not options.task:
-        modality = choose_modality(options.gallery_modality, named, config.model.modalities)
-        return _Asked(queries=named, gallery=folder.read_as(modality))
-    benchmark = load_test_benchmark(config, trained, whole=True)
-    split = benchmark.splits[TEST_SPLIT]
-    listed = find_list(split, options.task) if options.task else None
+    check_encodable(named, session.abilities.modalities)
+    if not options.task:
+        return _Asked(queries=named, gallery=session.images(folder, options.gallery_modality, named))
+    split = session.test_split
+    listed = find_list(split, options.task)
     entries = options.index or (0,)
-    if listed is not None:
-        queries = tuple(listed_query(split, listed, entry, takes.queries) for entry in entries)
-    else:
-        queries = named
-    check_encodable(queries, config.model.modalities)
-    if folder is None and (listed is not None or not queries):
-        chosen = Modality(options.gallery_modality) if options.gallery_modality else None
-        gallery = split_gallery(benchmark, split, chosen, listed)
-    else:
-        modality = choose_modality(options.gallery_modality, queries, config.model.modalities, distinct_sources(split))
-        gallery = folder.read_as(modality) if folder is not None else split_gallery(benchmark, split, modality)
+    queries = session.listed(options.task, entries)
+    gallery = session.images(folder, options.gallery_modality, queries, listed)
     relevant = None
-    if options.threshold is not None and listed is not None:
+    if options.threshold is not None:
         if not gallery.items:
             raise UserError(
                 f"--threshold {options.threshold:g}: {gallery.note}; these have no annotations of a gallery, leave "
                 "--threshold or --gallery-modality out"
             )
-        right = relevant_images(split, listed, entries, threshold=options.threshold, encoder=config.eval.relevance)
+        encoder = session.trained.config.eval.relevance
+        right = relevant_images(split, listed, entries, threshold=options.threshold, encoder=encoder)
         relevant = {query.name: row[list(gallery.items)] for query, row in zip(queries, right, strict=True)}
     return _Asked(queries=queries, gallery=gallery, relevant=relevant)
-
-
-def choose_modality(
-    asked: str, queries: Sequence[Query], encoded: Collection[Modality], present: Collection[Modality] = ()
-) -> Modality:
-    """Return the modality of the gallery's images: what is asked for; where there are visible and infrared images only,
-    the other one than the query's; else, and without a query, RGB.
-
-    encoded: modalities that the model encodes. present: those of the data set's test images, empty = unknown. Raises
-    UserError when the queries search different ones.
-    """
-    if asked:
-        return Modality(asked)
-    if not queries:
-        return Modality.RGB
-    return searched_modality(queries) if VISIBLE_INFRARED in (set(encoded), set(present)) else Modality.RGB
 
 
 def output_path(name: str, home: Path) -> Path:
@@ -297,40 +245,22 @@ def output_path(name: str, home: Path) -> Path:
     return path.with_suffix(".png") if path.suffix.lower() in REPLACED_SUFFIXES else path.with_name(f"{path.name}.png")
 
 
-def _search(opened: Opened, asked: _Asked, top_k: int, cache: Path, threshold: Threshold | None) -> SearchResult:
+def _search(session: SearchSession, asked: _Asked, options: SearchOptions, top_k: int) -> SearchResult:
     """Encode queries and gallery and rank them. top_k: 0 = only the features are asked for."""
-    trained, device, spec = opened.trained, opened.device, opened.spec
-    reader = build_source_reader(trained.config.data, trained.config.model)
-    queries = asked.queries
-    said = text_notes((source for query in queries for _, source in parts_of(query)), reader)
-    # Loader processes take longer to start than a few queries to read.
-    encoded = encode_queries(trained.model, queries, reader, dataclasses.replace(spec, workers=0), device)
-    if queries and not encoded.queries:
-        raise UserError(f"no query can be read, the first: {encoded.failures[0][1]}")
-    found: SearchedGallery | None = asked.index
-    if found is None:
-        encoder = GalleryEncoder(
-            trained.model,
-            reader,
-            spec,
-            device,
-            identity=model_identity(trained),
-            cache=cache,
-            limits=(trained.config.data.cache_gb, trained.config.data.cache_days),
-        )
-        found = encoder.encode(asked.gallery)
-    result = SearchResult(
-        trained=trained,
-        encoded=encoded,
-        gallery=found,
-        ranked=tuple(search(encoded, found, top_k, asked.relevant, asked.calibration)) if top_k else (),
-        requested=top_k,
-        precision=spec.config.precision,
-        device=str(device),
-        said=tuple(said),
+    tau = options.threshold
+    said = session.text_notes(asked.queries)
+    encoded = session.encode(asked.queries)
+    found: SearchedGallery = session.encode_gallery(asked.gallery) if asked.index is None else asked.index
+    ranked = search(encoded, found, top_k, asked.relevant, asked.calibration) if top_k else []
+    result = session.result(
+        encoded,
+        found,
+        ranked,
+        top_k,
+        said=said,
         calibration=asked.calibration,
         foreign=asked.foreign,
-        threshold=threshold,
+        threshold=None if tau is None else Threshold(tau=tau, encoder=session.trained.config.eval.relevance),
     )
     for note in result.notes():
         logger.warning("%s", note)

@@ -18,7 +18,7 @@ from solver.evaluation.ranked_split import RankedSplit
 from solver.run_directory import check_no_artefact
 from utils.errors import UserError
 from utils.files import atomic_path, check_folder
-from utils.retrieval.ranking import unit_length
+from utils.retrieval.exact import as_compared
 
 SUFFIX = ".npz"
 
@@ -87,7 +87,7 @@ def exported_features(features: Tensor, comparison: Comparison, asked: Sequence[
     unit = comparison.similarity == "cosine" and all(
         comparison.columns(combination, width) == (0, width) for combination in asked
     )
-    return (unit_length(features) if unit else features.float()).cpu().numpy()
+    return as_compared(features, "cosine") if unit else features.float().cpu().numpy()
 
 
 def query_columns(comparison: Comparison, asked: Sequence[Combination], width: int) -> NDArray[np.int64]:

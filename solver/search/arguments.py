@@ -45,11 +45,13 @@ class SearchOptions:
     gallery: str = ""
     """Folder or manifest, empty = the test gallery of the run's data set."""
     gallery_modality: str = ""
-    """rgb or nir, empty = see `solver.commands.search.choose_modality`."""
+    """rgb or nir, empty = see `solver.search.queries.choose_modality`."""
     gallery_instruction: str = ""
     """One of GALLERY_INSTRUCTIONS; empty = what the list of `task` tells its gallery, else nothing."""
     gallery_cache: str = ""
     """Folder of encoded galleries, empty = gallery_cache/ beside the checkpoint."""
+    error_rate: float | None = None
+    """False alarm rate that answers are given by, None = for each query the lowest that there is a threshold for."""
     nprobe: int = 0
     """Lists of an index's codes that are looked through for candidates, 0 = the search is exact."""
     top_k: int = 10
@@ -140,6 +142,11 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "lists for candidates, which are scored exactly; default: search everything, exactly"
     )
     add("--nprobe", type=int, default=0, metavar="N", help=lists)
+    rate = (
+        "answer by the thresholds at this rate of false alarms, for instance 0.1; default: the lowest that --calibrate "
+        "has set"
+    )
+    add("--error-rate", type=float, default=None, metavar="RATE", help=rate)
     add("--top-k", type=int, default=10, metavar="K", help="results of each query (default: 10)")
     add("--output", metavar="NAME.png", help="the picture; NAME.json and NAME.html are written beside it")
     add("--export", metavar="FILE.npz", help="write the features of queries and gallery; without --output nothing else")
@@ -161,6 +168,10 @@ def _index_meanings(parser: argparse.ArgumentParser, parsed: argparse.Namespace)
     parsed.gallery_index = folders[0] if folders else ""
 
 
+def _ranks(parsed: argparse.Namespace) -> bool:
+    return bool(parsed.output or not parsed.export)
+
+
 def parse_options(description: str, examples: str) -> SearchOptions:
     """Parse the command line. Exits with code 2 for a wrong one."""
     style = argparse.RawDescriptionHelpFormatter
@@ -176,6 +187,8 @@ def parse_options(description: str, examples: str) -> SearchOptions:
     parsed.parts = {name: value for name, value in given.items() if value is not None}
     if parsed.nprobe < 0 or (parsed.nprobe and not parsed.gallery_index):
         parser.error("--nprobe N needs the folder of an index, --index DIR, and must be 1 or more")
+    if parsed.error_rate is not None and (parsed.calibrate or parsed.attention or not _ranks(parsed)):
+        parser.error("--error-rate answers a search; leave it out where nothing is searched for")
     kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
     if parsed.calibrate and (
         kinds or parsed.export or parsed.output or parsed.gallery or parsed.gallery_index or parsed.attention

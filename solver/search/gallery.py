@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.vocabulary import BOX, Modality
-from datasets.formats.manifest_rows import read_manifest
+from datasets.formats.manifest_rows import ManifestRow, read_manifest
 from datasets.loading.suffixes import IMAGE_SUFFIXES, is_image_name, passed_over, unread_notes
 from datasets.releases.manifest import Listed, row_image
 from datasets.structures import WARNING, Benchmark, EvalSplit, Person, QueryList, Source
@@ -30,6 +30,8 @@ class Gallery:
     """The images."""
     person_ids: tuple[Person, ...] | None = None
     """One per image, as users know them; None = unknown."""
+    cameras: tuple[str, ...] = ()
+    """One per image, an empty one = unknown; empty = all are."""
     protocol: str = "no exclusion"
     """How it is searched, in words, the similarity aside."""
     note: str = ""
@@ -90,6 +92,7 @@ class Gallery:
             self,
             sources=tuple(self.sources[index] for index in kept),
             person_ids=None if self.person_ids is None else tuple(self.person_ids[index] for index in kept),
+            cameras=tuple(self.cameras[index] for index in kept) if self.cameras else (),
         )
 
 
@@ -130,12 +133,17 @@ def split_gallery(
         location=location,
         sources=tuple(source for source, _ in kept),
         person_ids=tuple(person for _, person in kept),
+        cameras=tuple(_camera(split.gallery_camera_ids[item]) for item in chosen) if split.gallery_camera_ids else (),
         protocol=protocol,
         note=note,
         instructions=tuple(split.gallery_instructions[item] for item in chosen) if split.gallery_instructions else (),
         told="lists" if chosen and split.gallery_instructions else "none",
         items=tuple(chosen),
     )
+
+
+def _camera(number: int) -> str:
+    return "" if number < 0 else str(number)
 
 
 def _protocol(split: EvalSplit, listed: QueryList | None) -> str:
@@ -177,11 +185,11 @@ def manifest_gallery(path: Path) -> Gallery:
     rows = [row for row in read_manifest(path) if row.path]
     searched = [row for row in rows if row.split in SEARCHED_SPLITS] or rows
     listed, names = Listed(), FolderNames()
-    images: dict[str, tuple[Source, Person]] = {}
+    images: dict[str, tuple[Source, ManifestRow]] = {}
     for row in searched:
         source = row_image(row, path.parent, names)
         listed.add(source.value, row)
-        images.setdefault(source.value, (source, row.person))
+        images.setdefault(source.value, (source, row))
     if not images:
         raise UserError(f"{path}: lists no image; give rows a path")
     kept = [images[value] for value in sorted(images)]
@@ -189,7 +197,8 @@ def manifest_gallery(path: Path) -> Gallery:
         name=f"manifest {path}",
         location=os.path.abspath(path),
         sources=tuple(source for source, _ in kept),
-        person_ids=tuple(person for _, person in kept),
+        person_ids=tuple(row.person for _, row in kept),
+        cameras=tuple(row.camera for _, row in kept),
         listed=True,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Query:
     """None = unknown."""
     instruction: Source | None = None
     """What a model that follows instructions is told with it: a text, or a picture of clothes."""
+    also: tuple[Source, ...] = ()
+    """Further pictures of the person, over which its feature is a mean; see solver.search.session.averaged."""
 
     @property
     def combination(self) -> Combination:
@@ -47,6 +49,12 @@ class Query:
         """The combination's name, for instance NIR+TEXT."""
         return combination_name(self.combination)
 
+    @property
+    def files(self) -> list[str]:
+        """Image files that it consists of."""
+        pictures = (source for source in (*self.sources, *self.also) if MODALITIES[source.modality].is_image)
+        return list(dict.fromkeys(source.value for source in pictures if source.picture is None))
+
 
 def query_from_parts(
     parts: Mapping[str, str], name: str, folder: str | Path = "", person_id: Person | None = None
@@ -56,12 +64,12 @@ def query_from_parts(
     folder: what relative image paths are relative to. Raises UserError for no part, for rgb beside another part, and
     for an image file that does not exist.
     """
-    _check_mix([PART_KEYS[key] for key in parts], name)
+    check_mix([PART_KEYS[key] for key in parts], name)
     found: dict[Modality, Source] = {}
     for key, value in parts.items():
         modality = PART_KEYS[key]
         if MODALITIES[modality].is_image:
-            value = _image_file(os.path.join(folder, value), f"{name}: no such image", f"(key {key})")
+            value = image_file(os.path.join(folder, value), f"{name}: no such image", f"(key {key})")
         found[modality] = Source(modality=modality, value=value, record=f"{name}, key {key}")
     return Query(
         name=name, sources=tuple(found[modality] for modality in Modality if modality in found), person_id=person_id
@@ -77,12 +85,15 @@ def instruction_from(text: str | None, image: str, where: str, folder: str | Pat
     if text is not None and image:
         raise UserError(f"{where}: the query is told a text and a picture; give one of both")
     if image:
-        path = _image_file(os.path.join(folder, image), f"{where}: no such image", "(instruction)")
+        path = image_file(os.path.join(folder, image), f"{where}: no such image", "(instruction)")
         return Source(modality=Modality.RGB, value=path, record=where)
     return None if text is None else Source(modality=Modality.TEXT, value=text, record=where)
 
 
-def _image_file(path: str, missing: str, key: str) -> str:
+def image_file(path: str, missing: str, key: str) -> str:
+    """Return the file of a path, whatever the form of the letters in its name. Raises UserError where there is none:
+    `missing: path key`.
+    """
     file = path if os.path.isfile(path) else FolderNames().find(path)
     if file is None or not os.path.isfile(file):
         raise UserError(f"{missing}: {path} {key}; correct the path")
@@ -101,7 +112,8 @@ def instructed(query: Query, instruction: Source | None) -> Query:
     return replace(query, instruction=instruction)
 
 
-def _check_mix(modalities: Sequence[Modality], name: str) -> None:
+def check_mix(modalities: Sequence[Modality], name: str) -> None:
+    """Raise UserError for parts that no query can have together: none, one twice, rgb beside another."""
     if not modalities:
         raise UserError(f"{name}: nothing to search for; give rgb alone or any of nir, cp, sk, text")
     if len(set(modalities)) < len(modalities):
@@ -160,6 +172,22 @@ def check_encodable(queries: Sequence[Query], modalities: Sequence[Modality]) ->
                 f"{query.name}: this model encodes {known} only, not {', '.join(unknown)}; give one "
                 f"{known.replace(' and ', ' or ')} image, or use a model of another family"
             )
+
+
+def choose_modality(
+    asked: str, queries: Sequence[Query], encoded: Collection[Modality], present: Collection[Modality] = ()
+) -> Modality:
+    """Return the modality of the gallery's images: what is asked for; where there are visible and infrared images only,
+    the other one than the query's; else, and without a query, RGB.
+
+    encoded: modalities that the model encodes. present: those of the data set's test images, empty = unknown. Raises
+    UserError when the queries search different ones.
+    """
+    if asked:
+        return Modality(asked)
+    if not queries:
+        return Modality.RGB
+    return searched_modality(queries) if VISIBLE_INFRARED in (set(encoded), set(present)) else Modality.RGB
 
 
 def searched_modality(queries: Sequence[Query]) -> Modality:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from configs.vocabulary import Combination
 from datasets.loading.readers import Reader
-from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, Person, QueryList
 from model.interface import RetrievalModel
 from solver.calibration import Calibration, Cutoff
@@ -72,6 +71,8 @@ class RankedImage:
     """With the query: the cosine, or what else the model compares by."""
     person_id: Person | None = None
     """None = unknown."""
+    camera: str = ""
+    """Empty = unknown."""
     verdict: Verdict = Verdict.UNKNOWN
     """Whether it is what the query asks for."""
     answer: Answer | None = None
@@ -198,14 +199,12 @@ def search(
 
 def own_images(queries: Sequence[Query], gallery: SearchedGallery) -> dict[str, Integers]:
     """Return, for each picture of a query that is in the gallery, its rows, those of byte copies among them."""
-    pictures = (source for query in queries for source in query.sources if MODALITIES[source.modality].is_image)
-    return gallery.copies(list(dict.fromkeys(source.value for source in pictures)))
+    return gallery.copies(list(dict.fromkeys(file for query in queries for file in query.files)))
 
 
 def own_rows(query: Query, own: Mapping[str, Integers]) -> Integers:
     """Return which rows of a gallery are images of the query itself, ascending; own: see `own_images`."""
-    pictures = (source.value for source in query.sources if MODALITIES[source.modality].is_image)
-    return np.unique(np.concatenate([NO_ROWS, *(own.get(picture, NO_ROWS) for picture in pictures)]))
+    return np.unique(np.concatenate([NO_ROWS, *(own.get(file, NO_ROWS) for file in query.files)]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -334,6 +333,7 @@ class _Part:
                     path=image.path,
                     similarity=float(scores[place]),
                     person_id=image.person_id,
+                    camera=image.camera,
                     verdict=verdict,
                     own_image=bool(itself[place]),
                     outdated=outdated.get(row, ""),

@@ -5,10 +5,11 @@ Shapes: G gallery images, N of them encoded, D embed_dim.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ class GalleryImage:
     path: str
     person_id: Person | None = None
     """None = unknown."""
+    camera: str = ""
+    """Empty = unknown."""
 
 
 class SearchedGallery(ABC):
@@ -174,7 +177,12 @@ class EncodedGallery(SearchedGallery):
     def images(self, rows: Integers) -> list[GalleryImage]:
         """Return the images of rows (n,)."""
         return [
-            GalleryImage(index=index, path=self.gallery.sources[index].value, person_id=self.gallery.person(index))
+            GalleryImage(
+                index=index,
+                path=self.gallery.sources[index].value,
+                person_id=self.gallery.person(index),
+                camera=self.gallery.cameras[index] if self.gallery.cameras else "",
+            )
             for index in self.positions[rows].tolist()
         ]
 
@@ -268,7 +276,7 @@ class IndexedGallery(SearchedGallery):
     def images(self, rows: Integers) -> list[GalleryImage]:
         """Return the images of rows (n,)."""
         return [
-            GalleryImage(index=identity, path=row.path, person_id=row.person)
+            GalleryImage(index=identity, path=row.path, person_id=row.person, camera=row.camera)
             for identity, row in zip(self.index.ids(rows).tolist(), self.index.rows(rows), strict=True)
         ]
 
@@ -331,3 +339,79 @@ class IndexedGallery(SearchedGallery):
             if changes.changed or changes.missing:
                 found[row] = "changed" if changes.changed else "missing"
         return found
+
+
+class PartOfGallery(SearchedGallery):
+    """Some images of an encoded gallery; rows and indices are those of the whole."""
+
+    def __init__(self, whole: SearchedGallery, rows: Integers) -> None:
+        """rows: those that are searched, ascending."""
+        self.whole, self.every = whole, rows
+        self.gallery, self.reused = whole.gallery, whole.reused
+        marked = np.zeros(int(whole.rows.starts[-1]), dtype=bool)
+        marked[rows] = True
+        parts = np.split(marked, whole.rows.starts[1:-1])
+        self._rows = dataclasses.replace(whole.rows, kept=tuple(parts) if whole.rows.parts else ())
+
+    @property
+    def rows(self) -> FeatureRows:
+        """The features that are searched."""
+        return self._rows
+
+    @functools.cached_property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Modalities of the images; of a gallery of several, those that the whole has."""
+        return self.whole.modalities
+
+    @property
+    def persons_known(self) -> bool:
+        """Whether the images say whom they show."""
+        return self.whole.persons_known
+
+    @property
+    def unreadable(self) -> Sequence[tuple[str, str]]:
+        """(path, reason) of each image that could not be read."""
+        return self.whole.unreadable
+
+    @property
+    def approximate(self) -> str:
+        """What must be known of an approximate search, empty = it is exact."""
+        return self.whole.approximate
+
+    def images(self, rows: Integers) -> list[GalleryImage]:
+        """Return the images of rows (n,)."""
+        return self.whole.images(rows)
+
+    def person_rows(self, person: str) -> Integers:
+        """Return the rows that show a person, ascending."""
+        return self._kept(self.whole.person_rows(person))
+
+    def copies(self, paths: Sequence[str]) -> dict[str, Integers]:
+        """Return, for each path that is in the gallery, its rows, those of byte copies among them, ascending."""
+        found = {path: self._kept(rows) for path, rows in self.whole.copies(paths).items()}
+        return {path: rows for path, rows in found.items() if len(rows)}
+
+    def told(self, rows: Integers) -> list[Source | None]:
+        """Return what the model was told with the images of rows (n,), None = nothing."""
+        return self.whole.told(rows)
+
+    def outdated(self, rows: Integers) -> dict[int, str]:
+        """Return, for those of the rows whose file is no longer what was encoded, `changed` or `missing`."""
+        return self.whole.outdated(rows)
+
+    def candidates(self, queries: Tensor, top_k: int) -> list[Integers] | None:
+        """Return, for each of the queries (Q, D) of length 1, the rows that may be among its best, ascending."""
+        found = self.whole.candidates(queries, top_k)
+        return None if found is None else [self._kept(rows) for rows in found]
+
+    def _kept(self, rows: Integers) -> Integers:
+        return rows[np.isin(rows, self.every)]
+
+
+def part_of(gallery: SearchedGallery, keep: Callable[[GalleryImage], bool]) -> SearchedGallery:
+    """Return the images of a gallery that `keep` keeps. Raises UserError when that is none."""
+    rows = gallery.every
+    kept = np.array([keep(image) for image in gallery.images(rows)], dtype=bool)
+    if not kept.any():
+        raise UserError(f"{gallery.gallery.name} has no image that passes the filter; take less of it")
+    return PartOfGallery(gallery, rows[kept])

@@ -266,18 +266,29 @@ def _exact_scores(asked: Floats, items: Doubles, similarity: Similarity) -> Floa
         return scores.astype(np.float32) + np.float32(0)
 
 
+def as_compared(features: Tensor, similarity: Similarity) -> Floats:
+    """Return features (n, d) as a search takes its queries: under the cosine of length 1, rounded once from float64, so
+    that what is compared by them again has the same last bits.
+    """
+    found = np.empty(features.shape, dtype=np.float32)
+    step = max(EXACT_BYTES // (8 * max(features.shape[1], 1)), 1)
+    for start in range(0, len(features), step):
+        rows = features[start : start + step].detach().double().cpu().numpy()
+        if similarity == "cosine":
+            # Row by row: a query alone has the last bits that it has among others.
+            lengths = np.sqrt((rows * rows).sum(1, keepdims=True))
+            rows = rows / np.where(lengths > 0, lengths, 1)
+        found[start : start + step] = rows
+    return found
+
+
 def _asked(queries: Tensor, similarity: Similarity) -> Floats:
     """Return queries (Q, d) as they are compared. Raises UserError for one that is not finite."""
-    found = queries.detach().double().cpu().numpy()
-    if similarity == "cosine":
-        # Row by row: a query alone has the last bits that it has among others.
-        lengths = np.sqrt((found * found).sum(1, keepdims=True))
-        found = found / np.where(lengths > 0, lengths, 1)
-    found = found.astype(np.float32)
+    found = as_compared(queries, similarity)
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(1))[0])
         raise UserError(f"the feature of query {row} has a value that is not finite; check what computed it")
-    return np.ascontiguousarray(found)
+    return found
 
 
 def exact_scores(
