@@ -303,7 +303,7 @@ class Gallery:
         asked = [_placeholder(0, combination)] if combination else []
         return IndexedGallery(self._index, choose_modality(self._modality, asked, known), self._nprobe)
 
-    def search(self, features: Features, top_k: int = 10, *, error_rate: float | None = None) -> list[Hits]:
+    def search(self, features: np.ndarray, top_k: int = 10, *, error_rate: float | None = None) -> list[Hits]:
         """Return what is found for each of the queries (N, D), equal similarities in the gallery's order.
 
         features: what `Model.embed` returned, or rows of it. error_rate: the rate of false alarms that answers are
@@ -361,7 +361,7 @@ def _placeholder(row: int, combination: Combination) -> Query:
     return Query(name=f"row {row}", sources=sources)
 
 
-def average(features: Features) -> Features:
+def average(features: np.ndarray) -> Features:
     """Return the mean (1, D) of features of one person, for a query of several pictures: each of length 1 before, and
     of length 1 again; where distances are compared, the plain mean. Raises UserError for none.
     """

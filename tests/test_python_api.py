@@ -370,7 +370,7 @@ def test_galleries_that_cannot_be_meant(model: anyreid.Model, photos: Path, inde
         (lambda: model.as_features(np.zeros((2, 3)), "nir"), r"are \(N, 64\), and these are \(2, 3\)"),
         (lambda: model.as_features(["a"], "nir"), "an array"),
         (lambda: model.as_features(np.zeros((2, 64)), "heat"), "is not a combination"),
-        (lambda: anyreid.average(np.zeros((2, 64))), "a mean is taken of features"),  # type: ignore[arg-type]
+        (lambda: anyreid.average(np.zeros((2, 64))), "a mean is taken of features"),
     ]
     for call, message in cases:
         with pytest.raises(anyreid.UserError, match=message):
@@ -406,7 +406,7 @@ def test_a_checkpoint_file_is_loaded(run: Path, tmp_path: Path, model: anyreid.M
         with pytest.raises(anyreid.UserError, match="no such checkpoint"):
             anyreid.load(tmp_path / "none.pth", config=str(run / "config.yaml"))
         for options in ({"config": str(run / "config.yaml")}, {}):
-            found = anyreid.load(tmp_path / "released.pth", device="cpu", **options)  # type: ignore[arg-type]
+            found = anyreid.load(tmp_path / "released.pth", device="cpu", **options)
             assert np.array_equal(found.embed(text=["a coat"]), wanted)
             shutil.copy(run / "config.yaml", tmp_path / "config.yaml")
         assert np.array_equal(anyreid.load(run / "best.pth", device="cpu").embed(text=["a coat"]), wanted)
