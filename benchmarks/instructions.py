@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from prettytable import PrettyTable
 
 from utils.errors import run_script
+from utils.threads import configure_threads
 
 GIVEN = ("right", "shuffled", "none")
 """Values of instruction.given."""
@@ -26,10 +25,12 @@ GIVEN = ("right", "shuffled", "none")
 
 def measured(run: Path, given: str, protocol: str, overrides: list[str]) -> list[tuple[str, float]]:
     """Evaluate the run; return (list, mAP in percent) of the protocol, in its order."""
+    # After configure_threads: torch is imported here.
+    from solver.commands.evaluate import run_test
+
     output = run / "instructions" / given
-    command = [sys.executable, "test.py", "--run", str(run), "--output", str(output)]
     options = [f"data.protocols=[{protocol}]", f"instruction.given={given}", *overrides]
-    subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
+    run_test(run=str(run), config="", checkpoint="", output=str(output), device="auto", overrides=options)
     rows = json.loads((output / "results.json").read_text(encoding="utf-8"))["rows"]
     # Without the stamp of what was given.
     found = [(row["task"].partition(" [")[0], row["mAP"]) for row in rows]
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--least", type=float, default=20.0, metavar="PERCENT", help="gain wanted of every list (20)")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
     parsed = parser.parse_intermixed_args()
+    configure_threads()
     found = {given: measured(parsed.run, given, parsed.protocol, parsed.overrides) for given in GIVEN}
     table = PrettyTable(["mAP", "right", "another person's", "none", "gain"])
     table.align["mAP"] = "l"

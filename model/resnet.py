@@ -1,6 +1,8 @@
 """Residual networks out of torchvision's blocks: the visible-infrared baseline's, and a small one before a
 transformer.
 
+Weights of convolutions lie channels last (values and shapes are as ever): measured by `benchmarks/memory_format.py`.
+
 Shapes: B rows, H x W pixels, C channels of the last map.
 """
 
@@ -56,7 +58,7 @@ def residual_map(width: int) -> nn.Sequential:
         planes = width * 2**number
         stages += _stage(BasicBlock, channels, planes, 1, stride)
         channels = planes
-    return nn.Sequential(Stem(width, relu=True), *stages)
+    return nn.Sequential(Stem(width, relu=True), *stages).to(memory_format=torch.channels_last)
 
 
 class NonLocal(nn.Module):
@@ -100,6 +102,7 @@ class Backbone(nn.Module):
         self.non_local = nn.ModuleDict(_non_local_blocks(spec, counts)) if spec.non_local else nn.ModuleDict()
         if spec.conv_bias:
             _add_biases(self)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, inputs: Mapping[Modality, Tensor]) -> Tensor:
         """Return the last map (B, C, h, w) of normalised images by modality, one after the other."""

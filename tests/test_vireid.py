@@ -24,7 +24,7 @@ from configs.vocabulary import Family, Modality
 from datasets.loading.readers import PillowReader, SourceReader
 from datasets.structures import EvalSplit, QueryList, Source
 from model.build import build_model, initialise
-from model.resnet import Backbone, NonLocal
+from model.resnet import Backbone, NonLocal, residual_map
 from model.vireid import Vireid
 from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid import convert_vireid, published_sizes, read_published
@@ -54,7 +54,7 @@ def images(count: int, seed: int = 0, size: tuple[int, int] = (32, 16)) -> Tenso
 @pytest.mark.parametrize("depth", [18, 50])
 def test_the_sane_variant_is_torchvisions_network(depth: Literal[18, 50]) -> None:
     """Without biases, with ReLU and stride 2 the map must be that of torchvision's own ResNet with the same weights."""
-    theirs = torchvision.models.get_model(f"resnet{depth}").eval()
+    theirs = torchvision.models.get_model(f"resnet{depth}").eval().to(memory_format=torch.channels_last)
     ours = Backbone(VireidConfig(depth=depth, conv_bias=False, stem_relu=True, last_stride=2)).eval()
     values = list(theirs.state_dict().items())
     own = ours.state_dict()
@@ -65,6 +65,24 @@ def test_the_sane_variant_is_torchvisions_network(depth: Literal[18, 50]) -> Non
         for stage in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
             hidden = stage(hidden)
         assert torch.equal(ours({RGB: x}), hidden)
+
+
+def test_convolutions_lie_channels_last_and_compute_the_same() -> None:
+    """Whatever replaces the values leaves the layout: files, which may hold contiguous tensors."""
+    model = small()
+    model.load_state_dict(
+        {name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
+    )
+    for network in (model.backbone, residual_map(4)):
+        maps = [weight for weight in network.parameters() if weight.ndim == 4 and weight.shape[2] > 1]
+        assert len(maps) > 4
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in maps)
+    x = images(3)
+    plain = Backbone(VireidConfig(**SMALL)).eval()
+    plain.load_state_dict(model.backbone.state_dict())
+    plain.to(memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        torch.testing.assert_close(model.backbone.eval()({RGB: x}), plain({RGB: x}), rtol=1e-5, atol=1e-6)
 
 
 def test_the_last_stride_keeps_the_map() -> None:
