@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,16 @@ def numbers(run: Path) -> list[dict[str, float]]:
 
 
 def events(run: Path) -> dict[str, list[tuple[int, float]]]:
-    board = EventAccumulator(str(run / "tensorboard"), purge_orphaned_data=False).Reload()
-    names = set(board.Tags()["scalars"]) - TIMES
-    return {name: [(event.step, event.value) for event in board.Scalars(name)] for name in names}
+    # One process writes several files within a second here, told apart by a counter, ...9 and ...10: file by file.
+    files = sorted(
+        (run / "tensorboard").iterdir(), key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)]
+    )
+    found: dict[str, list[tuple[int, float]]] = {}
+    for file in files:
+        board = EventAccumulator(str(file), purge_orphaned_data=False).Reload()
+        for name in set(board.Tags()["scalars"]) - TIMES:
+            found.setdefault(name, []).extend((event.step, event.value) for event in board.Scalars(name))
+    return found
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
