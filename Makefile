@@ -64,9 +64,9 @@ quickstart-irm: $(STAMP)
 	$(BIN) -m benchmarks.chance $(IRMPP) --least 8 --lists "task-free (?!.* target).*"
 	@echo "results: $(IRMPP)/results.json, report.html, a picture of each task, outfits.png"
 
-# Three training seeds on the same data, with mean and spread of the benchmark's averages (three times the quickstart's training).
+# Three training seeds on the same data, compared with the recorded band (three times the quickstart's training).
 seeds: data
-	$(BIN) -m benchmarks.seeds --config configs/reid5o/quickstart.yaml --seeds 0 1 2
+	$(BIN) -m benchmarks.reproduce configs/reid5o/quickstart.yaml
 
 # Several processes, one compute thread in each; the files marked with threads(2) take two.
 test: $(DEV)

@@ -13,15 +13,12 @@ that has finished is not trained again. The whole comparison is written to OUTPU
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.runs import mean_and_deviation, train_and_test
 from configs.load import load_experiment
 from utils.errors import UserError, run_script
 from utils.files import write_json
@@ -78,16 +75,7 @@ def run_name(side: Side, seed: int) -> str:
 def measure(side: Side, seed: int, output_dir: str) -> tuple[Figures, int]:
     """Train and test a side with a seed; return its figures and the number of its steps."""
     run = Path(output_dir, run_name(side, seed))
-    place = [f"seed={seed}", f"name={run.name}", f"output_dir={output_dir}"]
-    for command in (
-        ["train.py", "--config", side.config, "--resume", *side.options, *place],
-        ["test.py", "--run", str(run), *TESTED],
-    ):
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1].removeprefix("error: ")
-            raise UserError(f"{' '.join(command[:3])} of {side.name}: {reason}")
-    found = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    found = train_and_test(side.config, run, [*side.options, f"seed={seed}"], TESTED, resume=True)
     rows = [*found["rows"], *(row for row in found["averages"] if row["task"] == "joint")]
     figures = {row["task"]: {name: row[name] for name in METRICS} for row in rows if not row.get("stamp")}
     return figures, int(found["checkpoint"]["step"])
@@ -95,8 +83,7 @@ def measure(side: Side, seed: int, output_dir: str) -> tuple[Figures, int]:
 
 def cell(values: Sequence[float]) -> str:
     """Mean and standard deviation."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.2f} ± {spread:.2f}"
+    return "{:.2f} ± {:.2f}".format(*mean_and_deviation(values))
 
 
 def signs(ours: Sequence[float], theirs: Sequence[float]) -> str:

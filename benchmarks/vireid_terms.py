@@ -9,12 +9,12 @@ with equal steps on equal data; printed are mean and standard deviation (n - 1) 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from benchmarks.runs import mean_and_deviation, train_and_test
+from utils.errors import run_script
 
 VARIANTS = {
     "all terms": "{id: 1.0, modality_id: 1.0, imitation: 1.0, triplet: 1.0}",
@@ -25,27 +25,11 @@ PROTOCOL = {"sysu": "sysu-all-single-seeded", "llcm": "llcm-ir-to-vis", "regdb":
 
 
 def measure(config: str, variant: str, seed: int, output_dir: str, overrides: list[str]) -> list[dict[str, float]]:
-    """Train and test one run; return its rows."""
-    name = f"terms-{list(VARIANTS).index(variant)}-{seed}"
-    train = [
-        sys.executable,
-        "train.py",
-        "--config",
-        config,
-        "--overwrite",
-        f"seed={seed}",
-        f"name={name}",
-        f"output_dir={output_dir}",
-        f"objective.losses={VARIANTS[variant]}",
-    ]
-    subprocess.run([*train, *overrides], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    subprocess.run(
-        [sys.executable, "test.py", "--run", f"{output_dir}/{name}"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    return json.loads(Path(output_dir, name, "results.json").read_text(encoding="utf-8"))["rows"]
+    """Train and test one run; return its rows. Raises UserError when that fails."""
+    run = Path(output_dir, f"terms-{list(VARIANTS).index(variant)}-{seed}")
+    options = [f"seed={seed}", f"objective.losses={VARIANTS[variant]}", *overrides]
+    rows: list[dict[str, float]] = train_and_test(config, run, options)["rows"]
+    return rows
 
 
 def main() -> int:
@@ -65,8 +49,7 @@ def main() -> int:
             )
             wanted = [row for row in rows if row["protocol"] == PROTOCOL[parsed.dataset]]
             found.append([statistics.fmean(row[metric] for row in wanted) for metric in ("R1", "mAP")])
-        spread = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in zip(*found)]
-        means = [statistics.fmean(column) for column in zip(*found)]
+        means, spread = zip(*map(mean_and_deviation, zip(*found)))
         print(
             f"{variant:28} {PROTOCOL[parsed.dataset]}: rank-1 {means[0]:.2f} +- {spread[0]:.2f}, mAP {means[1]:.2f} +- "
             f"{spread[1]:.2f}, seeds "
@@ -78,4 +61,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)
