@@ -5,7 +5,9 @@ starts.
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,14 +67,10 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str = "unnamed") -> ExperimentConfig:
     """Merge layers of (where it stands, nested values), later ones first in rank, into a checked configuration."""
     family = _family(layers)
-    tree = OmegaConf.create({**SCALARS, "name": name})
-    kinds = {**SECTIONS, "model": FAMILIES[family].model, "objective": FAMILIES[family].objective}
-    for section, kind in kinds.items():
-        tree[section] = OmegaConf.structured(kind())
-        _unlock(tree[section])
-    tree["published"] = OmegaConf.structured(PublishedFigures()).published
-    _unlock(tree["published"])
-    OmegaConf.set_struct(tree, True)
+    sections = FAMILIES[family]
+    kinds = {**SECTIONS, "model": sections.model, "objective": sections.objective}
+    tree = copy.deepcopy(_defaults(*kinds.items()))
+    tree["name"] = name
     problems = [problem for where, values in layers for problem in _apply(tree, where, values)]
     if problems:
         raise UserError("; ".join(problems))
@@ -88,6 +86,19 @@ def build_experiment(layers: Sequence[tuple[str, Mapping[str, Any]]], name: str 
         raise UserError(f"{where}: {error}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {first_line(error)}") from error
+
+
+@functools.cache
+def _defaults(*kinds: tuple[str, type]) -> Any:
+    """Return the typed tree of the defaults. Made once: it takes three quarters of the time that a file takes."""
+    tree: Any = OmegaConf.create(SCALARS)
+    for section, kind in kinds:
+        tree[section] = OmegaConf.structured(kind())
+        _unlock(tree[section])
+    tree["published"] = OmegaConf.structured(PublishedFigures()).published
+    _unlock(tree["published"])
+    OmegaConf.set_struct(tree, True)
+    return tree
 
 
 def _with_home(options: Any) -> Any:

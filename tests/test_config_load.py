@@ -105,6 +105,12 @@ def test_losses_table_of_a_child_replaces_the_parents(tmp_path: Path) -> None:
     assert config.objective.losses == {"mm_itc": 2.0} and config.objective.temperature == 0.5
 
 
+def test_one_configuration_leaves_nothing_in_the_next(tmp_path: Path) -> None:
+    before = load(tmp_path, "seed: 3")
+    load(tmp_path, "{seed: 3, name: other}", "objective.losses.itc=4", "model.lora.rank=2", "train.freeze=[a]")
+    assert load(tmp_path, "seed: 3") == before
+
+
 def test_override_of_a_table_replaces_it_and_of_an_entry_changes_the_entry(tmp_path: Path) -> None:
     text = "objective: {losses: {mm_sdm: 1.0, id: 1.0}}"
     assert load(tmp_path, text, "objective.losses={itc: 3}").objective.losses == {"itc": 3.0}

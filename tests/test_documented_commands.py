@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import json
-import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 from documented import DOCUMENTED, NOT_RUN, NOT_RUN_WITH, reason_not_to_run, shortened, split_command
 from PIL import Image
-from scripts import exit_code, global_state_kept
+from scripts import exit_code, global_state_kept, module_exit_code
 
 from datasets.synthetic.render import render
 
@@ -94,16 +93,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def run_module(target: str, arguments: list[str]) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", [target, *arguments])
-        try:
-            runpy.run_module(target, run_name="__main__", alter_sys=True)
-        except SystemExit as ended:
-            return int(ended.code or 0)
-    return 0
-
-
 @pytest.mark.parametrize("command", PLAN)
 def test_the_command_runs(place: Path, command: str) -> None:
     target, arguments = split_command(command)
@@ -112,7 +101,7 @@ def test_the_command_runs(place: Path, command: str) -> None:
         if target.endswith(".py"):
             code = exit_code(target.removesuffix(".py"), *arguments)
         else:
-            code = run_module(target, arguments)
+            code = module_exit_code(target, *arguments)
     assert code == 0 or (target in DEFECTS_ALLOWED and code == 1)
 
 

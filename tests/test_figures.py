@@ -1,21 +1,19 @@
 """Covers: solver/reports/figures. Figures: what is read, what is drawn, what is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scripts import module_exit_code
 
 from configs.vocabulary import ORBENCH_KEYS, combination_name
 from solver.reports import figures
 from solver.reports.figures import draw_combinations, draw_curves, read_metrics, running_mean
 from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 FOUR = (0xB2, 0x79, 0xA2)
 """Colour of four modalities."""
 
@@ -143,17 +141,11 @@ def test_lists_without_a_number_are_left_out_and_an_empty_result_is_refused(tmp_
     assert not (tmp_path / "none.png").exists()
 
 
-def test_command_draws_what_the_run_has(tmp_path: Path) -> None:
+def test_command_draws_what_the_run_has(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_metrics(tmp_path)
     write_results(tmp_path / "results.json", 50.0)
-    done = subprocess.run(
-        [sys.executable, "-m", "solver.reports.figures", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == [
+    assert module_exit_code("solver.reports.figures", tmp_path) == 0
+    assert capfd.readouterr().out.split() == [
         "written:",
         str(tmp_path / "curves.png"),
         "written:",
@@ -161,10 +153,5 @@ def test_command_draws_what_the_run_has(tmp_path: Path) -> None:
     ]
     assert Image.open(tmp_path / "combinations.png").format == "PNG"
     (tmp_path / "empty").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "solver.reports.figures", str(tmp_path / "empty")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert module_exit_code("solver.reports.figures", tmp_path / "empty") == 2
+    assert capfd.readouterr().err.startswith("error: ")

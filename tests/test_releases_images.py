@@ -5,8 +5,6 @@ files in their official layouts, and one hand-worked 5 x 5 case each.
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from measure import place, read, rows, score
 from PIL import Image
 from scipy.io import savemat
+from scripts import module_exit_code
 from trees import plant
 
 from configs.vocabulary import Modality, Task
@@ -395,26 +394,16 @@ def write_mat(root: Path, variant: str = "labeled", **changes) -> dict[str, np.n
     return pictures
 
 
-def test_cuhk03_from_the_originals(tmp_path: Path) -> None:
+def test_cuhk03_from_the_originals(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pictures = write_mat(tmp_path)
     with pytest.raises(
         UserError,
         match=re.escape(f"python -m datasets.releases.cuhk03 --mat {tmp_path} --output {tmp_path} --variant labeled"),
     ):
         read("cuhk03", tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "datasets.releases.cuhk03",
-        "--mat",
-        str(tmp_path),
-        "--output",
-        str(tmp_path / "out"),
-        "--variant",
-        "labeled",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-    assert "train 1 images, query 2 images, gallery 3 images" in done.stdout
+    given = ("--mat", tmp_path, "--output", tmp_path / "out", "--variant", "labeled")
+    assert module_exit_code("datasets.releases.cuhk03", *given) == 0
+    assert "train 1 images, query 2 images, gallery 3 images" in capfd.readouterr().out
     release = read("cuhk03", tmp_path / "out")
     expected = {
         "train": [(FILES[5], 1467, 1)],

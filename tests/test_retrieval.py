@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import exit_code
 from small_run import write_run
 from tiny_orbench import write_orbench
 
@@ -504,7 +505,7 @@ def test_wrong_input_is_refused_with_one_sentence(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_script_itself(run: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_script_itself(run: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     hostile = photos / "<img src=x onerror=alert(1)>&\"'.png"
     write_image(hostile, 33)
     command = [
@@ -525,8 +526,8 @@ def test_the_script_itself(run: Path, photos: Path, tmp_path: Path) -> None:
     assert f"written: {tmp_path}/new/out.png" in done.stdout and hostile.name in done.stdout
     page = (tmp_path / "new" / "out.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<img src=x" not in page
-    done = subprocess.run([*command, "--task", "NIR"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "one kind of query" in done.stderr.splitlines()[-1]
+    assert exit_code("infer", *command[2:], "--task", "NIR") == 2
+    assert "one kind of query" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_parts_keep_one_order_whatever_they_were_given_in(parts: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import logging
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,17 @@ def exit_code(name: str, *arguments: object) -> int:
         patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         run_script(SCRIPTS[name].main)
     return int(caught.value.code or 0)
+
+
+def module_exit_code(name: str, *arguments: object) -> int:
+    """Run a module as `python -m name` would, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        try:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            return int(ended.code or 0)
+    return 0
 
 
 def runner(capfd: pytest.CaptureFixture[str]) -> Run:
