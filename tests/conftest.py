@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,6 +80,29 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
         torch.set_num_threads(count)
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs get blank pictures of curves and bars, whose layout takes half of a tiny training, but in files marked
+    with `figures`.
+    """
+    modules = [sys.modules.get(f"solver.reports.{name}") for name in ("figures", "error_rates")]
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("figures") is None:
+            for module in filter(None, modules):
+                patch.setattr(module, "save_figure", _save_blank)
+        yield
+
+
+def _save_blank(figure: object, path: Path) -> Path:
+    from PIL import Image
+
+    from utils.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        Image.new("RGB", (4, 4)).save(temporary, format="PNG")
+    return path
 
 
 @pytest.fixture

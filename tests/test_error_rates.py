@@ -24,6 +24,8 @@ from solver.evaluation.verification import POOLED, error_rates, rate_name
 from solver.reports import error_rates as report
 from utils.retrieval.error_rates import OperatingPoint, Rate, Thresholds
 
+pytestmark = pytest.mark.figures
+
 CPU = torch.device("cpu")
 
 

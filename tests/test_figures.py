@@ -14,6 +14,8 @@ from solver.reports import figures
 from solver.reports.figures import draw_combinations, draw_curves, read_metrics, running_mean
 from utils.errors import UserError
 
+pytestmark = pytest.mark.figures
+
 FOUR = (0xB2, 0x79, 0xA2)
 """Colour of four modalities."""
 

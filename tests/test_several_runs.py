@@ -23,7 +23,7 @@ from solver.training.engine import Trainer
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import Interrupted, UserError
 
-pytestmark = pytest.mark.threads(2)
+pytestmark = [pytest.mark.threads(2), pytest.mark.figures]
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN_TIME = ("images_per_second",)

@@ -22,6 +22,8 @@ from solver.reports.results import compare_files
 from utils.checkpoint_io import save_checkpoint
 from utils.errors import UserError
 
+pytestmark = pytest.mark.figures
+
 ROOT = Path(__file__).parent.parent
 IDENTITIES, IMAGES = 3, 2
 

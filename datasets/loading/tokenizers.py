@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -96,16 +96,22 @@ class ClipTokenizer:
 
     def __init__(self) -> None:
         """Read the vocabulary. Raises UserError when open_clip_torch is not installed."""
+        self._pairs = self._read()
+
+    @classmethod
+    @functools.cache
+    def _read(cls) -> Any:
+        # Once in a process: it takes a tenth of a small training.
         library = _clip_library()
         pairs = library.SimpleTokenizer()
-        pieces = {piece: index for piece, index in pairs.encoder.items() if index < self.mask_id}
-        pairs.encoder = pieces | self._specials
+        pieces = {piece: index for piece, index in pairs.encoder.items() if index < cls.mask_id}
+        pairs.encoder = pieces | cls._specials
         pairs.bpe_ranks = {pair: rank for pair, rank in pairs.bpe_ranks.items() if "".join(pair) in pieces}
-        pairs.cache = {special: special for special in self._specials}
-        special = "|".join(map(library.re.escape, self._specials))
+        pairs.cache = {special: special for special in cls._specials}
+        special = "|".join(map(library.re.escape, cls._specials))
         words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
         pairs.pat = library.re.compile(f"{special}|{words}", library.re.IGNORECASE)
-        self._pairs = pairs
+        return pairs
 
     def __reduce__(self) -> tuple[type[ClipTokenizer], tuple[()]]:
         # A worker process reads the vocabulary itself; the library's module is not importable by name there.
