@@ -5,6 +5,7 @@ Shapes: N queries, D embed_dim.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from solver.search.searched import IndexedGallery, SearchedGallery
 from solver.search.session import SearchSession, mean_feature
 from utils.errors import UserError
 from utils.progress import Watcher
+
+logger = logging.getLogger(__name__)
 
 OFFICIAL_CONFIG = "configs.yaml"
 """What lies beside a released checkpoint."""
@@ -216,6 +219,8 @@ class Model:
         given = {"rgb": rgb, "nir": nir, "cp": cp, "sk": sk, "text": text}
         parts = {key: items for key, items in given.items() if items is not None}
         queries = self.session.queries(parts, instruction, instruction_image)
+        for note in self.session.text_notes(queries):
+            logger.warning("%s", note)
         encoded = self.session.encode(queries, skip=False)
         combination = tuple(modality for modality in Modality if modality.value in parts)
         values = exported_features(encoded.features, encoded.comparison, [combination])
@@ -430,7 +435,10 @@ def load(
     folder of encoded galleries, empty = gallery_cache/ beside the checkpoint. Sets torch's threads and float32
     precision, as infer.py does. Raises UserError.
     """
-    return Model(SearchSession.open(_choice(model, config, checkpoint, device, overrides), gallery_cache))
+    session = SearchSession.open(_choice(model, config, checkpoint, device, overrides), gallery_cache)
+    for note in session.trained.notes:
+        logger.warning("%s", note)
+    return Model(session)
 
 
 def evaluate(

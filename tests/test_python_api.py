@@ -12,8 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import model_oracle as oracle
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 from scripts import Run, global_state_kept
 from small_run import write_run
@@ -423,6 +426,28 @@ def test_a_checkpoint_file_is_loaded(run: Path, tmp_path: Path, model: anyreid.M
             assert np.array_equal(found.embed(text=["a coat"]), wanted)
             shutil.copy(run / "config.yaml", tmp_path / "config.yaml")
         assert np.array_equal(anyreid.load(run / "best.pth", device="cpu").embed(text=["a coat"]), wanted)
+
+
+def test_an_official_checkpoint_is_loaded(tmp_path: Path) -> None:
+    sizes = oracle.Sizes(vocab=49408, text_length=12)
+    state = oracle.released_state(sizes)
+    torch.save(state, tmp_path / "best.pth")
+    flat = {**sizes.flat(), "img_size": [*sizes.image]}
+    (tmp_path / "configs.yaml").write_text(yaml.safe_dump(flat))
+    pixels = (picture / 255 - (0.48145466, 0.4578275, 0.40821073)) / (0.26862954, 0.26130258, 0.27577711)
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    with global_state_kept():
+        features = anyreid.load(tmp_path / "best.pth", device="cpu").embed(nir=[picture])
+    wanted = oracle.encode_image(state, sizes, "nir", images)[:, 0]
+    np.testing.assert_allclose(features, (wanted / wanted.norm()).numpy(), atol=1e-5)
+
+
+def test_what_is_to_be_known_is_logged(run: Path, model: anyreid.Model, caplog: pytest.LogCaptureFixture) -> None:
+    model.embed(text=["a man in a coat " * 20])
+    assert "lose their ends" in caplog.text and "has not finished" not in caplog.text
+    with global_state_kept():
+        anyreid.load(run, device="cpu")
+    assert "has not finished" in caplog.text
 
 
 def test_a_package_of_another_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
