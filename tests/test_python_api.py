@@ -434,6 +434,7 @@ def test_an_official_checkpoint_is_loaded(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "best.pth")
     flat = {**sizes.flat(), "img_size": [*sizes.image]}
     (tmp_path / "configs.yaml").write_text(yaml.safe_dump(flat))
+    picture = np.random.default_rng(0).integers(0, 256, (*sizes.image, 3), dtype=np.uint8)
     pixels = (picture / 255 - (0.48145466, 0.4578275, 0.40821073)) / (0.26862954, 0.26130258, 0.27577711)
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     with global_state_kept():
