@@ -26,7 +26,7 @@ $(STAMP): requirements.txt
 	touch $(STAMP)
 
 # What a change is checked with, in the same environment.
-$(DEV): requirements-dev.txt $(STAMP)
+$(DEV): requirements-dev.txt requirements-serve.txt $(STAMP)
 	$(BIN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $(DEV)
 
@@ -77,7 +77,7 @@ lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
-	$(BIN) -m mypy configs datasets model solver utils benchmarks train.py test.py infer.py anyreid.py tests
+	$(BIN) -m mypy configs datasets model serve solver utils benchmarks train.py test.py infer.py anyreid.py tests
 
 format: $(DEV)
 	$(VENV)/bin/ruff check --fix .

@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python infer.py --run runs/orbench --gallery photos/ --export gallery.npz
   python infer.py --run runs/orbench --calibrate
   python infer.py --run runs/llcm --rgb a.jpg --gallery-modality nir
+  python infer.py --run runs/orbench --gallery photos/ --serve
 """
 
 
@@ -38,6 +39,11 @@ def main() -> None:
     model = options.run, options.config, options.checkpoint
     written = options.attention or options.output or options.export
     begin("infer.py", *model, written, options.device, options.overrides)
+    if options.serve:
+        from serve.command import run_serve
+
+        print(run_serve(options))
+        return
     # torch is imported from here on: what was given is known to be right, the threads' waiting policy is set.
     from solver.commands.attention import run_attention
     from solver.commands.calibrate import run_calibration

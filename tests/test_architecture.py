@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ("utils", "configs", "datasets", "model", "solver")
+LAYERS = ("utils", "configs", "datasets", "model", "solver", "serve")
 SCRIPTS = ("train.py", "test.py", "infer.py", "anyreid.py")
 ABOVE = ("benchmarks", "tests")
 REEXPORTS = {"solver/losses/__init__.py"}
@@ -95,12 +95,16 @@ FORBIDDEN = {
     "solver/api.py": ("import anyreid", "solver.api -> anyreid"),
     "solver/c.py": ("from tests.parity import x", "solver.c -> tests"),
     "solver/d.py": ("import benchmarks.a", "solver.d -> benchmarks.a"),
+    "solver/f.py": ("def f():\n    from serve.a import x", "solver.f -> serve.a"),
+    "serve/b.py": ("import benchmarks.a", "serve.b -> benchmarks.a"),
+    "serve/c.py": ("import infer", "serve.c -> infer"),
     "solver/losses/b.py": ("from model.a import x", "solver.losses.b -> model.a"),
 }
 ALLOWED = {
     "solver/e.py": "from model.a import x\nimport datasets.a\nimport torch",
     "model/c.py": "from configs.a import x\nfrom model.a import y",
     "benchmarks/b.py": "import solver.a",
+    "serve/d.py": "import solver.a\nfrom datasets.a import x",
 }
 
 

@@ -178,7 +178,7 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
         "matches_in_gallery": row.matches,
         "first_match": row.first_match,
         **({} if row.below is None else {"below_threshold": row.below}),
-        "calibration": _calibration(row),
+        "calibration": calibration_document(row),
         "results": [
             {
                 "rank": image.rank,
@@ -195,7 +195,8 @@ def _query_document(row: RankedQuery) -> dict[str, Any]:
     }
 
 
-def _calibration(row: RankedQuery) -> dict[str, Any]:
+def calibration_document(row: RankedQuery) -> dict[str, Any]:
+    """Return what the thresholds say of a query, as plain values."""
     if row.cutoff is None:
         return {"answer": Answer.NOT_CALIBRATED.value}
     return {

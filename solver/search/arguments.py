@@ -13,6 +13,8 @@ from solver.gallery.place import is_index
 PARTS = {"nir": "infrared image", "cp": "colour-pencil drawing", "sk": "sketch", "text": "description"}
 GALLERY_INSTRUCTIONS = ("none", "same", "crop")
 """What a gallery can be told."""
+LOCAL_HOST, PORT = "127.0.0.1", 7860
+"""Where the page is served unless another place is named: for this machine alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +62,12 @@ class SearchOptions:
     export: str = ""
     """File of the features, empty = none; without an output nothing else is written then, and without a query they are
     those of the gallery."""
+    serve: bool = False
+    """Serve the search page instead of searching."""
+    host: str = LOCAL_HOST
+    """Address that the page is served at."""
+    port: int = PORT
+    """0 = one that is free."""
     device: str = "auto"
     overrides: Sequence[str] = ()
 
@@ -117,6 +125,16 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
     way.add_argument("--calibrate-test", action="store_const", const="test", dest="calibrate", help=there)
 
 
+def add_page_options(parser: argparse.ArgumentParser) -> None:
+    """Add what serves the search page."""
+    add = parser.add_argument
+    page = "serve the search page and its HTTP API until Ctrl-C; --gallery or --index is what it searches"
+    add("--serve", action="store_true", default=False, help=page)
+    host = f"with --serve: address to serve at (default: {LOCAL_HOST}, which this machine alone reaches)"
+    add("--host", default=None, metavar="ADDRESS", help=host)
+    add("--port", type=int, default=None, metavar="N", help=f"with --serve: default {PORT}; 0 = one that is free")
+
+
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add what says where is searched, and what is written."""
     add = parser.add_argument
@@ -155,6 +173,26 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     add("overrides", nargs="*", default=[], metavar="key.sub=value", help=overrides)
 
 
+def _page_meanings(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    """Refuse what has no meaning beside --serve, and an address without it."""
+    if not parsed.serve:
+        if parsed.host is not None or parsed.port is not None:
+            parser.error("--host and --port say where --serve serves the page; give it, or leave them out")
+    elif parsed.port is not None and not 0 <= parsed.port <= 65535:
+        parser.error(f"--port {parsed.port}: must be from 0 to 65535")
+    else:
+        given = {"a query": parsed.parts, "--index N": parsed.index, "--calibrate": parsed.calibrate}
+        given |= {f"--{name}": getattr(parsed, name) for name in ("task", "queries", "output", "export", "attention")}
+        names = ("instruction", "threshold", "error_rate")
+        given |= {f"--{name.replace('_', '-')}": getattr(parsed, name) is not None for name in names}
+        given |= {"--instruction-image": parsed.instruction_image}
+        others = [name for name, value in given.items() if value]
+        if others:
+            parser.error(f"--serve takes its queries from the page; leave out {', '.join(others)}")
+    parsed.host = LOCAL_HOST if parsed.host is None else parsed.host
+    parsed.port = PORT if parsed.port is None else parsed.port
+
+
 def _index_meanings(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
     """Tell entries of a list from the folder of a gallery index, which both --index and --gallery may name."""
     entries = [value for value in parsed.index if isinstance(value, tuple)]
@@ -181,6 +219,7 @@ def parse_options(description: str, examples: str) -> SearchOptions:
     add_query_options(parser)
     add_calibration_options(parser)
     add_search_options(parser)
+    add_page_options(parser)
     parsed = parser.parse_intermixed_args()
     given = {name: vars(parsed).pop(name) for name in (*PARTS, "rgb")}
     _index_meanings(parser, parsed)
@@ -190,11 +229,12 @@ def parse_options(description: str, examples: str) -> SearchOptions:
     if parsed.error_rate is not None and (parsed.calibrate or parsed.attention or not _ranks(parsed)):
         parser.error("--error-rate answers a search; leave it out where nothing is searched for")
     kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
+    _page_meanings(parser, parsed)
     if parsed.calibrate and (
         kinds or parsed.export or parsed.output or parsed.gallery or parsed.gallery_index or parsed.attention
     ):
         parser.error("--calibrate searches nothing; leave out the query, --gallery, --output, --export and --attention")
-    if kinds > 1 or not (kinds or parsed.export or parsed.calibrate):
+    if kinds > 1 or not (kinds or parsed.export or parsed.calibrate or parsed.serve):
         parser.error(
             "give one kind of query: parts (--nir --cp --sk --text, or --rgb alone), --queries FILE.json, or --task "
             "NAME --index N; or none with --export FILE.npz, for the features of the gallery"

@@ -40,6 +40,7 @@ NOT_RUN = {
 """Word of a command -> why it is not run here."""
 NOT_RUN_WITH = {
     "--calibrate": "takes ten persons and more, not rendered here; tests/test_calibration.py runs it",
+    "--serve": "serves until it is stopped; tests/test_serve_command.py does that",
     "approximate": "takes faiss; tests/test_approximate.py runs it where it is installed",
 }
 """Option of a command -> why it is not run here."""
