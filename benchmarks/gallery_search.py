@@ -3,18 +3,23 @@
     python benchmarks/gallery_search.py search --rows 1000000          # about 2.3 GB of disk, a minute
     python benchmarks/gallery_search.py shards --images 10000          # about five minutes
 
-search: random unit vectors (float32, 512 dimensions) in an index of shards, on 2 threads: the best 10 of one query and
-of 100 queries, against the plain way in numpy, a matrix product with the whole gallery in memory and an argsort of all
-similarities, with the same BLAS on the same threads. Both must find the same rows. Memory is the growth of the
+search: unit vectors (float32, 512 dimensions) in an index of shards, on 2 threads: the best 10 of one query and of 100
+queries, against the plain way in numpy, a float32 product with the whole gallery in memory and an argsort of all
+similarities, with the same BLAS on the same threads, in turns with ours; also our search without the coarse form. All
+must find the same rows. --vectors random: independent normal ones, which nothing but chance brings near each other;
+clustered: as features of photographs lie, 100 around each person and all around a common direction. --approximate:
+codes by faiss, their recall and time at three nprobe. Memory is the growth of the
 process's own pages (RssAnon, Linux), so that it holds everything but the map. shards: rendered images, 8 parts, a small
-untrained model: one process, two processes, and one that is killed (-9) 20 times at random moments; the files must be
-equal, bit for bit. Exit code 1 when something differs or takes more than 512 MiB.
+untrained model: one process; two that torchrun starts; two tasks of a job array; two workers of Ray, where it is
+installed; and one process that is killed (-9) 20 times at random moments. The files must be equal, bit for bit. Exit
+code 1 when something differs or takes more than 512 MiB.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import random
 import shutil
@@ -24,9 +29,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -52,6 +58,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LIMIT_BYTES = 512 << 20
 TOP_K = 10
 KILLS = 20
+PERSONS = 10_000
 STATE = IndexState(model={"benchmark": 1}, statistics={}, dimension=512, dtype="float32", instruction={"told": "none"})
 
 
@@ -81,24 +88,34 @@ class Peak:
         self._watch.join()
 
 
-def best_seconds(call: Callable[[], object], repeats: int) -> float:
-    """The shortest of several calls: others use the machine too."""
-    found = []
+def in_turns(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way, called in turns: others use the machine too."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        for name, call in ways.items():
+            start = time.perf_counter()
+            call()
+            found[name].append(time.perf_counter() - start)
+    return found
 
 
-def make_index(folder: Path, rows: int, dtype: str) -> None:
-    """Keep random unit vectors in shards."""
+def unit_vectors(kind: str, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Vectors (count, D) of length 1. clustered: a person's have cosines of about 0.8, two persons' of about 0.5."""
+    rows = generator.standard_normal((count, STATE.dimension), dtype=np.float32)
+    if kind == "clustered":
+        common = np.random.default_rng(7).standard_normal(STATE.dimension, dtype=np.float32)
+        persons = np.random.default_rng(8).standard_normal((PERSONS, STATE.dimension), dtype=np.float32)
+        rows = common + 0.77 * persons[generator.integers(0, PERSONS, count)] + 0.63 * rows
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def make_index(folder: Path, rows: int, dtype: str, kind: str) -> None:
+    """Keep vectors in shards."""
     generator = np.random.default_rng(0)
     with writing(folder, replace(STATE, dtype=dtype)) as writer:
         for start in range(0, rows, SHARD_ROWS):
             count = min(SHARD_ROWS, rows - start)
-            features = generator.standard_normal((count, STATE.dimension), dtype=np.float32)
-            features /= np.linalg.norm(features, axis=1, keepdims=True)
+            features = unit_vectors(kind, count, generator)
             lines = [IndexRow(path=f"/gallery/{start + row:09d}.jpg", file=[1, 1, 1, 1, ""]) for row in range(count)]
             writer.append(ShardContent(features=features, rows=lines, numbers=range(count)), count)
 
@@ -116,25 +133,24 @@ def search(options: argparse.Namespace) -> int:
     failures = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name) / "index"
-        make_index(folder, options.rows, {"fp32": "float32", "fp16": "float16"}[options.dtype])
+        make_index(folder, options.rows, {"fp32": "float32", "fp16": "float16"}[options.dtype], options.vectors)
         start = time.perf_counter()
         index = open_index(folder, verify=False)
         rows = index.features()
         opening = time.perf_counter() - start
         size = sum(part.numel() * part.element_size() for part in rows.parts)
-        shape = f"{options.rows:,} x {STATE.dimension} {options.dtype}"
+        shape = f"{options.rows:,} {options.vectors} vectors x {STATE.dimension} {options.dtype}"
         print(
             f"{shape} in {len(rows.parts)} shards ({size / 2**20:,.0f} MiB), "
             f"{options.threads} threads, load {os.getloadavg()[0]:.1f}; opened in {1000 * opening:.0f} ms"
         )
-        queries = np.random.default_rng(1).standard_normal((max(options.queries), STATE.dimension)).astype(np.float32)
-        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        queries = unit_vectors(options.vectors, max(options.queries), np.random.default_rng(1))
         whole = np.concatenate([part.numpy() for part in rows.parts]).astype(np.float32)
         for count in options.queries:
             asked = queries[:count]
             failures += compare(asked, rows, whole, options.repeats)
         if options.approximate:
-            print(told(make(index, 0, 64)))
+            print(told(make(index, options.lists, 64)))
     print("; ".join(failures) or "same rows, within the memory")
     return 1 if failures else 0
 
@@ -146,17 +162,27 @@ def compare(asked: np.ndarray, rows: FeatureRows, whole: np.ndarray, repeats: in
         # The first search: what it takes once stays with the process.
         found = best_rows(queries, rows, TOP_K)
     expected = plain(asked, whole)
-    ours = min(best_seconds(lambda: best_rows(queries, rows, TOP_K), 1) for _ in range(repeats))
-    theirs = min(best_seconds(lambda: plain(asked, whole), 1) for _ in range(repeats))
-    product = best_seconds(lambda: whole @ asked[0] if len(asked) == 1 else asked @ whole.T, repeats)
+    whole_rows = replace(rows, coarse=())
+    ways = {
+        "exact search": lambda: best_rows(queries, rows, TOP_K),
+        "without the coarse form": lambda: best_rows(queries, whole_rows, TOP_K),
+        "plain argsort of all": lambda: plain(asked, whole),
+        "its product alone": lambda: whole @ asked[0] if len(asked) == 1 else asked @ whole.T,
+    }
+    seconds = in_turns(ways, repeats)
     # The plain way compares last bits of float32 products.
     moved = found.rows != expected
     close = np.abs(found.scores - np.take_along_axis(asked @ whole.T, expected, axis=1)) < 1e-6
+    times = ", ".join(f"{name} {median(values):.3f} s ({min(values):.3f})" for name, values in seconds.items())
+    ours, theirs = seconds["exact search"], seconds["plain argsort of all"]
     print(
-        f"{len(asked):>4} queries: exact search {ours:7.3f} s, plain argsort of all {theirs:7.3f} s, ratio "
-        f"{theirs / ours:5.1f} (its product alone {product:.3f} s); {peak.added / 2**20:.0f} MiB beside the map"
+        f"{len(asked):>4} queries: {times}; ratio {median(theirs) / median(ours):.1f} ({min(theirs) / min(ours):.1f}); "
+        f"{peak.added / 2**20:.0f} MiB beside the map; load {os.getloadavg()[0]:.1f}",
+        flush=True,
     )
-    failures = [f"{len(asked)} queries: other rows"] if (moved & ~close).any() else []
+    without = best_rows(queries, whole_rows, TOP_K)
+    same = np.array_equal(found.rows, without.rows) and np.array_equal(found.scores, without.scores)
+    failures = [f"{len(asked)} queries: other rows"] * (not same or bool((moved & ~close).any()))
     return failures + [f"{len(asked)} queries: more than {LIMIT_BYTES >> 20} MiB"] * (peak.added > LIMIT_BYTES)
 
 
@@ -192,9 +218,38 @@ def command_of(folder: Path, index: str, more: Sequence[str] = ()) -> list[str]:
     return [sys.executable, "-m", "solver.gallery", *words]
 
 
-def start(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a worker that says nothing."""
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def timed(name: str, commands: Sequence[list[str]], variables: Sequence[Mapping[str, str]] = ({},)) -> int:
+    """Run commands at the same time, each with further variables of its environment; print the time, return the first
+    exit code that is not 0.
+    """
+    begin = time.perf_counter()
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **more},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for command, more in zip(commands, variables, strict=True)
+    ]
+    codes = [process.wait() for process in started]
+    print(f"{name}: {time.perf_counter() - begin:.1f} s, exit codes {codes}", flush=True)
+    return next((code for code in codes if code), 0)
+
+
+def two_workers(folder: Path) -> dict[str, int]:
+    """Encode the same images by two workers, in each way that there is; return index -> exit code."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
+    tasks = [{"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2"} for task in range(2)]
+    codes = {
+        "torchrun": timed("torchrun, two processes", [[*torchrun, *command_of(folder, "torchrun")[2:]]]),
+        "array": timed("job array of two tasks", [command_of(folder, "array")] * 2, tasks),
+    }
+    if importlib.util.find_spec("ray") is None:
+        print("ray is not installed (requirements-ray.txt)")
+        return codes
+    return codes | {"ray": timed("--engine ray", [command_of(folder, "ray", ["--engine", "ray"])])}
 
 
 def digest(folder: Path) -> str:
@@ -253,24 +308,16 @@ def shards(options: argparse.Namespace) -> int:
         folder = Path(name)
         make_run(folder / "run")
         images = render(folder, options.images)
-        begin = time.perf_counter()
-        subprocess.run(command_of(folder, "one"), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        one = time.perf_counter() - begin
-        begin = time.perf_counter()
-        workers = [start(command_of(folder, "two", ["--part", f"{place}/2"])) for place in range(2)]
-        codes = [worker.wait() for worker in workers]
-        two = time.perf_counter() - begin
-        print(f"{images:,} images in 8 parts: one process {one:.1f} s, two processes {two:.1f} s; codes {codes}")
+        codes = {"one": timed(f"{images:,} images in 8 parts, one process", [command_of(folder, "one")])}
+        codes |= two_workers(folder)
         kills, done = killed_often(folder, options.seed, seconds_of_a_part(folder / "one"))
         print(f"killed {kills} times, with {', '.join(map(str, done))} of 8 parts done, then started once more")
-        found = {place: digest(folder / place) for place in ("one", "two", "killed")}
+        found = {place: digest(folder / place) for place in (*codes, "killed")}
         count = open_index(folder / "one", verify=True).count
         equal = len(set(found.values())) == 1
-        print(
-            f"{count:,} images in the index; files of one, two and killed workers {'are' if equal else 'are NOT'} equal"
-        )
+        print(f"{count:,} images in the index; the files of {', '.join(found)} {'are' if equal else 'are NOT'} equal")
         shutil.rmtree(folder / "data")
-    return 0 if equal and not any(codes) else 1
+    return 0 if equal and not any(codes.values()) else 1
 
 
 def main(arguments: list[str]) -> int:
@@ -280,8 +327,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 100])
+    parser.add_argument("--vectors", choices=("random", "clustered"), default="random")
     kept = "make codes by faiss and measure them too"
     parser.add_argument("--approximate", action="store_true", help=kept)
+    parser.add_argument("--lists", type=int, default=0, help="coarse centres of the codes, 0 = by the rows")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=10_000)

@@ -3,6 +3,7 @@ exactly and sorted by our rule, whatever faiss's own order, padding and ids are.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from solver.search.ranked import EncodedQueries, search
 from solver.search.searched import IndexedGallery
 from utils.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
 DIM, ROWS = 16, 2000
 STATE = IndexState(model={"m": 1}, statistics={}, dimension=DIM, dtype="float32", instruction={"told": "none"})
 
@@ -144,6 +146,10 @@ def test_codes_of_a_real_index(tmp_path: Path) -> None:
         assert all(image.similarity == known[image.index] for image in one.results if image.index in known)
     (few,) = gallery.codes.rows(torch.from_numpy(rows[:1]), index, ROWS, 8)  # type: ignore[union-attr]
     assert len(few) == ROWS and few.tolist() == [*range(ROWS)]
+    # A list that holds fewer than are asked for: faiss pads with -1, which is no row.
+    (near,) = gallery.codes.rows(torch.from_numpy(rows[:1]), index, ROWS, 1)  # type: ignore[union-attr]
+    raw = once.search(rows[:1], ROWS, params=faiss.SearchParametersIVF(nprobe=1))[1][0]
+    assert (raw == -1).any() and 0 < len(near) < ROWS and near.tolist() == sorted(set(raw.tolist()) - {-1})
     # What was removed since is not found; what was added since makes the codes old.
     with writing(index.folder) as writer:
         writer.remove([7])
@@ -169,3 +175,38 @@ def test_codes_that_cannot_be_made(tmp_path: Path) -> None:
         make(open_index(make_index(tmp_path / "index", features(300))), 0, 5)
     with pytest.raises(UserError, match="has 20 images, codes take at least 256"):
         make(open_index(make_index(tmp_path / "small", features(20))), 0, 4)
+
+
+def test_faiss_is_loaded_as_it_bears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mapped files crash it, paths in its files are relative to where it runs, and its threads are its own."""
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed (requirements-search.txt)")
+    make(open_index(make_index(tmp_path / "index", features(300))), 2, 4)
+    place = (tmp_path / "index").rename(tmp_path / "elsewhere")
+    read, given = faiss.read_index, []
+
+    def recorded(*words: Any) -> Any:
+        given.append(words)
+        return read(*words)
+
+    monkeypatch.setattr(faiss, "read_index", recorded)
+    monkeypatch.chdir(tmp_path)
+    faiss.omp_set_num_threads(7)
+    (few,) = load(open_index(place)).rows(torch.from_numpy(features(1)), open_index(place), 300, 2)
+    assert given == [(str(place / "approximate" / "ivfpq.faiss"),)] and len(few) == 300
+    assert faiss.omp_get_max_threads() == torch.get_num_threads()
+
+
+def test_one_module_imports_each_optional_package() -> None:
+    """An order of imports, threads and reports that hold wherever they are used; torch comes before faiss."""
+    found = {
+        name: [
+            path.relative_to(ROOT).as_posix()
+            for room in ("utils", "configs", "datasets", "model", "solver", "benchmarks")
+            for path in sorted((ROOT / room).rglob("*.py"))
+            if re.search(rf"^\s*(import|from) {name}\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+        ]
+        for name in ("faiss", "ray")
+    }
+    assert found == {"faiss": ["solver/gallery/approximate.py"], "ray": ["solver/gallery/ray_engine.py"]}
+    source = (ROOT / "solver/gallery/approximate.py").read_text(encoding="utf-8")
+    assert re.search(r"^import torch$", source, re.MULTILINE) and re.search(r"^ +import faiss$", source, re.MULTILINE)

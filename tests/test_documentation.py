@@ -5,6 +5,7 @@ somewhere, and every chapter is in the navigation.
 import argparse
 import importlib.util
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from documented import DOCUMENTED, PAGES, split_command
 
 from configs.load import load_experiment, parse_overrides
+from solver.gallery.arguments import EXAMPLES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,6 +76,27 @@ def module_file(target: str) -> Path:
         return ROOT / target
     path = ROOT / target.replace(".", "/")
     return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+TORCHRUN = re.compile(r"^ *(torchrun .*)$", re.MULTILINE)
+"""A command of a page, or of a command line's examples."""
+TEXTS = [page.read_text(encoding="utf-8") for page in PAGES] + [EXAMPLES]
+STARTED = [line for text in TEXTS for line in TORCHRUN.findall(text.replace("\\\n", " "))]
+
+
+@pytest.mark.parametrize("command", STARTED)
+def test_torchrun_hands_on_what_is_meant_for_the_command(command: str) -> None:
+    """Where Python's parser looks at all words, torchrun takes `--run` for the beginning of an option of its own."""
+    from torch.distributed.run import parse_args
+
+    given = parse_args(shlex.split(command.replace("...", ""), comments=True)[1:])
+    parsed = script_parser(PARSED[given.training_script])(list(given.training_script_args))
+    assert (given.training_script == "solver.gallery") == given.module
+    assert "--run" not in command or parsed.run
+
+
+def test_some_commands_are_started_by_torchrun() -> None:
+    assert len(STARTED) >= 3 and "solver.gallery" in " ".join(STARTED)
 
 
 @pytest.mark.parametrize(("page", "command"), DOCUMENTED, ids=[f"{page}: {command}" for page, command in DOCUMENTED])

@@ -5,6 +5,7 @@ model: what is encoded, by one process or by several, and what is refused.
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -193,6 +194,25 @@ def test_a_part_that_another_worker_holds_is_left_to_it(tmp_path: Path) -> None:
         run_job(dataclasses.replace(job, images=damaged, shards=2), encode, 0, 1)
 
 
+def test_workers_at_the_same_time_make_the_files_of_one(tmp_path: Path) -> None:
+    images = [photo(tmp_path, name, "damaged" if name == "h" else "") for name in "abcdefghijklmnopqrst"]
+    job = Job(folder=tmp_path / "one", state=STATE, images=images, shards=7, model="R")
+    run_job(job, encode, 0, 1)
+    children = []
+    for worker in range(3):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                run_job(dataclasses.replace(job, folder=tmp_path / "three"), encode, worker, 3)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert tree(tmp_path / "one") == tree(tmp_path / "three") and len(features(tmp_path / "three")) == 19
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     images = [photo(tmp_path, name) for name in "abcdef"]
     job = Job(folder=tmp_path / "index", state=STATE, images=images, shards=3, model="R")
@@ -246,6 +266,11 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
         "leave the instruction",
     ),
     "part alone": (("add", "photos", "--part", "0/2"), "--part needs it"),
+    "ray alone": (("add", "photos", "--engine", "ray"), "--engine ray needs --shards"),
+    "ray and a part": (
+        ("add", "photos", "--shards", "2", "--engine", "ray", "--part", "0/2"),
+        "leave --part out",
+    ),
     "part beyond": (("add", "photos", "--shards", "2", "--part", "2/2"), "invalid worker value"),
     "too many parts": (("add", "photos", "--shards", "99"), "there are 10 images; give at most so many"),
     "remove nothing": (("remove",), "nothing to remove"),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 EXAMPLES = """examples:
   python -m solver.gallery add --index photos.index --run runs/orbench photos/         # folders, files or a manifest
   python -m solver.gallery add --index photos.index --run runs/orbench --manifest photos.csv --dtype fp16
-  torchrun --nproc-per-node 4 -m solver.gallery add --index photos.index --run runs/orbench --manifest a.csv --shards 64
+  torchrun --nproc-per-node 4 -m -- solver.gallery add --index photos.index --run runs/orbench --manifest a.csv \
+      --shards 64                                    # without the --, torchrun takes --run for an option of its own
   python -m solver.gallery remove --index photos.index photos/p0/0.jpg                 # files or folders; --missing
   python -m solver.gallery compact --index photos.index                                # give removed rows' place back
   python -m solver.gallery info --index photos.index --check                           # files that are changed or gone
@@ -50,6 +51,8 @@ class GalleryOptions:
     """Parts of a sharded job, 0 = none: one process adds."""
     part: tuple[int, int] | None = None
     """(worker from 0, workers); None = what the launcher says."""
+    engine: str = "processes"
+    """Who starts the workers of a sharded job: `processes`, whoever starts this command several times, or `ray`."""
     missing: bool = False
     """Remove images whose files are gone."""
     lists: int = 0
@@ -135,6 +138,12 @@ def _add_options(add: Callable[..., object], group: Callable[..., argparse._Mutu
     add("--shards", type=int, default=0, metavar="N", help=parts)
     add("--part", type=worker, default=None, metavar="I/N", help="with --shards: this is worker I of N, from 0")
 
+    engine = (
+        "ray: with --shards, let Ray Data spread the parts over this machine, or those of RAY_ADDRESS (default: "
+        "processes, which you start)"
+    )
+    add("--engine", choices=("processes", "ray"), default="processes", help=engine)
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> GalleryOptions:
     """Parse the command line. Exits with code 2 for a wrong one."""
@@ -155,6 +164,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> GalleryOptions:
             parser.error("--gallery-instruction crop tells each image its own clothes; leave the instruction out")
         if options.shards < 0 or (options.part and not options.shards):
             parser.error("--shards must be 1 or more, and --part needs it")
+        if options.engine == "ray" and (not options.shards or options.part):
+            parser.error("--engine ray needs --shards, and shares the parts out itself: leave --part out")
     if options.lists < 0 or options.code_bytes < 1:
         parser.error("--lists must be 0 or more, --code-bytes 1 or more")
     if options.command == "remove" and overrides:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from solver.gallery.encoding import (
     told_with,
 )
 from solver.gallery.index import GalleryIndex, open_index
-from solver.gallery.jobs import Job, open_jobs, run_job
+from solver.gallery.jobs import Job, begun, finished, open_jobs, run_job
 from solver.gallery.layout import DTYPES, IndexState, read_state
 from solver.gallery.listing import ListedImage, listed_images
 from solver.gallery.place import is_index
+from solver.gallery.ray_engine import encode_with_ray, load_ray
 from solver.gallery.writing import check_same, writing
 from solver.run_names import find_run
 from solver.runs import model_identity
@@ -41,9 +43,41 @@ Answer = tuple[str, int]
 """What is printed, and the exit code."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adding:
+    """Images that are to be added, and what encodes them."""
+
+    images: Sequence[ListedImage]
+    state: IndexState
+    """Of a new index of the model."""
+    encode: Encode
+    model: str
+    """Names the model."""
+
+
 def add(options: GalleryOptions) -> Answer:
     """Encode images into an index. Raises UserError, before the weights are read, for what can be known to be wrong."""
     configure_logging()
+    folder = Path(options.index)
+    if options.engine == "ray":
+        load_ray()
+        # Its workers have the devices.
+        job, encode = job_of(replace(options, device="cpu"))
+        return begun(job) or finished(job, encode_with_ray(partial(job_of, options), job.shards, options.device)), 0
+    if options.shards:
+        place, workers = options.part or worker_place()
+        job, encode = job_of(replace(options, device=own_device(options.device, place, workers)))
+        return run_job(job, encode, place, workers), 0
+    adding = opened(options)
+    with writing(folder, adding.state) as writer:
+        check_same(writer.state, adding.state.model, folder, adding.model)
+        done = add_images(writer, adding.images, adding.encode)
+        index = writer.read()
+    return "\n".join(_said(folder, done, index)), 0
+
+
+def opened(options: GalleryOptions) -> Adding:
+    """Return what is to be added, with the model loaded. Raises UserError, see `add`."""
     run, checkpoint = find_run(options.run, options.checkpoint)
     folder = Path(options.index)
     check_folder(folder, "--index")
@@ -53,31 +87,38 @@ def add(options: GalleryOptions) -> Answer:
     record = instruction_record(said, crop)
     if is_index(folder):
         check_told(read_state(folder), record, options.dtype, folder)
-    place, workers = options.part or worker_place()
     choice = ModelChoice(
         run=run,
         config=options.config,
         checkpoint=checkpoint,
-        device=own_device(options.device, place, workers),
+        device=options.device,
         overrides=options.overrides,
     )
     if (said is not None or crop) and not instructions_taken(choice).gallery:
         raise UserError("this model tells gallery images nothing; leave the instruction out, or use one that does")
-    opened = open_trained(choice)
-    check_encodable(opened, images)
-    wanted = index_state(opened, record, DTYPES[options.dtype or "fp32"])
-    what = options.run or str(opened.trained.checkpoint)
-    encode = encoder(opened, said, crop)
-    if options.shards:
-        # One thread, whatever the launcher says: the sums of a part do not depend on how many workers there are.
-        torch.set_num_threads(1)
-        job = Job(folder=folder, state=wanted, images=images, shards=options.shards, model=what)
-        return run_job(job, encode, place, workers), 0
-    with writing(folder, wanted) as writer:
-        check_same(writer.state, wanted.model, folder, what)
-        done = add_images(writer, images, encode)
-        index = writer.read()
-    return "\n".join(_said(folder, done, index)), 0
+    model = open_trained(choice)
+    check_encodable(model, images)
+    return Adding(
+        images=images,
+        state=index_state(model, record, DTYPES[options.dtype or "fp32"]),
+        encode=encoder(model, said, crop),
+        model=options.run or str(model.trained.checkpoint),
+    )
+
+
+def job_of(options: GalleryOptions) -> tuple[Job, Encode]:
+    """Return the sharded job of a command, and what encodes its parts. Raises UserError, see `add`."""
+    adding = opened(options)
+    # One thread, whatever the launcher says: the sums of a part do not depend on how many workers there are.
+    torch.set_num_threads(1)
+    job = Job(
+        folder=Path(options.index),
+        state=adding.state,
+        images=adding.images,
+        shards=options.shards,
+        model=adding.model,
+    )
+    return job, adding.encode
 
 
 def own_device(device: str, place: int, workers: int) -> str:
@@ -130,7 +171,7 @@ def index_state(opened: Opened, record: Mapping[str, object], dtype: str) -> Ind
 def encoder(opened: Opened, told: Source | None, crop: bool) -> Encode:
     """Return what encodes images with a model; those that cannot be read are left out and listed."""
     reader = build_source_reader(opened.trained.config.data, opened.trained.config.model)
-    spec = dataclasses.replace(opened.spec, skip_unreadable=True)
+    spec = replace(opened.spec, skip_unreadable=True)
 
     def encode(images: Sequence[ListedImage]) -> tuple[np.ndarray, dict[int, str]]:
         sources = [image.source for image in images]

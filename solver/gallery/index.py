@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from configs.vocabulary import Modality
 from solver.gallery.layout import (
     BAD,
+    CODES,
     FEATURES,
     KEYS,
+    KNOWN_SPREAD,
     MODALITIES_BY_CODE,
+    SCALES,
     TABLE,
     TABLE_KEYS,
     UNKNOWN_KEY,
@@ -33,6 +36,7 @@ from solver.gallery.layout import (
 from utils.errors import UserError, first_line
 from utils.files import sha256_of
 from utils.foreign import DAMAGE_ERRORS
+from utils.retrieval.coarse import CoarseRows
 from utils.retrieval.exact import FeatureRows
 
 logger = logging.getLogger(__name__)
@@ -44,8 +48,6 @@ VERIFIED_BYTES = 1 << 29
 """An index up to this size is read whole when it is opened, and its checksums compared: half a second."""
 ATTEMPTS = 5
 """Openings of an index that is compacted at the same time: its old files go when the new ones are there."""
-KNOWN_SPREAD = 1e-3
-"""Rows whose lengths differ by more are divided by them in a search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class Shard:
     """(n, D), a memory map."""
     keys: np.ndarray
     """(n,) KEYS, a memory map."""
+    coarse: CoarseRows | None
+    """Their coarse form, a memory map; None = they have none."""
 
     def rows(self, local: Iterable[int]) -> Iterator[IndexRow]:
         """Yield the rows of these numbers within the shard. Raises UserError for a damaged table."""
@@ -152,6 +156,7 @@ class GalleryIndex:
             parts=tuple(torch.from_numpy(shard.features) for shard in self.shards),
             kept=tuple(masks),
             spread=spread if spread <= KNOWN_SPREAD else None,
+            coarse=tuple(shard.coarse for shard in self.shards),
         )
 
     def rows(self, numbers: Integers) -> list[IndexRow]:
@@ -248,7 +253,17 @@ def open_shard(folder: Path, entry: ShardEntry, state: IndexState, verify: bool)
             place.with_name(place.name + FEATURES), np.dtype(state.dtype), (entry.rows, state.dimension)
         ),
         keys=load_array(place.with_name(place.name + TABLE_KEYS), KEYS, (entry.rows,)),
+        coarse=_coarse(place, entry, state.dimension),
     )
+
+
+def _coarse(place: Path, entry: ShardEntry, width: int) -> CoarseRows | None:
+    if entry.coarse is None:
+        return None
+    codes = load_array(place.with_name(place.name + CODES), np.int8, (entry.rows, width))
+    scales = np.array(load_array(place.with_name(place.name + SCALES), np.float32, (2, width)))
+    error, longest = entry.coarse
+    return CoarseRows(codes=torch.from_numpy(codes), scales=scales, error=error, longest=longest)
 
 
 def _check_file(path: Path, size: int, digest: str, *, verify: bool) -> None:

@@ -78,8 +78,7 @@ class Job:
             return None
         content = read_json(file, "the record of a part of a gallery")
         with foreign_file(f"{file} is damaged", "delete it, so that the part is encoded again"):
-            entry = dict(content["shard"])
-            return ShardEntry(**{**entry, "files": {end: (size, sha) for end, (size, sha) in entry["files"].items()}})
+            return ShardEntry.read(content["shard"])
 
 
 def run_job(job: Job, encode: Encode, worker: int, workers: int) -> str:
@@ -87,6 +86,20 @@ def run_job(job: Job, encode: Encode, worker: int, workers: int) -> str:
 
     Returns what is to be printed. Raises UserError when the index is another model's, or is written by somebody else
     when the parts are to be added.
+    """
+    before = begun(job)
+    if before:
+        return before
+    own = [number for number in range(job.shards) if number % workers == worker % workers]
+    others = [number for number in range(job.shards) if number not in own]
+    made = sum(encode_part(job, number, encode) for number in (*own, *others))
+    return finished(job, f"worker {worker} of {workers}: {made} parts encoded")
+
+
+def begun(job: Job) -> str:
+    """Make the folder of a job; return what is to be printed where there is nothing to do, else empty.
+
+    Raises UserError for more parts than images, and for an index of another model.
     """
     if job.shards > len(job.images):
         raise UserError(f"--shards {job.shards}: there are {len(job.images)} images; give at most so many")
@@ -101,19 +114,19 @@ def run_job(job: Job, encode: Encode, worker: int, workers: int) -> str:
     job.place.mkdir(parents=True, exist_ok=True)
     if not (job.place / JOB_FILE).is_file():
         write_json(job.place / JOB_FILE, {"shards": job.shards, "images": len(job.images), "model": job.state.model})
-    made = 0
-    own = [number for number in range(job.shards) if number % workers == worker % workers]
-    for number in (*own, *(number for number in range(job.shards) if number not in own)):
-        made += _encode_part(job, number, encode)
+    return ""
+
+
+def finished(job: Job, said: str) -> str:
+    """Add all parts to the index if all are done; return what is to be printed. said: what was done so far."""
     entries = [job.done(number) for number in range(job.shards)]
     open_parts = [number for number, entry in enumerate(entries) if entry is None]
-    said = f"worker {worker} of {workers}: {made} parts encoded"
     if open_parts:
         return f"{said}; {len(open_parts)} of {job.shards} parts are being encoded by others, who add them all"
     return f"{said}; {_publish(job, [entry for entry in entries if entry is not None])}"
 
 
-def _encode_part(job: Job, number: int, encode: Encode) -> bool:
+def encode_part(job: Job, number: int, encode: Encode) -> bool:
     """Encode a part unless it is done or somebody is at work on it; return whether it was encoded here."""
     place = job.folder / job.part_name(number)
     if job.done(number) is not None:

@@ -2,6 +2,8 @@
 
     index.json                      the state; whatever it does not name is no part of the index
     shards/NAME.features.npy        (n, D) float32 or float16, as they are memory-mapped
+    shards/NAME.codes.npy           (n, D) int8, and NAME.scales.npy (2, D) float32: their coarse form, by which a
+                                    search rules rows out (utils.retrieval.coarse); absent where they have none
     shards/NAME.keys.npy            (n,) KEYS: what a search looks for in all rows
     shards/NAME.rows.jsonl          (n lines) IndexRow: everything that is known of a row
     shards/NAME.bad.jsonl           IndexRow of each image that could not be read, with the reason; absent without any
@@ -36,10 +38,13 @@ FORMAT = 1
 KIND = "AnyReID gallery index"
 SHARDS_FOLDER, JOBS_FOLDER = "shards", "jobs"
 FEATURES, TABLE_KEYS, TABLE, BAD = ".features.npy", ".keys.npy", ".rows.jsonl", ".bad.jsonl"
+CODES, SCALES = ".codes.npy", ".scales.npy"
 DTYPES = {"fp32": "float32", "fp16": "float16"}
 """As they are named on the command line."""
 MODALITIES_BY_CODE = (Modality.RGB, Modality.NIR, Modality.CP, Modality.SK, Modality.TEXT)
 """A row's modality is its place here."""
+KNOWN_SPREAD = 1e-3
+"""Rows whose lengths differ by more are divided by them in a search, and have no coarse form."""
 UNKNOWN_KEY = 0
 KEYS = np.dtype(
     [("id", "<i8"), ("offset", "<i8"), ("path", "<u8"), ("person", "<u8"), ("content", "<u8"), ("modality", "u1")]
@@ -109,6 +114,18 @@ class ShardEntry:
     """The sharded job that made it, empty = none."""
     part: int = 0
     """Its part of that job."""
+    coarse: tuple[float, float] | None = None
+    """How far the coarse form is from a row at most, and its largest length; None = there is none."""
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> ShardEntry:
+        """Return the entry of its JSON form. Raises ValueError, TypeError or KeyError for what is none."""
+        files = {end: (int(size), str(digest)) for end, (size, digest) in values["files"].items()}
+        coarse = values.get("coarse")
+        if coarse is not None:
+            error, longest = coarse
+            coarse = (float(error), float(longest))
+        return cls(**{**values, "files": files, "coarse": coarse})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,10 +204,6 @@ def read_state(folder: Path) -> IndexState:
             raise ValueError("its content is not what was written")
         for name in ("kind", "format", "counts"):
             content.pop(name)
-        shards = tuple(ShardEntry(**{**shard, "files": _files(shard["files"])}) for shard in content["shards"])
+        shards = tuple(ShardEntry.read(shard) for shard in content["shards"])
         removed = None if content["removed"] is None else tuple(content["removed"])
         return IndexState(**{**content, "shards": shards, "removed": removed, "jobs": tuple(content["jobs"])})
-
-
-def _files(files: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
-    return {end: (int(size), str(digest)) for end, (size, digest) in files.items()}

@@ -20,10 +20,13 @@ import numpy as np
 from solver.gallery.index import GalleryIndex, Shard, open_index
 from solver.gallery.layout import (
     BAD,
+    CODES,
     FEATURES,
     JOBS_FOLDER,
     KEYS,
+    KNOWN_SPREAD,
     MODALITIES_BY_CODE,
+    SCALES,
     SHARDS_FOLDER,
     TABLE,
     TABLE_KEYS,
@@ -38,6 +41,7 @@ from solver.gallery.place import INDEX_FILE, is_index
 from utils.errors import UserError
 from utils.files import atomic_path, is_leftover, remove_leftovers, sha256_of, user_errors_of_writing, write_json
 from utils.locks import locked_folder
+from utils.retrieval.coarse import coded, has_form, scales_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,16 +89,36 @@ def write_shard(folder: Path, name: str, content: ShardContent, dtype: str) -> S
     _write_lines(place.with_name(place.name + TABLE), lines)
     if content.bad:
         _write_lines(place.with_name(place.name + BAD), [row.line().encode("ascii") for row in content.bad])
-    return shard_entry(folder, name, rows=len(lines), bad=len(content.bad), spread=_spread(features))
+    return shard_entry(folder, name, features, bad=len(content.bad), spread=_spread(features))
 
 
-def shard_entry(folder: Path, name: str, *, rows: int, bad: int, spread: float) -> ShardEntry:
-    """Return the entry of a shard whose files are there."""
+def shard_entry(folder: Path, name: str, features: np.ndarray, *, bad: int, spread: float) -> ShardEntry:
+    """Return the entry of a shard whose files are there but the coarse form of its features (n, D), which is made."""
     place = folder / name
-    ends = (FEATURES, TABLE_KEYS, TABLE, *((BAD,) if bad else ()))
+    coarse = _write_coarse(place, features, spread)
+    ends = (FEATURES, TABLE_KEYS, TABLE, *((BAD,) if bad else ()), *((CODES, SCALES) if coarse else ()))
     paths = {end: place.with_name(place.name + end) for end in ends}
     files = {end: (path.stat().st_size, sha256_of(path)) for end, path in paths.items()}
-    return ShardEntry(name=name, rows=rows, bad=bad, first_id=0, spread=spread, files=files)
+    return ShardEntry(name=name, rows=len(features), bad=bad, first_id=0, spread=spread, files=files, coarse=coarse)
+
+
+def _write_coarse(place: Path, features: np.ndarray, spread: float) -> tuple[float, float] | None:
+    """Write the coarse form of features (n, D), a few rows at a time; return its error and length, None = there is
+    none.
+    """
+    if not len(features) or not has_form(features.shape[1], spread, KNOWN_SPREAD):
+        return None
+    scales, error, longest = scales_of(features), 0.0, 0.0
+    with atomic_path(place.with_name(place.name + CODES)) as temporary:
+        codes = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.int8, shape=features.shape)
+        for start in range(0, len(features), COPIED_ROWS):
+            rows = slice(start, start + COPIED_ROWS)
+            codes[rows], lost, length = coded(features[rows], scales)
+            error, longest = max(error, lost), max(longest, length)
+        codes.flush()
+    with atomic_path(place.with_name(place.name + SCALES)) as temporary, temporary.open("wb") as stream:
+        np.save(stream, scales, allow_pickle=False)
+    return error, longest
 
 
 def stored(features: np.ndarray, dtype: str) -> np.ndarray:
@@ -292,7 +316,7 @@ def _merged(folder: Path, name: str, piece: Piece, bad: Sequence[IndexRow], stat
     if bad:
         _write_lines(place.with_name(place.name + BAD), [row.line().encode("ascii") for row in bad])
     spread = max((shard.entry.spread for shard, _ in piece), default=0.0)
-    return shard_entry(folder, name, rows=count, bad=len(bad), spread=spread)
+    return shard_entry(folder, name, target, bad=len(bad), spread=spread)
 
 
 def _created(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray:

@@ -41,6 +41,7 @@ NOT_RUN = {
 NOT_RUN_WITH = {
     "--calibrate": "takes ten persons and more, not rendered here; tests/test_calibration.py runs it",
     "--serve": "serves until it is stopped; tests/test_serve_command.py does that",
+    "ray": "takes Ray Data; tests/test_ray_engine.py runs it where it is installed",
     "approximate": "takes faiss; tests/test_approximate.py runs it where it is installed",
 }
 """Option of a command -> why it is not run here."""

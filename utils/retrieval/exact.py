@@ -7,6 +7,10 @@ A product in float32 depends in its last bits on the shape of the matrices, so t
 the same for every block size. It only rules rows out, by a bound on its error: |fl(x.y) - x.y| <= d u / (1 - d u)
 |x||y| with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). What is left is
 scored in float64 from what is stored and rounded to float32: that is the similarity. Equal ones keep the rows' order.
+
+For few queries the product takes as long as reading the rows. Where rows have a coarse form, a quarter of their size
+(`utils.retrieval.coarse`), that is multiplied instead, by a wider bound; a block of which too little is ruled out so is
+multiplied in float32 after all.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.retrieval.coarse import CoarseRows, coarse_products, multiplies
 from utils.retrieval.options import Similarity
 from utils.retrieval.ranking import LARGEST_SQUARED, true_float32
 
@@ -33,6 +39,14 @@ BLOCK_BYTES = 64 << 20
 """Of one block of rows as float32, and of its scores; a quarter of what the search takes beside the rows."""
 EXACT_BYTES = 8 << 20
 """Of the candidates that are scored in float64 at once."""
+COARSE_ROWS = 1 << 20
+"""Of a block in the coarse form, which is read where it lies: 4 MiB of scores for a query."""
+SAMPLED = 1 << 14
+"""Rows of a block that are sorted to tell which of the others need to be."""
+COARSE_QUERIES = 4
+"""More are multiplied faster in float32 than by the coarse form."""
+COARSE_SHARE = 1 / 16
+"""Of a block's rows, that may be left of the coarse form: scoring a row exactly takes as long as reading several."""
 UNIT = 2.0**-24
 """u: the largest relative error of one rounding to float32."""
 LOWEST = float(np.finfo(np.float32).min)
@@ -49,6 +63,8 @@ class FeatureRows:
     """Per part which of its rows (n,) are searched, None = all; empty = all rows of all parts."""
     spread: float | None = None
     """Where all rows have a length within 1 +- so much, so much; None = nothing is known of their lengths."""
+    coarse: tuple[CoarseRows | None, ...] = ()
+    """Per part its coarse form, None = it has none; empty = no part has one."""
 
     @functools.cached_property
     def starts(self) -> Integers:
@@ -61,14 +77,10 @@ class FeatureRows:
         masks = self.kept or (None,) * len(self.parts)
         return sum(len(part) if mask is None else int(mask.sum()) for part, mask in zip(self.parts, masks, strict=True))
 
-    def blocks(self, size: int) -> Iterator[tuple[int, Tensor, Mask | None]]:
-        """Yield (first row, features (b, D), which of them are searched) of at most `size` rows each."""
-        masks = self.kept or (None,) * len(self.parts)
-        for start, part, mask in zip(self.starts.tolist(), self.parts, masks):
-            for first in range(0, len(part), size):
-                chosen = None if mask is None else mask[first : first + size]
-                if chosen is None or chosen.any():
-                    yield start + first, part[first : first + size], chosen
+    def each(self) -> Iterator[tuple[int, Tensor, Mask | None, CoarseRows | None]]:
+        """Yield (first row, features (n, D), which of them are searched, coarse form) of each part."""
+        none = (None,) * len(self.parts)
+        yield from zip(self.starts.tolist(), self.parts, self.kept or none, self.coarse or none)
 
     def gather(self, rows: Integers, columns: slice = slice(None)) -> NDArray[np.float64]:
         """Return rows (n,) as (n, d) float64."""
@@ -105,6 +117,16 @@ class Best:
     """(P,): searched rows that rank before each pivot."""
 
 
+class _Piece(NamedTuple):
+    """Rows with a coarse form."""
+
+    first: int
+    features: Tensor
+    """(n, D)."""
+    kept: Mask | None
+    coarse: CoarseRows
+
+
 @dataclass(kw_only=True)
 class _Search:
     """One pass over the rows."""
@@ -129,17 +151,100 @@ class _Search:
         self.pivot_score = np.array([pivot.score for pivot in self.pivots], dtype=np.float32)
         self.pivot_row = np.array([pivot.row for pivot in self.pivots], dtype=np.int64)
 
+    def all(self, size: int) -> None:
+        """Look at all rows, `size` of them at once, or more by their coarse form."""
+        pieces: list[_Piece] = []
+        for first, features, kept, coarse in self.rows.each():
+            if coarse is None or not self._few(features):
+                self._group(pieces, size)
+                pieces = []
+                self.blocks(first, features, kept, size)
+                continue
+            for start in range(0, len(features), COARSE_ROWS):
+                chosen = slice(start, start + COARSE_ROWS)
+                mask = None if kept is None else kept[chosen]
+                piece = _Piece(first + start, features[chosen], mask, coarse.rows(chosen.start, chosen.stop))
+                if sum(len(one.features) for one in (*pieces, piece)) > COARSE_ROWS:
+                    self._group(pieces, size)
+                    pieces = []
+                pieces.append(piece)
+        self._group(pieces, size)
+
+    def _group(self, pieces: Sequence[_Piece], size: int) -> None:
+        """Look at pieces of rows that follow one another by their coarse form, or at each in blocks."""
+        if pieces and not self._by_coarse(pieces):
+            for piece in pieces:
+                self.blocks(piece.first, piece.features, piece.kept, size)
+
+    def blocks(self, first: int, features: Tensor, kept: Mask | None, size: int) -> None:
+        """Look at rows, `size` of them at once."""
+        for start in range(0, len(features), size):
+            chosen = None if kept is None else kept[start : start + size]
+            if chosen is None or chosen.any():
+                self.block(first + start, features[start : start + size], chosen)
+
     def block(self, first: int, features: Tensor, kept: Mask | None) -> None:
         """Look at one block of rows."""
         scores, error = self._approximate(features)
         if kept is not None:
             scores[:, ~kept] = -np.inf
-        if self.top_k:
-            query, local = self._candidates(scores, error, kept)
-            for part, exact in self._exact(query, local, features):
+        candidates = self._candidates(scores, error, kept) if self.top_k else None
+        self._take(first, candidates, self._close(scores, error))
+
+    def _few(self, features: Tensor) -> bool:
+        """Return whether a coarse form is worth its while, and stands for what is compared."""
+        device = self.device or features.device
+        whole = (
+            self.asked.shape[1] == features.shape[1] and self.similarity == "cosine" and self.rows.spread is not None
+        )
+        return whole and device.type == "cpu" and len(self.asked) <= COARSE_QUERIES and multiplies()
+
+    def _by_coarse(self, pieces: Sequence[_Piece]) -> bool:
+        """Look at pieces by their coarse form; return False, with nothing done, where that rules out too little."""
+        ends = np.cumsum([len(piece.features) for piece in pieces])
+        scores = np.empty((len(self.asked), int(ends[-1])), dtype=np.float32)
+        error = np.zeros(len(self.asked))
+        for piece, end in zip(pieces, ends.tolist()):
+            own = scores[:, end - len(piece.features) : end]
+            own[:], further = coarse_products(self.asked, piece.coarse)
+            if piece.kept is not None:
+                own[:, ~piece.kept] = -np.inf
+            error = np.maximum(error, further)
+        error += self._spread_error()
+        most = COARSE_SHARE * scores.size
+        candidates = self._candidates(scores, error, None) if self.top_k else None
+        if candidates is not None and len(candidates[0]) > most:
+            return False
+        close = self._close(scores, error)
+        if sum(len(rows) for _, rows in close) > most:
+            return False
+        self._take(pieces[0].first, candidates, close)
+        return True
+
+    def _spread_error(self) -> float:
+        """Return what rows whose lengths are not quite 1 add to the error of their products with queries."""
+        assert self.rows.spread is not None, "lengths are left out where they are known"
+        # |s / (1 + e) - s| <= |s| e / (1 - e), and |s| <= (1 + e) with a rounding.
+        spread, width = self.rows.spread, self.asked.shape[1]
+        return (1.5 * width + 32) * UNIT * (1 + spread) + spread * (1 + spread) / max(1 - spread, 0.5)
+
+    def _take(
+        self,
+        first: int,
+        candidates: tuple[Integers, Integers] | None,
+        close: Sequence[tuple[int, Integers]],
+    ) -> None:
+        """Score what may be among the best of a block, and what may be before a pivot, exactly. close: see `_close`."""
+        if candidates is not None:
+            query, local = candidates
+            for part, exact in self._exact(query, first + local):
                 self._merge(query[part], first + local[part], exact)
-        if len(self.pivots):
-            self._count(scores, error, first, features)
+        for number, (above, rows) in enumerate(close):
+            self.before[number] += above
+            asked = np.full(len(rows), self.pivot_query[number])
+            for part, exact in self._exact(asked, first + rows):
+                tied = (exact == self.pivot_score[number]) & (first + rows[part] < self.pivot_row[number])
+                self.before[number] += np.count_nonzero((exact > self.pivot_score[number]) | tied)
 
     def _approximate(self, features: Tensor) -> tuple[Floats, Doubles]:
         """Return scores (Q, b), and per query (Q,) how far they may be from the exact ones.
@@ -154,11 +259,7 @@ class _Search:
             return np.full((len(self.asked), len(block)), np.nan, dtype=np.float32), np.zeros(len(self.asked))
         scores = _products(self.asked, block)
         if lengths is None:
-            assert self.rows.spread is not None, "lengths are left out where they are known"
-            # |s / (1 + e) - s| <= |s| e / (1 - e), and |s| <= (1 + e) with a rounding.
-            spread = self.rows.spread
-            error = (1.5 * width + 32) * UNIT * (1 + spread) + spread * (1 + spread) / max(1 - spread, 0.5)
-            return scores, np.full(len(self.asked), error)
+            return scores, np.full(len(self.asked), self._spread_error())
         if self.similarity == "cosine":
             scores /= np.where(lengths > 0, lengths, 1)
             return scores, np.full(len(self.asked), (1.5 * width + 32) * UNIT)
@@ -177,7 +278,7 @@ class _Search:
             mask &= kept
         # Of rows that are all better than those before, the block's own best rule most of the others out.
         if scores.shape[1] > self.top_k and np.count_nonzero(mask) > 4 * self.top_k * len(scores):
-            own = np.partition(scores, -self.top_k, axis=1)[:, -self.top_k].astype(np.float64)
+            own = _best(scores, self.top_k).astype(np.float64)
             cut = np.fmax(cut, _below(own - 2 * error))
             mask = ~(scores < np.maximum(cut, LOWEST)[:, None])
             if kept is not None:
@@ -185,13 +286,12 @@ class _Search:
         flat = np.flatnonzero(mask)
         return flat // scores.shape[1], flat % scores.shape[1]
 
-    def _exact(self, query: Integers, local: Integers, features: Tensor) -> Iterator[tuple[slice, Floats]]:
+    def _exact(self, query: Integers, rows: Integers) -> Iterator[tuple[slice, Floats]]:
         """Yield (which of the candidates, their scores) in parts that fit the memory."""
         step = max(EXACT_BYTES // (8 * self.asked.shape[1]), 1)
         for start in range(0, len(query), step):
             part = slice(start, start + step)
-            chosen = torch.from_numpy(local[part]).to(features.device)
-            items = features[chosen][:, self.columns].double().cpu().numpy()
+            items = self.rows.gather(rows[part], self.columns)
             yield part, _exact_scores(self.asked[query[part]], items, self.similarity)
 
     def _merge(self, query: Integers, row: Integers, exact: Floats) -> None:
@@ -207,16 +307,25 @@ class _Search:
             order = np.lexsort((rows, -scores))[: self.top_k]
             self.scores[number], self.order[number] = scores[order], rows[order]
 
-    def _count(self, scores: Floats, error: Doubles, first: int, features: Tensor) -> None:
-        """Count the rows of a block before each pivot; those that are too close to tell are looked at exactly."""
+    def _close(self, scores: Floats, error: Doubles) -> list[tuple[int, Integers]]:
+        """Return, for each pivot, how many rows of a block are surely before it, and which are too close to tell."""
+        found = []
         for number, query in enumerate(self.pivot_query.tolist()):
             pivot, own = float(self.pivot_score[number]), scores[query]
             above = own > np.nextafter(np.float32(pivot + error[query]), np.float32(np.inf))
-            self.before[number] += np.count_nonzero(above)
             close = np.flatnonzero(~above & ~(own < _below(np.float64(pivot - error[query]))) & ~np.isneginf(own))
-            for part, exact in self._exact(np.full(len(close), query), close, features):
-                tied = (exact == self.pivot_score[number]) & (first + close[part] < self.pivot_row[number])
-                self.before[number] += np.count_nonzero((exact > self.pivot_score[number]) | tied)
+            found.append((int(np.count_nonzero(above)), close))
+        return found
+
+
+def _best(scores: Floats, place: int) -> Floats:
+    """Return the score (Q,) at a place, from 1, of each row of scores (Q, b)."""
+    if len(scores) > COARSE_QUERIES or scores.shape[1] < 4 * max(SAMPLED, place):
+        return np.partition(scores, -place, axis=1)[:, -place]
+    # Some columns say what most of the others need not be compared for.
+    least = np.partition(scores[:, : max(SAMPLED, place)], -place, axis=1)[:, -place]
+    lines = [line[~(line < value)] for line, value in zip(scores, least)]
+    return np.array([np.partition(line, -place)[-place] for line in lines], dtype=np.float32)
 
 
 def _below(value: Doubles | np.float64) -> Floats:
@@ -348,8 +457,7 @@ def best_rows(
             device=device,
         )
         size = max(block_bytes // (4 * max(width, len(part.asked))), 1)
-        for first, features, kept in rows.blocks(size):
-            part.block(first, features, kept)
+        part.all(size)
         found.append((part, chosen))
     before = np.zeros(len(pivots), dtype=np.int64)
     for part, chosen in found:
