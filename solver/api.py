@@ -287,6 +287,8 @@ class Gallery:
         if self._index is not None:
             _check_index(self._index, model, told)
             return
+        if place is not None and not os.path.exists(place):
+            raise UserError(f"no such gallery: {os.fspath(place)}; give an index, a folder of images or a manifest")
         if model is None:
             what = "the test gallery" if place is None else os.fspath(place)
             raise UserError(

@@ -371,7 +371,9 @@ def test_galleries_that_cannot_be_meant(model: anyreid.Model, photos: Path, inde
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "1.png").write_bytes(b"no image")
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: anyreid.Gallery(tmp_path / "none", model), "no such gallery folder"),
+        (lambda: anyreid.Gallery(tmp_path / "none", model), "no such gallery: .*none; give an index, a folder"),
+        (lambda: anyreid.Gallery(tmp_path / "none"), "no such gallery: "),
+        (lambda: anyreid.Gallery(photos / "0.png", model), "no such gallery folder: .*0.png; give a folder"),
         (lambda: anyreid.Gallery(photos), "is no gallery index, so that its images have to be encoded: give model="),
         (lambda: anyreid.Gallery(), "the test gallery is no gallery index"),
         (lambda: anyreid.Gallery(tmp_path / "empty", model), "holds no image"),
