@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from scripts import Run
 
 LONG = (
-    "instructed_search resume vireid_training training_runs several_runs several_processes documented_commands".split()
-)
+    "training_runs documented_commands several_processes several_runs start resume retrieval config_load testing"
+).split()
+"""Files that take 10 to 70 s, by their process time."""
 LONGEST_FIRST = {f"test_{name}": place for place, name in enumerate(LONG)}
 MOST_PROCESSES = 8
 """Each imports everything (about 1 GB) and collects all tests."""
