@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import ROOT, exit_code, global_state_kept
+from scripts import exit_code, global_state_kept
 from small_run import write_run
 from tiny_orbench import write_orbench
 
@@ -118,40 +119,32 @@ def test_what_is_wrong_with_the_gallery_or_the_thresholds_ends_it(
     assert "--gallery-instruction same" in refused(capfd, *ask, "--gallery-instruction", "same")
 
 
-def asked(address: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{address}api/state", timeout=5) as answer:
-        return json.load(answer)
+def test_it_serves_until_it_is_interrupted(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with bound("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    states: list[Any] = []
 
-
-def test_it_serves_until_it_is_interrupted(run: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "infer.py",
-        "--run",
-        str(run),
-        "--serve",
-        "--port",
-        "0",
-        "--device",
-        "cpu",
-        "data.workers=0",
-    ]
-    with (tmp_path / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [*command, "--gallery-cache", str(tmp_path / "cache")],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+    def user() -> None:
+        """Wait for the gallery, look at the page, press Ctrl-C."""
+        end = time.monotonic() + 60
         try:
-            said, end = "", time.monotonic() + 90
-            while "the gallery is ready" not in said:
-                assert process.poll() is None and time.monotonic() < end, said
-                time.sleep(0.2)
-                said = (tmp_path / "log").read_text()
-            address = said.partition("the page: ")[2].split()[0]
-            assert address.startswith("http://127.0.0.1:") and "whoever reaches" not in said
-            assert asked(address)["gallery"]["images"] == 2
-            process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0 and process.communicate()[0] == "stopped\n"
+            while time.monotonic() < end and not (states and states[-1]["status"] == "ready"):
+                time.sleep(0.05)
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/state") as answer:
+                    states.append(json.load(answer))
         finally:
-            process.kill()
-        assert "Traceback" not in (tmp_path / "log").read_text()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=user)
+    thread.start()
+    before = signal.getsignal(signal.SIGINT)
+    ask: list[Any] = ["--run", run, "--serve", "--port", port, "--device", "cpu", "data.workers=0"]
+    with global_state_kept():
+        code = exit_code("infer", *ask, "--gallery-cache", tmp_path / "cache")
+    thread.join(60)
+    said = capfd.readouterr()
+    assert code == 0 and said.out == "stopped\n" and "Traceback" not in said.err
+    assert f"the page: http://127.0.0.1:{port}/" in said.err and "whoever reaches" not in said.err
+    assert states[-1]["gallery"]["images"] == 2 and signal.getsignal(signal.SIGINT) is before
+    with bound("127.0.0.1", port):
+        pass

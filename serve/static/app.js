@@ -4,6 +4,7 @@ import { asked, find, make, named } from "./dom.js";
 import { Pictures } from "./pictures.js";
 
 const IMAGES = ["sk", "cp", "nir", "rgb"];
+const MOST_TRAIL = 20; // answers that "back" goes through
 const page = { state: null, pictures: {}, trail: [], current: null, sent: null, seed: 0 };
 
 function say(text, bad = false) {
@@ -58,7 +59,7 @@ async function ask(form) {
   try {
     const response = await asked("/api/search", { method: "POST", body: form, signal: page.sent.signal });
     const answer = await response.json();
-    if (page.current) page.trail.push(page.current);
+    if (page.current) page.trail = [...page.trail, page.current].slice(-MOST_TRAIL);
     const previews = {};
     for (const [name, value] of form) {
       if (value instanceof Blob) (previews[name] ||= []).push(URL.createObjectURL(value));
