@@ -130,7 +130,10 @@ def test_it_serves_until_it_is_interrupted(run: Path, tmp_path: Path, capfd: pyt
         try:
             while time.monotonic() < end and not (states and states[-1]["status"] == "ready"):
                 time.sleep(0.05)
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/state") as answer:
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api/state") as answer,
+                ):
                     states.append(json.load(answer))
         finally:
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,5 +1,5 @@
-"""Covers: serve/service, serve/table, serve/answers, serve/examples. The HTTP API over an index that lost images, over a
-family that is told something with its images, and before and while a gallery is encoded.
+"""Covers: serve/service, serve/table, serve/answers, serve/examples. The HTTP API over an index that lost images, over
+a family that is told something with its images, and before and while a gallery is encoded.
 """
 
 from __future__ import annotations
