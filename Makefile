@@ -11,7 +11,8 @@ SEED ?= 0
 RUN := runs/quickstart
 VI := runs/quickstart-vi
 IRMPP := runs/quickstart-irmpp
-IRM_TASKS := market prcc real2 real2_attr llcm cuhk_pedes
+# Trad, CC, CTCC, LI, VI and T2I, which search one gallery.
+IRM_TASKS := --task "joint market" --task "joint prcc" --task "joint real2" --task "joint real2_attr" --task "joint llcm NIR" --task "joint cuhk_pedes"
 VI_DATA := --root data/synthetic-vi --test-identities 100 --images-per-modality 8 --image-size 96x48
 
 .PHONY: quickstart quickstart-vi quickstart-irm test lint format docs setup data seeds
@@ -58,11 +59,11 @@ quickstart-irm: $(STAMP)
 	$(BIN) -m datasets.synthetic --layout omnireid --root data/synthetic-irm --members market,prcc,real1,real2,llcm,CUHK-Pedes --identities 300 --test-identities 100 --image-size 96x48
 	$(BIN) train.py --config configs/irmpp/quickstart.yaml --overwrite seed=$(SEED)
 	$(BIN) test.py --run $(IRMPP)
-	for task in $(IRM_TASKS); do $(BIN) infer.py --run $(IRMPP) --task "task-free $$task" --index 0 --top-k 10 --output $(IRMPP)/$$task.png || exit; done
+	$(BIN) infer.py --run $(IRMPP) $(IRM_TASKS) --index 0 --top-k 10 --output $(IRMPP)/tasks.png
 	$(BIN) infer.py --run $(IRMPP) --task "task-free real2_attr" --index 12,16,21 --threshold 0.75 --output $(IRMPP)/outfits.png
 	$(BIN) -m benchmarks.instructions $(IRMPP) --protocol task-free
 	$(BIN) -m benchmarks.chance $(IRMPP) --least 8 --lists "task-free (?!.* target).*"
-	@echo "results: $(IRMPP)/results.json, report.html, a picture of each task, outfits.png"
+	@echo "results: $(IRMPP)/results.json, report.html, tasks.png, outfits.png"
 
 # Three training seeds on the same data, compared with the recorded band (three times the quickstart's training).
 seeds: data

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from solver.commands.search import run_search
 from solver.commands.train import run_training
 from solver.runs import open_run
 from solver.search.arguments import SearchOptions
-from solver.search.queries import Query, find_list, instructed
+from solver.search.queries import Query, find_lists, instructed
 from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("keep_logging")
@@ -168,7 +168,7 @@ def test_entries_of_a_list_are_searched_as_they_are_measured(
         name, place = row["task"], {"gallery_cache": str(tmp_path / "cache"), "index": (0, 1, 2)}
         given = [json.loads(text) for text in arrays[f"{name}/instructions"].tolist()]
         for column, tau in (("mAP", None), ("mAP@0.5", 0.5)):
-            shown = call(run, tmp_path / "out.png", task=name, threshold=tau, **place)
+            shown = call(run, tmp_path / "out.png", tasks=(name,), threshold=tau, **place)
             assert shown.get("threshold") == (None if tau is None else {"tau": tau, "encoder": "tfidf"})
             precision, verdicts = [], set()
             for entry, query in enumerate(shown["queries"]):
@@ -204,13 +204,13 @@ def test_a_list_tells_its_gallery_what_it_says_and_the_command_may_change_it(
     with torch.no_grad():
         query = feature(trained, boxed, template)
     name = next(row for row in names(run, tmp_path) if row.startswith("real2") and "task-free" not in row)
-    shown = call(run, tmp_path / "out.png", task=name, **place)
+    shown = call(run, tmp_path / "out.png", tasks=(name,), **place)
     assert shown["gallery"]["instruction"] == "lists"
     assert found(shown) == by_hand(trained, query, {path: image(path, "box") for path in pictures})
-    shown = call(run, tmp_path / "out.png", task=name, gallery_instruction="none", **place)
+    shown = call(run, tmp_path / "out.png", tasks=(name,), gallery_instruction="none", **place)
     assert shown["gallery"]["instruction"] == "none"
     assert found(shown) == by_hand(trained, query, dict.fromkeys(pictures))
-    shown = call(run, tmp_path / "out.png", task=name, gallery_instruction="same", instruction="in red", **place)
+    shown = call(run, tmp_path / "out.png", tasks=(name,), gallery_instruction="same", instruction="in red", **place)
     red = Source(modality=TEXT, value="in red")
     with torch.no_grad():
         query = feature(trained, boxed, red)
@@ -219,7 +219,7 @@ def test_a_list_tells_its_gallery_what_it_says_and_the_command_may_change_it(
 
 def names(run: Path, folder: Path) -> list[str]:
     with pytest.raises(Exception, match="no such query list") as refused:
-        call(run, folder / "none.png", task="zzz")
+        call(run, folder / "none.png", tasks=("zzz",))
     return str(refused.value).split("valid names: ")[-1].split(", ")
 
 
@@ -304,7 +304,7 @@ def test_a_family_that_follows_none_is_told_nothing(
         refuse(capfd, run, ["--task", "x", "--instruction", "red"], "--instruction: this model follows no instructions")
     assert [path.name for path in tmp_path.iterdir()] == ["q.json"]
     name = names(run, tmp_path)[0]
-    shown = call(run, tmp_path / "out.png", task=name, gallery_cache=str(tmp_path / "cache"))
+    shown = call(run, tmp_path / "out.png", tasks=(name,), gallery_cache=str(tmp_path / "cache"))
     assert "instruction" not in shown["queries"][0]["query"] and shown["gallery"]["instruction"] == "none"
 
 
@@ -314,10 +314,11 @@ def test_a_list_without_annotations_has_no_threshold(
     monkeypatch.chdir(tmp_path)
     name = names(run, tmp_path)[0]
 
-    def without(split: EvalSplit, task: str) -> QueryList:
-        return dataclasses.replace(find_list(split, task), annotations=(), annotation_kinds=())
+    def without(split: EvalSplit, tasks: Sequence[str]) -> tuple[QueryList, ...]:
+        found = find_lists(split, tasks)
+        return tuple(dataclasses.replace(one, annotations=(), annotation_kinds=()) for one in found)
 
-    monkeypatch.setattr("solver.commands.search.find_list", without)
+    monkeypatch.setattr("solver.commands.search.find_lists", without)
     words = f"--threshold 0.5: the queries of {name} have no annotations"
     refuse(capfd, run, ["--task", name, "--threshold", "0.5"], words)
     assert not list(tmp_path.iterdir())

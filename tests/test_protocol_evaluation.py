@@ -29,7 +29,7 @@ from solver.reports.examples_page import choose_queries, write_report
 from solver.reports.figures import has_combinations
 from solver.reports.results import Provenance, compare_files, format_result, read_per_query, read_results, write_results
 from solver.search.gallery import split_gallery
-from solver.search.queries import find_list, listed_query
+from solver.search.queries import find_list, find_lists, listed_query
 from utils.errors import UserError
 from utils.retrieval.metrics import evaluate
 from utils.retrieval.rerank import rerank_distances
@@ -577,6 +577,14 @@ def test_a_query_is_found_by_the_name_of_its_row() -> None:
     assert query.name == "sysu-all draw 1 entry 4" and query.sources == split.query_lists[1].entries[4]
     with pytest.raises(UserError, match="did you mean 'sysu-all draw 1'"):
         find_list(split, "sysu-all draw 7")
+
+
+def test_lists_of_one_search_share_a_gallery() -> None:
+    split = split_of(*sysu(draws=2))
+    found = find_lists(split, ["SYSU-all draw 0", "sysu-all draw 0"])
+    assert found == (split.query_lists[0],)
+    with pytest.raises(UserError, match="--task sysu-all draw 1: searches another gallery than sysu-all draw 0"):
+        find_lists(split, ["sysu-all draw 0", "sysu-all draw 1"])
 
 
 def test_the_gallery_of_a_search_is_the_splits() -> None:

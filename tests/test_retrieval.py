@@ -163,7 +163,7 @@ def test_results_are_those_of_brute_force(
 
 
 def test_a_query_of_the_test_lists_knows_its_person(run: Path, data: Path, tmp_path: Path) -> None:
-    document = call(run, tmp_path / "out.png", task="text+nir", index=(3,), top_k=100)
+    document = call(run, tmp_path / "out.png", tasks=("text+nir",), index=(3,), top_k=100)
     split = load_test_benchmark(open_run(run).config).splits["test"]
     listed = next(entry for entry in split.query_lists if entry.name == "TEXT+NIR")
     assert listed.person_ids[3] == 103 == document["queries"][0]["query"]["person_id"]
@@ -186,7 +186,9 @@ def test_a_query_of_the_test_lists_knows_its_person(run: Path, data: Path, tmp_p
 
 def test_the_printed_lines_are_those_of_the_file(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.png"
-    said = run_search(SearchOptions(run=str(run), output=str(output), device="cpu", task="NIR", index=(1,), top_k=8))
+    said = run_search(
+        SearchOptions(run=str(run), output=str(output), device="cpu", tasks=("NIR",), index=(1,), top_k=8)
+    )
     found = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))["queries"][0]
     assert {entry["match"] for entry in found["results"]} == {True, False}
     assert [line.split() for line in said.splitlines() if line.startswith("  ")] == [
@@ -198,6 +200,16 @@ def test_the_printed_lines_are_those_of_the_file(run: Path, tmp_path: Path) -> N
         ]
         for rank, entry in enumerate(found["results"], start=1)
     ]
+
+
+def test_several_lists_answer_like_single_ones(run: Path, tmp_path: Path) -> None:
+    together = call(run, tmp_path / "both.png", tasks=("SK", "NIR+TEXT"), index=(0, 1), top_k=4)["queries"]
+    single = [
+        call(run, tmp_path / "one.png", tasks=(task,), index=(index,), top_k=4)["queries"][0]
+        for task in ("SK", "NIR+TEXT")
+        for index in (0, 1)
+    ]
+    assert together == single and len({str(found["query"]) for found in together}) == 4
 
 
 def test_a_file_of_queries_answers_like_single_ones(
@@ -333,7 +345,9 @@ def test_an_export_writes_features_only(run: Path, photos: Path, tmp_path: Path)
 
 
 def test_exported_features_give_the_similarities(run: Path, data: Path, tmp_path: Path) -> None:
-    document = call(run, tmp_path / "out.png", task="NIR+CP+SK", index=(1,), top_k=8, export=str(tmp_path / "features"))
+    document = call(
+        run, tmp_path / "out.png", tasks=("NIR+CP+SK",), index=(1,), top_k=8, export=str(tmp_path / "features")
+    )
     with np.load(tmp_path / "features.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     cosines = arrays["gallery_features"] @ arrays["query_features"][0]

@@ -204,15 +204,15 @@ def test_a_folder_is_read_as_the_other_modality_and_kept_by_modality(run: Path, 
 
 def test_a_listed_query_searches_what_its_list_searches(run: Path, data: Path, tmp_path: Path) -> None:
     query = data / "SYSU-MM01/cam6/0001/0001.jpg"
-    document = call(run, tmp_path, task="sysu-indoor-single-seeded draw 0", index=(1,))
+    document = call(run, tmp_path, tasks=("sysu-indoor-single-seeded draw 0",), index=(1,))
     check(run, document, (NIR, query), RGB, sysu(data, (1, 2)))
     assert document["queries"][0]["query"]["person_id"] == 1 and document["queries"][0]["matches_in_gallery"] == 2
     assert "the rule 'sysu'" in document["protocol"] and "draw 0" in document["gallery"]["name"]
-    document = call(run, tmp_path, task="sysu-all-single-seeded draw 0", index=(1,))
+    document = call(run, tmp_path, tasks=("sysu-all-single-seeded draw 0",), index=(1,))
     check(run, document, (NIR, query), RGB, sysu(data, (1, 2, 4, 5)))
-    document = call(run, tmp_path, task="sysu-indoor-single-seeded draw 0", index=(1,), gallery_modality="nir")
+    document = call(run, tmp_path, tasks=("sysu-indoor-single-seeded draw 0",), index=(1,), gallery_modality="nir")
     check(run, document, (NIR, query), NIR, sysu(data, (3, 6)))
-    document = call(run, tmp_path, "data.dataset=llcm", task="llcm-vis-to-ir draw 3")
+    document = call(run, tmp_path, "data.dataset=llcm", tasks=("llcm-vis-to-ir draw 3",))
     assert document["gallery"]["modalities"] == ["nir"] and len(document["queries"][0]["results"]) == 4
     document = call(
         run, tmp_path, task="sysu-all-single-seeded draw 0", index=(1,), gallery=str(data / "LLCM" / "test_vis")

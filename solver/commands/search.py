@@ -37,7 +37,7 @@ from solver.search.named import named_instruction, named_queries
 from solver.search.queries import (
     Query,
     check_encodable,
-    find_list,
+    find_lists,
     instructed,
 )
 from solver.search.ranked import search
@@ -62,11 +62,11 @@ def run_search(options: SearchOptions) -> str:
     options = dataclasses.replace(options, run=run, checkpoint=checkpoint)
     if options.top_k < 1:
         raise UserError(f"--top-k {options.top_k}: must be at least 1")
-    if not (options.parts or options.queries or options.task or options.export):
+    if not (options.parts or options.queries or options.tasks or options.export):
         raise UserError("nothing to do: give a query, or --export FILE.npz for the features of the gallery alone")
-    if options.index and not options.task:
+    if options.index and not options.tasks:
         raise UserError("--index needs --task NAME, the list that it counts in")
-    if options.threshold is not None and (not options.task or options.gallery or options.gallery_index):
+    if options.threshold is not None and (not options.tasks or options.gallery or options.gallery_index):
         raise UserError(
             f"--threshold {options.threshold:g}: what resembles a query's annotation is known for --task NAME in the "
             "test gallery of the data set only; leave --threshold out, or search there"
@@ -205,7 +205,7 @@ def _asked(
     asked = _found(options, session, named, folder)
     queries = asked.queries if named else tuple(instructed(query, told) for query in asked.queries)
     choice = options.gallery_instruction
-    if not session.abilities.told.gallery or (not choice and not options.task):
+    if not session.abilities.told.gallery or (not choice and not options.tasks):
         choice = "none"
     gallery = asked.gallery.instructed(choice, queries) if choice else asked.gallery
     return dataclasses.replace(asked, queries=queries, gallery=gallery, foreign=folder is not None)
@@ -214,13 +214,13 @@ def _asked(
 def _found(options: SearchOptions, session: SearchSession, named: tuple[Query, ...], folder: Gallery | None) -> _Asked:
     """Return queries and gallery; the data set's lists are read only when one of both comes from them."""
     check_encodable(named, session.abilities.modalities)
-    if not options.task:
+    if not options.tasks:
         return _Asked(queries=named, gallery=session.images(folder, options.gallery_modality, named))
     split = session.test_split
-    listed = find_list(split, options.task)
+    lists = find_lists(split, options.tasks)
     entries = options.index or (0,)
-    queries = session.listed(options.task, entries)
-    gallery = session.images(folder, options.gallery_modality, queries, listed)
+    queries = tuple(query for listed in lists for query in session.listed(listed.name, entries))
+    gallery = session.images(folder, options.gallery_modality, queries, lists[0])
     relevant = None
     if options.threshold is not None:
         if not gallery.items:
@@ -229,7 +229,11 @@ def _found(options: SearchOptions, session: SearchSession, named: tuple[Query, .
                 "--threshold or --gallery-modality out"
             )
         encoder = session.trained.config.eval.relevance
-        right = relevant_images(split, listed, entries, threshold=options.threshold, encoder=encoder)
+        right = [
+            row
+            for listed in lists
+            for row in relevant_images(split, listed, entries, threshold=options.threshold, encoder=encoder)
+        ]
         relevant = {query.name: row[list(gallery.items)] for query, row in zip(queries, right, strict=True)}
     return _Asked(queries=queries, gallery=gallery, relevant=relevant)
 

@@ -32,7 +32,8 @@ class SearchOptions:
     """Picture of clothes that it is told instead, empty = none."""
     queries: str = ""
     """JSON file of queries."""
-    task: str = ""
+    tasks: tuple[str, ...] = ()
+    """Lists of the test set that search one gallery; `index` counts in each."""
     """List of the test set that queries are taken from."""
     index: Sequence[int] = ()
     """Its entries, empty = the first."""
@@ -49,7 +50,7 @@ class SearchOptions:
     gallery_modality: str = ""
     """rgb or nir, empty = see `solver.search.queries.choose_modality`."""
     gallery_instruction: str = ""
-    """One of GALLERY_INSTRUCTIONS; empty = what the list of `task` tells its gallery, else nothing."""
+    """One of GALLERY_INSTRUCTIONS; empty = what the list of `tasks` tells its gallery, else nothing."""
     gallery_cache: str = ""
     """Folder of encoded galleries, empty = gallery_cache/ beside the checkpoint."""
     error_rate: float | None = None
@@ -103,7 +104,15 @@ def add_query_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--attention", metavar="MAPS.png", help=looks)
     add("--queries", metavar="FILE.json", help="list of objects with these keys and an optional person_id")
-    add("--task", metavar="NAME", help="take the query from this list of the test set, for instance NIR+TEXT")
+    add(
+        "--task",
+        dest="tasks",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take the query from this list of the test set, for instance NIR+TEXT; again for queries of further "
+        "lists, which search the same gallery",
+    )
     entry = (
         "folder of a gallery index, which is searched: see python -m solver.gallery; or, with --task, the entry of the "
         "list, from 0 (default: 0), or several: 0,7,12"
@@ -182,7 +191,8 @@ def _page_meanings(parser: argparse.ArgumentParser, parsed: argparse.Namespace) 
         parser.error(f"--port {parsed.port}: must be from 0 to 65535")
     else:
         given = {"a query": parsed.parts, "--index N": parsed.index, "--calibrate": parsed.calibrate}
-        given |= {f"--{name}": getattr(parsed, name) for name in ("task", "queries", "output", "export", "attention")}
+        given |= {f"--{name}": getattr(parsed, name) for name in ("queries", "output", "export", "attention")}
+        given["--task"] = parsed.tasks
         names = ("instruction", "threshold", "error_rate")
         given |= {f"--{name.replace('_', '-')}": getattr(parsed, name) is not None for name in names}
         given |= {"--instruction-image": parsed.instruction_image}
@@ -228,7 +238,8 @@ def parse_options(description: str, examples: str) -> SearchOptions:
         parser.error("--nprobe N needs the folder of an index, --index DIR, and must be 1 or more")
     if parsed.error_rate is not None and (parsed.calibrate or parsed.attention or not _ranks(parsed)):
         parser.error("--error-rate answers a search; leave it out where nothing is searched for")
-    kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.task)))
+    parsed.tasks = tuple(parsed.tasks)
+    kinds = sum(map(bool, (parsed.parts, parsed.queries, parsed.tasks)))
     _page_meanings(parser, parsed)
     if parsed.calibrate and (
         kinds or parsed.export or parsed.output or parsed.gallery or parsed.gallery_index or parsed.attention

@@ -35,7 +35,7 @@ def named_picture(options: SearchOptions) -> Query:
         raise UserError("--attention: one image is looked at; give --rgb or --nir FILE")
     given = {
         "--queries": options.queries,
-        "--task": options.task,
+        "--task": options.tasks,
         "--threshold": options.threshold is not None,
         "--gallery": options.gallery,
         "--index": options.gallery_index,
@@ -53,7 +53,7 @@ def named_instruction(options: SearchOptions) -> Source | None:
     """Return what --instruction or --instruction-image tells with the queries, None = nothing. Raises UserError."""
     option = "--instruction-image" if options.instruction is None else "--instruction"
     told = instruction_from(options.instruction, options.instruction_image, option)
-    if told is not None and not (options.parts or options.queries or options.task):
+    if told is not None and not (options.parts or options.queries or options.tasks):
         raise UserError(f"{option}: there is no query to tell it with; give --rgb or --nir FILE, --queries or --task")
     return told
 

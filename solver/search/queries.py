@@ -213,6 +213,19 @@ def find_list(split: EvalSplit, task: str) -> QueryList:
     return lists[task.strip().upper()]
 
 
+def find_lists(split: EvalSplit, tasks: Sequence[str]) -> tuple[QueryList, ...]:
+    """Return several query lists, each once. Raises UserError as `find_list`, and for lists that search different
+    galleries.
+    """
+    lists = tuple({listed.name: listed for listed in (find_list(split, task) for task in tasks)}.values())
+    other = next((listed for listed in lists if listed.gallery != lists[0].gallery), None)
+    if other is not None:
+        raise UserError(
+            f"--task {other.name}: searches another gallery than {lists[0].name}; give it in a command of its own"
+        )
+    return lists
+
+
 def listed_query(split: EvalSplit, found: QueryList, index: int, told: bool = False) -> Query:
     """Return entry `index`, from 0, of a query list of a split. told: with the instruction that the list gives it.
 
