@@ -93,7 +93,7 @@ def test_an_index_finds_what_the_folder_finds(run: Path, photos: Path, tmp_path:
         assert marked == [True] + [False] * 7 and there["queries"][2]["results"][0]["rank"] == 1
     few = found(run, tmp_path, gallery_index=str(index), top_k=3, **queries)
     assert shown(few) == [rows[:3] for rows in shown(there)]
-    assert shown(found(run, tmp_path, gallery_index=str(index), task="SK", index=(0,))) != []
+    assert shown(found(run, tmp_path, gallery_index=str(index), tasks=("SK",), index=(0,))) != []
 
 
 def test_persons_of_an_index_are_known(run: Path, photos: Path, tmp_path: Path) -> None:

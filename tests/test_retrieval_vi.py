@@ -215,7 +215,7 @@ def test_a_listed_query_searches_what_its_list_searches(run: Path, data: Path, t
     document = call(run, tmp_path, "data.dataset=llcm", tasks=("llcm-vis-to-ir draw 3",))
     assert document["gallery"]["modalities"] == ["nir"] and len(document["queries"][0]["results"]) == 4
     document = call(
-        run, tmp_path, task="sysu-all-single-seeded draw 0", index=(1,), gallery=str(data / "LLCM" / "test_vis")
+        run, tmp_path, tasks=("sysu-all-single-seeded draw 0",), index=(1,), gallery=str(data / "LLCM" / "test_vis")
     )
     check(run, document, (NIR, query), RGB, sorted((data / "LLCM" / "test_vis").rglob("*.jpg")))
 
