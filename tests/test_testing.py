@@ -323,7 +323,7 @@ def test_wrong_protocols_are_refused_before_anything_is_written(run: Path, marke
 def test_a_search_in_the_gallery_of_a_protocol(run: Path, sysu: Path, market: Path, tmp_path: Path) -> None:
     options = SearchOptions(
         run=str(run),
-        task="sysu-all-single-seeded draw 3",
+        tasks=("sysu-all-single-seeded draw 3",),
         index=(2,),
         top_k=4,
         output=str(tmp_path / "found.png"),
