@@ -333,7 +333,7 @@ def test_a_checkpoint_refuses_another_trial(
         run_search(
             SearchOptions(
                 run=str(copy / "trial-01"),
-                task=f"{DIRECTIONS[0]} trial 2",
+                tasks=(f"{DIRECTIONS[0]} trial 2",),
                 output=str(tmp_path / "found.png"),
                 device="cpu",
                 overrides=["data.trial=2"],
