@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   python test.py --run runs/orbench --checkpoint last --output results/last eval.precision=bf16
   python test.py --config configs.yaml --checkpoint best.pth data.root=/data model.vision_heads=8
   python test.py --run runs/regdb --trials 1-10
+  torchrun --nproc-per-node 4 -- test.py --run runs/orbench
   python test.py --compare runs/a/results.json runs/b/results.json
 """
 
@@ -63,30 +64,39 @@ def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
-    if not is_leader():
-        return 0
-    from solver.run_names import begin, begin_series
-
     if parsed.compare:
-        from solver.reports.results import compare_files
+        if is_leader():
+            from solver.reports.results import compare_files
 
-        print(compare_files(*parsed.compare))
+            print(compare_files(*parsed.compare))
         return 0
+    text = evaluated(parsed)
+    if text:
+        print(text)
+    return 0
+
+
+def evaluated(parsed: argparse.Namespace) -> str:
+    """Evaluate; return what is to be printed, nothing in all processes but the first."""
     shared = {name: vars(parsed)[name] for name in ("checkpoint", "output", "device", "overrides")}
-    if parsed.trials is not None:
-        begin_series("test.py", parsed.run, parsed.output, parsed.device)
-        from solver.commands.trials import evaluate_trials
+    run, config, export = parsed.run or "", parsed.config or "", parsed.export
+    if is_leader():
+        from solver.run_names import begin, begin_series
 
-        print(evaluate_trials(run=parsed.run, trials=parsed.trials, **shared))
-        return 0
-    run, config = parsed.run or "", parsed.config or ""
-    begin("test.py", run, config, parsed.checkpoint, parsed.output, parsed.device, parsed.overrides)
+        if parsed.trials is not None:
+            begin_series("test.py", run, parsed.output, parsed.device)
+        else:
+            begin("test.py", run, config, parsed.checkpoint, parsed.output, parsed.device, parsed.overrides)
     # torch is imported from here on: after what was given is known to be right, and after the threads' waiting policy
     # is set.
-    from solver.commands.evaluate import run_test
+    from solver.commands.evaluate import run_test, together
+    from solver.commands.trials import evaluate_trials
 
-    print(run_test(run=run, config=config, export=parsed.export, **shared))
-    return 0
+    if parsed.trials is not None:
+        series = {"run": run, "trials": parsed.trials}
+        return together(parsed.device, lambda processes: evaluate_trials(**series, **shared, processes=processes))
+    files = {"run": run, "config": config, "export": export}
+    return together(parsed.device, lambda processes: run_test(**files, **shared, processes=processes))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scripts import ROOT, exit_code, global_state_kept
+from several import forked
 
 from configs.load import load_experiment
 from configs.schema.data import DataConfig
@@ -22,8 +23,9 @@ from datasets.releases.joint import read as read_joint
 from datasets.structures import ReadOptions
 from datasets.synthetic.render import render
 from solver.commands import trials as series_of_trials
-from solver.commands.evaluate import load_test_benchmark
+from solver.commands.evaluate import load_test_benchmark, together
 from solver.commands.search import SearchOptions, run_search
+from solver.commands.trials import evaluate_trials
 from solver.reports.merging import format_merged, merge_results, read_series, write_merged
 from solver.reports.results import compare_files
 from solver.runs import open_run
@@ -161,6 +163,21 @@ def test_merged_results_are_mean_and_deviation_of_the_trials(
     out = capfd.readouterr().out
     assert f"{merged['averages'][0]['mAP']:.3f} (+0.000)" in out and f"| {DIRECTIONS[0]} trial 2 " in out
     assert not list(trained.glob("**/results.json")), "--output keeps the runs as they were"
+
+
+def test_processes_share_each_trial(trained: Path, evaluated: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"checkpoint": "", "output": str(tmp_path), "device": "cpu", "overrides": []}
+
+    def work(_: int) -> str:
+        return together("cpu", lambda them: evaluate_trials(run=str(trained), trials="1-2", **options, processes=them))
+
+    first, second = forked(2, tmp_path / "answers", work)
+    assert "trial-01" in first and second == ""
+    for name in (".", "trial-02"):
+        ours, theirs = document(tmp_path / name), document(evaluated / name)
+        assert len(ours["averages"]) > 0
+        for ours_row, theirs_row in zip(ours["averages"], theirs["averages"], strict=True):
+            assert ours_row == pytest.approx(theirs_row, abs=1e-6)
 
 
 def test_each_image_is_encoded_once_in_a_trial(evaluated: Path) -> None:

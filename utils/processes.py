@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -28,6 +29,9 @@ LONGEST_WAIT = timedelta(hours=12)
 """For what one process does alone (a cache, an evaluation). One that dies is noticed at once, by its connections."""
 GRACE_SECONDS = 5.0
 """How long a process whose partner is gone waits for the partner's last words."""
+LOOK_SECONDS = 2.0
+"""How often one that works alone for long looks whether the others are still there."""
+GO_ON = "go on with --resume"
 FAILURE = "failure"
 PR_SET_PDEATHSIG = 1
 """Of Linux."""
@@ -86,6 +90,25 @@ class Processes:
         """Return the bytes (size,) uint8 of every process, by rank. sizes: of each."""
         return [data]
 
+    def exchanged(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Return the bytes (n,) uint8 that every process has for this one, by rank. parts: what this one has for each.
+        sizes: of what comes.
+        """
+        return list(parts)
+
+    def share(self, count: int, step: int = 1, rank: int | None = None) -> slice:
+        """Return which of `count` things a process does: neighbours, as many as the others, in whole steps. rank:
+        whose share, None = this one's.
+        """
+        blocks, place = -(-count // step), self.rank if rank is None else rank
+        start, stop = (blocks * edge // self.count * step for edge in (place, place + 1))
+        return slice(min(start, count), min(stop, count))
+
+    def heed(self) -> None:
+        """Raise what ended another process, if one has ended; to be called often where nothing is exchanged for
+        long.
+        """
+
     def sum_(self, values: Sequence[Tensor]) -> None:
         """Replace tensors of equal shapes in all processes by their sums, in place."""
 
@@ -115,8 +138,10 @@ ALONE = Processes()
 class Joined(Processes):
     """One of several processes that train or evaluate together."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Join the others, which must all do so. Raises UserError when they do not come."""
+    def __init__(self, device: torch.device, go_on: str = GO_ON) -> None:
+        """Join the others, which must all do so. go_on: what a user does when one has died. Raises UserError when they
+        do not come.
+        """
         import torch
         import torch.distributed as dist
 
@@ -129,7 +154,7 @@ class Joined(Processes):
                 f"the processes of this run cannot be joined ({first_line(error)}); start them by torchrun"
             ) from error
         self.first_here = local_rank() == 0
-        self.device = device
+        self.device, self._go_on, self._looked = device, go_on, time.monotonic()
         self._store = dist.PrefixStore("anyreid", store)
         self._torch, self._dist = torch, dist
         self.norm_group = dist.new_group(backend=backend, timeout=LONGEST_WAIT)
@@ -169,6 +194,25 @@ class Joined(Processes):
             self._dist.all_gather(found, padded)
         return [values[:size] for values, size in zip(found, sizes, strict=True)]
 
+    def exchanged(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Return the bytes (n,) uint8 that every process has for this one, by rank. parts: what this one has for each.
+        sizes: of what comes.
+        """
+        received = parts[0].new_empty(sum(sizes))
+        self._dist.all_to_all_single(received, self._torch.cat(list(parts)), list(sizes), [len(part) for part in parts])
+        return list(received.split(list(sizes)))
+
+    def heed(self) -> None:
+        """Raise what ended another process, if one has ended; to be called often where nothing is exchanged for
+        long.
+        """
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            failure = self._failure()
+            if failure is not None:
+                raise failure
+
     def sum_(self, values: Sequence[Tensor]) -> None:
         """Replace tensors of equal shapes in all processes by their sums, in place."""
         by_kind: dict[object, list[Tensor]] = {}
@@ -197,9 +241,11 @@ class Joined(Processes):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """End with the first process that fails; the error names it and what it said."""
+        """End with the first process that fails; the error names it and what it said. SIGTERM, which torchrun sends to
+        those that are left, ends the block with that too.
+        """
         try:
-            with self.translated():
+            with self.translated(), _answering_sigterm():
                 yield
         except BaseException as error:
             self._leave_word(error)
@@ -215,6 +261,11 @@ class Joined(Processes):
             yield
         except RuntimeError as error:
             self._raise_for_another(error)
+            raise
+        except Interrupted as error:
+            failure = self._failure()
+            if failure is not None:
+                raise failure from error
             raise
 
     def _leave_word(self, error: BaseException) -> None:
@@ -233,24 +284,30 @@ class Joined(Processes):
         """Raise what the process said that ended first, or that it died. Return when none did: the error is ours."""
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
-            word = self._word()
-            if word is not None and word["rank"] != self.rank:
-                if word["signal"]:
-                    raise Interrupted(word["said"], word["signal"]) from error
-                raise UserError(
-                    f"stopped because process {word['rank']} of {self.count} did: {word['said']}"
-                ) from error
-            dead = self._dead()
-            if dead:
-                raise UserError(
-                    f"stopped because process {dead[0]} of {self.count} died without a word (killed, or out of memory)"
-                    "; go on with --resume"
-                ) from error
+            failure = self._failure()
+            if failure is not None:
+                raise failure from error
             time.sleep(0.05)
         if _lost(error):
             raise UserError(
-                f"stopped because a process of another machine is gone ({first_line(error)}); go on with --resume"
+                f"stopped because a process of another machine is gone ({first_line(error)}); {self._go_on}"
             ) from error
+
+    def _failure(self) -> UserError | Interrupted | None:
+        """Return what the process said that ended first, or that one of this machine died; None = neither."""
+        dead = self._dead()
+        # Asked after that: whoever leaves a word does so before it ends.
+        word = self._word()
+        if word is not None and word["rank"] != self.rank:
+            if word["signal"]:
+                return Interrupted(word["said"], word["signal"])
+            return UserError(f"stopped because process {word['rank']} of {self.count} did: {word['said']}")
+        if dead and word is None:
+            return UserError(
+                f"stopped because process {dead[0]} of {self.count} died without a word (killed, or out of memory); "
+                f"{self._go_on}"
+            )
+        return None
 
     def _word(self) -> dict[str, Any] | None:
         with contextlib.suppress(RuntimeError, ValueError):
@@ -274,6 +331,25 @@ def _end_with_parent() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+@contextlib.contextmanager
+def _answering_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise Interrupted in the block, once; nothing where others answer it, or outside the main thread."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Interrupted("stopped by SIGTERM", signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _lost(error: RuntimeError) -> bool:
@@ -309,6 +385,8 @@ def agree(processes: Processes, found: Mapping[str, str]) -> None:
             )
 
 
-def join_processes(device: torch.device) -> Processes:
-    """Return the processes that torchrun started this one with. Raises UserError."""
-    return Joined(device) if started_together() > 1 else ALONE
+def join_processes(device: torch.device, go_on: str = GO_ON) -> Processes:
+    """Return the processes that torchrun started this one with. go_on: what a user does when one has died. Raises
+    UserError.
+    """
+    return Joined(device, go_on) if started_together() > 1 else ALONE

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.load import experiment_to_dict
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
 from datasets.fitting import ModelNeeds, needs_of
@@ -34,24 +36,46 @@ from solver.run_directory import (
 )
 from solver.run_names import find_run
 from solver.runs import TrainedModel, check_trials
+from utils.device import resolve_device
 from utils.errors import UserError
 from utils.files import check_folder, files_together, real_path
 from utils.log import configure_logging, library_versions
 from utils.origin import code_commit, command_line, now
+from utils.processes import ALONE, Processes, agree, join_processes
 
 logger = logging.getLogger(__name__)
 
 TEST_SPLIT = "test"
 
 
+def together(device: str, command: Callable[[Processes], str]) -> str:
+    """Run a command in all processes that torchrun has started, this one alone without it; return what is to be
+    printed, nothing in all but the first. Raises UserError, in all processes when one does.
+    """
+    processes = join_processes(resolve_device(device), "start the test again")
+    with processes.together():
+        text = command(processes)
+        # Whoever is done first waits: its end would end the others.
+        processes.told(None)
+        return text if processes.leader else ""
+
+
 def run_test(
-    *, run: str, config: str, checkpoint: str, output: str, device: str, overrides: Sequence[str], export: str = ""
+    *,
+    run: str,
+    config: str,
+    checkpoint: str,
+    output: str,
+    device: str,
+    overrides: Sequence[str],
+    export: str = "",
+    processes: Processes = ALONE,
 ) -> str:
     """Evaluate a run or a checkpoint, write the result files and return what is to be printed.
 
     run: a run directory, or empty when config and checkpoint are files. output: folder of the results, empty = beside
-    the checkpoint. export: file of the features, empty = none. Raises UserError for wrong input; then no result file is
-    written.
+    the checkpoint. export: file of the features, empty = none. processes: share the evaluation; the first of them
+    writes, and the others return nothing. Raises UserError for wrong input; then no result file is written.
     """
     configure_logging()
     run, checkpoint = find_run(run, checkpoint)
@@ -62,9 +86,10 @@ def run_test(
         check_export(export)
         if real_path(export_path(export)) == real_path(folder / PER_QUERY_FILE):
             raise UserError(f"--export {export}: the results of this test have that name; choose another")
-    tested = evaluate_test(
-        ModelChoice(run=run, config=config, checkpoint=checkpoint, device=device, overrides=overrides)
-    )
+    choice = ModelChoice(run=run, config=config, checkpoint=checkpoint, device=device, overrides=overrides)
+    tested = evaluate_test(choice, processes)
+    if not processes.leader:
+        return ""
     files = write_test(folder, tested)
     if export:
         files.append(export_evaluation(export, tested.result.ranked, tested.provenance.checkpoint_fingerprint))
@@ -92,14 +117,19 @@ class Tested:
         return result_document(self.result, self.provenance, self.rates.document() if self.rates else None)
 
 
-def evaluate_test(choice: ModelChoice) -> Tested:
-    """Evaluate a trained model on the test set of its data. Raises UserError."""
-    opened = open_trained(choice)
+def evaluate_test(choice: ModelChoice, processes: Processes = ALONE) -> Tested:
+    """Evaluate a trained model on the test set of its data. processes: share the work; all get the result, the first of
+    them the error rates. Raises UserError.
+    """
+    opened = open_trained(choice, processes)
     trained = opened.trained
-    verified = trained.config.eval.verification
+    verified = trained.config.eval.verification and processes.leader
     calibration = read_calibration(trained) if verified else None
     benchmark = load_test_benchmark(trained.config, trained)
-    reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
+    told = {"configuration": json.dumps(experiment_to_dict(trained.config), sort_keys=True)}
+    agree(processes, told | {"checkpoint": trained.fingerprint, "data fingerprint": benchmark.fingerprint})
+    with processes.first_one_first():
+        reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)
     asked = distinct_sources(benchmark.splits[TEST_SPLIT]).values()
     said = text_notes((source for group in asked for source in group), reader)

@@ -18,6 +18,7 @@ from solver.run_directory import CONFIG_FILE
 from solver.run_names import locate_run
 from solver.runs import TrainedModel, open_checkpoint, open_run
 from utils.device import describe_device, exact_float32, resolve_device
+from utils.processes import ALONE, Processes
 from utils.threads import plan_threads
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ class Opened:
     spec: EvaluationSpec
 
 
-def open_trained(choice: ModelChoice) -> Opened:
-    """Load the model, set the threads and say what runs where. Raises UserError."""
+def open_trained(choice: ModelChoice, processes: Processes = ALONE) -> Opened:
+    """Load the model, set the threads and say what runs where. processes: that evaluate together. Raises UserError."""
     exact_float32()
     device = resolve_device(choice.device)
     if choice.run:
@@ -80,4 +81,7 @@ def open_trained(choice: ModelChoice) -> Opened:
     plan = plan_threads(device.type, trained.config.data.workers)
     torch.set_num_threads(plan.threads)
     logger.info("%s; %s", describe_device(device), plan.describe())
-    return Opened(trained=trained, device=device, spec=EvaluationSpec.of(trained.config, plan.workers))
+    if processes.count > 1:
+        logger.info("%d processes share the evaluation", processes.count)
+    spec = EvaluationSpec.of(trained.config, plan.workers, processes)
+    return Opened(trained=trained, device=device, spec=spec)

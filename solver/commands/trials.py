@@ -36,6 +36,7 @@ from solver.run_directory import (
 )
 from solver.run_names import find_checkpoint, find_run
 from utils.errors import UserError
+from utils.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -107,17 +108,25 @@ def train_trials(config: ExperimentConfig, trials: str, *, device: str, overwrit
 
 
 def evaluate_trials(
-    *, run: str, trials: str, checkpoint: str, output: str, device: str, overrides: Sequence[str]
+    *,
+    run: str,
+    trials: str,
+    checkpoint: str,
+    output: str,
+    device: str,
+    overrides: Sequence[str],
+    processes: Processes = ALONE,
 ) -> str:
     """Evaluate the run of each trial on its own test lists, merge the results and return what is to be printed.
 
     Results of a trial go into its run directory, merged ones into `run`; with `output` both go below that folder. A
-    trial without a checkpoint is left out and named. Raises UserError that names the trial; merged results are then not
-    written.
+    trial without a checkpoint is left out and named. processes: share each evaluation; the first of them writes, and
+    the others return nothing. Raises UserError that names the trial; merged results are then not written.
     """
     series = Path(find_run(run)[0])
     wanted = parse_trials(trials, _series_dataset(series, trials, overrides))
-    present = [trial for trial in wanted if _has_checkpoint(series / trial_folder(trial), checkpoint)]
+    looked = wanted if processes.leader else ()
+    present = processes.of_leader([one for one in looked if _has_checkpoint(series / trial_folder(one), checkpoint)])
     if not present:
         raise UserError(
             f"{series} has no checkpoint {checkpoint or 'best or last'} of the trials {trials}; there: "
@@ -135,9 +144,12 @@ def evaluate_trials(
                 output=str(target),
                 device=device,
                 overrides=[*overrides, f"data.trial={trial}"],
+                processes=processes,
             )
         logger.info("%s (%d of %d)\n%s", trial_label(trial), place, len(present), table)
         files[trial_label(trial)] = target / RESULTS_FILE
+    if not processes.leader:
+        return ""
     document = merge_results(read_series(files), [trial_label(trial) for trial in wanted])
     unfinished = [
         trial_label(trial) for trial in present if not (series / trial_folder(trial) / OUTCOME_FILE).is_file()

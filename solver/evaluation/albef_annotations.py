@@ -24,13 +24,12 @@ from model.editing import ImageTower, TowerSpec
 from model.instruction_encoders import TextEncoder, TextSpec
 from model.weights.irm_sources import TowerSource, read_albef_clothes, read_albef_text
 from model.weights.positions import resize_grid
-from solver.evaluation.annotation_encoders import PieceCls, digest
+from solver.evaluation.annotation_encoders import CLOTHES_BATCH, PieceCls, digest
 from utils.errors import UserError
 from utils.progress import progress_bar
 
 CLOTHES_SIZE = (128, 128)
 """Height and width of a picture of clothes, as in the paper."""
-CLOTHES_BATCH = 64
 HEAD_COLUMNS = 64
 """Columns of an attention head, as in every BERT and ViT of ALBEF's kind; its file does not say."""
 Part = TypeVar("Part", TextEncoder, ImageTower)

@@ -21,10 +21,13 @@ from datasets.loading.tokenizers import ClipTokenizer, WordPieces
 from model.weights.model_folders import read_configuration
 from utils.errors import UserError
 from utils.foreign import foreign_file
+from utils.processes import ALONE, Processes
 from utils.progress import progress_bar
 from utils.retrieval.annotation_vectors import SparseRows
 
 CLS_BATCH = 64
+CLOTHES_BATCH = 64
+"""Pictures of clothes that are encoded together; processes share them out so many at a time."""
 
 CLOTHES_SIZE = 64
 CENTRE = (0.3, 0.15)
@@ -46,9 +49,9 @@ class TextEncoder(Protocol):
     def pieces(self, text: str) -> list[int]:
         """Return the word pieces of a text; none for an empty one, which is no annotation."""
 
-    def encode(self, texts: Sequence[list[int]]) -> tuple[np.ndarray | SparseRows, str]:
+    def encode(self, texts: Sequence[list[int]], processes: Processes = ALONE) -> tuple[np.ndarray | SparseRows, str]:
         """Return vectors (m, D) of the distinct texts of a split, given as pieces, and a digest of whatever they depend
-        on.
+        on. processes: all call this with the same texts, and may share them out.
         """
 
 
@@ -78,8 +81,10 @@ class TfIdf:
         """Return CLIP's word pieces."""
         return self._tokenizer.encode(preprocess_caption(text, max_words=len(text)))
 
-    def encode(self, texts: Sequence[list[int]]) -> tuple[SparseRows, str]:
-        """Return the vectors; the digest covers the pieces that occur and their idf."""
+    def encode(self, texts: Sequence[list[int]], processes: Processes = ALONE) -> tuple[SparseRows, str]:
+        """Return the vectors; the digest covers the pieces that occur and their idf. Counting takes no time worth
+        sharing: every process does it all.
+        """
         counts = [Counter(pieces) for pieces in texts]
         documents = Counter(piece for count in counts for piece in count)
         known = np.array(sorted(documents), dtype=np.int64)
@@ -119,16 +124,17 @@ class PieceCls(ABC):
         return self._tokenizer.encode(preprocess_caption(text))
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[list[int]]) -> tuple[np.ndarray, str]:
+    def encode(self, texts: Sequence[list[int]], processes: Processes = ALONE) -> tuple[np.ndarray, str]:
         """Return the vectors; the digest covers the weights, the vocabulary and the mean."""
         rows = [[self._tokenizer.start_id, *pieces][: self._tokenizer.length] for pieces in texts]
         distinct = list(dict.fromkeys(map(tuple, rows)))
-        found = [
-            self._batch(distinct[start : start + CLS_BATCH])
-            for start in progress_bar(range(0, len(distinct), CLS_BATCH), None, "annotations", "batch")
+        starts = range(0, len(distinct), CLS_BATCH)[processes.share(-(-len(distinct) // CLS_BATCH))]
+        own = [
+            self._batch(distinct[start : start + CLS_BATCH]).double().numpy()
+            for start in progress_bar(starts, None, "annotations", "batch")
         ]
         places = {row: place for place, row in enumerate(distinct)}
-        vectors = torch.cat(found).double().numpy()
+        vectors = np.concatenate([batch for found in processes.told(own) for batch in found])
         mean = vectors.mean(axis=0) if self.centred and len(distinct) > 1 else np.zeros(vectors.shape[1])
         state = self.weights()
         words = np.frombuffer("\n".join(self._tokenizer.vocabulary).encode(), dtype=np.uint8)

@@ -26,8 +26,9 @@ from datasets.structures import Source
 from model.interface import Fuses, Instruction, RetrievalModel, Tokens
 from solver.evaluation.kept_tokens import KeptTokens
 from solver.evaluation.plan import EvaluationPlan, SourceTable, Space
+from solver.evaluation.sharing import complete, dealt
 from solver.evaluation.spec import EvaluationSpec
-from solver.evaluation.token_cache import BankShape, CacheBudget, TokenCache
+from solver.evaluation.token_cache import BankShape, CacheBudget, Owners, TokenCache
 from utils.device import autocast
 from utils.errors import UserError
 from utils.progress import progress_bar
@@ -187,6 +188,22 @@ def require_fusion(model: RetrievalModel, plan: EvaluationPlan) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SpaceLayout:
+    """What the first rows of a space say of all."""
+
+    done: int
+    """Slots at the beginning of the space that have been encoded, or could not be read."""
+    length: int
+    """Tokens of a source."""
+    width: int
+    dtype: torch.dtype
+    prepared_width: int
+    """Of a token for a fusion, 0 = none is needed."""
+    prepared_dtype: torch.dtype
+    masked: bool
+
+
 class _EncodingPass:
     """One pass over a table of sources; see `encode_sources`."""
 
@@ -198,6 +215,7 @@ class _EncodingPass:
         matched: NDArray[np.bool_] | None,
     ) -> None:
         self.encoder = encoder
+        self.processes = encoder.spec.processes
         self.table = table
         self.needs_tokens = torch.from_numpy(needs_tokens)
         self.matched = torch.from_numpy(np.zeros_like(needs_tokens) if matched is None else matched)
@@ -207,30 +225,92 @@ class _EncodingPass:
 
     def run(self, budget: CacheBudget) -> EncodedSources:
         """Encode every source of the table; see `encode_sources`."""
-        spaces = self.table.by_space()
-        probed = {key: self._probe(key, slots) for key, slots in spaces.items()}
-        shapes = [
-            self._shape(batches[0][1], spaces[key])
-            for key, (batches, _) in probed.items()
-            if batches and bool(self.needs_tokens[spaces[key]].any())
-        ]
-        examples = [
-            (torch.from_numpy(spaces[key])[self.matched[spaces[key]]], batches[0][1])
-            for key, (batches, _) in probed.items()
-            if batches and bool(self.matched[spaces[key]].any())
-        ]
+        spaces = {key: torch.from_numpy(slots) for key, slots in self.table.by_space().items()}
+        probers = {key: number % self.processes.count for number, key in enumerate(spaces)}
+        probed: dict[Space, list[EncodedBatch]] = {}
+        found: dict[Space, _SpaceLayout | None] = {}
+        for key, slots in spaces.items():
+            if probers[key] == self.processes.rank:
+                probed[key], found[key] = self._probe(key, slots)
+        layouts = {key: layout for told in self.processes.told(found) for key, layout in told.items()}
+        owners = Owners(ranks=self._dealt(spaces, layouts, probers), processes=self.processes)
         try:
-            if shapes:
-                self.cache = TokenCache(len(self.table), shapes, device=self.encoder.device, budget=budget)
-            if examples:
-                left = budget if self.cache is None else self.cache.left
-                self.kept = KeptTokens(len(self.table), examples, device=self.encoder.device, budget=left)
+            self._make_room(spaces, layouts, owners, budget)
             for key, slots in spaces.items():
-                self._encode_space(key, slots, *probed.pop(key))
+                layout = layouts[key]
+                if layout is not None:
+                    coming = owners.own(slots[layout.done :])
+                    self._encode_space(key, layout, coming, probed.pop(key, []))
+            self._share(owners)
         except BaseException:
             self._encoded().close()
             raise
         return self._encoded()
+
+    def _make_room(
+        self,
+        spaces: Mapping[Space, Tensor],
+        layouts: Mapping[Space, _SpaceLayout | None],
+        owners: Owners,
+        budget: CacheBudget,
+    ) -> None:
+        shapes, whole, masked = [], [], []
+        for key, slots in spaces.items():
+            layout = layouts[key]
+            if layout is None:
+                continue
+            if layout.prepared_width:
+                shapes.append(
+                    BankShape(
+                        slots=slots[self.needs_tokens[slots]],
+                        length=layout.length,
+                        plain_width=layout.width,
+                        prepared_width=layout.prepared_width,
+                        dtype=layout.prepared_dtype,
+                    )
+                )
+            if bool(self.matched[slots].any()):
+                whole.append(
+                    BankShape(
+                        slots=slots[self.matched[slots]],
+                        length=layout.length,
+                        plain_width=layout.width,
+                        prepared_width=layout.width,
+                        dtype=layout.dtype,
+                    )
+                )
+                masked += [layout.length] if layout.masked else []
+        device = self.encoder.device
+        if shapes:
+            self.cache = TokenCache(len(self.table), shapes, device=device, budget=budget, owners=owners)
+        if whole:
+            left = budget if self.cache is None else self.cache.left
+            self.kept = KeptTokens(len(self.table), whole, masked, device=device, budget=left, owners=owners)
+
+    def _dealt(
+        self,
+        spaces: Mapping[Space, Tensor],
+        layouts: Mapping[Space, _SpaceLayout | None],
+        probers: Mapping[Space, int],
+    ) -> Tensor:
+        """Return (N,) int64: the process that encodes each slot. Batches are those of one process."""
+        ranks = torch.zeros(len(self.table), dtype=torch.int64)
+        loads = [0] * self.processes.count
+        for key, slots in spaces.items():
+            ranks[slots] = probers[key]
+            layout = layouts[key]
+            if layout is not None:
+                loads[probers[key]] += layout.done * layout.length
+        for key, slots in spaces.items():
+            layout = layouts[key]
+            if layout is not None and layout.done < len(slots):
+                batches = slots[layout.done :].split(self._rows(layout))
+                for batch, rank in zip(batches, dealt([len(batch) * layout.length for batch in batches], loads)):
+                    ranks[batch] = rank
+        return ranks
+
+    def _rows(self, layout: _SpaceLayout) -> int:
+        return batch_rows(layout.length, self.encoder.spec.config.batch_size, self.encoder.device)
 
     def _encoded(self) -> EncodedSources:
         return EncodedSources(
@@ -241,38 +321,54 @@ class _EncodingPass:
             encoded=self.encoder.encoded,
         )
 
-    def _probe(self, space: Space, slots: NDArray[np.int64]) -> tuple[list[EncodedBatch], int]:
-        """Encode the first readable rows of a space; return their batches and how many slots are done."""
+    def _probe(self, space: Space, slots: Tensor) -> tuple[list[EncodedBatch], _SpaceLayout | None]:
+        """Encode the first readable rows of a space; return their batches and what they say of it, None when there is
+        no readable row.
+        """
         done = 0
         rows = min(PROBE_ROWS, self.encoder.spec.config.batch_size)
         while done < len(slots):
-            chunk = slots[done : done + rows]
+            chunk = slots[done : done + rows].numpy()
             done += len(chunk)
             batches = list(self.encoder.batches(self.table, space, chunk, rows, workers=0))
             if batches:
-                return batches, done
-        return [], done
+                return batches, self._layout(batches[0][1], slots, done)
+        return [], None
 
-    def _encode_space(self, space: Space, slots: NDArray[np.int64], probed: list[EncodedBatch], done: int) -> None:
-        with progress_bar(None, len(slots), f"encode {space[0].value}", "source") as bar:
+    def _layout(self, tokens: Tokens, slots: Tensor, done: int) -> _SpaceLayout:
+        plain = tokens.tokens
+        prepared = self._fusing().prepare(plain[:1]) if bool(self.needs_tokens[slots].any()) else None
+        return _SpaceLayout(
+            done=done,
+            length=plain.shape[1],
+            width=plain.shape[2],
+            dtype=plain.dtype,
+            prepared_width=0 if prepared is None else prepared.shape[2],
+            prepared_dtype=plain.dtype if prepared is None else torch.promote_types(plain.dtype, prepared.dtype),
+            masked=tokens.mask is not None,
+        )
+
+    def _encode_space(self, space: Space, layout: _SpaceLayout, coming: Tensor, probed: Sequence[EncodedBatch]) -> None:
+        """Store the batches that are there, encode and store this process's slots `coming`."""
+        total = len(coming) + sum(len(slots) for slots, _ in probed)
+        with progress_bar(None, total, f"encode {space[0].value}", "source") as bar:
             for batch in probed:
                 self._store(batch, bar)
-            if done == len(slots):
-                return
-            rows = batch_rows(probed[0][1].tokens.shape[1], self.encoder.spec.config.batch_size, self.encoder.device)
-            for batch in self.encoder.batches(self.table, space, slots[done:], rows, self.encoder.spec.workers):
+            workers = self.encoder.spec.workers
+            for batch in self.encoder.batches(self.table, space, coming.numpy(), self._rows(layout), workers):
                 self._store(batch, bar)
+                self.processes.heed()
 
-    def _shape(self, tokens: Tokens, slots: NDArray[np.int64]) -> BankShape:
-        prepared = self._fusing().prepare(tokens.tokens[:1])
-        own = torch.from_numpy(slots)
-        return BankShape(
-            slots=own[self.needs_tokens[own]],
-            length=tokens.tokens.shape[1],
-            plain_width=tokens.tokens.shape[2],
-            prepared_width=prepared.shape[2],
-            dtype=torch.promote_types(tokens.tokens.dtype, prepared.dtype),
-        )
+    def _share(self, owners: Owners) -> None:
+        """Let every process know the features of all, and what could not be read."""
+        told = self.processes.told((self.encoder.failures, self.encoder.encoded))
+        for failures, _ in told:
+            self.encoder.failures.update(failures)
+        counts = {space[0]: sum(encoded.get(space[0], 0) for _, encoded in told) for space in self.table.by_space()}
+        self.encoder.encoded = {modality: count for modality, count in counts.items() if count}
+        complete(self.processes, self.pooled, owners.own(torch.arange(len(self.table))))
+        if self.kept is not None:
+            self.kept.share_masks()
 
     def _fusing(self) -> Fuses:
         model = self.encoder.model
@@ -312,13 +408,11 @@ def encode_sources(
     that a matching head will look at, None = none.
 
     The first rows of each modality are encoded before the cache is laid out, so that the choice between plain and
-    prepared tokens and the split over the tiers follow from the true sizes. The caller closes what is returned.
+    prepared tokens and the split over the tiers follow from the true sizes. Of several processes each encodes whole
+    batches and holds their tokens; all get every pooled feature. The caller closes what is returned.
     """
     encoded = _EncodingPass(encoder, table, needs_tokens, matched).run(budget)
     if encoded.cache is not None:
-        logger.info(
-            "token cache: %s tokens, MB per tier %s",
-            "prepared" if encoded.cache.prepared else "plain",
-            encoded.cache.used_mb,
-        )
+        kind, used = "prepared" if encoded.cache.prepared else "plain", encoded.cache.used_mb
+        logger.info("token cache: %s tokens, MB per tier %s", kind, used)
     return encoded

@@ -49,8 +49,9 @@ def evaluate_splits(
 ) -> tuple[EvaluationResult, ...]:
     """Evaluate `model` on splits; a source that several splits share is encoded once.
 
-    Raises UserError for an unreadable source unless the specification skips it, for re-ranking beyond the memory
-    budget, and for scores of a matching head that the model does not have.
+    Several processes do it together and all return the same, to the bit of one process whose cache of tokens is large
+    enough. Raises UserError for an unreadable source unless the specification skips it, for re-ranking beyond the
+    memory budget, and for scores of a matching head that the model does not have.
     """
     started = time.perf_counter()
     plan = plan_evaluation(splits, instructed=model.follows_instructions)
@@ -94,7 +95,8 @@ def prepare_evaluation(plan: EvaluationPlan, spec: EvaluationSpec, model: Retrie
     if not spec.config.thresholds:
         return [None for _ in plan.splits]
     return [
-        relevance_of(planned.split, encoder=spec.config.relevance, read_clothes=open_source) for planned in plan.splits
+        relevance_of(planned.split, encoder=spec.config.relevance, read_clothes=open_source, processes=spec.processes)
+        for planned in plan.splits
     ]
 
 
@@ -151,7 +153,14 @@ def _measurements(spec: EvaluationSpec, comparison: Comparison, plain: Tensor) -
         no_positive=config.no_positive,
         ap_depth=config.ap_depth or None,
     )
-    first = Measurement(stamp="", features=plain, options=options, memory_mb=config.memory_mb, comparison=comparison)
+    first = Measurement(
+        stamp="",
+        features=plain,
+        options=options,
+        memory_mb=config.memory_mb,
+        comparison=comparison,
+        processes=spec.processes,
+    )
     measurements = [first]
     if config.ap_topk:
         released = replace(options, ap_topk=config.ap_topk)

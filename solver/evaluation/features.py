@@ -24,6 +24,7 @@ from solver.evaluation.encoding import (
     require_fusion,
 )
 from solver.evaluation.plan import EvaluationPlan
+from solver.evaluation.sharing import complete, rounds
 from solver.evaluation.spec import EvaluationSpec
 from solver.evaluation.token_cache import TokenCache
 from utils.progress import progress_bar
@@ -86,13 +87,18 @@ def _fuse_sets(
     cache = encoded.cache
     if cache is None or not isinstance(model, Fuses):
         return fused
+    batches = _fusion_batches(plan, cache, readable, limit)
+    own: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     with progress_bar(None, plan.num_sets, "fuse", "query") as bar:
-        for rows, members in _fusion_batches(plan, cache, readable, limit):
+        for number, gather in rounds(cache, [members for _, members in batches]):
+            rows, members = batches[number]
             # Member after member: (B, S, K).
-            tokens = torch.cat([cache.gather(column) for column in members.unbind(1)], dim=1)
+            tokens = torch.cat([gather(column) for column in members.unbind(1)], dim=1)
             prepared = tokens if cache.prepared else model.prepare(tokens)
             fused.index_copy_(0, rows.to(fused.device), model.fuse_prepared(prepared).float())
-            bar.update(len(rows))
+            own.append(rows)
+            bar.update(len(rows) * cache.owners.processes.count)
+    complete(cache.owners.processes, fused, torch.cat(own))
     return fused
 
 

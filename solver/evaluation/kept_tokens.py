@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from model.interface import Tokens
-from solver.evaluation.token_cache import BankShape, CacheBudget, TokenCache
+from solver.evaluation.sharing import Gather
+from solver.evaluation.token_cache import BankShape, CacheBudget, Owners, TokenCache
 
 
 class KeptTokens:
@@ -20,26 +21,19 @@ class KeptTokens:
     def __init__(
         self,
         num_slots: int,
-        shapes: Sequence[tuple[Tensor, Tokens]],
+        shapes: Sequence[BankShape],
+        masked: Sequence[int],
         *,
         device: torch.device,
         budget: CacheBudget,
+        owners: Owners,
     ) -> None:
-        """shapes: slots (n,) of sources whose representations have the shape of the example beside them."""
-        banks = []
-        self._masks: dict[int, Tensor] = {}
-        self._bank_of = torch.full((num_slots,), -1, dtype=torch.int64)
-        for slots, example in shapes:
-            _, length, width = example.tokens.shape
-            self._bank_of[slots] = length
-            banks.append(
-                BankShape(
-                    slots=slots, length=length, plain_width=width, prepared_width=width, dtype=example.tokens.dtype
-                )
-            )
-            if example.mask is not None and length not in self._masks:
-                self._masks[length] = torch.ones((num_slots, length), dtype=torch.bool)
-        self.cache = TokenCache(num_slots, banks, device=device, budget=budget)
+        """shapes: of whole representations. masked: lengths of those that have a mask."""
+        self._masks = {length: torch.ones((num_slots, length), dtype=torch.bool) for length in masked}
+        self._lengths = torch.full((num_slots,), -1, dtype=torch.int64)
+        for shape in shapes:
+            self._lengths[shape.slots] = shape.length
+        self.cache = TokenCache(num_slots, shapes, device=device, budget=budget, owners=owners)
 
     def put(self, slots: Tensor, tokens: Tokens) -> None:
         """Keep tokens of `slots` (n,) int64 on the CPU, all of one length."""
@@ -47,11 +41,20 @@ class KeptTokens:
         if tokens.mask is not None:
             self._masks[tokens.tokens.shape[1]][slots] = tokens.mask.cpu()
 
-    def gather(self, slots: Tensor, pooled: Tensor) -> Tokens:
-        """Return the representations of `slots` (n,) int64 on the CPU, all of one length. pooled (N, D): of all."""
-        mask = self._masks.get(int(self._bank_of[slots[0]]))
+    def share_masks(self) -> None:
+        """Let every process have the masks of all slots; all call this when each has put what it encodes."""
+        for length, mask in self._masks.items():
+            hidden = (~mask).to(torch.uint8)
+            self.cache.owners.processes.sum_([hidden])
+            self._masks[length] = hidden == 0
+
+    def gather(self, slots: Tensor, pooled: Tensor, tokens: Gather) -> Tokens:
+        """Return the representations of `slots` (n,) int64 on the CPU, all of one length. pooled (N, D): of all.
+        tokens: slots -> their tokens, as `solver.evaluation.sharing.rounds` gives it.
+        """
+        mask = self._masks.get(int(self._lengths[slots[0]]))
         return Tokens(
-            tokens=self.cache.gather(slots),
+            tokens=tokens(slots),
             pooled=pooled[slots.to(pooled.device)],
             mask=None if mask is None else mask[slots].to(self.cache.device),
         )

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from configs.vocabulary import Combination
 from model.interface import Matches, RetrievalModel
 from solver.evaluation.encoding import EncodedSources, batch_rows, inference
 from solver.evaluation.kept_tokens import KeptTokens
 from solver.evaluation.plan import EvaluationPlan, Integers
+from solver.evaluation.sharing import Gather, complete, rounds
 from solver.evaluation.spec import EvaluationSpec
 from utils.errors import UserError
 from utils.progress import progress_bar
@@ -71,29 +73,43 @@ class Rescoring:
         their slots. A block holds what the ranking by features holds; pairs are scored a batch at a time.
         """
         depth = min(self.depth, len(gallery))
-        slots = torch.from_numpy(gallery)
+        slots, processes = torch.from_numpy(gallery), self.spec.processes
         with progress_bar(None, len(queries) * depth, "match", "pair") as bar:
             for block in sort_blocks(*features):
-                best = slots[block.order[:, :depth].cpu()]
+                # Nobody else's products need have the same last bits.
+                best = slots[processes.spread(block.order[:, :depth].cpu())]
                 asked = torch.from_numpy(queries[block.first : block.first + len(best)])
                 pairs = asked[:, None].expand_as(best).reshape(-1), best.reshape(-1)
-                judged = []
-                for text, image in zip(*(side.split(self._rows(pairs)) for side in pairs)):
-                    judged.append(self._scores(text, image))
-                    bar.update(len(text))
-                scores = torch.cat(judged).view(best.shape).to(block.order.device)
+                judged = self._judged(pairs, bar)
+                scores = judged.view(best.shape).to(block.order.device)
                 yield block.first, rescored(block.order, scores)
+
+    def _judged(self, pairs: tuple[Tensor, Tensor], bar: tqdm) -> Tensor:
+        """Return (P,) float32 of pairs of slots, which processes share out."""
+        cache, rows = self._kept().cache, self._rows(pairs)
+        sides = [side.split(rows) for side in pairs]
+        places = torch.arange(len(pairs[0])).split(rows)
+        scores = torch.zeros(len(pairs[0]), device=self.encoded.pooled.device)
+        own = [torch.empty(0, dtype=torch.int64)]
+        for number, gather in rounds(cache, [torch.cat(batch) for batch in zip(*sides, strict=True)]):
+            text, image = (side[number] for side in sides)
+            scores[places[number].to(scores.device)] = self._scores(text, image, gather)
+            own.append(places[number])
+            bar.update(len(text) * cache.owners.processes.count)
+        complete(cache.owners.processes, scores, torch.cat(own))
+        return scores
 
     def _rows(self, pairs: tuple[Tensor, Tensor]) -> int:
         kept = self._kept()
         tokens = sum(kept.cache.length(int(side[0])) for side in pairs)
         return batch_rows(tokens, self.spec.config.batch_size, self.device)
 
-    def _scores(self, text: Tensor, image: Tensor) -> Tensor:
+    def _scores(self, text: Tensor, image: Tensor, gather: Gather) -> Tensor:
         """Return (P,) float32 of pairs of slots."""
         kept, pooled = self._kept(), self.encoded.pooled
         with inference(self.model, self.device, self.spec.config.precision):
-            return self._head().match(kept.gather(text, pooled), kept.gather(image, pooled)).float()
+            sides = (kept.gather(side, pooled, gather) for side in (text, image))
+            return self._head().match(*sides).float()
 
     def _head(self) -> Matches:
         assert isinstance(self.model, Matches), "checked before anything was encoded"

@@ -21,6 +21,7 @@ from solver.evaluation.matching import Rescoring
 from solver.evaluation.plan import Integers, ListPlan, SplitPlan
 from solver.evaluation.ranked_split import RankedSplit
 from solver.evaluation.relevance import Relevance
+from utils.processes import ALONE, Processes
 from utils.retrieval.annotation_vectors import AnnotationVectors
 from utils.retrieval.metrics import METRICS, evaluate_blocks, evaluate_features, threshold_name
 from utils.retrieval.options import MetricOptions
@@ -60,6 +61,8 @@ class Measurement:
     """Only lists that it serves are measured then. None = by similarity."""
     relevance: Relevance | None = None
     """Of mAP@tau, None = no thresholds."""
+    processes: Processes = ALONE
+    """Among which the queries are shared out; re-ranked lists as wholes."""
 
     def take(self, rows: Integers, combination: Combination) -> Tensor:
         """Return the features (n, d) of some rows (n,), in the part that answers queries of these modalities."""
@@ -75,8 +78,13 @@ def rank_split(plan: SplitPlan, measurement: Measurement, readable: NDArray[np.b
     UserError for an empty gallery.
     """
     results: dict[int, ListResult] = {}
-    for lists in _ranked_together(plan, measurement):
+    processes, groups = measurement.processes, _ranked_together(plan, measurement)
+    whole = measurement.rerank is not None
+    for lists in groups[processes.rank :: processes.count] if whole else groups:
         results |= _rank_lists(plan, lists, measurement, readable)
+        processes.heed()
+    for others in processes.told(results) if whole else ():
+        results |= others
     return tuple(results[number] for number in sorted(results))
 
 
@@ -186,7 +194,13 @@ def _measure(
         scored = measurement.rescoring.blocks(features, query.rows, plan.gallery[gallery])
         return evaluate_blocks(scored, query_labels, gallery_labels, shape, options=options, memory_mb=memory_mb)
     return evaluate_features(
-        *features, query_labels, gallery_labels, options=options, normalize=False, memory_mb=memory_mb
+        *features,
+        query_labels,
+        gallery_labels,
+        options=options,
+        normalize=False,
+        memory_mb=memory_mb,
+        processes=measurement.processes,
     )
 
 

@@ -18,8 +18,9 @@ from configs.vocabulary import AnnotationKind
 from datasets.modalities import MODALITIES
 from datasets.structures import EvalSplit, QueryList, Source
 from solver.evaluation.annotation_choice import clothes_encoder, parse_encoder, text_encoder
-from solver.evaluation.annotation_encoders import ClothesEncoder, TextEncoder, digest
+from solver.evaluation.annotation_encoders import CLOTHES_BATCH, ClothesEncoder, TextEncoder, digest
 from utils.errors import UserError
+from utils.processes import ALONE, Processes
 from utils.retrieval.annotation_vectors import ABSENT, AnnotationVectors, SparseRows
 
 ReadClothes = Callable[[Source], Image.Image]
@@ -45,13 +46,16 @@ class Relevance:
         return self.gallery if items is None else {kind: found.take(items) for kind, found in self.gallery.items()}
 
 
-def relevance_of(split: EvalSplit, *, encoder: str, read_clothes: ReadClothes) -> Relevance:
+def relevance_of(
+    split: EvalSplit, *, encoder: str, read_clothes: ReadClothes, processes: Processes = ALONE
+) -> Relevance:
     """Encode the annotations that the queries of a split ask for, and the gallery's of the same kinds, each once.
 
     encoder: of texts, `tfidf`, `t_s:FOLDER-OR-HUB-ID` or `t_s_centred:FOLDER-OR-HUB-ID`, while pictures of clothes
     become colour and texture histograms; or `albef:FILE`, of both. read_clothes: source -> picture, cut as the source
-    says. A gallery item without an annotation of a kind, or with an empty text, has none. Raises UserError for an
-    unknown encoder, an unreadable picture, and a query of an annotated list that has no annotation, naming its record.
+    says. processes: share the work out; all get everything. A gallery item without an annotation of a kind, or with an
+    empty text, has none. Raises UserError for an unknown encoder, an unreadable picture, and a query of an annotated
+    list that has no annotation, naming its record.
     """
     asked = [_asked(query_list) for query_list in split.query_lists]
     kinds = [
@@ -62,7 +66,7 @@ def relevance_of(split: EvalSplit, *, encoder: str, read_clothes: ReadClothes) -
     offered = [
         split.gallery_annotations[item] if split.gallery_annotations else {} for item in range(len(split.gallery))
     ]
-    encoders = _Encoders(encoder, read_clothes)
+    encoders = _Encoders(encoder, read_clothes, processes)
     gallery: dict[str, AnnotationVectors] = {}
     lists: list[dict[str, AnnotationVectors]] = [{} for _ in asked]
     parts = []
@@ -125,9 +129,9 @@ def _without_annotation(query_list: QueryList, entry: Sequence[Source], what: st
 class _Encoders:
     """One encoder of texts and one of clothes, each read when the first of its kind comes."""
 
-    def __init__(self, text: str, read_clothes: ReadClothes) -> None:
+    def __init__(self, text: str, read_clothes: ReadClothes, processes: Processes) -> None:
         parse_encoder(text)
-        self._name, self._read_clothes = text, read_clothes
+        self._name, self._read_clothes, self._processes = text, read_clothes, processes
         self._text: TextEncoder | None = None
         self._clothes: ClothesEncoder | None = None
 
@@ -138,8 +142,11 @@ class _Encoders:
         if pictures.pop():
             if self._clothes is None:
                 self._clothes = clothes_encoder(self._name)
-            vectors, checksum = self._clothes.encode(map(self._read_clothes, sources), len(sources))
-            return vectors, {source: row for row, source in enumerate(sources)}, self._clothes.name, checksum
+            own = sources[self._processes.share(len(sources), CLOTHES_BATCH)]
+            part = self._clothes.encode(map(self._read_clothes, own), len(own)) if own else None
+            parts = [found for found in self._processes.told(part) if found is not None]
+            vectors = np.concatenate([found for found, _ in parts])
+            return vectors, {source: row for row, source in enumerate(sources)}, self._clothes.name, parts[0][1]
         if self._text is None:
             self._text = text_encoder(self._name)
         pieces = [self._text.pieces(source.value) for source in sources]
@@ -147,6 +154,6 @@ class _Encoders:
         encoded: Vectors = np.zeros((0, 1))
         checksum = ""
         if spoken:
-            encoded, checksum = self._text.encode([pieces[row] for row in spoken])
+            encoded, checksum = self._text.encode([pieces[row] for row in spoken], self._processes)
         places = dict.fromkeys(sources, ABSENT) | {sources[row]: place for place, row in enumerate(spoken)}
         return encoded, places, self._text.name, checksum

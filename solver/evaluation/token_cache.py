@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from utils.errors import UserError
 from utils.files import DISK_FULL
+from utils.processes import ALONE, Processes
 
 MEGABYTE = 1 << 20
 
@@ -56,6 +57,19 @@ class BankShape:
         return len(self.slots) * self.length * width * self.dtype.itemsize
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owners:
+    """Which process encodes a source, and so holds its tokens."""
+
+    ranks: Tensor
+    """(N,) int64."""
+    processes: Processes
+
+    def own(self, slots: Tensor) -> Tensor:
+        """Return those of some slots (n,) that are this process's."""
+        return slots[self.ranks[slots] == self.processes.rank]
+
+
 def store_prepared(shapes: Sequence[BankShape], budget: CacheBudget) -> bool:
     """Whether to keep prepared tokens (True) or plain ones.
 
@@ -70,16 +84,27 @@ class TokenCache:
     """Rows of token embeddings by slot; equal values whichever tier holds them.
 
     Sources of equal shape share a bank, so that one request may mix modalities. Rows fill the tiers in the order of
-    the shapes given. A context manager: leaving it removes the disk tier's file.
+    the shapes given. A context manager: leaving it removes the disk tier's file. Of several processes each holds the
+    rows that it encodes, within a budget of its own, and `fetched` brings it those of others.
     """
 
     def __init__(
-        self, num_slots: int, shapes: Sequence[BankShape], *, device: torch.device, budget: CacheBudget
+        self,
+        num_slots: int,
+        shapes: Sequence[BankShape],
+        *,
+        device: torch.device,
+        budget: CacheBudget,
+        owners: Owners | None = None,
     ) -> None:
-        """Allocate every tier. Raises UserError when the disk tier does not fit its folder."""
+        """Allocate every tier. owners: of all slots, None = this process has all. Raises UserError when the disk tier
+        does not fit its folder.
+        """
+        self.owners = owners or Owners(ranks=torch.zeros(num_slots, dtype=torch.int64), processes=ALONE)
         # With its index: `cuda` and `cuda:0` are the same device but not equal.
         self.device = torch.empty(0, device=device).device
-        self.prepared = store_prepared(shapes, budget)
+        own = [replace(shape, slots=self.owners.own(shape.slots)) for shape in shapes]
+        self.prepared = all(self.owners.processes.told(store_prepared(own, budget)))
         self._bank_of = torch.full((num_slots,), -1, dtype=torch.int64)
         self._row_of = torch.full((num_slots,), -1, dtype=torch.int64)
         self._left = {"device": budget.device_bytes, "host": budget.host_bytes}
@@ -100,6 +125,7 @@ class TokenCache:
 
     def _add_bank(self, slots: Tensor, length: int, width: int, dtype: torch.dtype) -> None:
         self._bank_of[slots] = len(self._banks)
+        slots = self.owners.own(slots)
         self._row_of[slots] = torch.arange(len(slots))
         row_bytes = length * width * dtype.itemsize
         tiers: list[_Tier] = []
@@ -147,6 +173,43 @@ class TokenCache:
         """Return the rows of `slots` (n,) int64 on the CPU, all of one bank, as (n, L, K) on the compute device."""
         return self._bank(slots).read(self._row_of[slots], self.device)
 
+    def fetched(self, wanted: Sequence[Tensor]) -> FetchedTokens:
+        """Return the rows that this process wants, whichever processes hold them. All call this together. wanted: slots
+        (n,) int64, each once, that each process wants, by rank; the same in all of them.
+        """
+        processes, ranks = self.owners.processes, self.owners.ranks
+        mine = wanted[processes.rank]
+        coming = [mine[ranks[mine] == rank] for rank in range(processes.count)]
+        received = processes.exchanged(
+            [self._bytes(self.owners.own(slots)) for slots in wanted], [self.bytes_of(slots) for slots in coming]
+        )
+        found: list[tuple[Tensor, Tensor]] = []
+        for own, data in zip(coming, received, strict=True):
+            for bank, slots in self._by_bank(own):
+                size = len(slots) * bank.row_bytes
+                # A copy: numbers of another width need not begin where these end.
+                values = data[:size].clone().view(bank.dtype).view(len(slots), bank.length, bank.width)
+                found.append((slots, values))
+                data = data[size:]
+        return FetchedTokens(self._bank_of, found)
+
+    def _bytes(self, slots: Tensor) -> Tensor:
+        """The rows of some slots of this process, bank after bank."""
+        parts = [
+            bank.read(self._row_of[own], self.device).reshape(-1).view(torch.uint8)
+            for bank, own in self._by_bank(slots)
+        ]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8, device=self.device)
+
+    def _by_bank(self, slots: Tensor) -> list[tuple[_Bank, Tensor]]:
+        banks = self._bank_of[slots]
+        parts = [(bank, slots[banks == number]) for number, bank in enumerate(self._banks)]
+        return [(bank, own) for bank, own in parts if len(own)]
+
+    def bytes_of(self, slots: Tensor) -> int:
+        """Bytes of the rows of some slots (n,) int64."""
+        return sum(len(own) * bank.row_bytes for bank, own in self._by_bank(slots))
+
     def length(self, slot: int) -> int:
         """Number of tokens of a slot."""
         return self._banks[int(self._bank_of[slot])].length
@@ -163,8 +226,9 @@ class TokenCache:
 
     @property
     def used_mb(self) -> dict[str, float]:
-        """Megabytes allocated per tier."""
-        return {name: round(size / MEGABYTE, 3) for name, size in self._used.items()}
+        """Megabytes allocated per tier, by all processes, which ask together."""
+        told = self.owners.processes.told(self._used)
+        return {name: round(sum(used[name] for used in told) / MEGABYTE, 3) for name in self._used}
 
     def close(self) -> None:
         """Free every tier and remove the disk tier's file."""
@@ -187,6 +251,27 @@ class TokenCache:
             "slots of one request must be stored in one bank"
         )
         return self._banks[index]
+
+
+class FetchedTokens:
+    """Rows of some slots, from wherever they are held."""
+
+    def __init__(self, bank_of: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """bank_of (N,): of all slots. parts: slots (n,) of one bank and their tokens (n, L, K)."""
+        self._bank_of = bank_of
+        grouped: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for slots, values in parts:
+            grouped.setdefault(int(bank_of[slots[0]]), []).append((slots, values))
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+        for bank, alike in grouped.items():
+            slots, order = torch.cat([own for own, _ in alike]).sort()
+            values = torch.cat([own for _, own in alike])
+            self._rows[bank] = slots, values.index_select(0, order.to(values.device))
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """Return the rows of `slots` (n,) int64 on the CPU, all of one bank, as (n, L, K) on the compute device."""
+        known, values = self._rows[int(self._bank_of[slots[0]])]
+        return values.index_select(0, torch.searchsorted(known, slots.contiguous()).to(values.device))
 
 
 def reserve_file(path: Path, size: int) -> None:
@@ -224,6 +309,10 @@ class _Bank:
     width: int
     dtype: torch.dtype
     tiers: tuple[_Tier, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.length * self.width * self.dtype.itemsize
 
     def write(self, rows: Tensor, values: Tensor) -> None:
         for tier, selected in self._split(rows):

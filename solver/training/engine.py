@@ -249,9 +249,7 @@ class Trainer:
         """
         done = self.epoch + 1
         ending = self.finished or (not self.train.steps and done == self.train.epochs)
-        if not self.processes.leader:
-            return ending
-        for name in self.weights:
+        for name in self.weights if self.processes.leader else ():
             self.save(LAST_FILE, Progress(epoch=done, step=self.step, selected_on="last", metrics={}), name)
         if self.job.split is not None and (ending or done % self.train.eval_period == 0):
             with self.interruption.at_once(self.how_to_go_on()):
@@ -259,7 +257,7 @@ class Trainer:
                     name: evaluate_job(dataclasses.replace(self.job, model=model), self.job.split)
                     for name, model in self.weights.items()
                 }
-            for name, result in results.items():
+            for name, result in results.items() if self.processes.leader else ():
                 self.select(result, done, writer, name)
         writer.flush()
         return ending
@@ -440,8 +438,8 @@ class Trainer:
 
 
 def evaluate_job(job: TrainingJob, split: EvalSplit) -> EvaluationResult:
-    """Evaluate the present weights on a split, as test.py would."""
-    spec = EvaluationSpec.of(job.config, job.workers)
+    """Evaluate the present weights on a split, as test.py would; all processes of the job do it together."""
+    spec = EvaluationSpec.of(job.config, job.workers, job.processes)
     result = evaluate_split(job.model, split, job.reader, spec, job.device)
     for skipped in result.skipped:
         logger.warning("skipped: %s", skipped.reason)

@@ -104,7 +104,7 @@ def check_evaluation(job: TrainingJob) -> None:
     """Refuse what the first evaluation would find after hours of training. Raises UserError."""
     if job.split is not None:
         plan = plan_evaluation([job.split], instructed=job.model.follows_instructions)
-        prepare_evaluation(plan, EvaluationSpec.of(job.config, job.workers), job.model)
+        prepare_evaluation(plan, EvaluationSpec.of(job.config, job.workers, job.processes), job.model)
 
 
 def warn_of_texts(benchmark: Benchmark, reader: SourceReader) -> None:
@@ -190,7 +190,10 @@ def process_notes(job: TrainingJob) -> list[str]:
     count = job.processes.count
     if count == 1:
         return []
-    return [f"{count} processes share the rows of each batch; the losses, banks and queues of all see all of them"]
+    return [
+        f"{count} processes share the rows of each batch; the losses, banks and queues of all see all of them; "
+        "evaluations are shared too"
+    ]
 
 
 def accumulation_notes(train: TrainConfig, model: nn.Module) -> list[str]:

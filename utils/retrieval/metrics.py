@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.processes import ALONE, Processes
 from utils.retrieval.annotation_vectors import Annotations, PairCosines
 from utils.retrieval.arrays import Array
 from utils.retrieval.exclusion import Labels, comparable_labels, get_rule
@@ -223,6 +224,20 @@ class _PerQuery:
         if instructions is not None:
             self._add_thresholds(block, matches, instructions)
 
+    def take(self, others: Sequence[_PerQuery], rows: Sequence[slice]) -> None:
+        """Fill in what others have measured. rows: the queries of each; those of the others are empty there."""
+        for other, own in zip(others, rows, strict=True):
+            self.first_rank[own] = other.first_rank[own]
+            for name, values in self.values.items():
+                values[own] = other.values[name][own]
+            for tau, values in self.threshold_ap.items():
+                values[own] = other.threshold_ap[tau][own]
+            self.bare |= other.bare
+            self.pairs += other.pairs
+            self.bare_pairs += other.bare_pairs
+            for tau in self.kept_pairs:
+                self.kept_pairs[tau] += other.kept_pairs[tau]
+
     def _add_thresholds(self, block: RankedMatches, matches: QueryMatches, instructions: PairCosines) -> None:
         self.pairs += len(block.ranks)
         cosines = instructions.cosines(block.queries + block.first, block.gallery)
@@ -310,11 +325,21 @@ def _prepare(
 
 
 def _evaluate(
-    blocks: Iterator[RankedMatches], plan: RankingPlan, instructions: PairCosines | None, options: MetricOptions
+    blocks: Iterator[RankedMatches],
+    plan: RankingPlan,
+    instructions: PairCosines | None,
+    options: MetricOptions,
+    processes: Processes = ALONE,
 ) -> RetrievalResult:
-    measured = _PerQuery.empty(len(plan.query.persons), len(plan.gallery.persons), options.thresholds)
+    """processes: each of which has the blocks of its share of the queries."""
+    shape = len(plan.query.persons), len(plan.gallery.persons)
+    measured = _PerQuery.empty(*shape, options.thresholds)
     for block in blocks:
         measured.add(block, options, instructions)
+    if processes.count > 1:
+        own, measured = measured, _PerQuery.empty(*shape, options.thresholds)
+        told = processes.told((processes.share(shape[0]), own))
+        measured.take([part for _, part in told], [rows for rows, _ in told])
     absent = ~np.isin(plan.query.persons.numpy(), plan.gallery.persons.numpy())
     return _result(measured, absent, len(plan.gallery.persons), options)
 
@@ -419,12 +444,13 @@ def evaluate_features(
     options: MetricOptions = DEFAULT_OPTIONS,
     normalize: bool = True,
     memory_mb: float = DEFAULT_MEMORY_MB,
+    processes: Processes = ALONE,
 ) -> RetrievalResult:
     """Return the metrics of features (Q, D) and (G, D), whose similarity never exists as a whole.
 
     Similarity is the cosine (with normalize; the inner product without), float32, computed on the gallery features'
     device for some queries at a time. Raises UserError as `evaluate` does. The result does not depend on
-    `memory_mb`, the budget of the ranking.
+    `memory_mb`, the budget of the ranking. Several processes that have the same features each rank some queries.
     """
     for name, features in (("query_features", query_features), ("gallery_features", gallery_features)):
         if features.ndim != 2:
@@ -439,7 +465,8 @@ def evaluate_features(
     plan, instructions = _prepare(query, gallery, shape, options, memory_mb)
     if normalize:
         query_features, gallery_features = unit_length(query_features), unit_length(gallery_features)
-    return _evaluate(rank_blocks(query_features, gallery_features, plan), plan, instructions, options)
+    blocks = rank_blocks(query_features, gallery_features, plan, processes.share(shape[0]))
+    return _evaluate(blocks, plan, instructions, options, processes)
 
 
 def evaluate_blocks(

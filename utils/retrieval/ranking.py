@@ -322,8 +322,11 @@ def rank_scores(blocks: Iterable[tuple[int, Tensor | np.ndarray]], plan: Ranking
         raise UserError(f"the blocks of similarities end at query {done} of {len(plan.query.persons)}")
 
 
-def rank_blocks(query_features: Tensor, gallery_features: Tensor, plan: RankingPlan) -> Iterator[RankedMatches]:
+def rank_blocks(
+    query_features: Tensor, gallery_features: Tensor, plan: RankingPlan, chosen: slice = slice(None)
+) -> Iterator[RankedMatches]:
     """Yield the ranked matches of blocks of queries from features (Q, D) and (G, D), whose products are the scores.
+    chosen: queries to rank, by the very products that they have among all.
 
     Products are float32 whatever the features are and whatever autocast or TF32 say; at most 4 million of them (33
     million on a GPU, never less than 16 queries) exist at a time. They are ranked on the gallery's device.
@@ -334,12 +337,14 @@ def rank_blocks(query_features: Tensor, gallery_features: Tensor, plan: RankingP
     workspace = _Workspace()
     index = _MatchIndex(plan.gallery.persons.cpu().numpy())
     plan = _on_device(plan, _ranking_device(gallery_features.device))
-    for start, scores in products(query_features, gallery_features):
+    first, stop, _ = chosen.indices(len(query_features))
+    for start, scores in products(query_features, gallery_features, chosen):
         scores = scores.to(_ranking_device(scores.device))
         _check_finite(scores, start, "the similarity of the features")
         step = _chunk_rows(scores.shape[1], scores.device, plan.memory_bytes)
-        for offset in range(0, len(scores), step):
-            yield _rank_block(scores[offset : offset + step], start + offset, plan, index, workspace)
+        last = min(stop - start, len(scores))
+        for offset in range(max(first - start, 0), last, step):
+            yield _rank_block(scores[offset : min(offset + step, last)], start + offset, plan, index, workspace)
 
 
 def sort_blocks(query_features: Tensor, gallery_features: Tensor) -> Iterator[SortedGallery]:
@@ -352,12 +357,17 @@ def sort_blocks(query_features: Tensor, gallery_features: Tensor) -> Iterator[So
         yield SortedGallery(first=start, similarity=similarity, order=order)
 
 
-def products(query_features: Tensor, gallery_features: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first query, inner products (b, G) float32) on the gallery's device, whatever autocast and TF32 say."""
+def products(
+    query_features: Tensor, gallery_features: Tensor, chosen: slice = slice(None)
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first query, inner products (b, G) float32) on the gallery's device, whatever autocast and TF32 say.
+    chosen: blocks without any of these queries are left out.
+    """
     device = gallery_features.device
     gallery = gallery_features.detach().float().t()
     rows = max(PRODUCT_SCORES.get(device.type, PRODUCT_SCORES["cpu"]) // max(gallery.shape[1], 1), MIN_PRODUCT_ROWS)
-    for start in range(0, len(query_features), rows):
+    first, stop, _ = chosen.indices(len(query_features))
+    for start in range(first // rows * rows, stop, rows):
         with true_float32(device):
             scores = query_features[start : start + rows].detach().to(device).float() @ gallery
         yield start, scores
