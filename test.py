@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 from utils.errors import run_script
 from utils.processes import is_leader
@@ -24,10 +25,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=style)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", metavar="DIR", help="run directory made by train.py")
-    what.add_argument(
-        "--config", metavar="FILE", help="a configuration of ours, or the flat configs.yaml of a released checkpoint"
-    )
+    what.add_argument("--run", default="", metavar="DIR", help="run directory made by train.py")
+    flat = "a configuration of ours, or the flat configs.yaml of a released checkpoint"
+    what.add_argument("--config", default="", metavar="FILE", help=flat)
     what.add_argument(
         "--compare", nargs=2, metavar=("A", "B"), help="list what changed from one results.json, or run, to another"
     )
@@ -43,8 +43,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     series = "with --run: the runs of these trials in DIR, and their mean; also 1,2"
     parser.add_argument("--trials", metavar="1-10", help=series)
-    replaced = "options that replace those of the configuration"
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=replaced)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="options that replace the configuration's"
+    )
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.config and not parsed.checkpoint:
         parser.error("--config needs --checkpoint FILE")
@@ -64,39 +65,33 @@ def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])
     configure_threads()
-    if parsed.compare:
-        if is_leader():
-            from solver.reports.results import compare_files
-
-            print(compare_files(*parsed.compare))
-        return 0
-    text = evaluated(parsed)
-    if text:
+    if text := evaluated(parsed):
         print(text)
     return 0
 
 
 def evaluated(parsed: argparse.Namespace) -> str:
-    """Evaluate; return what is to be printed, nothing in all processes but the first."""
+    """Evaluate, or compare; return what is to be printed, nothing in all processes but the first."""
+    if parsed.compare:
+        from solver.reports.results import compare_files
+
+        return compare_files(*parsed.compare) if is_leader() else ""
     shared = {name: vars(parsed)[name] for name in ("checkpoint", "output", "device", "overrides")}
-    run, config, export = parsed.run or "", parsed.config or "", parsed.export
     if is_leader():
         from solver.run_names import begin, begin_series
 
         if parsed.trials is not None:
-            begin_series("test.py", run, parsed.output, parsed.device)
+            begin_series("test.py", parsed.run, parsed.output, parsed.device)
         else:
-            begin("test.py", run, config, parsed.checkpoint, parsed.output, parsed.device, parsed.overrides)
-    # torch is imported from here on: after what was given is known to be right, and after the threads' waiting policy
-    # is set.
+            begin("test.py", parsed.run, parsed.config, **shared)
+    # torch is imported from here on: what was given is known to be right, the threads' waiting policy is set.
     from solver.commands.evaluate import run_test, together
     from solver.commands.trials import evaluate_trials
 
+    command = partial(run_test, run=parsed.run, config=parsed.config, export=parsed.export, **shared)
     if parsed.trials is not None:
-        series = {"run": run, "trials": parsed.trials}
-        return together(parsed.device, lambda processes: evaluate_trials(**series, **shared, processes=processes))
-    files = {"run": run, "config": config, "export": export}
-    return together(parsed.device, lambda processes: run_test(**files, **shared, processes=processes))
+        command = partial(evaluate_trials, run=parsed.run, trials=parsed.trials, **shared)
+    return together(parsed.device, command)
 
 
 if __name__ == "__main__":

@@ -27,3 +27,15 @@ def differences(
             if left.get(key) != right.get(key) and key not in harmless.get(section, ()):
                 found.append(f"{section}{'.' if key else ''}{key}: {left.get(key)!r} there, {right.get(key)!r} now")
     return found
+
+
+def shared_options(config: ExperimentConfig) -> dict[str, str]:
+    """Return `section.key` -> value of the options that all processes of a run must have alike: neither those of
+    MACHINERY nor the folder of the data, whose content has a fingerprint.
+    """
+    found = {}
+    for section, value in experiment_to_dict(config).items():
+        for key, entry in (value if isinstance(value, dict) else {"": value}).items():
+            if key not in MACHINERY.get(section, ()) and (section, key) != ("data", "root"):
+                found[f"{section}{'.' if key else ''}{key}"] = str(entry)
+    return found

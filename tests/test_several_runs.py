@@ -140,6 +140,17 @@ def test_what_one_process_cannot_do_stops_all_and_leaves_nothing(start: Started,
     assert "stopped because process 1 of 2 did" in (tmp_path / "failing" / "failed.log").read_text()
 
 
+def test_other_options_stop_all_and_another_folder_does_not(tmp_path: Path) -> None:
+    def work(rank: int) -> str:
+        other = [f"data.root={tmp_path}/{rank}", f"data.workers={rank}", f"optimizer.lr={0.5 - rank / 4}"]
+        config = load_experiment(ROOT / "configs" / "reid5o" / "smoke.yaml", [*other, f"output_dir={tmp_path}"])
+        return run_training(config, device="cpu", overwrite=False)
+
+    for found in forked(2, tmp_path / "answers", work):
+        said = "process 1 of 2 has another optimizer.lr than process 0 (0.25, not 0.5): give all the same files and "
+        assert str(found) == f"{said}options"
+
+
 def raise_in(method: str, error: Exception) -> None:
     def failing(*_: Any) -> Any:
         raise error

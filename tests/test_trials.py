@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def test_processes_share_each_trial(trained: Path, evaluated: Path, tmp_path: Pa
     options: dict[str, Any] = {"checkpoint": "", "output": str(tmp_path), "device": "cpu", "overrides": []}
 
     def work(_: int) -> str:
-        return together("cpu", lambda them: evaluate_trials(run=str(trained), trials="1-2", **options, processes=them))
+        return together("cpu", partial(evaluate_trials, run=str(trained), trials="1-2", **options))
 
     first, second = forked(2, tmp_path / "answers", work)
     assert "trial-01" in first and second == ""

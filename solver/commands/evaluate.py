@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.load import experiment_to_dict
+from configs.changes import shared_options
 from configs.schema.experiment import ExperimentConfig
 from datasets.build import build_benchmark, build_source_reader
 from datasets.fitting import ModelNeeds, needs_of
@@ -48,13 +47,13 @@ logger = logging.getLogger(__name__)
 TEST_SPLIT = "test"
 
 
-def together(device: str, command: Callable[[Processes], str]) -> str:
-    """Run a command in all processes that torchrun has started, this one alone without it; return what is to be
-    printed, nothing in all but the first. Raises UserError, in all processes when one does.
+def together(device: str, command: Callable[..., str]) -> str:
+    """Run a command, which takes `processes`, in all that torchrun has started, without it in this one; return what is
+    to be printed, nothing in all but the first. Raises UserError, in all processes when one does.
     """
     processes = join_processes(resolve_device(device), "start the test again")
     with processes.together():
-        text = command(processes)
+        text = command(processes=processes)
         # Whoever is done first waits: its end would end the others.
         processes.told(None)
         return text if processes.leader else ""
@@ -126,8 +125,8 @@ def evaluate_test(choice: ModelChoice, processes: Processes = ALONE) -> Tested:
     verified = trained.config.eval.verification and processes.leader
     calibration = read_calibration(trained) if verified else None
     benchmark = load_test_benchmark(trained.config, trained)
-    told = {"configuration": json.dumps(experiment_to_dict(trained.config), sort_keys=True)}
-    agree(processes, told | {"checkpoint": trained.fingerprint, "data fingerprint": benchmark.fingerprint})
+    told = {"checkpoint": trained.fingerprint, "data fingerprint": benchmark.fingerprint}
+    agree(processes, shared_options(trained.config) | told)
     with processes.first_one_first():
         reader = build_source_reader(trained.config.data, trained.config.model, benchmark)
     result = evaluate_split(trained.model, benchmark.splits[TEST_SPLIT], reader, opened.spec, opened.device)

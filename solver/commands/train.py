@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from configs.load import experiment_to_dict, load_experiment, save_experiment
+from configs.changes import shared_options
+from configs.load import load_experiment, save_experiment
 from configs.schema.experiment import ExperimentConfig
 from solver.reports.figures import draw_curves
 from solver.run_directory import (
@@ -48,16 +48,11 @@ def run_training(config: ExperimentConfig, *, device: str, overwrite: bool, resu
         check_start(Path(config.output_dir) / config.name, overwrite=overwrite, resume=resume)
     processes = join_processes(resolve_device(device))
     with processes.together():
-        agree(processes, {"configuration": differing_text(config), "--resume or --overwrite": f"{resume}, {overwrite}"})
+        agree(processes, {**shared_options(config), "--resume or --overwrite": f"{resume}, {overwrite}"})
         text = _start(config, device, overwrite, resume, processes)
         # Whoever is done first waits: its end would end the others.
         processes.told(None)
         return text if processes.leader else ""
-
-
-def differing_text(config: ExperimentConfig) -> str:
-    """Return a configuration as one line: what processes show each other."""
-    return json.dumps(experiment_to_dict(config), sort_keys=True)
 
 
 def _start(config: ExperimentConfig, device: str, overwrite: bool, resume: bool, processes: Processes) -> str:

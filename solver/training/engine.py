@@ -265,7 +265,9 @@ class Trainer:
     def how_to_go_on(self) -> str:
         """Return the end of the line that a stopped run says."""
         config = shlex.quote(str(self.directory / CONFIG_FILE))
-        start = f"torchrun --nproc-per-node {processes_here()}" if self.processes.count > 1 else "python"
+        here = processes_here()
+        machines = f" --nnodes {self.processes.count // here} ..." if self.processes.count > here else ""
+        start = f"torchrun{machines} --nproc-per-node {here}" if self.processes.count > 1 else "python"
         return f"the state of step {self.step} is saved, go on with: {start} train.py --config {config} --resume"
 
     def save_state(self, writer: MetricsWriter | Mute) -> None:
@@ -292,9 +294,11 @@ class Trainer:
         self.state_seconds += time.perf_counter() - started
         self.saved()
 
-    def stop_if_asked(self, writer: MetricsWriter | Mute) -> None:
-        """Save a state and end the run when a signal has come, to whichever process. Raises Interrupted."""
-        number = max(self.processes.told(self.interruption.number))
+    def stop_if_asked(self, writer: MetricsWriter | Mute, signals: Sequence[int] | None = None) -> None:
+        """Save a state and end the run when a signal has come, to whichever process. signals: what each received, None
+        = they are asked. Raises Interrupted.
+        """
+        number = max(self.processes.told(self.interruption.number) if signals is None else signals)
         if number:
             self.save_state(writer)
             raise self.interruption.stopped(self.how_to_go_on(), number)
@@ -311,14 +315,15 @@ class Trainer:
                 self.epoch_step += 1
                 now = time.perf_counter()
                 own = sum(len(rows) for batch in batches for rows in batch.inputs.values() if rows.ndim == 4)
-                told = self.processes.told((own, self.states.due(self.step)))
-                images, due = sum(count for count, _ in told), told[0][1]
+                # One exchange for all: waiting for the others is what a step of several processes costs.
+                told = self.processes.told((own, self.states.due(self.step), self.interruption.number))
+                images, due = sum(count for count, *_ in told), told[0][1]
                 values |= {"lr": rate, "epoch": self.epoch + 1, "images_per_second": images / (now - started)}
                 started = now
                 writer.write(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
                 if self.step % self.train.log_period == 0:
                     self.log_step(self.epoch, values)
-                self.stop_if_asked(writer)
+                self.stop_if_asked(writer, [number for *_, number in told])
                 if self.finished:
                     break
                 if due:

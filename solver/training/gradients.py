@@ -94,10 +94,7 @@ class Gradients:
         """Run the losses of a step over its micro-batches and the backward pass; return their values."""
         together = len(batches) > 1 and self.train.accumulate_features
         groups: list[Sequence[Batch]] = [batches] if together else [[batch] for batch in batches]
-        sizes = [float(sum(len(batch.person_ids) for batch in group)) for group in groups]
-        if self.reducer is not None:
-            sizes = [sum(column) for column in zip(*self.processes.told(sizes), strict=True)]
-        shares = [size / sum(sizes) for size in sizes]
+        shares = self._shares(groups)
         outputs = []
         for number, (group, share) in enumerate(zip(groups, shares, strict=True), start=1):
             if together or self.reducer is not None:
@@ -113,6 +110,14 @@ class Gradients:
             shares=shares,
             batches=groups,
         )
+
+    def _shares(self, groups: Sequence[Sequence[Batch]]) -> list[float]:
+        """Return the part of each group of micro-batches among the rows of all processes."""
+        if len(groups) == 1:
+            return [1.0]
+        sizes = [float(sum(len(batch.person_ids) for batch in group)) for group in groups]
+        sizes = [sum(column) for column in zip(*self.processes.told(sizes), strict=True)]
+        return [size / sum(sizes) for size in sizes]
 
     def _of_batch(self, batch: Batch, step: int, share: float) -> StepOutput:
         """The losses of one batch in one graph."""
