@@ -49,7 +49,7 @@ READERS = 2
 MOST_PART_BYTES = 1 << 20
 """Of a field that is no file."""
 NEVER_STORED = {"cache-control": "no-store"}
-FOR_A_WHILE = {"cache-control": "private, max-age=600"}
+"""Also of pictures: number 3 of the next gallery at this address is another one."""
 BARE = {"content-security-policy": "default-src 'none'; sandbox"}
 """Of files that are not ours: should a browser take one for a page, it can do nothing."""
 
@@ -178,7 +178,7 @@ class Api:
         """The file of an image of the gallery."""
         path = self._path(request)
         content, kind = await self._read(lambda: original(path))
-        return Response(content, media_type=kind, headers={**FOR_A_WHILE, **BARE})
+        return Response(content, media_type=kind, headers={**NEVER_STORED, **BARE})
 
     def _path(self, request: Request) -> str:
         number = request.path_params["number"]
@@ -189,7 +189,7 @@ class Api:
 
     async def _small(self, source: Source) -> Response:
         content = await self._read(lambda: small(source))
-        return Response(content, media_type="image/jpeg", headers={**FOR_A_WHILE, **BARE})
+        return Response(content, media_type="image/jpeg", headers={**NEVER_STORED, **BARE})
 
     async def _read(self, read: Callable[[], Result]) -> Result:
         try:

@@ -243,6 +243,18 @@ def test_a_photo_stands_alone_and_the_page_says_so(page: Page, tmp_path: Path) -
     assert not page.one("#text").get_attribute("value") and not page.all("[data-part=rgb] .thumb")
 
 
+def test_a_list_is_saved_as_infer_writes_it(page: Page, tmp_path: Path) -> None:
+    page.changed(page.all("#example-list button")[0].click)
+    page.browser.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    for kind in ("list", "html", "png"):
+        page.click(f"#downloads [data-format={kind}]")
+        place = tmp_path / f"retrieval.{'json' if kind == 'list' else kind}"
+        page.wait(lambda place=place: place.exists() and place.stat().st_size)  # type: ignore[misc]
+    document = json.loads((tmp_path / "retrieval.json").read_text(encoding="utf-8"))
+    similarities = [f"{result['similarity']:.4f}" for result in document["queries"][0]["results"]]
+    assert similarities == [similarity for _, similarity in page.ranking()]
+
+
 def test_it_is_read_on_a_phone(page: Page) -> None:
     size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

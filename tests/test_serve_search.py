@@ -309,6 +309,8 @@ def test_nothing_but_the_gallery_is_served(client: TestClient, images: list[Path
     )
     with Image.open(io.BytesIO(client.get("/api/images/3").content)) as picture:
         assert picture.format == "JPEG"
+    # The next gallery at this address has other pictures at these numbers.
+    assert {client.get(f"/api/images/3{end}").headers["cache-control"] for end in ("", "/original")} == {"no-store"}
     gone = [
         "/api/images/7", "/api/images/-1", "/api/images/99999999999999999999999", "/api/images/notes.txt", "/notes.txt",
         "/api/images/../notes.txt", "/api/images/..%2f..%2fnotes.txt/original", "/%2e%2e/%2e%2e/etc/passwd",

@@ -113,7 +113,7 @@ async function save(format) {
   form.set("format", format);
   try {
     const response = await asked("/api/search", { method: "POST", body: form });
-    const link = make("a", { href: URL.createObjectURL(await response.blob()), download: `retrieval.${format}` });
+    const link = make("a", { href: URL.createObjectURL(await response.blob()), download: `retrieval.${format === "list" ? "json" : format}` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   } catch (error) {
