@@ -14,7 +14,7 @@ from solver.search.session import SearchSession
 from utils.errors import UserError
 
 SHOWN = 6
-FOREIGN = "Persons of the run's test set, who are not in this gallery: the answer should be nobody."
+FOREIGN = "Persons of the run's test set. Where they are not in this gallery, the answer should be nobody."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

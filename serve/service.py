@@ -35,7 +35,9 @@ from utils.errors import UserError
 LOOKED_AT = 50
 """Results of each part alone in which the mix's best image is looked for."""
 AGREES = 10
-"""A part agrees with the mix that finds the mix's best image among so many of its own best."""
+"""A part agrees with the mix that finds the mix's best image among so many of its own best, or among its best tenth in
+a small gallery, where chance would find it among ten.
+"""
 MOST_MIXES = 16
 """Mixed queries that several pictures of several parts make."""
 
@@ -64,11 +66,13 @@ class Alone:
     row: RankedQuery
     rank: int
     """Of the mix's best image among its own first LOOKED_AT, 0 = it is not."""
+    least: int
+    """Rank up to which it agrees."""
 
     @property
     def agrees(self) -> bool:
         """Whether the mix's best image is among its own best."""
-        return 0 < self.rank <= AGREES
+        return 0 < self.rank <= self.least
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,11 +256,12 @@ class Service:
             encoded, queries=tuple(encoded.queries[row] for row in rows), features=encoded.features[rows]
         )
         best = mix.results[0].index
+        least = min(AGREES, max(gallery.count // 10, 1))
         found = []
         for label, row in zip(singles, self.session.search(parts, gallery, LOOKED_AT), strict=True):
             rank = next((image.rank for image in row.results if image.index == best), 0)
             part = row.query.sources[0].modality.value if len(mix.query.sources) > 1 else ""
-            found.append(Alone(label=label, part=part, row=row, rank=rank))
+            found.append(Alone(label=label, part=part, row=row, rank=rank, least=least))
         return tuple(found)
 
     def mixes_with_rates(self) -> list[tuple[Combination, tuple[float, ...]]]:

@@ -82,7 +82,8 @@ function present(found) {
   });
   find("back").hidden = !page.trail.length;
   find("answer").focus({ preventScroll: true });
-  if (window.innerWidth <= 820) find("answer").scrollIntoView({ block: "start" });
+  const { top } = find("answer").getBoundingClientRect();
+  if (top < 0 || top > window.innerHeight / 2) find("answer").scrollIntoView({ block: "start" });
 }
 
 async function submit(event) {
