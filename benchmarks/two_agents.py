@@ -52,20 +52,10 @@ class Agents:
         started, said = [], []
         for number in range(2):
             said.append(output / f"agent-{number}.log")
-            agent = [
-                "-m",
-                "torch.distributed.run",
-                "--nnodes",
-                "2",
-                "--nproc-per-node",
-                "1",
-                "--node-rank",
-                str(number),
-            ]
-            # The store is the first agent's.
-            meet = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+            agent = f"--nnodes 2 --nproc-per-node 1 --node-rank {number} --rdzv-backend c10d".split()
+            meet = ["--rdzv-endpoint", f"127.0.0.1:{port}"]
             with said[-1].open("wb") as stream:
-                command = [sys.executable, *agent, *meet, *script]
+                command = [sys.executable, "-m", "torch.distributed.run", *agent, *meet, *script]
                 started.append(subprocess.Popen(command, stdout=stream, stderr=stream))
         return cls((started[0], started[1]), (said[0], said[1]))
 
