@@ -76,7 +76,7 @@ def test_a_missing_package_is_named(
     ("arguments", "words"),
     [
         (["--serve", "--text", "x"], "leave out a query"),
-        (["--serve", "--task", "NIR", "--output", "a.png"], "leave out --task, --output"),
+        (["--serve", "--task", "NIR", "--output", "a.png"], "leave out --output, --task"),
         (["--serve", "--calibrate"], "--calibrate"),
         (["--serve", "--index", "3"], "--index N"),
         (["--serve", "--instruction", "x", "--error-rate", "0.1"], "--instruction, --error-rate"),
