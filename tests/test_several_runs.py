@@ -52,7 +52,7 @@ def start(roots: dict[str, Path], tmp_path: Path) -> Started:
         own = {
             # Five rows of a batch: two and three.
             "reid5o": ["train.batch_size=5", "train.select=test", "train.eval_period=1"],
-            "vireid": ["train.batch_size=4", "train.instances=1", "model.conv_bias=false"],
+            "vireid": ["train.batch_size=8", "train.instances=2", "train.epochs=4", "model.conv_bias=false"],
             "irm": ["train.batch_size=16", *words, *quiet, "data.protocols=[lists]"],
             "irmpp": ["train.batch_size=16", *words, *quiet, "data.protocols=[task-free]"],
         }[family]
