@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -170,9 +171,9 @@ def _file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dic
             f"{path}: `base` leads back to a file that is already being read; take the line out of one of them"
         )
     values = _read_yaml(path)
-    base = values.pop("base", None)
-    if base is None:
+    if "base" not in values:
         return [(str(path), values)]
+    base = values.pop("base")
     if not isinstance(base, str):
         raise UserError(f"{path}: base = {base!r}: must be the name of one YAML file")
     return [*_file_layers(path.parent / base, (*seen, real_path(path))), (str(path), values)]
@@ -338,6 +339,8 @@ def _finite(value: Any) -> bool:
         return all(map(_finite, value))
     if isinstance(value, str):
         return value.strip().lower().lstrip("+-") not in ("inf", "infinity", "nan")
+    if isinstance(value, int):
+        return abs(value) <= sys.float_info.max  # a whole number can be larger than any float
     return not isinstance(value, float) or math.isfinite(value)
 
 

@@ -17,10 +17,10 @@ from solver.evaluation.verification import ErrorRates, rate_name
 from solver.run_directory import CALIBRATION_SUFFIX
 from solver.runs import TrainedModel, model_identity
 from utils.errors import UserError, shortened
-from utils.files import read_json
+from utils.files import CHECKSUM, checksum_of, read_json
 from utils.retrieval.error_rates import FALSE_ALARM_RATES, RULE_OF_THREE, Thresholds
 
-FORMAT = 1
+FORMAT = 2
 MIN_PERSONS = 10
 """Fewer persons say nothing about others."""
 SHOWN = 5
@@ -152,6 +152,8 @@ def read_calibration(trained: TrainedModel) -> Calibration | None:
     again = f"calibrate again with --calibrate, or remove {file.name}"
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{file} is not a calibration of this version (format {FORMAT}); {again}")
+    if document.get(CHECKSUM) != checksum_of(document):
+        raise UserError(f"{file} is damaged (its content is not what was written); {again}")
     try:
         model = document["model"]
         found = Calibration(

@@ -213,6 +213,10 @@ def continued(directory: Path) -> Iterator[None]:
             _restore(directory)
             for folder in (directory, directory / STATES_FOLDER):
                 remove_leftovers(folder, seconds=0)
+            for path in (directory / LOG_FILE, directory / METRICS_FILE):
+                # They are opened to write on; a pipe would be waited for.
+                if path.exists() and not path.is_file():
+                    raise UserError(f"{path} is no ordinary file, and the run writes on it; remove it")
         except OSError as error:
             raise UserError(
                 f"cannot write to run directory {directory}: {error.strerror}; correct its permissions"

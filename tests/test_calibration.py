@@ -4,6 +4,7 @@ checkpoint: fitted on validation persons, measured on the test set, used for one
 
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -147,14 +148,24 @@ def test_thresholds_of_another_model_are_refused(
     assert call_script("infer", "--run", str(other), "--calibrate", *OPTIONS).code == 0
 
 
+def summed(text: str) -> str:
+    """The text with the checksum of what it holds: what another version of the code may have written."""
+    content = json.loads(text)
+    del content["checksum"]
+    plain = json.dumps(content, sort_keys=True).encode()
+    return json.dumps({**content, "checksum": hashlib.sha256(plain).hexdigest()})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: text[: len(text) // 2], "best.calibration.json"),
-        (lambda text: text.replace('"format": 1', '"format": 99'), "not a calibration of this version"),
-        (lambda text: re.sub(r'"threshold": [-\d.e]+', '"threshold": "high"', text), "is damaged"),
-        (lambda text: re.sub(r'"threshold": [-\d.e]+', '"threshold": 1e999', text), "is damaged|not a number"),
-        (lambda text: text.replace('"searches"', '"found"'), "is damaged"),
+        (lambda text: text.replace('"format": 2', '"format": 99'), "not a calibration of this version"),
+        (lambda text: re.sub(r'"threshold": [-\d.e]+', '"threshold": 0.5', text), "content is not what was written"),
+        (lambda text: text.replace('"checksum"', '"sum"'), "content is not what was written"),
+        (lambda text: summed(re.sub(r'"threshold": [-\d.e]+', '"threshold": "high"', text)), "is damaged"),
+        (lambda text: summed(re.sub(r'"threshold": [-\d.e]+', '"threshold": 1e999', text)), "is not a number"),
+        (lambda text: summed(text.replace('"searches"', '"found"')), "is damaged"),
         (lambda text: "[]", "not a calibration of this version"),
     ],
 )
@@ -249,7 +260,7 @@ def set_threshold(run: Path, name: str, threshold: float) -> None:
     document = stored(run)
     for point in document["error_rates"][name]["identification"]:
         point["threshold"] = threshold
-    (run / "best.calibration.json").write_text(json.dumps(document))
+    (run / "best.calibration.json").write_text(summed(json.dumps(document)))
 
 
 def test_a_hit_is_above_or_below_and_a_query_finds_somebody_or_nobody(
@@ -289,7 +300,7 @@ def test_queries_without_a_threshold_say_so(run: Path, calibration_text: str, ca
     assert found["queries"][0]["calibration"] == {"answer": "not calibrated"}
     document = json.loads(calibration_text)
     del document["error_rates"]["NIR+TEXT"]
-    (run / "best.calibration.json").write_text(json.dumps(document))
+    (run / "best.calibration.json").write_text(summed(json.dumps(document)))
     done, found, _ = searched(run, call_script, tmp_path, "--task", "TEXT+NIR", "--top-k", "3")
     assert "not calibrated for queries of TEXT+NIR in this gallery" in done.out
     assert found["queries"][0]["calibration"] == {"answer": "not calibrated"}

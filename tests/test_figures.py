@@ -82,8 +82,14 @@ def test_unfinished_last_line_is_left_out_and_a_damaged_one_is_refused(tmp_path:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "total": 2.0}\n{"step": 2, "tot', encoding="utf-8")
     assert read_metrics(file) == {"total": ([1], [2.0])}
-    for damaged in ('{"step": 1}\nnonsense\n', '{"total": 1}\n', "[1]\n", '{"step": 1, "total": "x"}\n'):
-        file.write_text(damaged, encoding="utf-8")
+    for damaged in (
+        '{"step": 1}\nnonsense\n',
+        '{"total": 1}\n',
+        "[1]\n",
+        '{"step": 1, "total": "x"}\n',
+        '{"step": 1, "total": 1\udcff}\n',
+    ):
+        file.write_text(damaged, encoding="utf-8", errors="surrogateescape")
         with pytest.raises(UserError, match="line [12] "):
             read_metrics(file)
 

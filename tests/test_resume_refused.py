@@ -299,3 +299,22 @@ def test_resume_and_overwrite_exclude_each_other(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as caught:
         SCRIPTS["train"].parse_arguments(["--config", "x", "--resume", "--overwrite"])
     assert caught.value.code == 2 and "not allowed with" in capsys.readouterr().err
+
+
+def test_damaged_metrics_cost_the_curves_and_no_run(data: Path, output: Path) -> None:
+    metrics = output / "run" / "metrics.jsonl"
+    content = metrics.read_bytes()
+    metrics.write_bytes(b"\xff" + content[1:])
+    assert "best.pth" in train(data, output)
+    log = (output / "run" / "train.log").read_text()
+    assert "no curves.png: " in log and "line 1 is not a line of metrics" in log
+    assert (output / "run" / "outcome.json").is_file() and not (output / "run" / "curves.png").exists()
+
+
+@pytest.mark.parametrize("name", ["train.log", "metrics.jsonl"])
+def test_a_pipe_that_would_be_written_on_is_refused(name: str, data: Path, output: Path) -> None:
+    place = output / "run" / name
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(UserError, match=f"{name} is no ordinary file.*remove it"):
+        train(data, output)

@@ -13,7 +13,7 @@ import stat
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,15 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
         raise UserError(
             f"cannot read {path} ({what}): {error.strerror}; correct the path or its permissions"
         ) from error
+
+
+CHECKSUM = "checksum"
+
+
+def checksum_of(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON document but for its entry CHECKSUM, which holds it in files that are believed."""
+    plain = {name: value for name, value in content.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

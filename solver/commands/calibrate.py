@@ -26,7 +26,7 @@ from solver.run_names import find_run
 from solver.runs import TrainedModel, check_trials, model_identity
 from solver.search.arguments import SearchOptions
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import CHECKSUM, checksum_of, write_json
 from utils.log import configure_logging, library_versions
 from utils.origin import code_commit, command_line, now
 from utils.retrieval.verification import PARTS
@@ -67,7 +67,8 @@ def run_calibration(options: SearchOptions) -> str:
     )
     notes = _notes(trained, result.notes(), rates, kept, split)
     file = calibration_file(trained.checkpoint)
-    write_json(file, _document(trained, benchmark, split, kept, result.ranked.comparison.similarity, notes))
+    document = _document(trained, benchmark, split, kept, result.ranked.comparison.similarity, notes)
+    write_json(file, {**document, CHECKSUM: checksum_of(document)})
     title = f"thresholds set on {kept.persons} persons of {where} ({result.ranked.comparison.name})"
     return "\n".join([format_rates(kept, title), *_cutoffs(kept), *notes, f"written: {file}"])
 

@@ -16,6 +16,7 @@ from configs.schema.experiment import ExperimentConfig
 from solver.reports.figures import draw_curves
 from solver.run_directory import (
     CONFIG_FILE,
+    CURVES_FILE,
     OUTCOME_FILE,
     buffered_log,
     check_start,
@@ -114,7 +115,7 @@ def _train(trainer: Trainer, directory: Path) -> str:
             with trainer.processes.translated():
                 outcome = trainer.fit()
             if trainer.processes.leader:
-                draw_curves(directory)
+                _draw(directory)
                 write_outcome(directory, outcome)
                 remove_states(directory)
     except (UserError, Interrupted) as error:
@@ -125,6 +126,14 @@ def _train(trainer: Trainer, directory: Path) -> str:
         f"best: {outcome.best} (after epoch {outcome.epoch}, selected on {outcome.selected_on}{score})\n"
         f"evaluate it: python test.py --run {directory}"
     )
+
+
+def _draw(directory: Path) -> None:
+    """Draw the curves; a run that was trained has finished also where its metrics are damaged."""
+    try:
+        draw_curves(directory)
+    except UserError as error:
+        logger.warning("no %s: %s", CURVES_FILE, error)
 
 
 def write_outcome(directory: Path, outcome: TrainingOutcome) -> None:

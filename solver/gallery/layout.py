@@ -30,7 +30,7 @@ from datasets.structures import Person
 from solver.gallery.place import INDEX_FILE, require_index
 from solver.gallery.signatures import SIGNED, Signature
 from utils.errors import UserError
-from utils.files import parse_json
+from utils.files import CHECKSUM, checksum_of, parse_json
 from utils.foreign import foreign_file
 
 FORMAT = 1
@@ -176,12 +176,7 @@ class IndexState:
             **asdict(self),
             "counts": {"rows": self.rows, "removed": self.removed[1] if self.removed else 0, "unreadable": self.bad},
         }
-        return {**content, "checksum": _checksum(content)}
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    plain = {name: value for name, value in content.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("ascii")).hexdigest()
+        return {**content, CHECKSUM: checksum_of(content)}
 
 
 def read_state(folder: Path) -> IndexState:
@@ -200,7 +195,7 @@ def read_state(folder: Path) -> IndexState:
             raise UserError(
                 f"{file} is of format {content['format']}, and this version reads format {FORMAT}; make the index anew"
             )
-        if content.pop("checksum") != _checksum(content):
+        if content.pop(CHECKSUM) != checksum_of(content):
             raise ValueError("its content is not what was written")
         for name in ("kind", "format", "counts"):
             content.pop(name)

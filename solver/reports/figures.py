@@ -16,7 +16,7 @@ from configs.vocabulary import GROUP_NAMES
 from solver.reports.results import read_results
 from solver.run_directory import COMBINATIONS_FILE, CURVES_FILE, METRICS_FILE, RESULTS_FILE
 from utils.errors import UserError, run_script
-from utils.files import atomic_path
+from utils.files import atomic_path, ordinary
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +39,12 @@ def read_metrics(path: Path) -> dict[str, Series]:
     if not path.is_file():
         raise UserError(f"no such file: {path}; it is written by train.py")
     series: dict[str, Series] = {}
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = ordinary(path).read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
         try:
             entry = {name: float(value) for name, value in json.loads(line).items()}
             step = int(entry.pop("step"))
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UserError(f"{path} line {number} is not a line of metrics; train again or remove it") from error
         for name, value in entry.items():
             steps, values = series.setdefault(name, ([], []))
