@@ -59,7 +59,7 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def measure(config: str, seeds: Sequence[int], parsed: argparse.Namespace) -> dict[str, Any]:
     """Train and test every seed; return a band. Raises UserError when a script fails or seeds see other data."""
     made: list[dict[str, dict[str, float]]] = []
-    prints, seconds = set(), []
+    prints = set()
     experiment = load_experiment(config, parsed.overrides)
     for seed in seeds:
         started = time.perf_counter()
@@ -67,8 +67,7 @@ def measure(config: str, seeds: Sequence[int], parsed: argparse.Namespace) -> di
         results = train_and_test(config, run, [f"seed={seed}", *parsed.overrides], resume=parsed.resume)
         made.append(figures_of(results))
         prints.add(results["data"]["fingerprint"])
-        seconds.append(round(time.perf_counter() - started, 1))
-        print(f"seed {seed}: {run}, {seconds[-1]:.0f} s", flush=True)
+        print(f"seed {seed}: {run}, {time.perf_counter() - started:.0f} s", flush=True)
     if len(prints) > 1:
         raise UserError(f"the seeds have seen other data ({', '.join(sorted(prints))}); leave the data alone meanwhile")
     return {
@@ -76,7 +75,6 @@ def measure(config: str, seeds: Sequence[int], parsed: argparse.Namespace) -> di
         "data_fingerprint": prints.pop(),
         "seeds": list(seeds),
         "rows": _rows(made),
-        "seconds": seconds,
         "threads": os.environ.get("OMP_NUM_THREADS", "") or str(available_cores()),
         "versions": library_versions(),
     }

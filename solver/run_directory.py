@@ -101,6 +101,13 @@ def has_progress(directory: Path) -> bool:
 
 def check_start(directory: Path, *, overwrite: bool, resume: bool) -> None:
     """Refuse a directory in which no run can begin and, under `resume`, none go on. Raises UserError."""
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"run directory {directory}: TensorBoard writes no path that is not UTF-8; choose another name=... or "
+            "output_dir=..., or set PYTHONUTF8=1 where it is the locale that has no such letters"
+        ) from error
     if resume:
         restore_previous(directory)
         if has_progress(directory) and is_run(directory) and not is_locked(directory):

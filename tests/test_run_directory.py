@@ -15,7 +15,7 @@ from tiny_orbench import write_orbench
 
 from configs.load import load_experiment
 from solver.commands.train import run_training
-from solver.run_directory import check_free, claimed, restore_previous
+from solver.run_directory import check_free, check_start, claimed, restore_previous
 from solver.run_names import find_checkpoint
 from utils.checkpoint_io import load_checkpoint
 from utils.errors import UserError
@@ -112,6 +112,12 @@ def test_files_of_no_run_are_never_replaced(tmp_path: Path, config: str) -> None
             with pytest.raises(UserError, match="no run" if overwrite else "not empty"):
                 start()
     assert contents(tmp_path)["tensorboard/events"] == "mine" and contents(tmp_path)["report.html"] == "mine"
+
+
+def test_a_place_that_tensorboard_cannot_write_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="TensorBoard writes no path that is not UTF-8; .*PYTHONUTF8=1"):
+        check_start(tmp_path / "l\udcf6p", overwrite=False, resume=True)
+    check_start(tmp_path / "löp 名", overwrite=False, resume=True)
 
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom utils.locks import locked_folder\n"
