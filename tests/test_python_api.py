@@ -25,6 +25,7 @@ from tiny_orbench import write_orbench
 import anyreid
 import datasets.loading.tokenizers
 from datasets.loading.tokenizers import ClipTokenizer
+from solver.calibration import FORMAT
 from solver.commands.search import run_search
 from solver.gallery.arguments import GalleryOptions
 from solver.gallery.commands import add
@@ -32,6 +33,7 @@ from solver.runs import model_identity
 from solver.search.arguments import SearchOptions
 from solver.search.searched import GalleryImage, part_of
 from solver.search.session import averaged
+from utils.files import CHECKSUM, checksum_of
 
 TEXTS = ["a man in a red coat", "a woman with a bag", "blue trousers"]
 RATES = {"NIR": {0.01: 0.9, 0.1: 0.1}, "NIR+TEXT": {0.1: 2.0}}
@@ -103,12 +105,12 @@ def calibrated(run: Path, model: anyreid.Model) -> Iterator[anyreid.Model]:
         for name, one in RATES.items()
     }
     document = {
-        "format": 1,
+        "format": FORMAT,
         "model": model_identity(model.session.trained),
         "data": {"split": "val", "dataset": "orbench", "gallery": ["rgb"]},
         "error_rates": rates,
     }
-    file.write_text(json.dumps(document))
+    file.write_text(json.dumps({**document, CHECKSUM: checksum_of(document)}))
     with global_state_kept():
         yield anyreid.load(run, device="cpu")
     file.unlink()

@@ -85,8 +85,9 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "ray", module)
     monkeypatch.setitem(sys.modules, "ray.data", data)
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        # A worker sets them for its own process.
+        # A worker sets them for its own process, and goes to the folder of the command.
         monkeypatch.setenv(name, "1")
+    monkeypatch.chdir(Path.cwd())
     return module
 
 

@@ -566,7 +566,7 @@ def test_without_the_box_an_image_without_clothes_is_refused(tmp_path: Path) -> 
 
 
 def test_the_encoder_of_annotations_is_the_one_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(split: Any, *, encoder: str, read_clothes: Any) -> None:
+    def refuse(split: Any, *, encoder: str, read_clothes: Any, processes: Any) -> None:
         raise UserError(f"asked for {encoder}")
 
     made = told(tmp_path)
