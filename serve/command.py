@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from solver.run_names import find_run
 from solver.search.arguments import SearchOptions
 from utils.errors import UserError
 from utils.log import configure_logging
@@ -98,15 +97,7 @@ def _serve(options: SearchOptions, opened: socket.socket) -> str:
     from solver.commands.opening import ModelChoice
     from solver.search.session import SearchSession
 
-    run, checkpoint = find_run(options.run, options.checkpoint)
-    choice = ModelChoice(
-        run=run,
-        config=options.config,
-        checkpoint=checkpoint,
-        device=options.device,
-        overrides=options.overrides,
-    )
-    session = SearchSession.open(choice, options.gallery_cache)
+    session = SearchSession.open(ModelChoice.of(options), options.gallery_cache)
     # Thresholds of another model are refused now and not at the first search.
     _ = session.calibration
     worker = Worker()

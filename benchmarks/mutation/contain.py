@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -164,10 +165,8 @@ def _end(pid: int, started: float, limit: float) -> tuple[bool, int | None]:
     late = not ended and time.monotonic() - started > limit
     if ended or late:
         # Loader processes of a case that was killed end with it.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     if late:
         os.waitpid(pid, 0)
         return True, None

@@ -14,7 +14,6 @@ from solver.commands.search import output_path
 from solver.reports.attention import NO_MAPS, attention_maps, require_maps, six_tasks, write_attention
 from solver.reports.grid import printable
 from solver.run_directory import check_no_artefact
-from solver.run_names import find_run
 from solver.search.arguments import SearchOptions
 from solver.search.named import named_instruction, named_picture
 from solver.search.queries import check_encodable
@@ -31,7 +30,7 @@ def run_attention(options: SearchOptions) -> str:
     Raises UserError for wrong input, before any file is written.
     """
     configure_logging()
-    run, checkpoint = find_run(options.run, options.checkpoint)
+    choice = ModelChoice.of(options)
     query, told = named_picture(options), named_instruction(options)
     (image,) = query.sources
     output = output_path(options.attention, Path())
@@ -42,13 +41,6 @@ def run_attention(options: SearchOptions) -> str:
             open_source(source)
             if real_path(source.value) == real_path(output):
                 raise UserError(f"{output} would be replaced, and it is what is looked at; choose another name")
-    choice = ModelChoice(
-        run=run,
-        config=options.config,
-        checkpoint=checkpoint,
-        device=options.device,
-        overrides=options.overrides,
-    )
     if not instructions_taken(choice).queries:
         raise UserError(NO_MAPS)
     opened = open_trained(choice)

@@ -22,7 +22,6 @@ from solver.commands.opening import ModelChoice, open_trained
 from solver.evaluation.evaluator import evaluate_split
 from solver.evaluation.verification import SEED, ErrorRates, error_rates
 from solver.reports.error_rates import DEFINITIONS, INTERVALS, format_rates, rate_notes, rates_document
-from solver.run_names import find_run
 from solver.runs import TrainedModel, check_trials, model_identity
 from solver.search.arguments import SearchOptions
 from utils.errors import UserError
@@ -46,11 +45,8 @@ def run_calibration(options: SearchOptions) -> str:
     few of them; then nothing is written.
     """
     configure_logging()
-    run, checkpoint = find_run(options.run, options.checkpoint)
     split, overrides = options.calibrate, options.overrides
-    opened = open_trained(
-        ModelChoice(run=run, config=options.config, checkpoint=checkpoint, device=options.device, overrides=overrides)
-    )
+    opened = open_trained(ModelChoice.of(options))
     trained = opened.trained
     benchmark = load_test_benchmark(trained.config, trained) if split == TEST_SPLIT else _validation(trained, overrides)
     reader = build_source_reader(trained.config.data, trained.config.model)

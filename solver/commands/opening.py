@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -15,7 +16,7 @@ from configs.schema.family import FollowsInstructions
 from model.weights.reid5o import is_flat_config
 from solver.evaluation.spec import EvaluationSpec
 from solver.run_directory import CONFIG_FILE
-from solver.run_names import locate_run
+from solver.run_names import find_run, locate_run
 from solver.runs import TrainedModel, open_checkpoint, open_run
 from utils.device import describe_device, exact_float32, resolve_device
 from utils.processes import ALONE, Processes
@@ -24,9 +25,33 @@ from utils.threads import plan_threads
 logger = logging.getLogger(__name__)
 
 
+class NamesModel(Protocol):
+    """Options of a command that uses a trained model."""
+
+    @property
+    def run(self) -> str:
+        """A run directory, its name below runs/, or a checkpoint in it."""
+
+    @property
+    def config(self) -> str:
+        """A configuration file."""
+
+    @property
+    def checkpoint(self) -> str:
+        """best, last or a file."""
+
+    @property
+    def device(self) -> str:
+        """As resolve_device takes it."""
+
+    @property
+    def overrides(self) -> Sequence[str]:
+        """key.sub=value."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelChoice:
-    """Which trained model a command uses, as the command line names it."""
+    """Which trained model a command uses."""
 
     run: str = ""
     """A run directory; empty when config and checkpoint are files."""
@@ -35,6 +60,18 @@ class ModelChoice:
     """best, last or a file; empty = best, else last."""
     device: str = "auto"
     overrides: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, options: NamesModel) -> ModelChoice:
+        """Return the model that a command line names, its run found as `find_run` does."""
+        run, checkpoint = find_run(options.run, options.checkpoint)
+        return cls(
+            run=run,
+            config=options.config,
+            checkpoint=checkpoint,
+            device=options.device,
+            overrides=options.overrides,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,7 +30,6 @@ from solver.reports.search_files import (
     write_files,
 )
 from solver.run_directory import RETRIEVAL_EXTENSIONS, RETRIEVAL_FILE, check_no_artefact
-from solver.run_names import find_run
 from solver.search.arguments import SearchOptions
 from solver.search.gallery import Gallery, own_gallery
 from solver.search.named import named_instruction, named_queries
@@ -58,8 +57,7 @@ def run_search(options: SearchOptions) -> str:
     written.
     """
     configure_logging()
-    run, checkpoint = find_run(options.run, options.checkpoint)
-    options = dataclasses.replace(options, run=run, checkpoint=checkpoint)
+    choice = ModelChoice.of(options)
     if options.top_k < 1:
         raise UserError(f"--top-k {options.top_k}: must be at least 1")
     if not (options.parts or options.queries or options.tasks or options.export):
@@ -78,13 +76,6 @@ def run_search(options: SearchOptions) -> str:
             open_source(instruction)
     folder = own_gallery(options.gallery) if options.gallery else None
     index = open_index(options.gallery_index) if options.gallery_index else None
-    choice = ModelChoice(
-        run=options.run,
-        config=options.config,
-        checkpoint=options.checkpoint,
-        device=options.device,
-        overrides=options.overrides,
-    )
     _check_told(options, instructions_taken(choice), named, told)
     session = SearchSession.open(choice, options.gallery_cache)
     output = output_path(options.output, session.home)

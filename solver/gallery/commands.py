@@ -31,7 +31,6 @@ from solver.gallery.listing import ListedImage, listed_images
 from solver.gallery.place import is_index
 from solver.gallery.ray_engine import encode_with_ray, load_ray
 from solver.gallery.writing import check_same, writing
-from solver.run_names import find_run
 from solver.runs import model_identity
 from solver.search.queries import instruction_from
 from utils.errors import UserError, shortened
@@ -78,7 +77,7 @@ def add(options: GalleryOptions) -> Answer:
 
 def opened(options: GalleryOptions) -> Adding:
     """Return what is to be added, with the model loaded. Raises UserError, see `add`."""
-    run, checkpoint = find_run(options.run, options.checkpoint)
+    choice = ModelChoice.of(options)
     folder = Path(options.index)
     check_folder(folder, "--index")
     images = listed_images(options.photos, options.manifest, Modality(options.modality))
@@ -87,13 +86,6 @@ def opened(options: GalleryOptions) -> Adding:
     record = instruction_record(said, crop)
     if is_index(folder):
         check_told(read_state(folder), record, options.dtype, folder)
-    choice = ModelChoice(
-        run=run,
-        config=options.config,
-        checkpoint=checkpoint,
-        device=options.device,
-        overrides=options.overrides,
-    )
     if (said is not None or crop) and not instructions_taken(choice).gallery:
         raise UserError("this model tells gallery images nothing; leave the instruction out, or use one that does")
     model = open_trained(choice)
