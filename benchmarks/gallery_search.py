@@ -58,6 +58,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LIMIT_BYTES = 512 << 20
 TOP_K = 10
 KILLS = 20
+REST = 0.2
+"""Seconds."""
 PERSONS = 10_000
 STATE = IndexState(model={"benchmark": 1}, statistics={}, dimension=512, dtype="float32", instruction={"told": "none"})
 
@@ -89,10 +91,13 @@ class Peak:
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, called in turns: others use the machine too."""
+    """Seconds of each way, called in turns: others use the machine too. Each begins when the threads of the one before
+    it, which wait busily for more work, have gone to sleep.
+    """
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, call in ways.items():
+            time.sleep(REST)
             start = time.perf_counter()
             call()
             found[name].append(time.perf_counter() - start)
