@@ -80,17 +80,27 @@ def examples(found: Examples, service: Service, seed: int) -> dict[str, Any]:
                 "id": f"{number}.{entry}",
                 "list": found.lists[number].name,
                 "parts": _example_parts(query, f"{number}.{entry}"),
+                "instruction": _example_instruction(query, f"{number}.{entry}"),
                 "rates": list(service.session.rates(query.combination, searched)),
             }
         )
     return {"examples": shown, "note": printable(found.note)}
 
 
+def _example_instruction(query: Query, identity: str) -> dict[str, Any] | None:
+    if query.instruction is None:
+        return None
+    return _example_source(query.instruction, f"/api/examples/{identity}/{len(query.sources)}")
+
+
+def _example_source(source: Source, address: str) -> dict[str, Any]:
+    return {"image": address} if MODALITIES[source.modality].is_image else {"text": source.value}
+
+
 def _example_parts(query: Query, identity: str) -> list[dict[str, Any]]:
     parts = []
     for place, source in enumerate(query.sources):
-        is_image = MODALITIES[source.modality].is_image
-        shown = {"image": f"/api/examples/{identity}/{place}"} if is_image else {"text": source.value}
+        shown = _example_source(source, f"/api/examples/{identity}/{place}")
         parts.append({"part": source.modality.value, "pictures": 1, **shown})
     return parts
 

@@ -25,7 +25,7 @@ from datasets.structures import Source
 from serve.answers import TYPES, answer, examples, listed, state, written
 from serve.asked import MOST_FIELDS, Upload, read_asked
 from serve.guard import TooLarge
-from serve.pictures import original, small
+from serve.pictures import original, small, whole
 from serve.service import Found, Service
 from serve.table import Table
 from serve.work import Busy, Worker
@@ -113,6 +113,7 @@ class Api:
             "/api/search": ("POST", self.search),
             "/api/examples": ("GET", self.examples),
             "/api/examples/{list:int}.{entry:int}/{part:int}": ("GET", self.example_picture),
+            "/api/examples/{list:int}.{entry:int}/{part:int}/original": ("GET", self.whole_example),
             "/api/images/{number:int}": ("GET", self.small_picture),
             "/api/images/{number:int}/original": ("GET", self.whole_picture),
         }
@@ -160,15 +161,23 @@ class Api:
         return JSONResponse(examples(found, self.service, int(seed)), headers=NEVER_STORED)
 
     async def example_picture(self, request: Request) -> Response:
-        """A picture of an example."""
+        """A picture of an example, made smaller."""
+        return await self._small(self._example(request))
+
+    async def whole_example(self, request: Request) -> Response:
+        """A picture of an example, as it is encoded."""
+        source = self._example(request)
+        content, kind = await self._read(lambda: whole(source))
+        return Response(content, media_type=kind, headers={**NEVER_STORED, **BARE})
+
+    def _example(self, request: Request) -> Source:
         self._ready()
         found, place = self.service.examples, request.path_params
         assert found is not None, "they are there before the gallery"
         try:
-            source = found.picture(place["list"], place["entry"], place["part"])
+            return found.picture(place["list"], place["entry"], place["part"])
         except UserError as error:
             raise NotFound(str(error)) from error
-        return await self._small(source)
 
     async def small_picture(self, request: Request) -> Response:
         """An image of the gallery, made smaller."""

@@ -61,8 +61,11 @@ class Examples:
         return [(number, int(generator.integers(len(self.lists[number].entries)))) for number in chosen]
 
     def picture(self, number: int, entry: int, part: int) -> Source:
-        """Return a picture of an example. Raises UserError when there is none."""
-        sources = self.query(number, entry).sources
+        """Return a picture of an example; that of its instruction comes after those of its parts. Raises UserError when
+        there is none.
+        """
+        query = self.query(number, entry)
+        sources = query.sources if query.instruction is None else (*query.sources, query.instruction)
         if part >= len(sources) or not MODALITIES[sources[part].modality].is_image:
             raise UserError(f"example {number}.{entry} has no picture {part}")
         return sources[part]

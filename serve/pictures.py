@@ -45,6 +45,21 @@ def _small(source: Source, changed: int) -> bytes:
     return stream.getvalue()
 
 
+def whole(source: Source) -> tuple[bytes, str]:
+    """Return what is encoded of a source: its file as it is, or, of a part of an image, that part as PNG; and what the
+    bytes are. Raises UserError as `original` does.
+    """
+    if not source.crop:
+        return original(source.value)
+    stream = io.BytesIO()
+    try:
+        open_source(source).save(stream, format="PNG")
+    except (OSError, UserError) as error:
+        logger.info("not sent: %s", error)
+        raise UserError("the picture cannot be read any more") from error
+    return stream.getvalue(), "image/png"
+
+
 def original(path: str) -> tuple[bytes, str]:
     """Return the bytes of an image file and what they are, by their content whatever the file is called.
 

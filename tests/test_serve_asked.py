@@ -17,7 +17,7 @@ from configs.vocabulary import Modality
 from datasets.structures import Source
 from serve.asked import MOST_LETTERS, MOST_PICTURES, Asked, Filters, Upload, read_asked
 from serve.folding import fold
-from serve.pictures import SMALL, original, small
+from serve.pictures import SMALL, original, small, whole
 from serve.table import Table
 from solver.search.gallery import Gallery
 from solver.search.queries import Query
@@ -196,3 +196,19 @@ def test_small_pictures_are_made_anew_and_files_are_what_they_hold(tmp_path: Pat
             original(str(gone))
         with pytest.raises(UserError):
             small(Source(modality=Modality.RGB, value=str(gone)))
+
+
+def test_a_part_of_an_image_is_sent_alone(tmp_path: Path) -> None:
+    place = tmp_path / "a.jpg"
+    picture = Image.new("RGB", (20, 100), "blue")
+    picture.paste("red", (0, 15, 20, 55))
+    picture.save(place, quality=95)
+    assert whole(Source(modality=Modality.RGB, value=str(place))) == (place.read_bytes(), "image/jpeg")
+    content, kind = whole(Source(modality=Modality.RGB, value=str(place), crop="box"))
+    with Image.open(io.BytesIO(content)) as part:
+        assert kind == "image/png" and part.size == (20, 40)
+        assert all(red > 200 and blue < 90 for red, _, blue in (part.getpixel((10, 3)), part.getpixel((10, 36))))
+    place.unlink()
+    for crop in ("", "box"):
+        with pytest.raises(UserError):
+            whole(Source(modality=Modality.RGB, value=str(place), crop=crop))

@@ -172,6 +172,24 @@ def test_a_drawing_and_a_sentence_change_the_ranking(page: Page) -> None:
     assert [chip.text for chip in page.all("#asked .chip b")] == ["Description"]
 
 
+def test_an_example_fills_the_form(page: Page) -> None:
+    """So that one of its parts can be changed."""
+    buttons = {button.text.splitlines()[-1]: button for button in page.all("#example-list button")}
+    words = next(words for words in buttons if "Description" in words and "Infrared" in words)
+    example = page.changed(buttons[words].click)
+    text = page.wait(lambda: page.one("#text").get_attribute("value"))
+    assert text in buttons[words].text
+    parts = words.split(" + ")
+    mix = page.wait(lambda: page.one("#mix").text).removeprefix("Searches by ").removesuffix(".")
+    assert sorted(mix.split(" + ")) == sorted(parts)
+    assert len(page.all(".thumb img")) == len(parts) - 1
+    box = page.one("#text")
+    for words, same in (("a woman in green", False), (text, True)):
+        box.clear()
+        box.send_keys(words)
+        assert (page.changed(page.search) == example) is same
+
+
 def test_more_like_this_and_back(page: Page) -> None:
     example = page.changed(page.all("#example-list button")[0].click)
     assert page.all(".hit.match") and page.all(".hit.other"), "identities are known"
@@ -274,8 +292,9 @@ def test_nothing_leaves_this_machine(page: Page, address: str) -> None:
         message = json.loads(line["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             asked.append(message["params"]["request"]["url"])
-    # The browser's own pages (chrome:, data:) and the page's previews (blob:) go nowhere.
-    places = {urlsplit(url).netloc for url in asked if not url.startswith(("chrome:", "data:", "blob:"))}
+    # The browser's own pages (chrome:, chrome-untrusted:, data:) and the page's previews (blob:) go nowhere.
+    own = ("chrome:", "chrome-untrusted:", "data:", "blob:")
+    places = {urlsplit(url).netloc for url in asked if not url.startswith(own)}
     assert places == {urlsplit(address).netloc} and len(asked) > 30
     said = [line for line in page.browser.get_log("browser") if "favicon" not in line["message"]]
     refused = [line for line in said if "Content Security Policy" in line["message"] or line["source"] == "javascript"]

@@ -141,6 +141,24 @@ def test_an_image_is_searched_with_what_is_told_and_without(told: tuple[SearchSe
         assert refused.status_code == 400 and "encodes RGB only" in refused.json()["error"]
 
 
+def test_an_example_says_its_instruction(told: tuple[SearchSession, Path]) -> None:
+    with served(told[0]) as (client, *_):
+        drawn = [entry for seed in range(9) for entry in client.get(f"/api/examples?seed={seed}").json()["examples"]]
+        kinds = set()
+        for entry in drawn:
+            (part,), instruction = entry["parts"], entry["instruction"]
+            sent = {"rgb": client.get(f"{part['image']}/original").content}
+            if "image" in instruction:
+                sent["instruction_image"] = client.get(f"{instruction['image']}/original").content
+                assert not client.get(instruction["image"]).headers["content-type"].endswith("png")
+            fields = {key: instruction[key] for key in ("text",) if key in instruction}
+            by_hand = found(client, files(**sent), **({"instruction": fields["text"]} if fields else {}))
+            example = found(client, example=entry["id"])
+            assert [hit["similarity"] for hit in by_hand["results"]] == [hit["similarity"] for hit in example["results"]]
+            kinds |= set(instruction)
+        assert kinds == {"image", "text"}
+
+
 def test_progress_is_told_and_an_end_of_the_server_stops_the_encoding(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,14 @@ def test_examples_of_the_test_set_know_right_from_wrong(session: SearchSession, 
             "match" if hit["person"] == person else "other" for hit in answer["results"]
         ]
         assert answer["matches_in_gallery"] == 2 and {one["part"] for one in answer["alone"]} == {"nir", "text"}
+        # Given by hand, an example finds the same: what is sent of its pictures is what is encoded of them.
+        original = client.get(shown["nir"]["image"] + "/original")
+        assert original.headers["content-type"] == "image/jpeg" and example["instruction"] is None
+        by_hand = found(client, {"text": shown["text"]["text"]}, nir=original.content)
+        similarities = [[(hit["name"], hit["similarity"]) for hit in one["results"]] for one in (answer, by_hand)]
+        assert similarities[0] == similarities[1]
+        nowhere = client.get(f"/api/examples/{example['id']}/{len(example['parts'])}/original")
+        assert nowhere.status_code == 404 and "has no picture" in nowhere.json()["error"]
         for wrong in ("99.0", "0.99999"):
             status, sentence = refusal(client, {"example": wrong})
             assert status == 400 and "there is none" in sentence

@@ -5,7 +5,7 @@ import { Pictures } from "./pictures.js";
 
 const IMAGES = ["sk", "cp", "nir", "rgb"];
 const MOST_TRAIL = 20; // answers that "back" goes through
-const page = { state: null, pictures: {}, trail: [], current: null, sent: null, seed: 0 };
+const page = { state: null, pictures: {}, trail: [], current: null, sent: null, seed: 0, filling: 0 };
 
 function say(text, bad = false) {
   const box = find("status");
@@ -122,6 +122,27 @@ async function save(format) {
   }
 }
 
+// An example as if its parts had been given by hand, so that one of them can be changed.
+async function fill(example) {
+  page.filling += 1;
+  const turn = page.filling, { takes } = page.state;
+  const parts = [...example.parts], told = takes.instruction && example.instruction;
+  if (told) parts.push({ ...told, part: told.image ? "instruction_image" : "instruction" });
+  const loaded = await Promise.all(parts.map(async (part) => part.image && (await asked(`${part.image}/original`)).blob()));
+  if (turn !== page.filling) return; // another example was taken meanwhile
+  clearAll();
+  parts.forEach((part, place) => {
+    if (!part.image) {
+      find(part.part).value = part.text;
+      return;
+    }
+    const pictures = page.pictures[part.part], type = loaded[place].type;
+    pictures.add([new File([loaded[place]], `example ${example.id}.${type.split("/")[1]}`, { type })]);
+    pictures.element.open = true;
+  });
+  mixChanged();
+}
+
 async function showExamples() {
   const { examples, note } = await (await asked(`/api/examples?seed=${page.seed}`)).json();
   find("examples").hidden = !examples.length && !note;
@@ -139,6 +160,7 @@ async function showExamples() {
       form.set("example", example.id);
       if (find("rate").value && example.rates.includes(Number(find("rate").value))) form.set("rate", find("rate").value);
       ask(form);
+      fill(example).catch((error) => say(error.message, true));
     });
     return button;
   }));
