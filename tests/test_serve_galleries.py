@@ -154,7 +154,9 @@ def test_an_example_says_its_instruction(told: tuple[SearchSession, Path]) -> No
             fields = {key: instruction[key] for key in ("text",) if key in instruction}
             by_hand = found(client, files(**sent), **({"instruction": fields["text"]} if fields else {}))
             example = found(client, example=entry["id"])
-            assert [hit["similarity"] for hit in by_hand["results"]] == [hit["similarity"] for hit in example["results"]]
+            assert [hit["similarity"] for hit in by_hand["results"]] == [
+                hit["similarity"] for hit in example["results"]
+            ]
             kinds |= set(instruction)
         assert kinds == {"image", "text"}
 
