@@ -48,7 +48,9 @@ class Examples:
         return dataclasses.replace(found, person_id=None) if self.foreign else found
 
     def drawn(self, seed: int) -> list[tuple[int, int]]:
-        """Return (list, entry) of some examples: of the most different mixes, other ones for another seed."""
+        """Return (list, entry) of some examples: of the most different mixes, several of each where there are few mixes; other
+        ones for another seed.
+        """
         generator = np.random.default_rng(seed)
         kinds: dict[frozenset[str], list[int]] = {}
         for number, found in enumerate(self.lists):
@@ -57,8 +59,10 @@ class Examples:
         ordered = sorted(kinds, key=lambda kind: (-len(kind), sorted(kind)))
         count = min(SHOWN, len(ordered))
         places = {(index * len(ordered) // count + seed) % len(ordered) for index in range(count)}
-        chosen = [int(generator.choice(kinds[ordered[place]])) for place in sorted(places)]
-        return [(number, int(generator.integers(len(self.lists[number].entries)))) for number in chosen]
+        each = SHOWN // max(count, 1)
+        chosen = [int(generator.choice(kinds[ordered[place]])) for place in sorted(places) for _ in range(each)]
+        drawn = [(number, int(generator.integers(len(self.lists[number].entries)))) for number in chosen]
+        return list(dict.fromkeys(drawn))
 
     def picture(self, number: int, entry: int, part: int) -> Source:
         """Return a picture of an example; that of its instruction comes after those of its parts. Raises UserError when

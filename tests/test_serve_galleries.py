@@ -145,6 +145,8 @@ def test_an_example_says_its_instruction(told: tuple[SearchSession, Path]) -> No
     with served(told[0]) as (client, *_):
         drawn = [entry for seed in range(9) for entry in client.get(f"/api/examples?seed={seed}").json()["examples"]]
         kinds = set()
+        assert len(client.get("/api/examples").json()["examples"]) > 1, "several of the only mix"
+        assert len({entry["id"] for entry in drawn[:6]}) == len(drawn[:6])
         for entry in drawn:
             (part,), instruction = entry["parts"], entry["instruction"]
             sent = {"rgb": client.get(f"{part['image']}/original").content}

@@ -174,6 +174,7 @@ function build(state) {
   }
   const several = takes.modalities.length > 1;
   find("lead").hidden = !several;
+  if (!takes.combinations.some((mix) => mix.length > 1)) find("lead").textContent = "Any one of these is a query.";
   for (const part of IMAGES.filter((one) => takes.modalities.includes(one))) {
     page.pictures[part] = new Pictures(part, state.limits.pictures, mixChanged);
     find("image-parts").append(page.pictures[part].element);
