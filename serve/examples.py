@@ -48,8 +48,8 @@ class Examples:
         return dataclasses.replace(found, person_id=None) if self.foreign else found
 
     def drawn(self, seed: int) -> list[tuple[int, int]]:
-        """Return (list, entry) of some examples: of the most different mixes, several of each where there are few mixes; other
-        ones for another seed.
+        """Return (list, entry) of some examples: of the most different mixes, several of each where there are few mixes;
+        other ones for another seed.
         """
         generator = np.random.default_rng(seed)
         kinds: dict[frozenset[str], list[int]] = {}
