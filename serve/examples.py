@@ -48,7 +48,7 @@ class Examples:
         return dataclasses.replace(found, person_id=None) if self.foreign else found
 
     def drawn(self, seed: int) -> list[tuple[int, int]]:
-        """Return (list, entry) of some examples: of the most different mixes, several of each where there are few mixes;
+        """Return (list, entry) of some examples: of the most different mixes, several of each where there are few;
         other ones for another seed.
         """
         generator = np.random.default_rng(seed)
