@@ -19,23 +19,28 @@ import tempfile
 from pathlib import Path
 
 from solver.run_directory import METRICS_FILE, RESULTS_FILE
+from utils.errors import UserError, run_script
 from utils.tables import format_table
 from utils.threads import busy_note
 
 WARM_UP = 10
+SHOWN_LINES = 10
 PARTS = ("encode", "fuse", "rank")
 
 
 def run(processes: int, threads: int, command: list[str]) -> None:
-    """Run a script in some processes. Raises CalledProcessError with what it said."""
+    """Run a script in some processes. Raises UserError with the end of what it said when it fails."""
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--"]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, *(several if processes > 1 else []), *command],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )
+    if done.returncode:
+        said = " / ".join(done.stderr.strip().splitlines()[-SHOWN_LINES:])
+        raise UserError(f"{' '.join(command)}: exit code {done.returncode} in {processes} processes: {said}")
 
 
 def step_seconds(directory: Path) -> list[float]:
@@ -107,4 +112,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)
