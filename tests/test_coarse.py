@@ -2,7 +2,6 @@
 exact ones as is said, and a search by them finds what one without them finds.
 """
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,6 @@ from utils.retrieval.coarse import CoarseRows, coarse_products, coded, has_form,
 from utils.retrieval.exact import FeatureRows, Pivot, best_rows
 
 ROWS, WIDTH = 3000, 96
-pytestmark = pytest.mark.threads(2)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +33,7 @@ def cut(values: torch.Tensor) -> np.ndarray:
     return bits.view(np.float32)
 
 
-def in_numpy(asked: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+def in_numpy(asked: torch.Tensor, codes: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(cut(asked.double() @ codes.double().T)).to(torch.bfloat16)
 
 
@@ -99,31 +97,6 @@ def test_products_are_within_their_bound(kind: str, dtype: Any) -> None:
     assert np.array_equal(several[:, 800:], whole)
     assert np.array_equal(several[:, 100:800], coarse_products(queries, [other])[0])
     assert np.array_equal(further, np.maximum(error, coarse_products(queries, [other])[1]))
-
-
-def test_threads_share_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = made("outliers")
-    forms, queries = [formed(rows[:1001]), formed(rows[1001:])], asked(rows)
-    wanted, error = coarse_products(queries, forms)
-    seen = set()
-    real = coarse._multiplied
-
-    def watched(given: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        seen.add((threading.current_thread() is threading.main_thread(), torch.get_num_threads(), len(codes)))
-        return real(given, codes)
-
-    monkeypatch.setattr(coarse, "TASK_ROWS", 500)
-    coarse._ones.cache_clear()
-    monkeypatch.setattr(coarse, "_multiplied", watched)
-    found, further = coarse_products(queries, forms)
-    coarse._ones.cache_clear()
-    assert np.array_equal(found, wanted) and np.array_equal(further, error)
-    assert seen == {(False, 1, 500), (False, 1, 1), (False, 1, 499)}
-    later: list[int] = []
-    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
-    thread.start()
-    thread.join()
-    assert torch.get_num_threads() == 2 and later == [2]
 
 
 def test_the_bound_is_reached() -> None:

@@ -29,6 +29,8 @@ LONGEST_WAIT = timedelta(hours=12)
 """For what one process does alone (a cache, an evaluation). One that dies is noticed at once, by its connections."""
 GRACE_SECONDS = 5.0
 """How long a process whose partner is gone waits for the partner's last words."""
+REST_SECONDS = 0.2
+"""From the last exchange to the end of the group."""
 LOOK_SECONDS = 2.0
 """How often one that works alone for long looks whether the others are still there."""
 GO_ON = "go on with --resume"
@@ -251,6 +253,9 @@ class Joined(Processes):
             self._leave_word(error)
             raise
         finally:
+            # torch 2.6 holds the interpreter while it joins gloo's threads. One that still lets go of the last exchange's
+            # tensors waits for the interpreter, both for ever (torch's issue 56297). Asleep, we do not hold it.
+            time.sleep(REST_SECONDS)
             with contextlib.suppress(RuntimeError, ValueError):
                 self._dist.destroy_process_group()
 
