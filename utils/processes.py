@@ -253,8 +253,8 @@ class Joined(Processes):
             self._leave_word(error)
             raise
         finally:
-            # torch 2.6 holds the interpreter while it joins gloo's threads. One that still lets go of the last exchange's
-            # tensors waits for the interpreter, both for ever (torch's issue 56297). Asleep, we do not hold it.
+            # torch 2.6 holds the interpreter while it joins gloo's threads. One that still lets go of the tensors of the
+            # last exchange waits for the interpreter, both for ever (torch's issue 56297). Asleep, we do not hold it.
             time.sleep(REST_SECONDS)
             with contextlib.suppress(RuntimeError, ValueError):
                 self._dist.destroy_process_group()
