@@ -253,7 +253,7 @@ class Joined(Processes):
             self._leave_word(error)
             raise
         finally:
-            # torch 2.6 holds the interpreter while it joins gloo's threads. One that still lets go of the tensors of the
+            # torch 2.6 holds the interpreter while it joins gloo's threads. One that still frees tensors of the
             # last exchange waits for the interpreter, both for ever (torch's issue 56297). Asleep, we do not hold it.
             time.sleep(REST_SECONDS)
             with contextlib.suppress(RuntimeError, ValueError):
