@@ -17,7 +17,6 @@ Numerical Algorithms, 2002, section 3.1); both are taken larger than they are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,48 +94,35 @@ def multiplies() -> bool:
     codes = generator.integers(-LEVELS, LEVELS + 1, (67, 96)).astype(np.int8)
     asked = torch.from_numpy(generator.standard_normal((2, 96))).to(torch.bfloat16)
     try:
-        found = _multiplied(asked, torch.from_numpy(codes), _ones(len(codes))).double().numpy()
+        found = _multiplied(asked, torch.from_numpy(codes)).astype(np.float64)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     exact = asked.double().numpy() @ codes.T.astype(np.float64)
     return bool((np.abs(found - exact) <= CUT * np.abs(exact) + 1e-3).all())
 
 
-@functools.lru_cache(maxsize=1)
-def _ones(size: int) -> Tensor:
-    return torch.ones(size, dtype=torch.bfloat16)
+def _multiplied(asked: Tensor, codes: Tensor) -> Floats:
+    """Return the products (Q, n) of asked (Q, D) bfloat16 and codes (n, D)."""
+    ones = torch.ones(len(codes), dtype=torch.bfloat16)
+    return torch._weight_int8pack_mm(asked, codes, ones).float().numpy()
 
 
-def _multiplied(asked: Tensor, codes: Tensor, ones: Tensor) -> Tensor:
-    """Return the products (Q, n) bfloat16 of asked (Q, D) bfloat16 and codes (n, D). ones: (n,) bfloat16."""
-    return torch._weight_int8pack_mm(asked, codes, ones)
-
-
-def coarse_products(asked: Floats, parts: Sequence[CoarseRows]) -> tuple[Floats, Doubles]:
-    """Return the inner products (Q, n) of queries (Q, D) and the coarse rows of all parts, one after the other, and per
-    query (Q,) how far they may be from those with the rows themselves.
+def coarse_products(asked: Floats, rows: CoarseRows) -> tuple[Floats, Doubles]:
+    """Return the inner products (Q, n) of queries (Q, D) and the coarse rows, and per query (Q,) how far they may be
+    from those with the rows themselves.
     """
-    centre, step = np.stack([part.scales for part in parts], axis=1).astype(np.float64)[:, :, None]
-    coarse_error, longest = np.array([(part.error, part.longest) for part in parts]).T[:, :, None]
+    centre, step = rows.scales.astype(np.float64)
     queries = asked.astype(np.float64)
     folded = torch.from_numpy(queries * step).to(torch.bfloat16)
+    found = _multiplied(folded, rows.codes)
     back = folded.double().numpy() / step
-    shift = (queries * centre).sum(2)
-    largest = np.empty(shift.shape)
-    ends = np.cumsum([len(part.codes) for part in parts]).tolist()
-    found = np.empty((len(asked), ends[-1]), dtype=np.float32)
-    ones = _ones(max(len(part.codes) for part in parts))
-    for place, (part, end) in enumerate(zip(parts, ends)):
-        size = len(part.codes)
-        own = found[:, end - size : end]
-        # bfloat16 is the upper half of float32. numpy does this on one thread, which is faster than to wake others.
-        halves = _multiplied(folded[place], part.codes, ones[:size]).view(torch.uint16).numpy()
-        np.left_shift(halves, 16, out=own.view(np.uint32), dtype=np.uint32)
-        # The largest of no rows is 0.
-        largest[place] = np.maximum(own.max(axis=1, initial=0.0), -own.min(axis=1, initial=0.0))
-        own += shift[place].astype(np.float32)[:, None]
-    lost = np.sqrt(((queries - back) ** 2).sum(2)) * longest
-    summed = 4 * (asked.shape[1] + 8) * UNIT * np.sqrt((back * back).sum(2)) * longest
     lengths = np.sqrt((queries * queries).sum(1))
-    error = 1.0001 * (lengths * coarse_error + lost) + summed + 2 * CUT * largest + 4 * UNIT * np.abs(shift)
-    return found, error.max(axis=0)
+    lost = np.sqrt(((queries - back) ** 2).sum(1))
+    summed = 4 * (asked.shape[1] + 8) * UNIT * np.sqrt((back * back).sum(1)) * rows.longest
+    # The norm of a zero query is 0, and so is its error.
+    largest = np.maximum(found.max(axis=1, initial=0.0), -found.min(axis=1, initial=0.0))
+    rounded = 2 * CUT * largest.astype(np.float64)
+    shift = (queries * centre).sum(1)
+    error = 1.0001 * (lengths * rows.error + lost * rows.longest) + summed + rounded + 4 * UNIT * np.abs(shift)
+    found += shift.astype(np.float32)[:, None]
+    return found, error
