@@ -33,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
     elif not config.getoption("tx", None):
         # Not where it starts processes, which would inherit it.
         os.environ.setdefault("OMP_NUM_THREADS", "2")
+    # A process that died ends the tests with its name: xdist can wait for ever for one in its place (its issue 1378).
+    if getattr(config.option, "maxworkerrestart", "") is None:
+        config.option.maxworkerrestart = "0"
     gc.disable()
 
 
