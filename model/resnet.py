@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from configs.schema.vireid import VireidConfig
@@ -29,6 +30,10 @@ DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]
 
 NON_LOCAL_BLOCKS = (0, 2, 3, 0)
 """AGW's non-local blocks: so many of the last blocks of each stage are followed by one."""
+
+
+LEAST_STRIDED = 16
+"""Channels of a strided 1x1 convolution that torch's own is safe for, see `NarrowStride`."""
 
 
 def out_channels(config: VireidConfig) -> int:
@@ -124,13 +129,29 @@ class Backbone(nn.Module):
         return self.stems["shared" if self.spec.stem == "shared" else modality.value]  # type: ignore[return-value]
 
 
+class NarrowStride(nn.Conv2d):
+    """1x1 convolution of few channels that takes every n-th position first: the same values as torch's.
+
+    oneDNN's gradient of the weights of a strided one, channels last and below 16 channels (8 without AVX-512), writes
+    behind its memory with two threads or more (its issue 6035, in torch 2.6 to 2.14), and a process dies later,
+    elsewhere.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H/stride, W/stride), rounded up."""
+        rows, columns = self.stride
+        return functional.conv2d(input[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
 def _stage(
     block: type[BasicBlock | Bottleneck], channels: int, planes: int, count: int, stride: int
 ) -> list[nn.Module]:
     out = planes * block.expansion
     downsample = None
     if stride != 1 or channels != out:
-        downsample = nn.Sequential(conv1x1(channels, out, stride), nn.BatchNorm2d(out))
+        safe = stride == 1 or channels >= LEAST_STRIDED
+        smaller = conv1x1(channels, out, stride) if safe else NarrowStride(channels, out, 1, stride, bias=False)
+        downsample = nn.Sequential(smaller, nn.BatchNorm2d(out))
     return [block(channels, planes, stride, downsample), *(block(out, planes) for _ in range(count - 1))]
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs.load import load_experiment
 from configs.schema.vireid import VireidConfig, VireidObjectiveConfig
@@ -24,7 +25,7 @@ from configs.vocabulary import Family, Modality
 from datasets.loading.readers import PillowReader, SourceReader
 from datasets.structures import EvalSplit, QueryList, Source
 from model.build import build_model, initialise
-from model.resnet import Backbone, NonLocal, residual_map
+from model.resnet import Backbone, NarrowStride, NonLocal, residual_map
 from model.vireid import Vireid
 from model.weights.pickled_modules import read_pickled_module
 from model.weights.vireid import convert_vireid, published_sizes, read_published
@@ -83,6 +84,42 @@ def test_convolutions_lie_channels_last_and_compute_the_same() -> None:
     plain.to(memory_format=torch.contiguous_format)
     with torch.no_grad():
         torch.testing.assert_close(model.backbone.eval()({RGB: x}), plain({RGB: x}), rtol=1e-5, atol=1e-6)
+
+
+class Strided(TorchDispatchMode):
+    """Notes the channels that each strided 1x1 convolution reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels: list[int] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.convolution.default and args[1].shape[2:] == (1, 1) and max(args[3]) > 1:
+            self.channels.append(args[1].shape[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_strided_convolution_is_so_narrow_that_its_gradient_writes_elsewhere() -> None:
+    """oneDNN's issue 6035: below 16 channels."""
+    for width, wanted in ((4, [16]), (8, [16, 32]), (16, [16, 32, 64])):
+        with Strided() as seen:
+            Backbone(VireidConfig(**SMALL | {"width": width, "last_stride": 2}))({RGB: images(2)})
+            residual_map(width)(images(2))
+        assert sorted(seen.channels) == sorted(wanted + [channels for channels in wanted if channels < 4 * width])
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (7, 5), (1, 1)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_narrow_strides_compute_what_torch_does(shape: tuple[int, int], bias: bool) -> None:
+    torch.manual_seed(0)
+    ours, x = NarrowStride(4, 8, 1, 2, bias=bias), torch.randn(3, 4, *shape).double().requires_grad_()
+    theirs = nn.Conv2d(4, 8, 1, 2, bias=bias).double()
+    theirs.load_state_dict(ours.double().state_dict())
+    gradients = []
+    for layer in (ours, theirs):
+        y = layer(x)
+        gradients.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
+    torch.testing.assert_close(*gradients)
 
 
 def test_the_last_stride_keeps_the_map() -> None:
