@@ -13,8 +13,8 @@ function verdict(answer) {
   const small = (text) => make("small", {}, text);
   if (!count) return says("No picture of the gallery passes the filters.");
   if (calibration.answer === "not calibrated") {
-    return says("Not calibrated: the most similar pictures, whoever they show.",
-      small("No threshold is known for such a query, so nobody is said to be there or not (infer.py --calibrate sets them)."));
+    // Why, and the remedy, is one of the notes.
+    return says("Not calibrated: the most similar pictures, whoever they show.");
   }
   const rate = `${percent(calibration.false_alarm_rate)} false alarms`;
   if (calibration.answer === "nobody") {

@@ -121,7 +121,7 @@ def check_mix(modalities: Sequence[Modality], name: str) -> None:
     if Modality.RGB in modalities and len(modalities) > 1:
         others = ", ".join(modality.value for modality in modalities if modality is not Modality.RGB)
         raise UserError(
-            f"{name}: rgb cannot be mixed with {others}: RGB never took part in the fusion; give rgb alone, or leave "
+            f"{name}: rgb cannot be mixed with {others}: a photograph is searched for alone; give rgb alone, or leave "
             "it out"
         )
 
