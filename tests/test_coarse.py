@@ -2,6 +2,7 @@
 exact ones as is said, and a search by them finds what one without them finds.
 """
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from utils.retrieval.coarse import CoarseRows, coarse_products, coded, has_form,
 from utils.retrieval.exact import FeatureRows, Pivot, best_rows
 
 ROWS, WIDTH = 3000, 96
+pytestmark = pytest.mark.threads(2)
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +23,7 @@ def form_is_used(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The real product where there is one, else its arithmetic in numpy."""
     coarse.multiplies.cache_clear()
     if not coarse.multiplies():
-        monkeypatch.setattr(coarse, "_multiplied", lambda asked, codes: cut(asked.double() @ codes.double().T))
+        monkeypatch.setattr(coarse, "_multiplied", in_numpy)
     monkeypatch.setattr(exact, "multiplies", lambda: True)
     yield
     coarse.multiplies.cache_clear()
@@ -31,6 +33,10 @@ def cut(values: torch.Tensor) -> np.ndarray:
     """As float32 of which the last 16 bits are 0."""
     bits = values.float().numpy().view(np.uint32) & np.uint32(0xFFFF0000)
     return bits.view(np.float32)
+
+
+def in_numpy(asked: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(cut(asked.double() @ codes.double().T)).to(torch.bfloat16)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -81,12 +87,43 @@ def test_products_are_within_their_bound(kind: str, dtype: Any) -> None:
     # Half a step at most in every column.
     assert (np.abs(rows - back) <= 0.501 * form.scales[1] + 1e-7).all()
     for count in (1, 4):
-        found, error = coarse_products(queries[:count], form)
+        found, error = coarse_products(queries[:count], [form])
         true = queries[:count].astype(np.float64) @ rows.astype(np.float64).T
         assert (np.abs(found - true) <= error[:, None]).all()
         assert error.max() < 0.035
     part = form.rows(100, 200)
-    assert np.array_equal(coarse_products(queries, part)[0], coarse_products(queries, form)[0][:, 100:200])
+    whole, error = coarse_products(queries, [form])
+    assert np.array_equal(coarse_products(queries, [part])[0], whole[:, 100:200])
+    other = formed(rows[:700])
+    several, further = coarse_products(queries, [part, other, form.rows(0, 0), form])
+    assert np.array_equal(several[:, 800:], whole)
+    assert np.array_equal(several[:, 100:800], coarse_products(queries, [other])[0])
+    assert np.array_equal(further, np.maximum(error, coarse_products(queries, [other])[1]))
+
+
+def test_threads_share_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = made("outliers")
+    forms, queries = [formed(rows[:1001]), formed(rows[1001:])], asked(rows)
+    wanted, error = coarse_products(queries, forms)
+    seen = set()
+    real = coarse._multiplied
+
+    def watched(given: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        seen.add((threading.current_thread() is threading.main_thread(), torch.get_num_threads(), len(codes)))
+        return real(given, codes)
+
+    monkeypatch.setattr(coarse, "TASK_ROWS", 500)
+    coarse._ones.cache_clear()
+    monkeypatch.setattr(coarse, "_multiplied", watched)
+    found, further = coarse_products(queries, forms)
+    coarse._ones.cache_clear()
+    assert np.array_equal(found, wanted) and np.array_equal(further, error)
+    assert seen == {(False, 1, 500), (False, 1, 1), (False, 1, 499)}
+    later: list[int] = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert torch.get_num_threads() == 2 and later == [2]
 
 
 def test_the_bound_is_reached() -> None:
@@ -97,7 +134,7 @@ def test_the_bound_is_reached() -> None:
     off = rows.astype(np.float64) - back
     worst = int(np.linalg.norm(off, axis=1).argmax())
     query = unit(off[worst : worst + 1])
-    found, error = coarse_products(query, form)
+    found, error = coarse_products(query, [form])
     true = (query.astype(np.float64) @ rows[worst].astype(np.float64)).item()
     assert true - found[0, worst] > 0.6 * error[0] and true - found[0, worst] <= error[0]
 
@@ -144,8 +181,8 @@ def test_only_the_bound_decides(top_k: int, monkeypatch: pytest.MonkeyPatch) -> 
     quick = FeatureRows(parts=plain.parts, spread=1e-6, coarse=(form,))
     wanted = best_rows(queries, plain, top_k)
 
-    def shaken(given: np.ndarray, part: CoarseRows) -> tuple[np.ndarray, np.ndarray]:
-        _, error = coarse_products(given, part)
+    def shaken(given: np.ndarray, parts: list[CoarseRows]) -> tuple[np.ndarray, np.ndarray]:
+        _, error = coarse_products(given, parts)
         true = given.astype(np.float64) @ rows.astype(np.float64).T
         return (true + noise.choice([-0.999, 0.999], true.shape) * error[:, None]).astype(np.float32), error
 

@@ -17,6 +17,8 @@ Numerical Algorithms, 2002, section 3.1); both are taken larger than they are.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +32,9 @@ Doubles = NDArray[np.float64]
 LEVELS = 127
 LEAST_COLUMNS, MULTIPLE = 64, 32
 """Of rows with a coarse form: fewer are read fast enough, others are slow to multiply."""
+TASK_ROWS = 32_768
+"""Rows that one thread multiplies at once."""
+Task = tuple[int, int, slice]
 BLOCK_ROWS = 8_192
 """Rows that are made coarse at once."""
 UNIT = 2.0**-24
@@ -94,35 +99,78 @@ def multiplies() -> bool:
     codes = generator.integers(-LEVELS, LEVELS + 1, (67, 96)).astype(np.int8)
     asked = torch.from_numpy(generator.standard_normal((2, 96))).to(torch.bfloat16)
     try:
-        found = _multiplied(asked, torch.from_numpy(codes)).astype(np.float64)
+        found = _multiplied(asked, torch.from_numpy(codes)).double().numpy()
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     exact = asked.double().numpy() @ codes.T.astype(np.float64)
     return bool((np.abs(found - exact) <= CUT * np.abs(exact) + 1e-3).all())
 
 
-def _multiplied(asked: Tensor, codes: Tensor) -> Floats:
-    """Return the products (Q, n) of asked (Q, D) bfloat16 and codes (n, D)."""
-    ones = torch.ones(len(codes), dtype=torch.bfloat16)
-    return torch._weight_int8pack_mm(asked, codes, ones).float().numpy()
+@functools.lru_cache(maxsize=1)
+def _ones() -> Tensor:
+    return torch.ones(TASK_ROWS, dtype=torch.bfloat16)
 
 
-def coarse_products(asked: Floats, rows: CoarseRows) -> tuple[Floats, Doubles]:
-    """Return the inner products (Q, n) of queries (Q, D) and the coarse rows, and per query (Q,) how far they may be
-    from those with the rows themselves.
+def _multiplied(asked: Tensor, codes: Tensor) -> Tensor:
+    """Return the products (Q, n) bfloat16 of asked (Q, D) bfloat16 and codes (n, D), n at most TASK_ROWS."""
+    return torch._weight_int8pack_mm(asked, codes, _ones()[: len(codes)])
+
+
+def _tasks(sizes: Sequence[int]) -> list[Task]:
+    """Return (part, place among the rows of all parts, rows of the part) of what is multiplied at once."""
+    firsts = np.cumsum([0, *sizes]).tolist()
+    return [
+        (part, firsts[part] + start, slice(start, start + TASK_ROWS))
+        for part, size in enumerate(sizes)
+        for start in range(0, size, TASK_ROWS)
+    ]
+
+
+def _on_threads(work: Callable[[Task], Floats], tasks: Sequence[Task]) -> list[Floats]:
+    """Return what each task gives. Each runs on one of as many threads as torch has, alone: OpenMP would have to wake
+    its threads for each of the products, whose waits are short so that they leave a core to others.
     """
-    centre, step = rows.scales.astype(np.float64)
+    threads = torch.get_num_threads()
+    if threads == 1 or len(tasks) == 1:
+        return [work(task) for task in tasks]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, tasks))
+    finally:
+        # What a thread sets for itself is also what later threads begin with.
+        torch.set_num_threads(threads)
+
+
+def coarse_products(asked: Floats, parts: Sequence[CoarseRows]) -> tuple[Floats, Doubles]:
+    """Return the inner products (Q, n) of queries (Q, D) and the coarse rows of all parts, one after the other, and per
+    query (Q,) how far they may be from those with the rows themselves.
+    """
+    centre, step = np.stack([part.scales for part in parts], axis=1).astype(np.float64)[:, :, None]
+    coarse_error, longest = np.array([(part.error, part.longest) for part in parts]).T[:, :, None]
     queries = asked.astype(np.float64)
     folded = torch.from_numpy(queries * step).to(torch.bfloat16)
-    found = _multiplied(folded, rows.codes)
     back = folded.double().numpy() / step
+    shift = (queries * centre).sum(2)
+    found = np.empty((len(asked), sum(len(part.codes) for part in parts)), dtype=np.float32)
+
+    def multiply(task: Task) -> Floats:
+        """Put products in their place; return the largest (Q,), before the shift."""
+        place, first, chosen = task
+        codes = parts[place].codes[chosen]
+        own = found[:, first : first + len(codes)]
+        # bfloat16 is the upper half of float32.
+        halves = _multiplied(folded[place], codes).view(torch.uint16).numpy()
+        np.left_shift(halves, 16, out=own.view(np.uint32), dtype=np.uint32)
+        largest = np.maximum(own.max(axis=1), -own.min(axis=1))
+        own += shift[place].astype(np.float32)[:, None]
+        return largest
+
+    tasks = _tasks([len(part.codes) for part in parts])
+    largest = np.zeros(shift.shape)
+    for (place, _, _), value in zip(tasks, _on_threads(multiply, tasks)):
+        largest[place] = np.maximum(largest[place], value)
+    lost = np.sqrt(((queries - back) ** 2).sum(2)) * longest
+    summed = 4 * (asked.shape[1] + 8) * UNIT * np.sqrt((back * back).sum(2)) * longest
     lengths = np.sqrt((queries * queries).sum(1))
-    lost = np.sqrt(((queries - back) ** 2).sum(1))
-    summed = 4 * (asked.shape[1] + 8) * UNIT * np.sqrt((back * back).sum(1)) * rows.longest
-    # The norm of a zero query is 0, and so is its error.
-    largest = np.maximum(found.max(axis=1, initial=0.0), -found.min(axis=1, initial=0.0))
-    rounded = 2 * CUT * largest.astype(np.float64)
-    shift = (queries * centre).sum(1)
-    error = 1.0001 * (lengths * rows.error + lost * rows.longest) + summed + rounded + 4 * UNIT * np.abs(shift)
-    found += shift.astype(np.float32)[:, None]
-    return found, error
+    error = 1.0001 * (lengths * coarse_error + lost) + summed + 2 * CUT * largest + 4 * UNIT * np.abs(shift)
+    return found, error.max(axis=0)

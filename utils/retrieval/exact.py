@@ -43,7 +43,7 @@ COARSE_ROWS = 1 << 20
 """Of a block in the coarse form, which is read where it lies: 4 MiB of scores for a query."""
 SAMPLED = 1 << 14
 """Rows of a block that are sorted to tell which of the others need to be."""
-COARSE_QUERIES = 4
+COARSE_QUERIES = 16
 """More are multiplied faster in float32 than by the coarse form."""
 COARSE_SHARE = 1 / 16
 """Of a block's rows, that may be left of the coarse form: scoring a row exactly takes as long as reading several."""
@@ -201,15 +201,12 @@ class _Search:
 
     def _by_coarse(self, pieces: Sequence[_Piece]) -> bool:
         """Look at pieces by their coarse form; return False, with nothing done, where that rules out too little."""
-        ends = np.cumsum([len(piece.features) for piece in pieces])
-        scores = np.empty((len(self.asked), int(ends[-1])), dtype=np.float32)
-        error = np.zeros(len(self.asked))
-        for piece, end in zip(pieces, ends.tolist()):
-            own = scores[:, end - len(piece.features) : end]
-            own[:], further = coarse_products(self.asked, piece.coarse)
+        scores, error = coarse_products(self.asked, [piece.coarse for piece in pieces])
+        end = 0
+        for piece in pieces:
+            start, end = end, end + len(piece.features)
             if piece.kept is not None:
-                own[:, ~piece.kept] = -np.inf
-            error = np.maximum(error, further)
+                scores[:, start:end][:, ~piece.kept] = -np.inf
         error += self._spread_error()
         most = COARSE_SHARE * scores.size
         candidates = self._candidates(scores, error, None) if self.top_k else None
