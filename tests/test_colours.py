@@ -24,6 +24,10 @@ ORDERS = ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1])
 class Fixed(random.Random):
     """Draws what it is told to: the share of each range, and an order."""
 
+    def __new__(cls, *_: object) -> Fixed:
+        # Python 3.10's takes a seed alone.
+        return super().__new__(cls)
+
     def __init__(self, share: float, order: list[int]) -> None:
         super().__init__(0)
         self.share, self.order = share, order

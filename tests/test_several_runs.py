@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from instructed_family import write_captioned, write_data
 from linear_training import lines_of, same
 from official_trees import sysu
+from PIL import Image
 from several import forked
 from tiny_orbench import write_orbench
 
@@ -29,11 +31,18 @@ ROOT = Path(__file__).resolve().parent.parent
 OWN_TIME = ("images_per_second",)
 
 
+def textured(folder: Path) -> None:
+    """Noise in place of one colour, which a batch norm divides by next to nothing: rounding would decide."""
+    draws = np.random.default_rng(0)
+    for path in sorted(folder.rglob("*.jpg")):
+        Image.fromarray(draws.integers(0, 256, (32, 16, 3), dtype=np.uint8)).save(path)
+
+
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     roots = {name: tmp_path_factory.mktemp(name) for name in ("reid5o", "vireid", "irm")}
     write_orbench(roots["reid5o"], identities=5, images=2)
-    sysu(roots["vireid"])
+    textured(sysu(roots["vireid"]))
     write_captioned(write_data(roots["irm"]))
     roots["irmpp"] = roots["irm"]
     return roots
@@ -87,7 +96,8 @@ def test_the_record_of_two_processes_is_that_of_one(family: str, start: Started,
     for line, other in zip(one, two, strict=True):
         for name, value in line.items():
             # Later steps begin from weights that rounding has moved.
-            assert other[name] == pytest.approx(value, rel=1e-5 if line["step"] == 1 else 1e-2, abs=1e-4), name
+            share, least = (1e-5, 1e-5) if line["step"] == 1 else (1e-2, 1e-4)
+            assert other[name] == pytest.approx(value, rel=share, abs=least), name
     assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
     assert "2 processes share the rows" in (tmp_path / "two" / "train.log").read_text()
 

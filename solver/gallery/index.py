@@ -30,6 +30,7 @@ from solver.gallery.layout import (
     IndexRow,
     IndexState,
     ShardEntry,
+    among,
     key_of,
     read_state,
 )
@@ -198,7 +199,7 @@ class GalleryIndex:
         keys = np.array([key_of(text) for text in wanted], dtype=np.uint64)
         hits = [np.zeros(0, dtype=np.int64)]
         for start, (shard, mask) in zip(self.starts.tolist(), self._masked()):
-            own = np.isin(shard.keys[column], keys)
+            own = among(shard.keys[column], keys)
             hits.append(np.flatnonzero(own if mask is None else own & mask) + start)
         numbers = np.concatenate(hits)
         found: dict[str, list[int]] = {text: [] for text in wanted}

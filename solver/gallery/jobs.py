@@ -17,7 +17,7 @@ import numpy as np
 
 from solver.gallery.adding import Encode, known_images, shard_content
 from solver.gallery.index import open_shard
-from solver.gallery.layout import JOBS_FOLDER, IndexState, ShardEntry, read_state
+from solver.gallery.layout import JOBS_FOLDER, IndexState, ShardEntry, among, read_state
 from solver.gallery.listing import ListedImage
 from solver.gallery.place import is_index
 from solver.gallery.writing import JOB_FILE, check_same, write_shard, writing
@@ -187,7 +187,7 @@ def _shared_paths(job: Job, entries: Sequence[ShardEntry], known: np.ndarray) ->
     """Yield the paths of the job that the index may have already."""
     for entry in entries:
         shard = open_shard(job.folder, entry, job.state, verify=False)
-        local = np.flatnonzero(np.isin(shard.keys["path"], known))
+        local = np.flatnonzero(among(shard.keys["path"], known))
         yield from (row.path for row in shard.rows(local.tolist()))
         yield from (row.path for row in shard.bad())
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.vocabulary import Modality
 from datasets.structures import Person
@@ -58,6 +59,12 @@ def key_of(text: str) -> int:
     """Return a number of 64 bits for a text; equal numbers are nearly always equal texts, never UNKNOWN_KEY."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") or 1
+
+
+def among(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return (n,) which of the keys (n,) are wanted (m,)."""
+    # By a table, which it would take for few wanted ones, numpy 2.0 fails on keys above 63 bits.
+    return np.isin(keys, wanted, kind="sort")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
