@@ -301,7 +301,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=500, help="of configurations, and as many of data and files (500)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a case hangs (120)")
+    parser.add_argument("--limit", type=float, default=400.0, help="seconds after which a case hangs (400)")
     parser.add_argument("--processes", type=int, default=available_cores(), help="cases at once (the cores)")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name is of this form")
     parser.add_argument("--json", default="", metavar="FILE", help="also write every case and the counts")
