@@ -35,6 +35,7 @@ LEAST_COLUMNS, MULTIPLE = 64, 32
 TASK_ROWS = 32_768
 """Rows that one thread multiplies at once."""
 Task = tuple[int, int, slice]
+"""Part, place of its first row among those of all parts, rows of the part."""
 BLOCK_ROWS = 8_192
 """Rows that are made coarse at once."""
 UNIT = 2.0**-24
@@ -106,7 +107,7 @@ def multiplies() -> bool:
     return bool((np.abs(found - exact) <= CUT * np.abs(exact) + 1e-3).all())
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _ones() -> Tensor:
     return torch.ones(TASK_ROWS, dtype=torch.bfloat16)
 
@@ -117,7 +118,7 @@ def _multiplied(asked: Tensor, codes: Tensor) -> Tensor:
 
 
 def _tasks(sizes: Sequence[int]) -> list[Task]:
-    """Return (part, place among the rows of all parts, rows of the part) of what is multiplied at once."""
+    """Return what is multiplied at once of parts of these sizes."""
     firsts = np.cumsum([0, *sizes]).tolist()
     return [
         (part, firsts[part] + start, slice(start, start + TASK_ROWS))
