@@ -157,6 +157,7 @@ def configuration_case(bench: Bench, group: str, number: int) -> Case:
         return Command(script="train", arguments=["--config", str(path), "--device", "cpu"]), what
 
     def judge(folder: Path, outcome: Outcome) -> str:
+        """Accepted, or what is not as the file says."""
         # A damaged option may name another place; ../../x is the farthest of them.
         found = [
             path for path in sorted(folder.parent.parent.glob("x/*/config.yaml")) + sorted(folder.rglob("config.yaml"))
@@ -183,6 +184,7 @@ def tree_case(bench: Bench, kind: str, number: int) -> Case:
         return bench.on_data(layout, script, root, folder / "out", rng.random() < 0.3), f"{script}: {what}"
 
     def judge(folder: Path, outcome: Outcome) -> str:
+        """Compare with what the whole data gave."""
         if script == "datasets.check":
             return "accepted"
         (before, print_before), lines = bench.whole[f"{layout}/{script}"]
@@ -208,6 +210,7 @@ def stored_case(bench: Bench, name: str, number: int) -> Case:
         return target.command(place, folder / "out"), f"{file.relative_to(place)}: {what}"
 
     def judge(folder: Path, outcome: Outcome) -> str:
+        """Compare with what the whole file gave."""
         before, lines = bench.whole[name]
         place = folder / "place"
         command = target.command(place, folder / "out")

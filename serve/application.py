@@ -66,6 +66,7 @@ def answered(endpoint: Endpoint) -> Endpoint:
 
     @functools.wraps(endpoint)
     async def safe(request: Request) -> Response:
+        """Return what the endpoint answers, or the refusal."""
         try:
             return await endpoint(request)
         except UserError as error:

@@ -4,6 +4,7 @@ port in use are said at once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -119,10 +120,9 @@ def _serve(options: SearchOptions, opened: socket.socket) -> str:
             "whoever reaches %s:%d can search and see the gallery: nobody is asked for a password", shown, port
         )
     try:
-        server.run(sockets=[opened])
-    except KeyboardInterrupt:
-        # uvicorn has ended in order, and hands the signal on.
-        pass
+        # After a signal uvicorn has ended in order, and hands it on.
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[opened])
     finally:
         worker.stop()
     error = None if prepared.cancelled() else prepared.exception()

@@ -115,6 +115,7 @@ class Guard:
         taken = 0
 
         async def counted() -> Message:
+            """Return the next message, its bytes counted."""
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))

@@ -189,8 +189,8 @@ def test_a_search_marks_the_query_itself(tmp_path: Path) -> None:
     assert (said.matches, said.first_match, said.own_images) == (3, 1, 0)
 
 
-def checked(root: Path, name: str = "folders", **options: object) -> Report:
-    asked = CheckOptions(dataset=name, root=root, reading=ReadOptions(need_train=False), **options)  # type: ignore[arg-type]
+def checked(root: Path, name: str = "folders", **options: Any) -> Report:
+    asked = CheckOptions(dataset=name, root=root, reading=ReadOptions(need_train=False), **options)
     return run_check(asked)[0]
 
 

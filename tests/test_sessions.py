@@ -202,8 +202,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"photos/{number}.png,p{number % 2}" for number in range(4)]
     (folder / "photos.csv").write_text("\n".join(["path,person", *rows]))
     with global_state_kept():
-        index = {"index": str(folder / "photos.index"), "run": str(run), "device": "cpu"}
-        assert add(GalleryOptions(command="add", photos=[str(folder / "photos")], **index))[1] == 0  # type: ignore[arg-type]
+        index: dict[str, Any] = {"index": str(folder / "photos.index"), "run": str(run), "device": "cpu"}
+        assert add(GalleryOptions(command="add", photos=[str(folder / "photos")], **index))[1] == 0
     return folder
 
 

@@ -101,6 +101,8 @@ class Stored:
         command = Command(script="train", arguments=self.training(run, *STATED))
 
         def prepare() -> Command:
+            """The command, and a watch that ends it."""
+
             def end() -> None:
                 # In the second epoch: there are checkpoints too.
                 while not (run / "states" / f"step-{LAST_STEP:09d}.pth").exists():

@@ -99,6 +99,7 @@ def _comparisons(
     images = ranked.comparison.gallery(ranked.gallery_features, kind)
 
     def blocks() -> Iterator[Block]:
+        """Yield the comparisons of some queries at a time."""
         step = max(BLOCK_COMPARISONS // max(len(images), 1), 1)
         for start, scores in products(queries, images):
             values = scores.cpu().numpy()

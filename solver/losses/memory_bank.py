@@ -154,6 +154,7 @@ class _Divergences(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, units: Tensor, form: _Form) -> tuple[Tensor, Tensor]:
+        """Return soft and hard loss (B,), and keep their gradients."""
         asked, values = form.asked_units(), units.new_zeros(2, len(units))
         gradients = units.new_zeros(2, *units.shape)
         sums, asked_sums = _log_sums(units, asked, form)

@@ -299,6 +299,7 @@ class _AllRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, sizes: Sequence[int], processes: Processes) -> Tensor:
+        """Return (sum of sizes, ...) of own (n, ...)."""
         ctx.processes, ctx.first = processes, sum(sizes[: processes.rank])
         ctx.size = len(own)
         width = own[0].numel() * own.element_size() if len(own) else 0

@@ -128,8 +128,9 @@ def check_text(path: Path) -> list[Row]:
         _row("mlm_loss", masked_language_loss(logits, labels), golden),
     ]
     taught, share = golden["soft_labels_f32"].clamp_min(1e-300).log(), float(golden["alpha"])
-    for name, axis in (("mlm_distill_release", "sequence"), ("mlm_distill_vocab_axis", "vocabulary")):
-        loss = masked_language_loss(logits, labels, taught=taught, distillation=share, axis=axis)  # type: ignore[arg-type]
+    axes: dict[str, Any] = {"mlm_distill_release": "sequence", "mlm_distill_vocab_axis": "vocabulary"}
+    for name, axis in axes.items():
+        loss = masked_language_loss(logits, labels, taught=taught, distillation=share, axis=axis)
         rows.append(_row(name, loss, golden))
     return rows
 

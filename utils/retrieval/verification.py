@@ -136,6 +136,7 @@ class _Draws:
 
     @classmethod
     def of(cls, persons: int, seed: int, replicates: int) -> _Draws:
+        """Draw for so many persons."""
         draw = np.random.default_rng([seed, persons])
         count = min(persons, MAX_UNITS)
         return cls(
@@ -160,6 +161,7 @@ class _Searches:
 
     @classmethod
     def joined(cls, sets: Sequence[_Searches]) -> _Searches:
+        """Return the searches of all sets, one set after the other."""
         return cls(
             persons=np.concatenate([one.persons for one in sets]),
             present=np.concatenate([one.present for one in sets]),
@@ -192,6 +194,7 @@ class _Searches:
         }
 
     def curve(self) -> tuple[CurvePoint, ...]:
+        """Return both error rates over the thresholds."""
         best, mates = np.sort(self.absent[self.alarms])[::-1], np.sort(self.present[self.mates])
         if not len(best) or not len(mates):
             return ()
@@ -330,6 +333,7 @@ def _matching_point(target: float, threshold: float, errors: _Errors, draws: _Dr
 
 def _search_point(target: float, threshold: float, searches: _Searches, draws: _Draws) -> OperatingPoint:
     def rate(wrong: Flags, made: Flags) -> Rate:
+        """Return the share of searches made that went wrong."""
         owners, count = draws.units[searches.persons], draws.weights.shape[1]
         return _unit_rate(
             np.bincount(owners[wrong & made], minlength=count),
