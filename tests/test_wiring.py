@@ -222,18 +222,26 @@ TINY_REID5O = {
 }
 
 
+FROM_FILE = "backbone.stages.1.0.conv1.weight"
+"""A weight that a file of `torchvision_file` gives a value of its own; the run that reads it freezes it."""
+
+
 def torchvision_file(path: Path, **sizes: Any) -> Path:
-    """Save weights of a network of these sizes under torchvision's names, every number a quarter."""
+    """Save weights of a network of these sizes under torchvision's names, `FROM_FILE` a quarter."""
     config = VireidConfig(**{**sizes, "init": "random", "stem": "shared", "non_local": False})
-    model = build_model(Family.VIREID, config, 2)
-    plain = {name: name.removeprefix("backbone.").removeprefix("stems.shared.") for name in model.state_dict()}
-    names = {
-        name: re.sub(r"^stages\.(\d)", lambda stage: f"layer{int(stage[1]) + 1}", theirs)
-        for name, theirs in plain.items()
-        if name.startswith("backbone.")
-    }
-    torch.save({theirs: torch.full_like(model.state_dict()[name], 0.25) for name, theirs in names.items()}, path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(Family.VIREID, config, 2)
+    # Not every weight is a quarter: such a map overflows when it is raised to GeM's power.
+    torch.nn.init.constant_(model.get_parameter(FROM_FILE), 0.25)
+    state = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
+    torch.save({torchvision_name(name): value for name, value in state.items()}, path)
     return path
+
+
+def torchvision_name(name: str) -> str:
+    plain = name.removeprefix("backbone.").removeprefix("stems.shared.")
+    return re.sub(r"^stages\.(\d)", lambda stage: f"layer{int(stage[1]) + 1}", plain)
 
 
 def vireid(root: Path) -> Experiment:
@@ -264,7 +272,7 @@ def vireid(root: Path) -> Experiment:
             **vireid_objective(),
         },
         {"data.root": str(root), "data.workers": 0, "schedule.warmup_epochs": 0.0, "train.batch_size": 8}
-        | {"train.instances": 2, "train.freeze": (r"backbone\.stages\.1\.0\.conv1\.weight",)},
+        | {"train.instances": 2, "train.freeze": (re.escape(FROM_FILE),)},
         fit=True,
     )
 
@@ -274,9 +282,7 @@ def vireid_model(root: Path) -> dict[str, Option]:
     file = torchvision_file(root / "weights.pth", **sizes)
     stem, block = "backbone.stems.nir", "backbone.stages.0.0"
     return {
-        "model.init": Option(
-            str(file), lambda run: str(file) * bool((run.module("backbone.stages.1.0.conv1").weight == 0.25).all())
-        ),
+        "model.init": Option(str(file), lambda run: str(file) * bool((run.state[FROM_FILE] == 0.25).all())),
         "model.image_size": Option((64, 32), lambda run: tuple(run.read[0].inputs[RGB].shape[1:])),
         "model.depth": Option(18, lambda run: 18 if not hasattr(run.module(block), "conv3") else 50),
         "model.blocks": Option((1, 2, 1, 1), lambda run: tuple(len(stage) for stage in run.module("backbone.stages"))),
