@@ -141,5 +141,9 @@ def test_wrong_shapes_and_temperatures_are_refused() -> None:
         bank_losses(values["features"], values["auxiliary_bank"], PERSONS)
     with pytest.raises(ValueError, match="annotations"):
         bank_losses(values["features"], values["feature_bank"], PERSONS, auxiliary=values["auxiliary"])
-    with pytest.raises(ValueError, match="target_temperature"):
-        bank_losses(values["features"], values["feature_bank"], PERSONS, target_temperature=-1.0)
+    for wrong in (-1.0, 0.0, math.nan):
+        with pytest.raises(ValueError, match="target_temperature must be above 0"):
+            bank_losses(values["features"], values["feature_bank"], PERSONS, target_temperature=wrong)
+    for written in (torch.ones(1, dtype=torch.bool), torch.ones(SLOTS + 1, dtype=torch.bool), torch.ones(SLOTS)):
+        with pytest.raises(ValueError, match=rf"written must be \({SLOTS},\) bool"):
+            bank_losses(values["features"], values["feature_bank"], PERSONS % 1, written=written)

@@ -59,8 +59,9 @@ def bank_losses(
     caller's; xi as printed. 0 log 0 = 0.
     """
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
-    _check(features, feature_bank, person_ids, auxiliary, auxiliary_bank)
-    for name, value in (("temperature", temperature), ("target_temperature", target_temperature or temperature)):
+    _check(features, feature_bank, person_ids, auxiliary, auxiliary_bank, written)
+    target_temperature = temperature if target_temperature is None else target_temperature
+    for name, value in (("temperature", temperature), ("target_temperature", target_temperature)):
         if not value > 0:
             raise ValueError(f"{name} must be above 0, not {value}")
     with torch.autocast(device_type=features.device.type, enabled=False):
@@ -76,7 +77,7 @@ def bank_losses(
             person_ids=person_ids,
             asked=None if auxiliary is None else auxiliary.detach().to(wide),
             temperature=temperature,
-            target_temperature=target_temperature or temperature,
+            target_temperature=target_temperature,
             hard_target=hard_target,
             xi=xi,
             centre=banks.auxiliary_mean() if centre and auxiliary is not None else None,
@@ -216,7 +217,12 @@ def _log_sums(units: Tensor, asked: Tensor | None, form: _Form) -> tuple[_LogSum
 
 
 def _check(
-    features: Tensor, bank: Tensor, person_ids: Tensor, auxiliary: Tensor | None, auxiliary_bank: Tensor | None
+    features: Tensor,
+    bank: Tensor,
+    person_ids: Tensor,
+    auxiliary: Tensor | None,
+    auxiliary_bank: Tensor | None,
+    written: Tensor | None,
 ) -> None:
     problem = features.ndim != 2 or bank.ndim != 2 or features.shape[1] != bank.shape[1]
     if problem or person_ids.shape != features.shape[:1]:
@@ -224,6 +230,8 @@ def _check(
             "features must be (B, D), their bank (N, D) and person_ids (B,), not "
             f"{tuple(features.shape)}, {tuple(bank.shape)} and {tuple(person_ids.shape)}"
         )
+    if written is not None and (written.shape != bank.shape[:1] or written.dtype != torch.bool):
+        raise ValueError(f"written must be ({len(bank)},) bool, not {tuple(written.shape)} {written.dtype}")
     if auxiliary is None:
         return
     told = None if auxiliary_bank is None else tuple(auxiliary_bank.shape)
