@@ -48,11 +48,14 @@ def chance(split: EvalSplit, queries: QueryList) -> float:
 def rows_of(run: Path, form: str) -> list[tuple[str, int, float, float]]:
     """Return (protocol, persons asked for, rank-1, chance) of each protocol of an evaluated run, means over its
     lists; or with `form`, a regular expression, the same of each list whose name it is. Raises UserError for results of
-    another evaluation.
+    another evaluation, for a run without any, and for a form that no list has.
     """
     config = load_experiment(run / "config.yaml")
     split = build_benchmark(config.data, select="test", need_train=False, instruction=config.instruction).splits["test"]
-    measured = {row["task"]: row for row in json.loads((run / "results.json").read_text(encoding="utf-8"))["rows"]}
+    results = run / "results.json"
+    if not results.is_file():
+        raise UserError(f"no {results}; evaluate the run first: python test.py --run {run}")
+    measured = {row["task"]: row for row in json.loads(results.read_text(encoding="utf-8"))["rows"]}
     absent = [queries.name for queries in split.query_lists if queries.name not in measured]
     if absent:
         raise UserError(f"{run}/results.json has no row '{absent[0]}'; evaluate it again: python test.py --run {run}")
@@ -61,6 +64,9 @@ def rows_of(run: Path, form: str) -> list[tuple[str, int, float, float]]:
         if form and not re.fullmatch(form, queries.name):
             continue
         lists.setdefault(queries.name if form else queries.protocol, []).append(queries)
+    if not lists:
+        names = ", ".join(queries.name for queries in split.query_lists)
+        raise UserError(f"--lists {form}: no list of {run} has such a name; there are {names}")
     return [
         (
             protocol,
@@ -79,6 +85,10 @@ def main() -> int:
     parser.add_argument("--least", type=float, default=10.0, metavar="RATIO", help="wanted of every row (10)")
     parser.add_argument("--lists", default="", metavar="REGEX", help="a row for each query list of such a name")
     parsed = parser.parse_args()
+    try:
+        re.compile(parsed.lists)
+    except re.error as error:
+        raise UserError(f"--lists {parsed.lists} is no regular expression: {error}; correct it") from None
     table = PrettyTable(["run", "protocol", "persons", "rank-1", "chance", "ratio"])
     table.align["run"] = table.align["protocol"] = "l"
     lowest = float("inf")

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from prettytable import PrettyTable
 
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.threads import configure_threads
 
 GIVEN = ("right", "shuffled", "none")
@@ -24,7 +25,9 @@ GIVEN = ("right", "shuffled", "none")
 
 
 def measured(run: Path, given: str, protocol: str, overrides: list[str]) -> list[tuple[str, float]]:
-    """Evaluate the run; return (list, mAP in percent) of the protocol, in its order."""
+    """Evaluate the run; return (list, mAP in percent) of the protocol, in its order. Raises UserError for one without
+    lists in which right is the outfit.
+    """
     # After configure_threads: torch is imported here.
     from solver.commands.evaluate import run_test
 
@@ -34,7 +37,13 @@ def measured(run: Path, given: str, protocol: str, overrides: list[str]) -> list
     rows = json.loads((output / "results.json").read_text(encoding="utf-8"))["rows"]
     # Without the stamp of what was given.
     found = [(row["task"].partition(" [")[0], row["mAP"]) for row in rows]
-    return [(name, value) for name, value in found if name.endswith("target")]
+    asked = [(name, value) for name, value in found if name.endswith("target")]
+    if not asked:
+        raise UserError(
+            f"--protocol {protocol} of {run} has no list whose name ends in `target`; give one in which right is the "
+            "outfit asked for, for instance task-free of IRM++"
+        )
+    return asked
 
 
 def main() -> int:
@@ -51,7 +60,7 @@ def main() -> int:
     table.align["mAP"] = "l"
     gains = []
     for (name, right), (_, shuffled), (_, none) in zip(*found.values(), strict=True):
-        gains.append(100 * (right / shuffled - 1))
+        gains.append(100 * (right / shuffled - 1) if shuffled else math.inf if right else 0.0)
         table.add_row([name, f"{right:.2f}", f"{shuffled:.2f}", f"{none:.2f}", f"{gains[-1]:.0f} %"])
     print(table)
     print(f"smallest gain {min(gains):.1f} % relative, wanted at least {parsed.least:g} %")

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.runs import mean_and_deviation, train_and_test
+from benchmarks.runs import mean_and_deviation, parse_with_seeds, train_and_test
 from configs.load import load_experiment
 from utils.errors import UserError, run_script
 from utils.files import write_json
@@ -110,14 +110,14 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/irmpp/smoke.yaml")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], metavar="SEED", help="(default: 0 1 2)")
     parser.add_argument("--alpha", type=float, default=3.0, help="weight of the triplet of IRM* (default: 3)")
     parser.add_argument("--irmpp", action="append", default=[], metavar="key.sub=value", help="option of IRM++ alone")
     parser.add_argument("--irmstar", action="append", default=[], metavar="key.sub=value", help="option of IRM* alone")
     parser.add_argument("--literal", default="", metavar="FILE", help="a configuration of irm: IRM* read literally")
     parser.add_argument("--output-dir", default="runs")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
-    options = parser.parse_intermixed_args()
+    options = parse_with_seeds(parser)
     sides = sides_of(options)
     found: dict[str, list[Figures]] = {side.name: [] for side in sides}
     for seed in options.seeds:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import mean_and_deviation, train_and_test
+from benchmarks.runs import mean_and_deviation, parse_with_seeds, train_and_test
 from configs.changes import MACHINERY, differences
 from configs.load import build_experiment, experiment_to_dict, load_experiment
 from configs.schema.experiment import ExperimentConfig
@@ -146,12 +146,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", metavar="CONFIG", help="a configuration, for instance configs/reid5o/quickstart.yaml")
     parser.add_argument("--record", action="store_true", help="make the band instead of comparing with it")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: the recorded ones; with --record 0 1 2")
+    parser.add_argument("--seeds", nargs="+", metavar="SEED", help="default: the recorded ones; with --record 0 1 2")
     parser.add_argument("--width", type=float, default=WIDTH, help=f"deviations that pass ({WIDTH:g})")
     parser.add_argument("--resume", action="store_true", help="take runs that have finished, go on with others")
     parser.add_argument("--output-dir", default="runs")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="for instance data.root=/data")
-    parsed = parser.parse_intermixed_args()
+    parsed = parse_with_seeds(parser)
     experiment = load_experiment(parsed.config, parsed.overrides)
     band = None if parsed.record else read_band(parsed.config, experiment)
     seeds = parsed.seeds or ([0, 1, 2] if band is None else band["seeds"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -40,6 +41,25 @@ def train_and_test(
     run_command(["test.py", "--run", str(run), *tested], f"testing {run}")
     found: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
     return found
+
+
+def parse_with_seeds(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the arguments of a parser with `--seeds` (words) and `overrides`: `seeds` as integers, None where neither
+    given nor by default. Ends the script by `parser.error` for a seed that is none.
+    """
+    parsed = parser.parse_intermixed_args()
+    if parsed.seeds is None:
+        return parsed
+    # argparse gives an option of several values every word behind it, overrides too.
+    parsed.overrides += [word for word in parsed.seeds if "=" in word]
+    seeds = [word for word in parsed.seeds if "=" not in word]
+    if not seeds:
+        parser.error("argument --seeds: give at least one seed")
+    try:
+        parsed.seeds = [int(word) for word in seeds]
+    except ValueError:
+        parser.error(f"argument --seeds: seeds are integers, not {' '.join(seeds)}")
+    return parsed
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import statistics
 import time
 from pathlib import Path
 
-from benchmarks.runs import mean_and_deviation, train_and_test
+from benchmarks.runs import mean_and_deviation, parse_with_seeds, train_and_test
 from utils.errors import run_script
 
 VARIANTS = {
@@ -37,10 +37,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/vireid/quickstart.yaml")
     parser.add_argument("--dataset", default="sysu", choices=sorted(PROTOCOL))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], metavar="SEED", help="(default: 0 1 2)")
     parser.add_argument("--output-dir", default="runs")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value")
-    parsed = parser.parse_intermixed_args()
+    parsed = parse_with_seeds(parser)
     for variant in VARIANTS:
         started, found = time.perf_counter(), []
         for seed in parsed.seeds:

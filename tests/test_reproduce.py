@@ -2,6 +2,7 @@
 figures from the same ones.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import reproduce, runs
-from benchmarks.runs import mean_and_deviation, run_command
+from benchmarks.runs import mean_and_deviation, parse_with_seeds, run_command
 from utils.errors import UserError
 
 FIGURES = {0: (70.0, 30.0), 1: (74.0, 31.0), 2: (72.0, 29.0)}
@@ -70,6 +71,25 @@ def test_what_is_recorded_passes_and_a_shift_fails(
     del absent["averages"][0]
     assert called(monkeypatch, config, {0: absent}, "--seeds", "0") == 1
     assert "absent FAIL" in capsys.readouterr().out
+
+
+def test_options_may_follow_the_seeds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--seeds` takes several words, and a command often ends in options."""
+
+    def parsed(*words: str) -> tuple[list[int] | None, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["script", *words])
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--seeds", nargs="+")
+        parser.add_argument("overrides", nargs="*")
+        found = parse_with_seeds(parser)
+        return found.seeds, found.overrides
+
+    assert parsed("a.b=1", "--seeds", "3", "-1", "c={x: 1}", "d=") == ([3, -1], ["a.b=1", "c={x: 1}", "d="])
+    assert parsed() == (None, [])
+    for words, said in ((["0", "one"], "seeds are integers, not 0 one"), (["a=1"], "give at least one seed")):
+        with pytest.raises(SystemExit, match="2"):
+            parsed("--seeds", *words)
+        assert said in capsys.readouterr().err
 
 
 def test_a_band_says_nothing_of_other_options_or_data(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
