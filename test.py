@@ -7,7 +7,7 @@ import sys
 from functools import partial
 
 from utils.errors import run_script
-from utils.processes import is_leader
+from utils.processes import heard_by_others, is_leader
 from utils.threads import configure_threads
 
 EXAMPLES = """examples:
@@ -61,6 +61,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parsed
 
 
+@heard_by_others()
 def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from utils.errors import UserError, run_script
-from utils.processes import is_leader, started_together
+from utils.processes import heard_by_others, is_leader, started_together
 from utils.threads import configure_threads
 
 EXAMPLES = """examples:
@@ -49,6 +49,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parsed
 
 
+@heard_by_others()
 def main() -> int:
     """Run the script."""
     parsed = parse_arguments(sys.argv[1:])

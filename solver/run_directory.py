@@ -144,11 +144,17 @@ def _check_contents(directory: Path, overwrite: bool) -> None:
 
 
 def _contents(directory: Path) -> set[str]:
-    """Return the names in a directory that count: no log of a failed start, and nothing that a killed process left."""
+    """Return the names in a directory that count: no log of a failed start, and nothing that a killed process left, nor
+    the folder of states where that is all it holds: the process was killed while it saved its first.
+    """
     if not directory.is_dir():
         return set()
     try:
-        return {path.name for path in directory.iterdir() if path.name != FAILED_FILE and not is_leftover(path.name)}
+        names = {path.name for path in directory.iterdir() if path.name != FAILED_FILE and not is_leftover(path.name)}
+        states = directory / STATES_FOLDER
+        if states.is_dir() and all(is_leftover(path.name) for path in states.iterdir()):
+            names.discard(STATES_FOLDER)
+        return names
     except OSError as error:
         raise UserError(
             f"run directory {directory} cannot be entered: {error.strerror}; choose another name=... or output_dir=..."
@@ -260,11 +266,11 @@ def _restore(directory: Path) -> None:
             shutil.rmtree(previous)
             return
         for name in ARTEFACTS:
-            _remove(directory / name)
+            remove_artefact(directory / name)
         previous.rename(moving)
     if moving.is_dir():
         for path in moving.iterdir():
-            _remove(directory / path.name)
+            remove_artefact(directory / path.name)
             path.rename(directory / path.name)
         moving.rmdir()
 
@@ -276,12 +282,13 @@ def _give_up(directory: Path) -> None:
         if any(isinstance(handler, logging.FileHandler) for handler in logging.getLogger().handlers):
             configure_logging(directory / FAILED_FILE)
     for name in ARTEFACTS:
-        _remove(directory / name)
+        remove_artefact(directory / name)
     remove_leftovers(directory, seconds=0)
     _restore(directory)
 
 
-def _remove(path: Path) -> None:
+def remove_artefact(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; a link alone; nothing where nothing is. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -6,6 +6,7 @@ leave: states that are damaged, locks, half-written files.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -26,6 +27,8 @@ from solver.commands.train import run_training
 from solver.run_directory import check_start, state_files
 from solver.training.engine import Trainer
 from solver.training.interruption import SIGNALS, Interruption
+from solver.training.selection import best_so_far
+from solver.training.state import StateFiles
 from utils.checkpoint_io import load_checkpoint, load_tensors
 from utils.errors import Interrupted, UserError
 from utils.locks import is_locked, locked_folder
@@ -173,6 +176,65 @@ def test_a_damaged_state_falls_back_to_the_one_before(
     log = (output / "run" / "train.log").read_text()
     assert "step-000000003.pth" in log and "the state before it is taken" in log and "goes on after step 2" in log
     assert [line["step"] for line in lines_of(output / "run")] == [1, 2, 3, 4]
+
+
+def test_a_newer_state_that_cannot_be_read_costs_no_good_one(data: Path, output: Path) -> None:
+    newest, before = state_files(output / "run")
+    newest.write_bytes(b"x")
+    later = newest.with_name("step-000000004.pth")
+    later.mkdir()
+    files = StateFiles(newest.parent, minutes=0, steps=0, keep=1)
+    assert files.save({"step": 3}) == newest and state_files(output / "run") == [newest]
+    newest.rename(before)
+    later.write_bytes(b"x")
+    files.keep = 2
+    files.save({"step": 3})
+    assert state_files(output / "run") == [newest, before]
+
+
+def changed(state: Any, *keys: Any) -> Any:
+    """Return a copy of nested values in which the last of `keys` stands where the others lead to."""
+    *keys, last = keys
+    if not keys:
+        return last
+    return {**state, keys[0]: changed(state[keys[0]], *keys[1:], last)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("step", -3),
+        ("epoch", 10**9),
+        ("epoch_step", 2),
+        ("metrics", "metrics.jsonl", -5),
+        ("others", [3]),
+        ("trials", {"orbench": 9}),
+        ("parts", "loader", "batches", "batch", 0),
+        ("parts", "optimizer", "state", {}),
+        ("parts", "optimizer", "param_groups", []),
+        ("parts", "model", "classifier.weight", torch.zeros(4, 32, dtype=torch.int64)),
+        ("generators", "torch", torch.zeros(5056, dtype=torch.uint8)),
+    ],
+    ids=lambda change: ".".join(map(str, change[:-1])),
+)
+def test_a_state_that_is_not_what_was_written_is_refused(data: Path, output: Path, change: tuple[Any, ...]) -> None:
+    newest = state_files(output / "run")[0]
+    torch.save(changed(load_tensors(newest), *change), newest)
+    before = contents(output / "run")
+    with pytest.raises(UserError, match=r"remove the newest file in its states|cannot go on as another run"):
+        train(data, output)
+    assert contents(output / "run") == before
+
+
+@pytest.mark.parametrize(("score", "words"), [("high", "score is 'high'"), (math.nan, "score is nan"), (..., "no score")])
+def test_a_best_checkpoint_that_does_not_say_its_score_is_named(
+    data: Path, tmp_path: Path, score: Any, words: str
+) -> None:
+    content = {"model": {"x": torch.zeros(3)}, "config": {}, "family": "reid5o", "num_identities": 3}
+    content |= {"epoch": 1, "step": 2, "selected_on": "val"} | ({} if score is ... else {"score": score})
+    torch.save(content, tmp_path / "best.pth")
+    with pytest.raises(UserError, match=f"remove {tmp_path / 'best.pth'} to choose .*{words}"):
+        best_so_far(tmp_path, [""])
 
 
 @pytest.mark.parametrize("change", ["damaged", "foreign", "gone"])

@@ -93,8 +93,18 @@ def test_a_start_that_never_saved_does_not_block_the_next(tmp_path: Path) -> Non
         for name in ("config.yaml", "metrics.jsonl"):
             (tmp_path / "run" / name).write_text(OURS["config.yaml"])
     check_free(tmp_path / "run", overwrite=False)
+    # Killed while it saved its first state, or had just made the folder.
+    states = tmp_path / "run" / "states"
+    states.mkdir()
+    check_start(tmp_path / "run", overwrite=False, resume=True)
+    (states / ".step-000000004.k3_x9a0b.tmp.pth").write_bytes(b"half")
+    check_start(tmp_path / "run", overwrite=False, resume=True)
+    (states / "mine").write_text("no state")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        check_start(tmp_path / "run", overwrite=False, resume=True)
+    (states / "mine").unlink()
     with claimed(tmp_path / "run", overwrite=False):
-        assert not (tmp_path / "run" / "metrics.jsonl").exists()
+        assert not (tmp_path / "run" / "metrics.jsonl").exists() and not states.exists()
     (tmp_path / "run" / "config.yaml").write_text(OURS["config.yaml"])
     (tmp_path / "run" / "last.pth").write_text("saved")
     with pytest.raises(UserError, match="--overwrite"):

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from linear_training import linear_job
 from several import forked, in_processes
 from shares import CASES, Case, part_of, shares_of
 from torch import Tensor, nn
+from torch.distributed import TCPStore
 
 from datasets.loading import shares
 from datasets.structures import Batch
 from model.norms import GlobalBatchNorm2d, share_norms
 from solver.training.gradients import Gradients
 from utils.errors import Interrupted, UserError
-from utils.processes import ALONE, Joined, Processes, agree
+from utils.processes import ALONE, Joined, Processes, agree, heard_by_others
 
 pytestmark = pytest.mark.threads(2)
 
@@ -191,6 +193,36 @@ def test_a_process_that_dies_or_is_interrupted_ends_the_others(tmp_path: Path) -
     assert second is None and isinstance(first, UserError)
     assert str(first).startswith("stopped because process 1 of 2 died without a word")
     assert forked(2, tmp_path / "stops", stops) == 2 * [("stopped by SIGTERM: all is saved", signal.SIGTERM)]
+
+
+def test_an_error_before_all_have_come_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another machine, whose torchrun would not end this one's processes."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    port = 0
+
+    def starts(rank: int, error: BaseException | None) -> None:
+        os.environ["MASTER_PORT"] = str(port)
+        with heard_by_others():
+            if rank == 1 and error is not None:
+                raise error
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            Joined(torch.device("cpu"))
+
+    said = []
+    for error in (UserError("unknown key"), SystemExit(2), ZeroDivisionError("by zero"), None):
+        # The longer time is not waited for where an error is heard.
+        monkeypatch.setattr("utils.processes.JOIN_SECONDS", 60.0 if error is not None else 0.5)
+        # As torchrun does, one store for all.
+        store = TCPStore("127.0.0.1", 0, is_master=True)
+        port = store.port
+        said.append(str(forked(2, tmp_path / str(len(said)), partial(starts, error=error))[0]))
+    assert said == [
+        "stopped because process 1 of 2 did: unknown key",
+        "stopped because process 1 of 2 did: its command line was refused (exit code 2)",
+        "stopped because process 1 of 2 did: ZeroDivisionError: by zero",
+        "process 1 of 2 has not come within 0 s; look what it said, and start all together",
+    ]
 
 
 def test_an_error_of_ones_own_stays_what_it_is(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 import re
 import zipfile
@@ -123,8 +124,8 @@ def _check_weights(path: str | Path, state: Any) -> None:
 def _check_fields(path: str | Path, payload: Mapping[str, Any]) -> None:
     """Raise UserError for a field beside the weights that is not what a run of this version writes.
 
-    num_identities is no more than the rows of some weight; epoch and step are whole numbers, selected_on a text, trials
-    a table of names and numbers, where they are given.
+    num_identities is no more than the rows of some weight; epoch and step are whole numbers, selected_on a text, score
+    a finite number, trials a table of names and numbers, where they are given.
     """
     version = payload.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION or isinstance(version, bool):
@@ -133,12 +134,13 @@ def _check_fields(path: str | Path, payload: Mapping[str, Any]) -> None:
             "code that wrote it"
         )
     rows = max((len(value) for value in payload["model"].values() if value.ndim), default=0)
-    trials = payload.get("trials")
+    trials, score = payload.get("trials"), payload.get("score")
     problems = {
         "num_identities": not _counts(payload["num_identities"]) or not 1 <= payload["num_identities"] <= rows,
         "epoch": payload.get("epoch") is not None and not _counts(payload["epoch"]),
         "step": payload.get("step") is not None and not _counts(payload["step"]),
         "selected_on": payload.get("selected_on") is not None and not _is_text(payload["selected_on"]),
+        "score": score is not None and not (isinstance(score, float) and math.isfinite(score)),
         "trials": trials is not None
         and not (isinstance(trials, dict) and all(_is_text(name) and _counts(trial) for name, trial in trials.items())),
     }

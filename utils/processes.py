@@ -31,10 +31,15 @@ GRACE_SECONDS = 5.0
 """How long a process whose partner is gone waits for the partner's last words."""
 REST_SECONDS = 0.2
 """From the last exchange to the end of the group."""
+JOIN_SECONDS = 300.0
+"""How long one waits for the others to come: they start together, and load libraries before they do."""
 LOOK_SECONDS = 2.0
 """How often one that works alone for long looks whether the others are still there."""
 GO_ON = "go on with --resume"
-FAILURE = "failure"
+HERE = "here/"
+"""Before the number of a process that has come."""
+PREFIX = "anyreid"
+"""Of all that these processes leave for each other in torchrun's store."""
 PR_SET_PDEATHSIG = 1
 """Of Linux."""
 
@@ -140,6 +145,9 @@ ALONE = Processes()
 class Joined(Processes):
     """One of several processes that train or evaluate together."""
 
+    made = False
+    """Whether this process has joined the others."""
+
     def __init__(self, device: torch.device, go_on: str = GO_ON) -> None:
         """Join the others, which must all do so. go_on: what a user does when one has died. Raises UserError when they
         do not come.
@@ -148,17 +156,21 @@ class Joined(Processes):
         import torch.distributed as dist
 
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        self._torch, self._dist, self._go_on = torch, dist, go_on
         try:
             store, self.rank, self.count = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
+            self._store = dist.PrefixStore(PREFIX, store)
+            self._wait_for_all()
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count, timeout=LONGEST_WAIT)
+        except UserError:
+            raise
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"the processes of this run cannot be joined ({first_line(error)}); start them by torchrun"
             ) from error
         self.first_here = local_rank() == 0
-        self.device, self._go_on, self._looked = device, go_on, time.monotonic()
-        self._store = dist.PrefixStore("anyreid", store)
-        self._torch, self._dist = torch, dist
+        self.device, self._looked = device, time.monotonic()
+        Joined.made = True
         self.norm_group = dist.new_group(backend=backend, timeout=LONGEST_WAIT)
         """For statistics of norms: their order does not depend on when gradients are ready."""
         if device.type == "cuda":
@@ -168,6 +180,23 @@ class Joined(Processes):
             logging.disable(logging.CRITICAL)
         _end_with_parent()
         self._homes = self.told((socket.gethostname(), os.getpid()))
+
+    def _wait_for_all(self) -> None:
+        """Return when all processes have come. Raises UserError when one has ended before that, or does not come."""
+        self._store.set(f"{HERE}{self.rank}", "")
+        places = [f"{HERE}{rank}" for rank in range(self.count)]
+        deadline = time.monotonic() + JOIN_SECONDS
+        while not self._store.check(places):
+            word = self._word()
+            if word is not None:
+                raise self._stopped_by(word)
+            if time.monotonic() > deadline:
+                missing = [str(rank) for rank, place in enumerate(places) if not self._store.check([place])]
+                raise UserError(
+                    f"process {', '.join(missing)} of {self.count} has not come within {JOIN_SECONDS:.0f} s; look what "
+                    "it said, and start all together"
+                )
+            time.sleep(0.05)
 
     def told(self, value: Any) -> list[Any]:
         """Return what every process passed, by rank; plain values."""
@@ -274,16 +303,9 @@ class Joined(Processes):
             raise
 
     def _leave_word(self, error: BaseException) -> None:
-        number = error.signal if isinstance(error, Interrupted) else 0
-        said = (
-            str(error)
-            if isinstance(error, (UserError, Interrupted))
-            else f"{type(error).__name__}: {first_line(error)}"
-        )
-        word = json.dumps({"rank": self.rank, "said": said, "signal": number})
         with contextlib.suppress(RuntimeError):
             # The first word counts: what others say follows from it.
-            self._store.compare_set(FAILURE, "", word)
+            self._store.compare_set(_failure_place(), "", _word_of(error, self.rank))
 
     def _raise_for_another(self, error: RuntimeError) -> None:
         """Raise what the process said that ended first, or that it died. Return when none did: the error is ours."""
@@ -304,9 +326,7 @@ class Joined(Processes):
         # Asked after that: whoever leaves a word does so before it ends.
         word = self._word()
         if word is not None and word["rank"] != self.rank:
-            if word["signal"]:
-                return Interrupted(word["said"], word["signal"])
-            return UserError(f"stopped because process {word['rank']} of {self.count} did: {word['said']}")
+            return self._stopped_by(word)
         if dead and word is None:
             return UserError(
                 f"stopped because process {dead[0]} of {self.count} died without a word (killed, or out of memory); "
@@ -314,10 +334,16 @@ class Joined(Processes):
             )
         return None
 
+    def _stopped_by(self, word: Mapping[str, Any]) -> UserError | Interrupted:
+        if word["signal"]:
+            return Interrupted(word["said"], word["signal"])
+        return UserError(f"stopped because process {word['rank']} of {self.count} did: {word['said']}")
+
     def _word(self) -> dict[str, Any] | None:
         with contextlib.suppress(RuntimeError, ValueError):
-            if self._store.check([FAILURE]):
-                found = json.loads(self._store.get(FAILURE))
+            place = _failure_place()
+            if self._store.check([place]):
+                found = json.loads(self._store.get(place))
                 return found if isinstance(found, dict) else None
         return None
 
@@ -329,6 +355,46 @@ class Joined(Processes):
             for rank, (home, process) in enumerate(self._homes)
             if home == host and rank != self.rank and not _lives(process)
         ]
+
+
+def _failure_place() -> str:
+    """Return where the word of the first that failed is left; torchrun's store outlives its restarts."""
+    return f"failure/{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
+
+
+def _word_of(error: BaseException, rank: int) -> str:
+    """Return as JSON what a process leaves for the others when it ends."""
+    number = error.signal if isinstance(error, Interrupted) else 0
+    if isinstance(error, SystemExit):
+        said = f"its command line was refused (exit code {error.code})"
+    elif isinstance(error, (UserError, Interrupted)):
+        said = str(error)
+    else:
+        said = f"{type(error).__name__}: {first_line(error)}"
+    return json.dumps({"rank": rank, "said": said, "signal": number})
+
+
+@contextlib.contextmanager
+def heard_by_others() -> Iterator[None]:
+    """Let the other processes know of an error in the block that comes before this one has joined them: those of
+    another machine would wait for it.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if started_together() > 1 and not Joined.made:
+            _tell_others(error)
+        raise
+
+
+def _tell_others(error: BaseException) -> None:
+    # Without torchrun's store the first process holds it, perhaps this one.
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+        import torch.distributed as dist
+
+        with contextlib.suppress(RuntimeError, ValueError, OSError):
+            store, rank, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=GRACE_SECONDS)))
+            dist.PrefixStore(PREFIX, store).compare_set(_failure_place(), "", _word_of(error, rank))
 
 
 def _end_with_parent() -> None:

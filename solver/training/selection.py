@@ -11,6 +11,7 @@ from pathlib import Path
 from solver.evaluation.result import EvaluationResult
 from solver.run_directory import BEST_EMA_FILE, BEST_FILE, LAST_EMA_FILE, LAST_FILE
 from utils.checkpoint_io import load_checkpoint
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def file_name(file: str, name: str) -> str:
 
 
 def best_so_far(directory: Path, names: Iterable[str]) -> dict[str, TrainingOutcome]:
-    """Return what the best checkpoints of a run's directory say of themselves. Raises UserError for a damaged one.
+    """Return what the best checkpoints of a run's directory say of themselves. Raises UserError for one that is damaged,
+    or says nothing.
 
     They may be of an evaluation behind the state that a run goes on from: it comes out the same and is no better then.
     """
@@ -46,8 +48,14 @@ def best_so_far(directory: Path, names: Iterable[str]) -> dict[str, TrainingOutc
     for name in names:
         file = directory / file_name(BEST_FILE, name)
         if file.is_file():
-            content = load_checkpoint(file)
-            fields = {key: content[key] for key in ("epoch", "step", "selected_on", "score")}
+            try:
+                content = load_checkpoint(file)
+                fields = {key: content[key] for key in ("epoch", "step", "selected_on", "score")}
+            except (UserError, KeyError) as error:
+                raise UserError(
+                    f"the best weights so far cannot be known, remove {file} to choose among what follows alone: "
+                    f"{error if isinstance(error, UserError) else f'it has no {error.args[0]}'}"
+                ) from error
             found[name] = TrainingOutcome(best=file, **fields)
     return found
 

@@ -6,6 +6,7 @@ A state is a file of its own, `states/step-000000120.pth`, beside the checkpoint
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -19,7 +20,7 @@ from torch import Tensor
 from configs.changes import MACHINERY, differences
 from configs.load import build_experiment, experiment_to_dict
 from configs.schema.experiment import ExperimentConfig
-from solver.run_directory import STATES_FOLDER, state_files
+from solver.run_directory import STATES_FOLDER, remove_artefact, state_files
 from utils.checkpoint_io import load_tensors, save_checkpoint
 from utils.errors import UserError, shortened
 from utils.foreign import foreign_file
@@ -51,6 +52,14 @@ FIELDS: Mapping[str, type] = {
 }
 
 
+SEALED = ("parts", "generators", "others", "epoch", "epoch_step", "step", "metrics", "trials")
+"""What the next step depends on: nothing in it may have changed since it was written."""
+SMALL = 1 << 14
+"""Tensors up to so many bytes (states of generators, counts) are part of the seal with their numbers, larger ones, whose
+checksums the file holds, with their shapes.
+"""
+
+
 class Stateful(Protocol):
     """A part of a run that remembers something between two steps."""
 
@@ -75,13 +84,17 @@ class StateFiles:
         return by_clock or (self.steps > 0 and step % self.steps == 0)
 
     def save(self, payload: Mapping[str, Any]) -> Path:
-        """Write a state whole or not at all, then remove the oldest. Raises UserError when the disk is full."""
+        """Write a state whole or not at all, then remove the oldest, and newer ones: the run did not go on from them,
+        since they cannot be read. Raises UserError when the disk is full.
+        """
         path = self.folder / f"step-{payload['step']:09d}.pth"
         save_checkpoint(path, payload)
         with contextlib.suppress(OSError):
             _flush_folder(self.folder)
-        for old in state_files(self.folder.parent)[self.keep :]:
-            old.unlink(missing_ok=True)
+        known = state_files(self.folder.parent)
+        first = known.index(path)
+        for old in (*known[:first], *known[first + self.keep :]):
+            remove_artefact(old)
         self._saved = time.monotonic()
         return path
 
@@ -99,7 +112,7 @@ def state_payload(parts: Mapping[str, Stateful], config: ExperimentConfig, **fie
     """Return what a state file holds: tensors and plain values only. fields: the others of `FIELDS`, and `others`, the
     generators of the processes beside the first.
     """
-    return {
+    payload = {
         "format_version": STATE_FORMAT,
         "config": experiment_to_dict(config),
         "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -107,6 +120,35 @@ def state_payload(parts: Mapping[str, Stateful], config: ExperimentConfig, **fie
         "versions": library_versions(),
         **fields,
     }
+    return {**payload, "seal": _seal(payload)}
+
+
+def _seal(payload: Mapping[str, Any]) -> str:
+    """Return a digest of what a state holds; `seal` in the file says what it was when it was written."""
+    digest = hashlib.sha256()
+    for line in _lines([payload.get(name) for name in SEALED]):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _lines(value: Any) -> Iterator[bytes]:
+    """Yield nested plain values and tensors, in order, as bytes."""
+    if isinstance(value, Mapping):
+        yield b"{%d" % len(value)
+        for key, entry in value.items():
+            yield from _lines(key)
+            yield from _lines(entry)
+    elif isinstance(value, (list, tuple)):
+        yield b"[%d" % len(value)
+        for entry in value:
+            yield from _lines(entry)
+    elif isinstance(value, Tensor):
+        yield f"{tuple(value.shape)} {value.dtype} {value.layout}".encode()
+        if value.layout is torch.strided and value.numel() * value.element_size() <= SMALL:
+            yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    else:
+        kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), type(value))
+        yield f"{kind.__name__} {value if value is None else kind(value)!r}\n".encode("utf-8", "backslashreplace")
 
 
 def newest_state(directory: Path) -> dict[str, Any]:
@@ -181,11 +223,14 @@ def restore_parts(
     found = [f"data fingerprint: {state['data_fingerprint']} there, {data_fingerprint} now"] * (
         state["data_fingerprint"] != data_fingerprint
     )
-    with foreign_file(f"a state of {directory} is damaged", "remove the newest file in its states"):
+    with foreign_file(f"a state of {directory} is damaged", f"remove the newest file in its {STATES_FOLDER}"):
         for name, part in parts.items():
             found.extend(f"{name}.{line}" for line in _misfits(part.state_dict(), saved.get(name)))
         if found:
             raise _refused(directory, found)
+        # A state of before the seal has none.
+        if state.get("seal", seal := _seal(state)) != seal:
+            raise ValueError("it is not what was written")
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         generators = [state["generators"], *state.get("others", ())]
