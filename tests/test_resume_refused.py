@@ -226,7 +226,9 @@ def test_a_state_that_is_not_what_was_written_is_refused(data: Path, output: Pat
     assert contents(output / "run") == before
 
 
-@pytest.mark.parametrize(("score", "words"), [("high", "score is 'high'"), (math.nan, "score is nan"), (..., "no score")])
+@pytest.mark.parametrize(
+    ("score", "words"), [("high", "score is 'high'"), (math.nan, "score is nan"), (..., "no score")]
+)
 def test_a_best_checkpoint_that_does_not_say_its_score_is_named(
     data: Path, tmp_path: Path, score: Any, words: str
 ) -> None:
