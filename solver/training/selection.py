@@ -39,8 +39,8 @@ def file_name(file: str, name: str) -> str:
 
 
 def best_so_far(directory: Path, names: Iterable[str]) -> dict[str, TrainingOutcome]:
-    """Return what the best checkpoints of a run's directory say of themselves. Raises UserError for one that is damaged,
-    or says nothing.
+    """Return what the best checkpoints of a run's directory say of themselves. Raises UserError for one that is
+    damaged, or says nothing.
 
     They may be of an evaluation behind the state that a run goes on from: it comes out the same and is no better then.
     """

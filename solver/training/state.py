@@ -55,8 +55,8 @@ FIELDS: Mapping[str, type] = {
 SEALED = ("parts", "generators", "others", "epoch", "epoch_step", "step", "metrics", "trials")
 """What the next step depends on: nothing in it may have changed since it was written."""
 SMALL = 1 << 14
-"""Tensors up to so many bytes (states of generators, counts) are part of the seal with their numbers, larger ones, whose
-checksums the file holds, with their shapes.
+"""Tensors up to so many bytes (states of generators, counts) are part of the seal with their numbers, larger ones, of
+whose bytes the file holds checksums, with their shapes.
 """
 
 
