@@ -194,10 +194,8 @@ def test_a_newer_state_that_cannot_be_read_costs_no_good_one(data: Path, output:
 
 def changed(state: Any, *keys: Any) -> Any:
     """Return a copy of nested values in which the last of `keys` stands where the others lead to."""
-    *keys, last = keys
-    if not keys:
-        return last
-    return {**state, keys[0]: changed(state[keys[0]], *keys[1:], last)}
+    first, *rest = keys
+    return {**state, first: changed(state[first], *rest)} if rest else first
 
 
 @pytest.mark.parametrize(

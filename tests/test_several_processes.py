@@ -209,7 +209,7 @@ def test_an_error_before_all_have_come_is_heard(tmp_path: Path, monkeypatch: pyt
                 os.kill(os.getpid(), signal.SIGKILL)
             Joined(torch.device("cpu"))
 
-    said = []
+    said: list[str] = []
     for error in (UserError("unknown key"), SystemExit(2), ZeroDivisionError("by zero"), None):
         # The longer time is not waited for where an error is heard.
         monkeypatch.setattr("utils.processes.JOIN_SECONDS", 60.0 if error is not None else 0.5)
