@@ -355,6 +355,10 @@ def _reason(error: Exception, value: Any) -> str:
         return f"must be a list of {found[2]} values, has {found[1]}"
     if "is not a TupleConfig" in text:
         return f"must be a list, for instance [{value}]"
+    if found := re.search(r"field '(.*)' is not Optional", text):
+        return f"{found[1]} must have a value, not null; leave it out for its default"
+    if found := re.search(r"Value ('.*') of type '.*' could not be converted to (Float|Integer)", text):
+        return f"{found[1]} must be a {'number' if found[2] == 'Float' else 'whole number'}"
     if "Dict[" in text:
         return "must be a table, for instance {name: 1.0}"
     return text

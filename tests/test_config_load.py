@@ -228,7 +228,10 @@ def test_refused_files(tmp_path: Path, text: str, words: list[str]) -> None:
         ("data.root='/data' # mine", ["something follows"]),
         ("model.image_size=[64,32] # small", ["something follows"]),
         ("data.root=true", ["data.root = True", "quotes"]),
-        ("train.epochs=1:30", ["train.epochs = '1:30'"]),
+        ("train.epochs=1:30", ["train.epochs = '1:30'", "must be a whole number"]),
+        ("optimizer.lr=true", ["optimizer.lr = True", "'True' must be a number"]),
+        ("objective.losses={id: null}", ["objective.losses.id must have a value, not null; leave it out"]),
+        ("instruction.typing=null", ["instruction.typing must have a value, not null"]),
     ],
 )
 def test_refused_overrides(tmp_path: Path, override: str, words: list[str]) -> None:
