@@ -13,7 +13,7 @@ from serve.asked import MOST_PICTURES, MOST_RESULTS
 from serve.examples import Examples
 from serve.folding import FOLD
 from serve.guard import MOST_BYTES
-from serve.service import Alone, Found, Service
+from serve.service import Alone, Found, Service, modality_of
 from serve.table import SHOWN_NAMES, Table
 from solver.reports.grid import printable
 from solver.reports.search_files import calibration_document, result_document, write_files
@@ -59,6 +59,7 @@ def _gallery(table: Table) -> dict[str, Any]:
     gallery = table.gallery
     return {
         "name": printable(gallery.gallery.name),
+        "modality": modality_of(gallery).value,
         "images": gallery.count,
         "unreadable": len(gallery.unreadable),
         "cameras": list(table.cameras[:SHOWN_NAMES]),

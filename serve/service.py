@@ -27,7 +27,7 @@ from solver.evaluation.comparison import Comparison
 from solver.reports.search_files import SearchResult
 from solver.search.pictures import picture_source
 from solver.search.queries import Query, check_mix, instructed
-from solver.search.ranked import EncodedQueries, RankedImage, RankedQuery
+from solver.search.ranked import EncodedQueries, RankedImage, RankedQuery, search
 from solver.search.searched import SearchedGallery
 from solver.search.session import SearchSession, averaged
 from utils.errors import UserError
@@ -176,7 +176,7 @@ class Service:
             raise UserError(f"like {number}: the gallery has no such image; take a number of a result")
         place = np.array([row], dtype=np.int64)
         (image,), gallery = self.table.gallery.images(place), self.table.gallery
-        source = Source(modality=_modality(gallery), value=image.path, record="gallery")
+        source = Source(modality=modality_of(gallery), value=image.path, record="gallery")
         person = image.person_id if gallery.persons_known else None
         query = Query(name=f"like {self.table.name(image.path)}", sources=(source,), person_id=person)
         features = torch.from_numpy(gallery.rows.gather(place)).float().to(self.session.opened.device)
@@ -258,11 +258,18 @@ class Service:
         best = mix.results[0].index
         least = min(AGREES, max(gallery.count // 10, 1))
         found = []
-        for label, row in zip(singles, self.session.search(parts, gallery, LOOKED_AT), strict=True):
+        for label, row in zip(singles, self._at_rate(parts, gallery, rate), strict=True):
             rank = next((image.rank for image in row.results if image.index == best), 0)
             part = row.query.sources[0].modality.value if len(mix.query.sources) > 1 else ""
             found.append(Alone(label=label, part=part, row=row, rank=rank, least=least))
         return tuple(found)
+
+    def _at_rate(self, parts: EncodedQueries, gallery: SearchedGallery, rate: float | None) -> list[RankedQuery]:
+        """Search for parts, answered at the rate that the mix is; those without a threshold at it are not calibrated."""
+        calibration = self.session.calibration
+        if calibration is not None and rate is not None:
+            calibration = dataclasses.replace(calibration, rate=rate)
+        return search(parts, gallery, LOOKED_AT, calibration=calibration)
 
     def mixes_with_rates(self) -> list[tuple[Combination, tuple[float, ...]]]:
         """Return every mix that has thresholds in this gallery, with their false alarm rates."""
@@ -276,7 +283,8 @@ def _source(upload: Upload, modality: Modality) -> Source:
     return picture_source(upload.content, modality, upload.label)
 
 
-def _modality(gallery: SearchedGallery) -> Modality:
+def modality_of(gallery: SearchedGallery) -> Modality:
+    """Return what a picture of the gallery is as a query."""
     return next((modality for modality in gallery.modalities if MODALITIES[modality].is_image), Modality.RGB)
 
 

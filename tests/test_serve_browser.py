@@ -23,6 +23,9 @@ from tiny_orbench import write_orbench
 from serve.command import bound, server_of
 from serve.service import GalleryChoice, Service
 from serve.work import Worker
+from solver.calibration import Calibration
+from solver.search.session import SearchSession
+from utils.retrieval.error_rates import Thresholds
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (requirements-dev.txt)")
 ActionBuilder = pytest.importorskip("selenium.webdriver.common.actions.action_builder").ActionBuilder
@@ -38,11 +41,15 @@ Found = TypeVar("Found")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A page that is served in a thread of this process."""
+def session(tmp_path_factory: pytest.TempPathFactory) -> SearchSession:
     place = tmp_path_factory.mktemp("page")
     data = write_orbench(place / "data", identities=2, test_identities=5, images=2)
-    session = open_session(write_run(place / "small", data), place / "cache")
+    return open_session(write_run(place / "small", data), place / "cache")
+
+
+@pytest.fixture(scope="module")
+def address(session: SearchSession) -> Iterator[str]:
+    """A page that is served in a thread of this process."""
     worker, opened = Worker(), bound("127.0.0.1", 0)
     service = Service(session=session, choice=GalleryChoice(), stopping=worker.stopping)
     server = server_of(service, worker, "127.0.0.1")
@@ -202,6 +209,31 @@ def test_more_like_this_and_back(page: Page) -> None:
     assert all(
         page.browser.execute_script("return [...document.images].map(one => one.complete && one.naturalWidth > 0)")
     )
+
+
+def test_nobody_is_said_of_others_than_the_query_and_at_the_chosen_rate(
+    browser: Any, address: str, session: SearchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cutoffs = Thresholds(matching={}, identification={0.01: 0.99999, 0.1: -1.0})
+    calibration = Calibration(
+        file=session.home / "best.calibration.json",
+        split="val",
+        dataset="orbench",
+        thresholds={"RGB": cutoffs, "TEXT": cutoffs},
+        gallery=frozenset({"rgb"}),
+        images={"RGB": 10.0, "TEXT": 10.0},
+    )
+    monkeypatch.setattr(session, "calibration", calibration)
+    page = Page(browser, address)
+    page.one("#text").send_keys("a person with a red coat")
+    page.changed(page.search)
+    like = page.changed(lambda: page.click(".hit button.small"))
+    words = page.one("#verdict").text
+    assert like[0][1] == "1.0000" and "Nobody above the threshold (1 % false alarms)" in words
+    assert f"The most similar picture has {like[1][1]}, the threshold is 1.0000" in words
+    page.browser.execute_script("document.querySelector('#rate').value = '0.1'")
+    page.changed(page.all(".hit button.small")[1].click)
+    assert "pictures above the threshold (10 % false alarms)" in page.one("#verdict").text
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:

@@ -4,6 +4,7 @@ against the model by hand, what is never served, and errors that are one sentenc
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import threading
@@ -170,6 +171,17 @@ def test_thresholds_answer_at_the_rate_that_is_chosen(
     assert found(client, sk=png(1))["calibration"] == {"answer": "not calibrated"}
     status, sentence = refusal(client, {"text": TEXT, "rate": "0.05"})
     assert status == 400 and "0.1" in sentence
+    mix = Thresholds(matching={}, identification={0.1: -1.0})
+    both = dataclasses.replace(
+        calibration,
+        thresholds={**calibration.thresholds, "SK+TEXT": mix},
+        images={"TEXT": 7.0, "SK+TEXT": 7.0},
+    )
+    monkeypatch.setattr(session, "calibration", both)
+    # Each part alone is answered at the rate that the mix is.
+    alone = {one["part"]: one["results"] for one in found(client, {"text": TEXT, "rate": "0.1"}, sk=png(1))["alone"]}
+    assert [hit["answer"] for hit in alone["text"]] == ["above"] * 2 + ["below"] * 2
+    assert {hit["answer"] for hit in alone["sk"]} == {"not calibrated"}
 
 
 def test_examples_of_the_test_set_know_right_from_wrong(session: SearchSession, data: Path) -> None:

@@ -19,9 +19,11 @@ function verdict(answer) {
   const rate = `${percent(calibration.false_alarm_rate)} false alarms`;
   if (calibration.answer === "nobody") {
     box.classList.add("nobody");
+    // A picture of the query itself is no answer, however similar it is.
+    const found = answer.results.flatMap((hit) => [hit, ...hit.copies]).filter((hit) => !hit.own_image);
+    const best = found.length ? `The most similar picture has ${Math.max(...found.map((hit) => hit.similarity)).toFixed(4)}, t` : "T";
     return says(make("b", {}, "Nobody"), ` above the threshold (${rate}).`,
-      small(`The most similar picture has ${answer.results[0].similarity.toFixed(4)}, the threshold is `
-        + `${calibration.threshold.toFixed(4)}. What follows is most likely not the person.`));
+      small(`${best}he threshold is ${calibration.threshold.toFixed(4)}. What follows is most likely not the person.`));
   }
   box.classList.add("above");
   const pictures = calibration.above === 1 ? "1 picture" : `${calibration.above} pictures`;

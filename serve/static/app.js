@@ -51,6 +51,11 @@ function settings() {
   return form;
 }
 
+// The chosen rate, where queries of that mix have a threshold at it.
+function setRate(form, rates) {
+  if (rates.includes(Number(find("rate").value || NaN))) form.set("rate", find("rate").value);
+}
+
 async function ask(form) {
   if (page.sent) page.sent.abort();
   page.sent = new AbortController();
@@ -76,8 +81,9 @@ function present(found) {
   page.current = found;
   say("");
   show(found.answer, found.previews, (index) => {
-    const form = settings();
+    const form = settings(), { rates, gallery } = page.state;
     form.set("like", index);
+    setRate(form, (rates.find((one) => same(one.mix, [gallery.modality])) || { rates: [] }).rates);
     ask(form);
   });
   find("back").hidden = !page.trail.length;
@@ -158,7 +164,7 @@ async function showExamples() {
     button.addEventListener("click", () => {
       const form = settings();
       form.set("example", example.id);
-      if (find("rate").value && example.rates.includes(Number(find("rate").value))) form.set("rate", find("rate").value);
+      setRate(form, example.rates);
       ask(form);
       fill(example).catch((error) => say(error.message, true));
     });
