@@ -195,7 +195,13 @@ class Model:
         return self.session.abilities.embed_dim
 
     def error_rates(self, combination: str, gallery: Sequence[str] = ("rgb",)) -> tuple[float, ...]:
-        """Return the error rates that queries have thresholds at, ascending; empty = not calibrated."""
+        """Return the error rates that queries have thresholds at, ascending; empty = not calibrated. gallery:
+        modalities of its images. Raises UserError for names that are none.
+        """
+        known = [modality.value for modality in Modality]
+        other = [name for name in gallery if name not in known]
+        if other:
+            raise UserError(f"gallery {other[0]!r}: is no modality; give a list of some of {', '.join(known)}")
         return self.session.rates(_combination(combination), [Modality(name) for name in gallery])
 
     def embed(
@@ -228,7 +234,8 @@ class Model:
 
     def as_features(self, values: ArrayLike, combination: str) -> Features:
         """Return an array (N, D) that this model made (a saved one) as features again. combination: what each query
-        consists of, `NIR+TEXT`. Raises UserError for another shape, or numbers that are none.
+        consists of, `NIR+TEXT`. Raises UserError for another shape, numbers that are none, and for what the model does
+        not take.
         """
         try:
             array = np.ascontiguousarray(values, dtype=np.float32)
@@ -236,7 +243,12 @@ class Model:
             raise UserError(f"features are an array (N, {self.dim}) of numbers: {error}") from error
         if array.ndim != 2 or array.shape[1] != self.dim:
             raise UserError(f"features of this model are (N, {self.dim}), and these are {array.shape}; give its own")
-        return Features.of(array.copy(), self._origin(_combination(combination)))
+        if not np.isfinite(array).all():
+            raise UserError("features are finite numbers, and some of these are not; give what the model made")
+        parts = _combination(combination)
+        if set(parts) not in map(set, self.session.abilities.combinations):
+            raise UserError(f"{combination}: this model takes {', '.join(self.combinations)}; give one of these")
+        return Features.of(array.copy(), self._origin(parts))
 
     def _origin(self, combination: Combination) -> Origin:
         session = self.session
@@ -252,9 +264,17 @@ class Model:
 
 def _combination(name: str) -> Combination:
     try:
+        _check_kind("a combination", name, str)
         return parse_combination(name)
     except ValueError as error:
         raise UserError(f"{error}; give for instance RGB, TEXT or NIR+TEXT") from error
+
+
+def _check_kind(name: str, value: object, *kinds: type) -> None:
+    """Raise UserError for a value of another type; no bool is a number."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise UserError(f"{name} {value!r}: is of type {type(value).__name__}; give {wanted}")
 
 
 class Gallery:
@@ -280,6 +300,15 @@ class Gallery:
         """
         if modality not in ("", "rgb", "nir"):
             raise UserError(f"modality {modality!r}: images of a gallery are rgb or nir")
+        if told not in ("none", "crop"):
+            raise UserError(f"told {told!r}: images of a gallery are told none or crop; give one of these")
+        if place is not None:
+            _check_kind("gallery", place, str, os.PathLike)
+        if model is not None:
+            _check_kind("model", model, Model)
+        _check_kind("nprobe", nprobe, int)
+        if nprobe < 0:
+            raise UserError(f"nprobe {nprobe}: must be at least 1, or 0 for an exact search")
         self._modality, self._nprobe = modality, nprobe
         self._index = open_index(os.fspath(place)) if place is not None and is_index(place) else None
         self._encoded: SearchedGallery | None = None
@@ -324,6 +353,7 @@ class Gallery:
                 "give what model.embed returned, or model.as_features(array, 'NIR+TEXT')"
             )
         self._check_same(origin)
+        _check_kind("top_k", top_k, int, np.integer)
         if top_k < 1:
             raise UserError(f"top_k {top_k}: must be at least 1")
         values = np.atleast_2d(np.asarray(features))
@@ -335,6 +365,7 @@ class Gallery:
             )
         calibration = origin.calibration()
         if error_rate is not None:
+            _check_kind("error_rate", error_rate, float, int, np.floating)
             calibration = at_rate(calibration, error_rate, [origin.combination], gallery.modalities)
         encoded = EncodedQueries(
             queries=tuple(_placeholder(row, origin.combination) for row in range(len(values))),
@@ -409,6 +440,9 @@ def _choice(
     model: str | os.PathLike[str], config: str, checkpoint: str, device: str, overrides: Sequence[str]
 ) -> ModelChoice:
     """Return which model is meant by a run, a checkpoint in one, or a checkpoint file with its configuration."""
+    _check_kind("model", model, str, os.PathLike)
+    if not os.fspath(model):
+        raise UserError("no model is named; give a run directory, or the file of a checkpoint")
     run, found = find_run(os.fspath(model), checkpoint)
     if config or (os.path.isfile(run) and not os.path.isdir(run)):
         beside = [Path(run).with_name(name) for name in (CONFIG_FILE, OFFICIAL_CONFIG)]

@@ -390,6 +390,20 @@ def test_galleries_that_cannot_be_meant(model: anyreid.Model, photos: Path, inde
         (lambda: model.as_features(np.zeros((2, 3)), "nir"), r"are \(N, 64\), and these are \(2, 3\)"),
         (lambda: model.as_features(["a"], "nir"), "an array"),
         (lambda: model.as_features(np.zeros((2, 64)), "heat"), "is not a combination"),
+        (lambda: model.as_features(np.zeros((2, 64)), "RGB+NIR"), r"RGB\+NIR: this model takes RGB, NIR, CP"),
+        (lambda: model.as_features(np.full((2, 64), np.nan), "NIR"), "features are finite numbers"),
+        (lambda: model.as_features(np.zeros((2, 64)), None), "a combination None: is of type NoneType; give str"),  # type: ignore[arg-type]
+        (lambda: anyreid.Gallery(index).search(features, top_k="5"), "top_k '5': is of type str; give int"),  # type: ignore[arg-type]
+        (lambda: anyreid.Gallery(index).search(features, top_k=2.5), "top_k 2.5: is of type float"),  # type: ignore[arg-type]
+        (lambda: anyreid.Gallery(index).search(features, top_k=True), "top_k True: is of type bool"),
+        (lambda: anyreid.Gallery(index).search(features, error_rate="0.1"), "error_rate '0.1': is of type str"),  # type: ignore[arg-type]
+        (lambda: anyreid.Gallery(index, told="same"), "told 'same': images of a gallery are told none or crop"),
+        (lambda: anyreid.Gallery(index, nprobe=-3), "nprobe -3: must be at least 1"),
+        (lambda: anyreid.Gallery(5, model), "gallery 5: is of type int; give str or PathLike"),  # type: ignore[arg-type]
+        (lambda: anyreid.Gallery(photos, "runs/a"), "model 'runs/a': is of type str; give Model"),  # type: ignore[arg-type]
+        (lambda: model.error_rates("NIR", ["heat"]), "gallery 'heat': is no modality; give a list of some of rgb"),
+        (lambda: anyreid.load(3), "model 3: is of type int; give str or PathLike"),  # type: ignore[arg-type]
+        (lambda: anyreid.load(""), "no model is named"),
         (lambda: anyreid.average(np.zeros((2, 64))), "a mean is taken of features"),
     ]
     for call, message in cases:
