@@ -151,6 +151,10 @@ def test_unreadable_queries_and_images_are_left_out() -> None:
         (Rate(errors=0, trials=400, low=0.0, high=0.0075), "< 0.75"),
         (Rate(errors=1, trials=8, low=0.0, high=0.3), "12.50 [0.0, 30.0]"),
         (Rate(errors=0, trials=0), "-"),
+        (Rate(errors=0, trials=2), "< 100"),
+        # One error is no 0, however many trials there were.
+        (Rate(errors=1, trials=100_000, low=0.0, high=0.00003), "0.001 [0.0, 0.003]"),
+        (Rate(errors=8, trials=200_000, low=0.0002, high=0.0007), "0.004 [0.02, 0.1]"),
     ],
 )
 def test_a_rate_for_readers(rate: Rate, shown: str) -> None:

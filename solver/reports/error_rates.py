@@ -125,8 +125,15 @@ def percent(rate: Rate, interval: bool = True) -> str:
     if not rate.trials:
         return ABSENT
     if not rate.errors:
-        return f"< {100 * rate.bound:.2g}"
-    return f"{100 * rate.value:.2f}" + (f" [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" if interval else "")
+        # 100 and not 1e+02, for three trials or fewer.
+        return f"< {float(f'{100 * rate.bound:.2g}'):g}"
+    return _shown(rate.value, 2) + (f" [{_shown(rate.low, 1)}, {_shown(rate.high, 1)}]" if interval else "")
+
+
+def _shown(share: float, digits: int) -> str:
+    """Return a share in percent with so many digits behind the point, or the first that is not 0: a 0 is none."""
+    text = f"{100 * share:.{digits}f}"
+    return text if float(text) or not share else f"{100 * share:.1g}"
 
 
 def format_rates(rates: ErrorRates, title: str, attained: bool = False) -> str:
