@@ -27,7 +27,7 @@ from solver.gallery import __main__, arguments, commands
 from solver.gallery.arguments import parse_arguments, worker_place
 from solver.gallery.encoding import instruction_record, kept_form, told_with
 from solver.gallery.index import open_index
-from solver.gallery.jobs import Job, run_job
+from solver.gallery.jobs import Job, encode_part, finished, run_job
 from solver.gallery.layout import read_state
 from solver.gallery.listing import listed_images
 from solver.gallery.writing import writing
@@ -190,8 +190,16 @@ def test_a_part_that_another_worker_holds_is_left_to_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--shards 7: there are 6 images"):
         run_job(dataclasses.replace(job, shards=7), encode, 0, 1)
     damaged = [photo(tmp_path / "bad", name, "damaged") for name in "ab"]
-    with pytest.raises(UserError, match="no image of 2 can be read"):
-        run_job(dataclasses.replace(job, images=damaged, shards=2), encode, 0, 1)
+    for place in (job.folder, tmp_path / "new"):
+        before = sorted(job.folder.rglob("*"))
+        again = dataclasses.replace(job, folder=place, images=damaged, shards=2)
+        with pytest.raises(UserError, match=r"no image of 2 can be read, the first: .*a: damaged"):
+            run_job(again, encode, 0, 1)
+        # Nothing is left that would say so again when the images are mended.
+        assert sorted(job.folder.rglob("*")) == before and not (tmp_path / "new").exists()
+        assert not encode_part(again, 0, encode)
+        with pytest.raises(UserError, match="no image of 2 can be read, as another worker has said"):
+            finished(again, "")
 
 
 def test_workers_at_the_same_time_make_the_files_of_one(tmp_path: Path) -> None:
@@ -237,6 +245,17 @@ def test_whose_worker_this_is() -> None:
         }
     ) == (2, 4)
     assert worker_place({"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}) == (1, 2)
+    # Some tasks of an array again: numbered from the least of them.
+    some = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "2"}
+    assert worker_place(some) == (3, 2)
+    for wrong, named in (
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK='x' of the environment: must be a whole number from 0 on; unset it"),
+        ({"RANK": "0", "WORLD_SIZE": ""}, "WORLD_SIZE='' of the environment"),
+        ({**some, "SLURM_ARRAY_TASK_COUNT": "0"}, "SLURM_ARRAY_TASK_COUNT='0' of .* from 1 on"),
+        ({**some, "SLURM_ARRAY_TASK_STEP": "-1"}, "SLURM_ARRAY_TASK_STEP='-1' of"),
+    ):
+        with pytest.raises(UserError, match=named):
+            worker_place(wrong)
     assert arguments.worker("2/3") == (2, 3)
     assert commands.own_device("cuda:1", 3, 4) == "cuda:1" and commands.own_device("auto", 0, 1) == "auto"
 
@@ -271,7 +290,8 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
         ("add", "photos", "--shards", "2", "--engine", "ray", "--part", "0/2"),
         "leave --part out",
     ),
-    "part beyond": (("add", "photos", "--shards", "2", "--part", "2/2"), "invalid worker value"),
+    "part beyond": (("add", "photos", "--shards", "2", "--part", "2/2"), "'2/2' is no I/N, worker I of N from 0"),
+    "other files": (("add", "photos", "--shards", "2", "--index", "photos"), "photos holds other files (p0) and is no"),
     "too many parts": (("add", "photos", "--shards", "99"), "there are 10 images; give at most so many"),
     "remove nothing": (("remove",), "nothing to remove"),
     "remove an option": (("remove", "data.root=x"), "takes no options"),
@@ -293,7 +313,7 @@ def test_wrong_input_is_refused_and_changes_nothing(
     (command, *words), message = WRONG[name]
     code, said = call(command, "--index", "index", *words)
     assert code == 2 and message in said, said
-    assert {path: text for path, text in tree(tmp_path).items() if "jobs" not in path} == before
+    assert {path: text for path, text in tree(tmp_path).items() if not path.startswith("index/jobs")} == before
 
 
 def test_an_instruction_needs_a_model_that_follows_it(photos: Path, tmp_path: Path, call: Call) -> None:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from utils.errors import UserError
+
 EXAMPLES = """examples:
   python -m solver.gallery add --index photos.index --run runs/orbench photos/         # folders, files or a manifest
   python -m solver.gallery add --index photos.index --run runs/orbench --manifest photos.csv --dtype fp16
@@ -64,23 +66,36 @@ class GalleryOptions:
 
 
 def worker(text: str) -> tuple[int, int]:
-    """Return (I, N) of `I/N`: worker I of N, from 0. Raises ValueError."""
-    place, count = (int(part) for part in text.split("/"))
-    if not 0 <= place < count:
-        raise ValueError(text)
-    return place, count
+    """Return (I, N) of `I/N`: worker I of N, from 0. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no I/N, worker I of N from 0; give for instance 0/4")
+    return int(match[1]), int(match[2])
 
 
 def worker_place(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Return (worker from 0, workers) as torchrun or a Slurm job array says them, else (0, 1)."""
+    """Return (worker from 0, workers) as torchrun or a Slurm job array says them, else (0, 1). Raises UserError for
+    what is none.
+    """
+
+    def number(name: str, least: int) -> int:
+        """Return a variable as a number."""
+        text = environment[name]
+        if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+            raise UserError(
+                f"{name}={text!r} of the environment: must be a whole number from {least} on; unset it, or give "
+                "--part I/N"
+            )
+        return int(text)
+
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        return number("RANK", 0), number("WORLD_SIZE", 1)
     if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
         first, step = (
-            int(environment.get(f"SLURM_ARRAY_TASK_{name}") or low) for name, low in (("MIN", 0), ("STEP", 1))
+            number(f"SLURM_ARRAY_TASK_{name}", low) if environment.get(f"SLURM_ARRAY_TASK_{name}") else low
+            for name, low in (("MIN", 0), ("STEP", 1))
         )
-        task = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
-        return task, int(environment["SLURM_ARRAY_TASK_COUNT"])
+        return (number("SLURM_ARRAY_TASK_ID", 0) - first) // step, number("SLURM_ARRAY_TASK_COUNT", 1)
     return 0, 1
 
 

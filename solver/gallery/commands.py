@@ -30,7 +30,7 @@ from solver.gallery.layout import DTYPES, IndexState, read_state
 from solver.gallery.listing import ListedImage, listed_images
 from solver.gallery.place import is_index
 from solver.gallery.ray_engine import encode_with_ray, load_ray
-from solver.gallery.writing import check_same, writing
+from solver.gallery.writing import check_same, check_unused, writing
 from solver.runs import model_identity
 from solver.search.queries import instruction_from
 from utils.errors import UserError, shortened
@@ -86,6 +86,8 @@ def opened(options: GalleryOptions) -> Adding:
     record = instruction_record(said, crop)
     if is_index(folder):
         check_told(read_state(folder), record, options.dtype, folder)
+    elif folder.is_dir():
+        check_unused(folder)
     if (said is not None or crop) and not instructions_taken(choice).gallery:
         raise UserError("this model tells gallery images nothing; leave the instruction out, or use one that does")
     model = open_trained(choice)

@@ -8,10 +8,12 @@ nothing of the index: when all are done, one process adds them in their order, b
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from solver.gallery.index import open_shard
 from solver.gallery.layout import JOBS_FOLDER, IndexState, ShardEntry, among, read_state
 from solver.gallery.listing import ListedImage
 from solver.gallery.place import is_index
-from solver.gallery.writing import JOB_FILE, check_same, write_shard, writing
+from solver.gallery.writing import JOB_FILE, check_same, leave, write_shard, writing
 from utils.errors import UserError
 from utils.files import fingerprint, read_json, remove_leftovers, write_json
 from utils.foreign import foreign_file
@@ -118,7 +120,11 @@ def begun(job: Job) -> str:
 
 
 def finished(job: Job, said: str) -> str:
-    """Add all parts to the index if all are done; return what is to be printed. said: what was done so far."""
+    """Add all parts to the index if all are done; return what is to be printed. said: what was done so far. Raises
+    UserError when no image can be read; then nothing is left of the job.
+    """
+    if not job.place.is_dir():
+        raise UserError(f"no image of {len(job.images):,} can be read, as another worker has said; mend them")
     entries = [job.done(number) for number in range(job.shards)]
     open_parts = [number for number, entry in enumerate(entries) if entry is None]
     if open_parts:
@@ -131,7 +137,11 @@ def encode_part(job: Job, number: int, encode: Encode) -> bool:
     place = job.folder / job.part_name(number)
     if job.done(number) is not None:
         return False
-    place.mkdir(exist_ok=True)
+    try:
+        place.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        # Another worker has given the job up.
+        return False
     try:
         with locked_folder(place, ""):
             # Between the look and the lock somebody may have finished it.
@@ -153,13 +163,20 @@ def encode_part(job: Job, number: int, encode: Encode) -> bool:
 
 def _publish(job: Job, entries: Sequence[ShardEntry]) -> str:
     """Add all parts to the index by one change of it, in their order; images that were there before are replaced."""
-    if not any(entry.rows for entry in entries):
-        raise UserError(f"no image of {len(job.images):,} can be read; the records in {job.place} say why")
     try:
         with locked_folder(job.place, ""):
-            return _published(job, entries)
+            return _published(job, entries) if any(entry.rows for entry in entries) else _given_up(job, entries)
     except HeldError:
         return "another worker adds them to the index"
+
+
+def _given_up(job: Job, entries: Sequence[ShardEntry]) -> NoReturn:
+    """Remove a job of which no image can be read: kept, its records would say so when the images are mended."""
+    first = next(open_shard(job.folder, entries[0], job.state, verify=False).bad())
+    shutil.rmtree(job.place, ignore_errors=True)
+    if not is_index(job.folder):
+        leave(job.folder)
+    raise UserError(f"no image of {len(job.images):,} can be read, the first: {first.reason}")
 
 
 def _published(job: Job, entries: Sequence[ShardEntry]) -> str:

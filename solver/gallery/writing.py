@@ -348,7 +348,7 @@ def writing(folder: str | Path, new: IndexState | None = None) -> Iterator[Index
             if is_index(place):
                 state = read_state(place)
             else:
-                _check_empty(place)
+                check_unused(place)
                 assert new is not None, "an index without a new state has been read"
                 state = new
             (place / SHARDS_FOLDER).mkdir(exist_ok=True)
@@ -358,20 +358,21 @@ def writing(folder: str | Path, new: IndexState | None = None) -> Iterator[Index
             yield writer
         finally:
             if not is_index(place):
-                _leave(place)
+                leave(place)
 
 
-def _leave(folder: Path) -> None:
+def leave(folder: Path) -> None:
     """Remove the folder of an index that nothing was added to."""
-    for path in (folder / SHARDS_FOLDER, folder):
+    for path in (folder / SHARDS_FOLDER, folder / JOBS_FOLDER, folder):
         with contextlib.suppress(OSError):
             remove_leftovers(path, 0)
             path.rmdir()
 
 
-def _check_empty(folder: Path) -> None:
-    others = [path.name for path in folder.iterdir() if path.name not in (SHARDS_FOLDER, JOBS_FOLDER)]
-    others = [name for name in others if not is_leftover(name)]
+def check_unused(folder: Path) -> None:
+    """Raise UserError for a folder of other files than those of an index."""
+    own = (INDEX_FILE, SHARDS_FOLDER, JOBS_FOLDER)
+    others = [path.name for path in folder.iterdir() if path.name not in own and not is_leftover(path.name)]
     if others:
         raise UserError(
             f"{folder} holds other files ({sorted(others)[0]}) and is no gallery index; give a folder that is empty or "
