@@ -36,6 +36,9 @@ DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError)
 """What Pillow raises for damaged files."""
 
+OR_SKIP = " or set data.on_error=skip"
+"""The other remedy for a damaged image, at the end of the sentence; of no use to those who skip it."""
+
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
 
@@ -117,12 +120,12 @@ def show_image(path: str | Path, record: str = "") -> Shown:
         raise UserError(f"{where}: {error}, ours is {MAX_PIXELS:,} pixels; crop or shrink it") from error
     except UnidentifiedImageError as error:
         what = "an empty file" if os.path.getsize(path) == 0 else "not an image"
-        raise UserError(f"{where}: {what}; restore the file or set data.on_error=skip") from error
+        raise UserError(f"{where}: {what}; restore the file{OR_SKIP}") from error
     except DECODING_ERRORS as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"{where}: cannot be decoded ({error}); it may be truncated, copy it again or set data.on_error=skip"
+            f"{where}: cannot be decoded ({error}); it may be truncated, copy it again{OR_SKIP}"
         ) from error
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from configs.vocabulary import BOX, Modality
-from datasets.loading.readers import Reader
+from datasets.loading.readers import OR_SKIP, Reader
 from datasets.modalities import MODALITIES, STATISTICS
 from datasets.structures import Source
 from model.interface import RetrievalModel
@@ -49,7 +49,9 @@ def encode_images(
     with inference(model, device, spec.config.precision):
         budget = CacheBudget(device_bytes=0, host_bytes=0)
         encoded = encode_sources(encoder, table, np.zeros(len(table), dtype=bool), budget)
-    failures = {index: encoded.failures[int(slot)] for index, slot in enumerate(slots) if int(slot) in encoded.failures}
+    # They are skipped already.
+    reasons = {slot: reason.removesuffix(OR_SKIP) for slot, reason in encoded.failures.items()}
+    failures = {index: reasons[int(slot)] for index, slot in enumerate(slots) if int(slot) in reasons}
     readable = torch.from_numpy(np.delete(slots, list(failures))).to(encoded.pooled.device)
     return kept_form(encoded.pooled[readable], model).cpu().numpy(), failures
 
