@@ -46,6 +46,8 @@ class TrainedModel:
     """Optimiser steps of the weights."""
     trials: Mapping[str, int] = field(default_factory=dict)
     """Data set -> trial that the weights were trained on."""
+    data_fingerprint: str = ""
+    """Of the data that they were trained on, empty = unknown."""
     notes: tuple[str, ...] = ()
     """What a reader of its results must know."""
 
@@ -99,6 +101,7 @@ def _open_ours(config_file: Path, checkpoint: Path, overrides: Sequence[str]) ->
         epoch=content.get("epoch"),
         step=content.get("step"),
         trials=trials_of(content),
+        data_fingerprint=str(content.get("data_fingerprint") or ""),
         notes=notes,
     )
 

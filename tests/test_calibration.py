@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from scripts import Run, global_state_kept
 from small_run import write_run
 from tiny_orbench import write_orbench
@@ -180,6 +181,7 @@ def test_a_damaged_file_is_refused(calibrated: Path, change: Any, message: str) 
     ("sections", "overrides", "message"),
     [
         ({"train": {"select": "last"}}, (), "trained with train.select=last, on the validation persons too"),
+        ({"train": {"select": "last"}}, ("train.select=val",), "train.select decides who was held out"),
         ({}, ("data.val_fraction=0.3",), "data.val_fraction decides who was held out"),
         ({"data": {"val_fraction": 0.2}}, (), "has 5 persons, and a calibration takes at least 10"),
     ],
@@ -193,6 +195,26 @@ def test_persons_that_say_nothing_are_refused(
     assert not list(run.glob("*calibration*"))
     if "train" in sections:
         assert call_script("infer", "--run", str(run), "--calibrate-test", *OPTIONS).code == 0
+
+
+def test_data_that_have_changed_since_the_training_are_refused(data: Path, call_script: Run, tmp_path: Path) -> None:
+    """Other persons are held out of them, such as were trained on."""
+    run = write_run(tmp_path / "run", data, data={"val_fraction": 0.5})
+    assert call_script("infer", "--run", str(run), "--calibrate", *OPTIONS).code == 0
+    own = stored(run)["data"]["fingerprint"]
+    content = torch.load(run / "best.pth", weights_only=True)
+    for fingerprint, options, words in (
+        (own, (), ""),
+        ("0123", (), f"(fingerprint 0123 there, {own} here), so that nobody knows whether the validation persons are new"),
+        ("0123", (f"data.root={data}",), "set on other data than the model was trained on"),
+    ):
+        (run / "best.calibration.json").unlink(missing_ok=True)
+        torch.save({**content, "data_fingerprint": fingerprint}, run / "best.pth")
+        done = call_script("infer", "--run", str(run), "--calibrate", *options, *OPTIONS)
+        refused = bool(words) and not options
+        assert done.code == (2 if refused else 0) and words in (done.error if refused else done.out)
+        assert (run / "best.calibration.json").exists() is not refused
+        assert ("other data" in done.out) is bool(options)
 
 
 def test_a_combination_with_too_few_searches_is_not_calibrated(call_script: Run, tmp_path: Path) -> None:

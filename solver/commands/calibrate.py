@@ -33,8 +33,13 @@ from utils.retrieval.verification import PARTS
 logger = logging.getLogger(__name__)
 
 VAL_SPLIT = "val"
-HELD_OUT_BY = ("val_fraction", "merge_val", "exclude")
-"""Options of section `data` that decide who is held out."""
+HELD_OUT_BY = ("data.val_fraction", "data.merge_val", "data.exclude", "train.select")
+"""Options that decide who is held out."""
+OTHER_DATA = (
+    "set on other data than the model was trained on: persons of both, if there are any, make the rates look too good"
+)
+ELSEWHERE = {"root", "dataset"}
+"""Options of section `data` by which persons of other data are asked for."""
 
 
 def run_calibration(options: SearchOptions) -> str:
@@ -61,7 +66,8 @@ def run_calibration(options: SearchOptions) -> str:
         pooled=rates.pooled,
         persons=rates.persons,
     )
-    notes = _notes(trained, result.notes(), rates, kept, split)
+    said = [*trained.notes, *([OTHER_DATA] if split != TEST_SPLIT and _is_other_data(trained, benchmark) else [])]
+    notes = _notes([*said, *result.notes()], rates, kept, split)
     file = calibration_file(trained.checkpoint)
     document = _document(trained, benchmark, split, kept, result.ranked.comparison.similarity, notes)
     write_json(file, {**document, CHECKSUM: checksum_of(document)})
@@ -71,8 +77,14 @@ def run_calibration(options: SearchOptions) -> str:
 
 def _validation(trained: TrainedModel, overrides: Sequence[str]) -> Benchmark:
     """Return the benchmark with the validation split. Raises UserError where the model was trained on its persons."""
-    config = trained.config
+    config, given = trained.config, parse_overrides(overrides)
     other = "or give --calibrate-test, which is stamped"
+    changed = [key for key in HELD_OUT_BY if key.partition(".")[2] in given.get(key.partition(".")[0], {})]
+    if changed:
+        raise UserError(
+            f"{changed[0]} decides who was held out of training and cannot be changed for a calibration; leave it out, "
+            f"{other}"
+        )
     if config.train.select != VAL_SPLIT:
         raise UserError(
             f"{trained.checkpoint} was trained with train.select={config.train.select}, on the validation persons too, "
@@ -82,12 +94,6 @@ def _validation(trained: TrainedModel, overrides: Sequence[str]) -> Benchmark:
         raise UserError(
             f"{trained.checkpoint} does not say which persons it was trained on, so that none are known to be new to "
             f"it; use a checkpoint of train.py, {other}"
-        )
-    changed = [key for key in HELD_OUT_BY if key in parse_overrides(overrides).get("data", {})]
-    if changed:
-        raise UserError(
-            f"data.{changed[0]} decides who was held out of training and cannot be changed for a calibration; leave it "
-            f"out, {other}"
         )
     benchmark = build_benchmark(
         config.data,
@@ -99,11 +105,21 @@ def _validation(trained: TrainedModel, overrides: Sequence[str]) -> Benchmark:
     if VAL_SPLIT not in benchmark.splits:
         raise UserError(f"data set {benchmark.name} has no validation persons; {other.removeprefix('or ')}")
     check_trials(trained.trials, benchmark.trials, str(trained.checkpoint), "the validation lists are of")
+    if _is_other_data(trained, benchmark) and not ELSEWHERE & given.get("data", {}).keys():
+        raise UserError(
+            f"{trained.checkpoint} was trained on other data than these, or with other options of them (fingerprint "
+            f"{trained.data_fingerprint} there, {benchmark.fingerprint} here), so that nobody knows whether the "
+            f"validation persons are new to it; restore data and options, or train again, {other}"
+        )
     return benchmark
 
 
-def _notes(trained: TrainedModel, found: Sequence[str], rates: ErrorRates, kept: ErrorRates, split: str) -> list[str]:
-    notes = [*trained.notes, *found, *rate_notes(kept)]
+def _is_other_data(trained: TrainedModel, benchmark: Benchmark) -> bool:
+    return trained.data_fingerprint not in ("", benchmark.fingerprint)
+
+
+def _notes(said: Sequence[str], rates: ErrorRates, kept: ErrorRates, split: str) -> list[str]:
+    notes = [*said, *rate_notes(kept)]
     few = [name for name in rates.combinations if name not in kept.combinations]
     if few:
         notes.append(f"not calibrated, with fewer than {MIN_PERSONS} persons: {', '.join(few)}")
