@@ -205,7 +205,11 @@ def test_data_that_have_changed_since_the_training_are_refused(data: Path, call_
     content = torch.load(run / "best.pth", weights_only=True)
     for fingerprint, options, words in (
         (own, (), ""),
-        ("0123", (), f"(fingerprint 0123 there, {own} here), so that nobody knows whether the validation persons are new"),
+        (
+            "0123",
+            (),
+            f"(fingerprint 0123 there, {own} here), so that nobody knows whether the validation persons are new",
+        ),
         ("0123", (f"data.root={data}",), "set on other data than the model was trained on"),
     ):
         (run / "best.calibration.json").unlink(missing_ok=True)

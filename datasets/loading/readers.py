@@ -124,9 +124,7 @@ def show_image(path: str | Path, record: str = "") -> Shown:
     except DECODING_ERRORS as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{where}: cannot be decoded ({error}); it may be truncated, copy it again{OR_SKIP}"
-        ) from error
+        raise UserError(f"{where}: cannot be decoded ({error}); it may be truncated, copy it again{OR_SKIP}") from error
 
 
 def show_picture(picture: Image.Image | bytes, where: str) -> Shown:
