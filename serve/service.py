@@ -265,7 +265,7 @@ class Service:
         return tuple(found)
 
     def _at_rate(self, parts: EncodedQueries, gallery: SearchedGallery, rate: float | None) -> list[RankedQuery]:
-        """Search for parts, answered at the rate that the mix is; those without a threshold at it are not calibrated."""
+        """Search for parts, answered at the rate of the mix; those without a threshold at it are not calibrated."""
         calibration = self.session.calibration
         if calibration is not None and rate is not None:
             calibration = dataclasses.replace(calibration, rate=rate)
