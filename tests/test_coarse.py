@@ -15,6 +15,7 @@ from utils.retrieval.coarse import CoarseRows, coarse_products, coded, has_form,
 from utils.retrieval.exact import FeatureRows, Pivot, best_rows
 
 ROWS, WIDTH = 3000, 96
+MULTIPLIED = coarse._multiplied
 pytestmark = pytest.mark.threads(2)
 
 
@@ -215,6 +216,8 @@ def test_a_product_that_is_not_what_it_was_is_not_used(monkeypatch: pytest.Monke
         coarse.multiplies.cache_clear()
         return coarse.multiplies()
 
+    # Not the arithmetic that stands for it where there is none.
+    monkeypatch.setattr(coarse, "_multiplied", MULTIPLIED)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch, "_weight_int8pack_mm", lambda a, b, s: (a.double() @ b.double().T).bfloat16())
     assert asked_again()
