@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,19 @@ class Case:
     model: RetrievalModel
     objective: Objective[Any]
     batch: Batch
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Everything in float64, what the code keeps in float32 as well."""
+    kept = torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.Tensor.float = kept  # type: ignore[method-assign]
 
 
 def part_of(batch: Batch, rows: Sequence[int]) -> Batch:
