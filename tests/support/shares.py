@@ -46,7 +46,7 @@ def in_double() -> Iterator[None]:
     """Everything in float64, what the code keeps in float32 as well."""
     kept = torch.Tensor.float
     torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     try:
         yield
     finally:
