@@ -280,6 +280,7 @@ WRONG = {
     "objective.losses={soft: 1.0, harder: 5.0}": "objective.losses names 'harder'",
     "objective.losses={hard: -5.0}": "objective.losses.hard",
     "train.init_banks=old": "train.init_banks",
+    "train.init_banks=new": "train.init_banks = 'new': must be same where train.init_from is not given",
     "model.attention=none": "model.attention",
     "model.heads_shared=false": "model.heads_shared",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from configs.schema.checks import require
 from configs.schema.data import AugmentConfig, DataConfig, InstructionConfig
 from configs.schema.evaluation import EvalConfig
 from configs.schema.irm import IrmConfig, IrmObjectiveConfig
@@ -63,3 +64,9 @@ class ExperimentConfig:
         self.model.check(self)
         self.objective.check(self)
         check_published(self.published)
+        require(
+            self.train.init_banks == "same" or (bool(self.train.init_from) and self.objective.remembers_identities),
+            "train.init_banks",
+            self.train.init_banks,
+            "same where train.init_from is not given or the losses have no memory banks",
+        )
