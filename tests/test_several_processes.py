@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from datasets.structures import Batch
 from model.norms import GlobalBatchNorm2d, share_norms
 from solver.training.gradients import Gradients
 from utils.errors import Interrupted, UserError
-from utils.processes import ALONE, Joined, Processes, agree, heard_by_others
+from utils.processes import ALONE, REST_SECONDS, Joined, Processes, agree, heard_by_others
 
 pytestmark = pytest.mark.threads(2)
 
@@ -214,6 +215,17 @@ def test_an_error_before_all_have_come_is_heard(tmp_path: Path, monkeypatch: pyt
         "stopped because process 1 of 2 did: ZeroDivisionError: by zero",
         "process 1 of 2 has not come within 0 s; look what it said, and start all together",
     ]
+
+
+def test_a_process_that_is_asked_to_end_while_it_fails_says_why(tmp_path: Path) -> None:
+    """torchrun sends SIGTERM to those that are left, which rest a little before they end."""
+
+    def work(processes: Joined) -> None:
+        processes.told(None)
+        threading.Timer(REST_SECONDS / 2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        raise UserError("the disk of this machine is full")
+
+    assert {str(error) for error in in_processes(2, tmp_path, work)} == {"the disk of this machine is full"}
 
 
 def test_an_error_of_ones_own_stays_what_it_is(tmp_path: Path) -> None:

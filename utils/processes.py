@@ -275,18 +275,21 @@ class Joined(Processes):
         """End with the first process that fails; the error names it and what it said. SIGTERM, which torchrun sends to
         those that are left, ends the block with that too.
         """
-        try:
-            with self.translated(), _answering_sigterm():
-                yield
-        except BaseException as error:
-            self._leave_word(error)
-            raise
-        finally:
-            # torch 2.6 holds the interpreter while it joins gloo's threads. One that still frees tensors of the
-            # last exchange waits for the interpreter, both for ever (torch's issue 56297). Asleep, we do not hold it.
-            time.sleep(REST_SECONDS)
-            with contextlib.suppress(RuntimeError, ValueError):
-                self._dist.destroy_process_group()
+        with _answering_sigterm():
+            try:
+                with self.translated():
+                    yield
+            except BaseException as error:
+                _heed_no_sigterm()
+                self._leave_word(error)
+                raise
+            finally:
+                # torch 2.6 holds the interpreter while it joins gloo's threads. One that still frees tensors of the
+                # last exchange waits for the interpreter, both for ever (torch's issue 56297). Asleep, we do not hold
+                # it.
+                time.sleep(REST_SECONDS)
+                with contextlib.suppress(RuntimeError, ValueError):
+                    self._dist.destroy_process_group()
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -377,13 +380,15 @@ def _word_of(error: BaseException, rank: int) -> str:
 @contextlib.contextmanager
 def heard_by_others() -> Iterator[None]:
     """Let the other processes know of an error in the block that comes before this one has joined them: those of
-    another machine would wait for it.
+    another machine would wait for it. With others, SIGTERM no longer ends a process that has failed.
     """
     try:
         yield
-    except (Exception, SystemExit) as error:
-        if started_together() > 1 and not Joined.made:
-            _tell_others(error)
+    except BaseException as error:
+        if started_together() > 1:
+            _heed_no_sigterm()
+            if not Joined.made and isinstance(error, (Exception, SystemExit)):
+                _tell_others(error)
         raise
 
 
@@ -411,16 +416,25 @@ def _answering_sigterm() -> Iterator[None]:
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Interrupted("stopped by SIGTERM", signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _stop(*_: object) -> None:
+    _heed_no_sigterm()
+    raise Interrupted("stopped by SIGTERM", signal.SIGTERM)
+
+
+def _heed_no_sigterm() -> None:
+    """Let SIGTERM no longer end this process, which is about to say why it ends: torchrun asks it to at that time. A
+    handler of others stays.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, _stop):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _lost(error: RuntimeError) -> bool:
