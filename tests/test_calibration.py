@@ -221,6 +221,14 @@ def test_data_that_have_changed_since_the_training_are_refused(data: Path, call_
         assert ("other data" in done.out) is bool(options)
 
 
+def test_weights_of_another_training_are_said(data: Path, call_script: Run, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", data, data={"val_fraction": 0.5}, train={"init_from": "runs/first"})
+    done = call_script("infer", "--run", str(run), "--calibrate", *OPTIONS)
+    assert done.code == 0 and "began with the weights of runs/first: persons that were held out here" in done.out
+    done = call_script("infer", "--run", str(run), "--calibrate-test", *OPTIONS)
+    assert done.code == 0 and "runs/first" not in done.out
+
+
 def test_a_combination_with_too_few_searches_is_not_calibrated(call_script: Run, tmp_path: Path) -> None:
     few = write_orbench(tmp_path / "few", identities=20, test_identities=2, images=2)
     run = write_run(tmp_path / "run", few, data={"val_fraction": 0.5})

@@ -66,8 +66,8 @@ def run_calibration(options: SearchOptions) -> str:
         pooled=rates.pooled,
         persons=rates.persons,
     )
-    said = [*trained.notes, *([OTHER_DATA] if split != TEST_SPLIT and _is_other_data(trained, benchmark) else [])]
-    notes = _notes([*said, *result.notes()], rates, kept, split)
+    doubts = [] if split == TEST_SPLIT else _doubts(trained, benchmark)
+    notes = _notes([*trained.notes, *doubts, *result.notes()], rates, kept, split)
     file = calibration_file(trained.checkpoint)
     document = _document(trained, benchmark, split, kept, result.ranked.comparison.similarity, notes)
     write_json(file, {**document, CHECKSUM: checksum_of(document)})
@@ -116,6 +116,18 @@ def _validation(trained: TrainedModel, overrides: Sequence[str]) -> Benchmark:
 
 def _is_other_data(trained: TrainedModel, benchmark: Benchmark) -> bool:
     return trained.data_fingerprint not in ("", benchmark.fingerprint)
+
+
+def _doubts(trained: TrainedModel, benchmark: Benchmark) -> list[str]:
+    """Return how the model may know persons that are held out."""
+    found = [OTHER_DATA] if _is_other_data(trained, benchmark) else []
+    origin = trained.config.train.init_from
+    if origin:
+        found.append(
+            f"the training began with the weights of {origin}: persons that were held out here and not there, if there "
+            "are any, make the rates look too good"
+        )
+    return found
 
 
 def _notes(said: Sequence[str], rates: ErrorRates, kept: ErrorRates, split: str) -> list[str]:
