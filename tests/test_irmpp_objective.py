@@ -182,6 +182,8 @@ def test_rows_without_an_annotation_are_refused_by_soft_alone() -> None:
     [
         ({"model": {"heads_shared": False}}, "model.heads_shared"),
         ({"model": {"heads_shared": True, "attention": "none"}}, "model.attention"),
+        ({"instruction": {"typing": "all"}}, "instruction.typing = 'all': must be coin"),
+        ({"instruction": {"typing": "lists"}}, "instruction.typing = 'lists': must be coin"),
         ({"objective": {"losses": {"triplet": 1.0}}, "train": {"instances": 1}}, "train.instances"),
         (
             {"objective": {"losses": {"triplet": 1.0}}, "train": {"sampler": "tasks", "task_instances": {"cc": 1}}},
@@ -196,12 +198,13 @@ def test_rows_without_an_annotation_are_refused_by_soft_alone() -> None:
     ],
 )
 def test_sections_that_cannot_be_are_refused_by_their_key(changes: dict[str, Any], key: str) -> None:
-    sections: dict[str, Any] = {"family": "irmpp", "model": {"heads_shared": True}, "train": {"sampler": "identity"}}
+    least = {"family": "irmpp", "model": {"heads_shared": True}, "instruction": {"typing": "coin"}}
+    sections: dict[str, Any] = {**least, "train": {"sampler": "identity"}}
     for name, values in changes.items():
         sections[name] = {**sections.get(name, {}), **values}
     with pytest.raises(UserError, match=key):
         build_experiment([("table", sections)])
-    build_experiment([("table", {"family": "irmpp", "model": {"heads_shared": True}})])
+    build_experiment([("table", least)])
 
 
 def test_the_defaults_are_the_papers() -> None:

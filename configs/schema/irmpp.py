@@ -85,5 +85,12 @@ class IrmppObjectiveConfig(CaptionOptions):
             model.heads_shared,
             "true for the family irmpp: queries and gallery share one neck and one classifier",
         )
+        typing = experiment.instruction.typing
+        require(
+            typing == "coin",
+            "instruction.typing",
+            typing,
+            "coin for the family irmpp: rows without an instruction train what the gallery is compared by",
+        )
         check_triplets(experiment, [name for name in ("triplet",) if self.losses.get(name)])
         check_captions(model, self.losses)

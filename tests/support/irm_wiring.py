@@ -158,7 +158,8 @@ def irmpp(root: Path) -> Experiment:
             "objective.margin": Option(0.9, argument("literal_adaptive_triplet_loss", "margin")),
             **caption_options(),
         },
-        {**made.base, **model, "model.heads_shared": True, "data.protocols": ("task-free",)},
+        {**made.base, **model, "model.heads_shared": True, "instruction.typing": "coin"}
+        | {"data.protocols": ("task-free",)},
         fit=True,
     )
 

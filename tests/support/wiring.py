@@ -226,10 +226,11 @@ def schema_keys(family: Family) -> dict[str, Any]:
 
 
 def _allowed(family: Family) -> dict[str, Any]:
-    """The defaults of these need a sampler that is not the default."""
+    """What a family needs that is not the default."""
     sampler = {Family.VIREID: "modality", Family.IRM: "identity", Family.IRMPP: "identity"}.get(family)
     allowed: dict[str, Any] = {"train": {"sampler": sampler}} if sampler else {}
-    return allowed | ({"model": {"heads_shared": True}} if family is Family.IRMPP else {})
+    own = {"model": {"heads_shared": True}, "instruction": {"typing": "coin"}} if family is Family.IRMPP else {}
+    return allowed | own
 
 
 Found = Callable[[Assembled], Any]
