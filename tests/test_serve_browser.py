@@ -230,7 +230,7 @@ def test_nobody_is_said_of_others_than_the_query_and_at_the_chosen_rate(
     like = page.changed(lambda: page.click(".hit button.small"))
     words = page.one("#verdict").text
     assert like[0][1] == "1.0000" and "Nobody above the threshold (1 % false alarms)" in words
-    assert f"The most similar picture has {like[1][1]}, the threshold is 1.0000" in words
+    assert f"The threshold is 1.0000, the most similar picture has {like[1][1]}." in words
     page.browser.execute_script("document.querySelector('#rate').value = '0.1'")
     page.changed(page.all(".hit button.small")[1].click)
     assert "pictures above the threshold (10 % false alarms)" in page.one("#verdict").text

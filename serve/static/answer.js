@@ -21,9 +21,10 @@ function verdict(answer) {
     box.classList.add("nobody");
     // A picture of the query itself is no answer, however similar it is.
     const found = answer.results.flatMap((hit) => [hit, ...hit.copies]).filter((hit) => !hit.own_image);
-    const best = found.length ? `The most similar picture has ${Math.max(...found.map((hit) => hit.similarity)).toFixed(4)}, t` : "T";
+    const least = `The threshold is ${calibration.threshold.toFixed(4)}`;
+    const best = found.length ? `, the most similar picture has ${Math.max(...found.map((hit) => hit.similarity)).toFixed(4)}` : "";
     return says(make("b", {}, "Nobody"), ` above the threshold (${rate}).`,
-      small(`${best}he threshold is ${calibration.threshold.toFixed(4)}. What follows is most likely not the person.`));
+      small(`${least}${best}. What follows is most likely not the person.`));
   }
   box.classList.add("above");
   const pictures = calibration.above === 1 ? "1 picture" : `${calibration.above} pictures`;
