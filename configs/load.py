@@ -42,6 +42,8 @@ SECTIONS: dict[str, type] = {
 SCALARS: dict[str, Any] = {"name": "", "output_dir": "runs", "seed": 0, "published_note": ""}
 MAX_BYTES = 1_000_000
 HOME_PATH = re.compile(r"(hf:|t_s:|t_s_centred:|albef:|pass:|bert:)?(~(?:/.*)?)", re.DOTALL)
+TRUTH = frozenset("true false yes no on off y n 1 0".split())
+"""What may be written for true or false; OmegaConf takes any other whole number for true."""
 LARGEST = 2**31 - 1
 """Of a whole number."""
 
@@ -327,7 +329,7 @@ def _changed(value: Any, stored: Any) -> str:
         return next(filter(None, map(_changed, value, stored)), "")
     if isinstance(stored, str) and isinstance(value, (bool, float)):
         return "must be a text; put it into quotes"
-    if isinstance(stored, bool) and not isinstance(value, (bool, str)) and value not in (0, 1):
+    if isinstance(stored, bool) and str(value).strip().lower() not in TRUTH:
         return "must be true or false"
     return ""
 
@@ -359,6 +361,8 @@ def _reason(error: Exception, value: Any) -> str:
         return f"{found[1]} must have a value, not null; leave it out for its default"
     if found := re.search(r"Value ('.*') of type '.*' could not be converted to (Float|Integer)", text):
         return f"{found[1]} must be a {'number' if found[2] == 'Float' else 'whole number'}"
+    if "is not a valid bool" in text:
+        return "must be true or false"
     if "Dict[" in text:
         return "must be a table, for instance {name: 1.0}"
     return text

@@ -231,6 +231,9 @@ def test_refused_files(tmp_path: Path, text: str, words: list[str]) -> None:
         ("train.epochs=1:30", ["train.epochs = '1:30'", "must be a whole number"]),
         ("optimizer.lr=true", ["optimizer.lr = True", "'True' must be a number"]),
         ("objective.losses={id: null}", ["objective.losses.id must have a value, not null; leave it out"]),
+        ("eval.flip=16", ["eval.flip = 16: must be true or false"]),
+        ("eval.flip=\uff11\uff16", ["eval.flip = '\uff11\uff16': must be true or false"]),
+        ("eval.flip=1.0", ["eval.flip = 1.0: must be true or false"]),
         ("instruction.typing=null", ["instruction.typing must have a value, not null"]),
     ],
 )

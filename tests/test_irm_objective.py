@@ -207,6 +207,16 @@ def test_terms_without_a_row_are_zero_and_the_others_train(captioned: bool) -> N
     assert alone.total.item() == 0
 
 
+def test_captions_of_one_person_are_not_matched_and_the_others_train() -> None:
+    model = model_of().train()
+    kept = [row for place, row in enumerate(MIXED) if place in PLAIN or row[2] == 5]
+    assert {row[2] for row in kept if row[0] is Task.T2I} == {5}
+    output = objective_of(model, ALL | CAPTIONS).step(model, batch_of(kept), 0)
+    assert {name for name, value in output.losses.items() if value.item() == 0} == {"match"}
+    output.total.backward()
+    assert model.image.embed.proj.weight.grad is not None and model.image.embed.proj.weight.grad.isfinite().all()
+
+
 def test_a_softmax_of_the_task_alone() -> None:
     """Persons 0 and 1 are of Trad, 2 and 3 of CTCC, 4 and 5 of VI, 5 and 6 of T2I."""
     model, batch = model_of(), batch_of()

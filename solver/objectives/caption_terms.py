@@ -20,7 +20,7 @@ from model.said import Said
 from solver.losses.contrast import batch_contrast_loss, queue_contrast_loss
 from solver.losses.masked_language import UNASKED, hide_pieces, masked_language_loss
 from solver.losses.matching import matching_loss, matching_pairs
-from solver.losses.numerics import unit_rows
+from solver.losses.numerics import same_person, unit_rows
 from solver.losses.replaced_tokens import replace_pieces, replaced_tokens_loss
 from solver.objectives.base import ObjectiveContext
 from solver.objectives.instructed_rows import InstructedRows, at, index_of
@@ -131,7 +131,8 @@ class CaptionTerms(torch.nn.Module):
         return Rows(features=features, facts=facts)
 
     def terms(self, model: IRM, rows: Rows, nothing: Tensor, step: int, spread: Spread) -> dict[str, Tensor]:
-        """Return every weighted term; `nothing`, a scalar, stands for each in a batch without captions.
+        """Return every weighted term; `nothing`, a scalar, stands for each in a batch without captions, and
+        for the matching where all captions are of one person.
 
         Which pairs are matched is drawn by (seed, step).
         """
@@ -143,7 +144,9 @@ class CaptionTerms(torch.nn.Module):
         if "contrast" in self.weights:
             terms["contrast"] = self._contrast(model, rows)
         if "match" in self.weights:
-            terms["match"] = self._match(model, rows, step, spread)
+            # Captions of one person alone have no wrong image to be told from.
+            alone = bool(same_person(rows.facts[PERSONS]).all())
+            terms["match"] = nothing if alone else self._match(model, rows, step, spread)
         if "masked_language" in self.weights:
             terms["masked_language"] = self._masked_language(model, rows)
         if "replaced" in self.weights:
