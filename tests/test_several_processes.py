@@ -26,7 +26,7 @@ from datasets.structures import Batch
 from model.norms import GlobalBatchNorm2d, share_norms
 from solver.training.gradients import Gradients
 from utils.errors import Interrupted, UserError
-from utils.processes import ALONE, REST_SECONDS, Joined, Processes, agree, heard_by_others
+from utils.processes import ALONE, Joined, Processes, agree, heard_by_others
 
 pytestmark = pytest.mark.threads(2)
 
@@ -217,12 +217,17 @@ def test_an_error_before_all_have_come_is_heard(tmp_path: Path, monkeypatch: pyt
     ]
 
 
-def test_a_process_that_is_asked_to_end_while_it_fails_says_why(tmp_path: Path) -> None:
-    """torchrun sends SIGTERM to those that are left, which rest a little before they end."""
+def test_a_process_that_is_asked_to_end_while_it_fails_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun sends SIGTERM to those that are left, which rest a little before they end: long enough here for a busy
+    machine.
+    """
+    monkeypatch.setattr("utils.processes.REST_SECONDS", 1.0)
 
     def work(processes: Joined) -> None:
         processes.told(None)
-        threading.Timer(REST_SECONDS / 2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGTERM)).start()
         raise UserError("the disk of this machine is full")
 
     assert {str(error) for error in in_processes(2, tmp_path, work)} == {"the disk of this machine is full"}
