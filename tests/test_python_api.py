@@ -369,41 +369,45 @@ def test_a_closed_picture_is_refused(model: anyreid.Model, photos: Path) -> None
 
 def test_galleries_that_cannot_be_meant(model: anyreid.Model, photos: Path, index: Path, tmp_path: Path) -> None:
     features = model.embed(text=["a coat"])
+    # Values of other types, as a notebook may give them.
+    load: Any = anyreid.load
+    gallery: Any = anyreid.Gallery
+    as_features: Any = model.as_features
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "1.png").write_bytes(b"no image")
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: anyreid.Gallery(tmp_path / "none", model), "no such gallery: .*none; give an index, a folder"),
-        (lambda: anyreid.Gallery(tmp_path / "none"), "no such gallery: "),
-        (lambda: anyreid.Gallery(photos / "0.png", model), "no such gallery folder: .*0.png; give a folder"),
-        (lambda: anyreid.Gallery(photos), "is no gallery index, so that its images have to be encoded: give model="),
-        (lambda: anyreid.Gallery(), "the test gallery is no gallery index"),
-        (lambda: anyreid.Gallery(tmp_path / "empty", model), "holds no image"),
-        (lambda: anyreid.Gallery(tmp_path / "bad", model), "1.png .*not an image"),
-        (lambda: anyreid.Gallery(index, modality="sk"), "images of a gallery are rgb or nir"),
-        (lambda: anyreid.Gallery(index, modality="nir").search(features), "holds RGB images, and NIR ones"),
-        (lambda: anyreid.Gallery(index, told="crop"), "were told nothing"),
-        (lambda: anyreid.Gallery(photos, model, told="crop"), "tells gallery images nothing"),
-        (lambda: anyreid.Gallery(photos, model, nprobe=3), "only an index has codes"),
-        (lambda: anyreid.Gallery(index).search(features, top_k=0), "top_k 0: must be at least 1"),
-        (lambda: anyreid.Gallery(index).search(features[:, :5]), r"features are \(N, 64\) float32"),
-        (lambda: model.as_features(np.zeros((2, 3)), "nir"), r"are \(N, 64\), and these are \(2, 3\)"),
-        (lambda: model.as_features(["a"], "nir"), "an array"),
-        (lambda: model.as_features(np.zeros((2, 64)), "heat"), "is not a combination"),
-        (lambda: model.as_features(np.zeros((2, 64)), "RGB+NIR"), r"RGB\+NIR: this model takes RGB, NIR, CP"),
-        (lambda: model.as_features(np.full((2, 64), np.nan), "NIR"), "features are finite numbers"),
-        (lambda: model.as_features(np.zeros((2, 64)), None), "a combination None: is of type NoneType; give str"),  # type: ignore[arg-type]
-        (lambda: anyreid.Gallery(index).search(features, top_k="5"), "top_k '5': is of type str; give int"),  # type: ignore[arg-type]
-        (lambda: anyreid.Gallery(index).search(features, top_k=2.5), "top_k 2.5: is of type float"),  # type: ignore[arg-type]
-        (lambda: anyreid.Gallery(index).search(features, top_k=True), "top_k True: is of type bool"),
-        (lambda: anyreid.Gallery(index).search(features, error_rate="0.1"), "error_rate '0.1': is of type str"),  # type: ignore[arg-type]
-        (lambda: anyreid.Gallery(index, told="same"), "told 'same': images of a gallery are told none or crop"),
-        (lambda: anyreid.Gallery(index, nprobe=-3), "nprobe -3: must be at least 1"),
-        (lambda: anyreid.Gallery(5, model), "gallery 5: is of type int; give str or PathLike"),  # type: ignore[arg-type]
-        (lambda: anyreid.Gallery(photos, "runs/a"), "model 'runs/a': is of type str; give Model"),  # type: ignore[arg-type]
+        (lambda: gallery(tmp_path / "none", model), "no such gallery: .*none; give an index, a folder"),
+        (lambda: gallery(tmp_path / "none"), "no such gallery: "),
+        (lambda: gallery(photos / "0.png", model), "no such gallery folder: .*0.png; give a folder"),
+        (lambda: gallery(photos), "is no gallery index, so that its images have to be encoded: give model="),
+        (lambda: gallery(), "the test gallery is no gallery index"),
+        (lambda: gallery(tmp_path / "empty", model), "holds no image"),
+        (lambda: gallery(tmp_path / "bad", model), "1.png .*not an image"),
+        (lambda: gallery(index, modality="sk"), "images of a gallery are rgb or nir"),
+        (lambda: gallery(index, modality="nir").search(features), "holds RGB images, and NIR ones"),
+        (lambda: gallery(index, told="crop"), "were told nothing"),
+        (lambda: gallery(photos, model, told="crop"), "tells gallery images nothing"),
+        (lambda: gallery(photos, model, nprobe=3), "only an index has codes"),
+        (lambda: gallery(index).search(features, top_k=0), "top_k 0: must be at least 1"),
+        (lambda: gallery(index).search(features[:, :5]), r"features are \(N, 64\) float32"),
+        (lambda: as_features(np.zeros((2, 3)), "nir"), r"are \(N, 64\), and these are \(2, 3\)"),
+        (lambda: as_features(["a"], "nir"), "an array"),
+        (lambda: as_features(np.zeros((2, 64)), "heat"), "is not a combination"),
+        (lambda: as_features(np.zeros((2, 64)), "RGB+NIR"), r"RGB\+NIR: this model takes RGB, NIR, CP"),
+        (lambda: as_features(np.full((2, 64), np.nan), "NIR"), "features are finite numbers"),
+        (lambda: as_features(np.zeros((2, 64)), None), "a combination None: is of type NoneType; give str"),
+        (lambda: gallery(index).search(features, top_k="5"), "top_k '5': is of type str; give int"),
+        (lambda: gallery(index).search(features, top_k=2.5), "top_k 2.5: is of type float"),
+        (lambda: gallery(index).search(features, top_k=True), "top_k True: is of type bool"),
+        (lambda: gallery(index).search(features, error_rate="0.1"), "error_rate '0.1': is of type str"),
+        (lambda: gallery(index, told="same"), "told 'same': images of a gallery are told none or crop"),
+        (lambda: gallery(index, nprobe=-3), "nprobe -3: must be at least 1"),
+        (lambda: gallery(5, model), "gallery 5: is of type int; give str or PathLike"),
+        (lambda: gallery(photos, "runs/a"), "model 'runs/a': is of type str; give Model"),
         (lambda: model.error_rates("NIR", ["heat"]), "gallery 'heat': is no modality; give a list of some of rgb"),
-        (lambda: anyreid.load(3), "model 3: is of type int; give str or PathLike"),  # type: ignore[arg-type]
-        (lambda: anyreid.load(""), "no model is named"),
+        (lambda: load(3), "model 3: is of type int; give str or PathLike"),
+        (lambda: load(""), "no model is named"),
         (lambda: anyreid.average(np.zeros((2, 64))), "a mean is taken of features"),
     ]
     for call, message in cases:

@@ -229,7 +229,7 @@ def restore_parts(
         if found:
             raise _refused(directory, found)
         # A state of before the seal has none.
-        if state.get("seal", seal := _seal(state)) != seal:
+        if "seal" in state and state["seal"] != _seal(state):
             raise ValueError("it is not what was written")
         for name, part in parts.items():
             part.load_state_dict(saved[name])
